@@ -1,0 +1,261 @@
+"""The facade that a training loop holds: begin, save, record metrics, close."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from holdfast import layout
+from holdfast.errors import RunInUse, RunNotFound, StorageError
+from holdfast.external import external_path, open_external
+from holdfast.model import Checkpoint, Kind, parse_name
+from holdfast.operations import prune
+from holdfast.receipt import Receipt
+from holdfast.references import Reference
+from holdfast.repository import Repository, Staging
+from holdfast.retention import Plan, Policy
+from holdfast.run import ResumePoint, Run
+from holdfast.stores import LocalStore
+
+logger = logging.getLogger("holdfast")
+
+Fresh = Literal["refuse", "new-run"]
+Writer = Callable[[Path], None]
+"""Writes one checkpoint's files into the directory it is given. It may be called a second time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a checkpoint says of itself beside its bytes.
+
+    `step` in optimizer steps; `epoch` as the trainer counts it; `metrics` known now; `written_by` versions,
+    world size, dtype, parameter count; `fingerprint` what a resume is compared with.
+    """
+
+    step: int
+    epoch: float | None = None
+    kind: Kind = Kind.FULL
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    written_by: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Checkpointer:
+    """Saves, keeps and finds the checkpoints of one run directory for one training process.
+
+    `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what
+    the policy decided last.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], policy: Policy, *, fresh: Fresh = "refuse") -> None:
+        self.path = Path(path)
+        self.policy = policy
+        self.fresh: Fresh = fresh
+        self.receipt: Receipt | None = None
+        self.plan: Plan | None = None
+        self._run: Run | None = None
+        self._parent: int | None = None
+        self._resumed_from: int | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run on disk. Raises RunNotFound before the first training begins."""
+        return self._run if self._run is not None else Run.open(self.path)
+
+    # -- beginning and ending ----------------------------------------------------------------------------
+
+    def begin(self, resume: Reference | Literal[False] | None) -> ResumePoint | None:
+        """Take the run for this process; returns where to resume from, None for a fresh start.
+
+        `None`/`False` is a fresh start; `True` and `"latest"` the newest verified checkpoint, an error when there
+        is none; `"auto"` the newest verified one, or a fresh start in an unused directory; anything else names one.
+        Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
+        """
+        outside = external_path(resume, self.path)
+        run = self._open_or_create(resume)
+        run.begin_writing()
+        try:
+            point = open_external(outside) if outside is not None else self._resume_point(run, resume)
+            run.set_policy(self.policy)
+        except BaseException:
+            run.lock.release()
+            raise
+        self._run = run
+        own = point is not None and outside is None
+        self._parent = self._resumed_from = point.checkpoint.generation if own else None
+        return point
+
+    def close(self) -> None:
+        """End the session: apply the policy once more, now without regard to what was resumed from; unlock."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        try:
+            if self._resumed_from is not None:
+                self._resumed_from = None
+                prune.apply(run, run.plan(self.policy))
+        finally:
+            run.lock.release()
+
+    def _open_or_create(self, resume: Reference | Literal[False] | None) -> Run:
+        try:
+            run = Run.open(self.path)
+        except RunNotFound:
+            present = _stock_checkpoints(self.path)
+            if present and external_path(resume, self.path) is None:
+                if not (_is_fresh(resume) and self.fresh == "new-run"):
+                    raise _used(self.path, present, "that holdfast did not commit", ways=_BY_PATH)
+                Repository(LocalStore(self.path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
+            return Run.create(self.path, self.policy)
+        present = [c.name for c in run.repository.listing().checkpoints]
+        if _is_fresh(resume) and present:
+            if self.fresh == "new-run":
+                return self._new_run(run)
+            raise _used(self.path, present, "and this start would not resume from them", ways=_AUTO + _BY_PATH)
+        return run
+
+    def _new_run(self, old: Run) -> Run:
+        """Set the old run aside as a whole, and begin a new one in the same directory."""
+        home = f"{layout.PREVIOUS}/{old.id}"
+        with old.writing():
+            old.repository.set_aside_everything(home)
+            old.store.make_directory(f"{home}/{layout.META}")
+            for key in (layout.EVENTS, layout.PINS, layout.QUARANTINE, layout.TIMELINES, layout.RUN):
+                if old.store.exists(key):
+                    old.store.rename(key, f"{home}/{key}")
+            old.store.sync_directory(f"{home}/{layout.META}")
+            old.store.sync_directory(layout.META)
+        logger.warning("The run that was in %s is set aside, whole, in %s", self.path, self.path / home)
+        return Run.create(self.path, self.policy)
+
+    def _resume_point(self, run: Run, resume: Reference | Literal[False] | None) -> ResumePoint | None:
+        if _is_fresh(resume):
+            return None
+        reference = "latest" if resume is True else resume
+        if reference == "auto" and not run.repository.listing().checkpoints:
+            return None
+        point = run.resume_point(reference)
+        for verification in point.passed_over:
+            where = run.quarantine(verification)
+            logger.warning(
+                "%s. Resuming from step %d instead. It is kept in %s",
+                verification.summary(), point.checkpoint.step, where,
+            )
+        for checkpoint in run.rewind(point.checkpoint):
+            logger.warning("%s belongs to an older course of the run and is set aside", checkpoint.name)
+        return ResumePoint(run.find(point.checkpoint.name), point.reason, point.passed_over)
+
+    # -- saving ----------------------------------------------------------------------------------------
+
+    def save(self, facts: Facts, write: Writer) -> Checkpoint:
+        """Write one checkpoint, commit it, then let the policy remove others; returns the committed one.
+
+        `write` is called with the directory to fill. A failure of the disk throws the attempt away and writes
+        anew once. Raises StorageError after the second, and whatever else `write` raises after the first.
+        """
+        run = self.run
+        draft = self._draft(run, facts)
+        try:
+            checkpoint = self._attempt(run, draft, write)
+        except StorageError as error:
+            run.events.append("failed", step=facts.step, error=error.message, retried=True)
+            logger.warning("%s Writing it anew.", error.message)
+            checkpoint = self._attempt(run, draft, write)
+        self._parent = checkpoint.generation
+        self.decide()
+        return checkpoint
+
+    def decide(self) -> Plan:
+        """Apply the policy to what is committed now; returns the plan that was carried out."""
+        held = {} if self._resumed_from is None else {self._resumed_from: "resumed from"}
+        plan = self.run.plan(self.policy, also_protected=held)
+        prune.apply(self.run, plan)
+        self.plan = plan
+        return plan
+
+    def note_resumed(self, receipt: Receipt) -> None:
+        """Keep the receipt of a resume here and in the event log."""
+        self.receipt = receipt
+        self.run.events.append("resumed", **receipt.to_json())
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Add metrics to the newest committed checkpoint of `step`; False when that step was not saved."""
+        found = [c for c in self.run.checkpoints if c.step == step]
+        if not found:
+            return False
+        self.run.record_metrics(found[-1].generation, dict(metrics))
+        self.decide()
+        return True
+
+    def _draft(self, run: Run, facts: Facts) -> Checkpoint:
+        return Checkpoint(
+            run_id=run.id,
+            generation=run.next_generation(),
+            timeline=run.repository.current_timeline(),
+            parent=self._parent,
+            step=facts.step,
+            epoch=facts.epoch,
+            kind=facts.kind,
+            created=datetime.now(UTC),
+            metrics=dict(facts.metrics),
+            files=(),
+            written_by=facts.written_by,
+            fingerprint=facts.fingerprint,
+        )
+
+    def _attempt(self, run: Run, draft: Checkpoint, write: Writer) -> Checkpoint:
+        staging = run.repository.stage()
+        try:
+            _fill(staging, draft, write)
+            return run.commit(staging, draft)
+        except BaseException:
+            run.repository.discard(staging)
+            raise
+
+
+def _fill(staging: Staging, draft: Checkpoint, write: Writer) -> None:
+    directory = staging.path / draft.name
+    directory.mkdir()
+    try:
+        write(directory)
+    except OSError as error:
+        raise StorageError(
+            f"checkpoint step {draft.step} could not be written: {error.strerror or error}.",
+            hint="Free space or repair the disk; what was committed before is untouched."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) else "What was committed before is untouched.",
+            errno=error.errno,
+        ) from error
+
+
+def _is_fresh(resume: Reference | Literal[False] | None) -> bool:
+    return resume is None or resume is False
+
+
+def _stock_checkpoints(path: Path) -> list[str]:
+    if not path.is_dir():
+        return []
+    found = [(parsed[1], child.name) for child in path.iterdir() if (parsed := parse_name(child.name))]
+    return [name for _, name in sorted(found)]
+
+
+_AUTO = 'Go on from the newest: train(resume_from_checkpoint="auto"). '
+_BY_PATH = 'Go on from a certain one: train(resume_from_checkpoint="{last}"). '
+_ANEW = 'Begin anew and set the old ones aside, whole: attach(trainer, fresh="new-run"). Or give another output_dir.'
+
+
+def _used(path: Path, present: list[str], why: str, *, ways: str) -> RunInUse:
+    names = present[0] if len(present) == 1 else f"{present[0]} to {present[-1]}"
+    count = "a checkpoint" if len(present) == 1 else f"{len(present)} checkpoints"
+    hint = ways.format(last=path / present[-1]) + _ANEW
+    return RunInUse(f"{path} already holds {count} ({names}) {why}", hint=hint)
+
+
+def _short_id() -> str:
+    return uuid.uuid4().hex[:8]

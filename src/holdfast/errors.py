@@ -1,0 +1,104 @@
+"""Every error of holdfast: what happened, a hint that names the way out, and the exit code of its kind."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HoldfastError(Exception):
+    """Base of all errors that holdfast raises on purpose.
+
+    `message` says what happened and to which thing; `hint` (may be empty) says what to do.
+    `exit_code` is what the command line exits with; `code` is a stable name for machines.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class PolicyError(HoldfastError, ValueError):
+    """A retention policy, a metric or its direction can't be understood."""
+
+    code = "policy"
+    exit_code = 2
+
+
+class SettingsError(HoldfastError, ValueError):
+    """A setting of the trainer contradicts checkpoint management."""
+
+    code = "settings"
+    exit_code = 2
+
+
+class RunNotFound(HoldfastError, FileNotFoundError):
+    """The directory holds no run."""
+
+    code = "run-not-found"
+    exit_code = 3
+
+
+class CheckpointNotFound(HoldfastError, FileNotFoundError, ValueError):
+    """No checkpoint answers to the reference, or none can be resumed from."""
+
+    code = "checkpoint-not-found"
+    exit_code = 3
+
+
+class CheckpointCorrupt(HoldfastError):
+    """A checkpoint's bytes are not what its manifest says."""
+
+    code = "checkpoint-corrupt"
+    exit_code = 4
+
+
+class ManifestInvalid(CheckpointCorrupt, ValueError):
+    """A manifest can't be read: not JSON, wrong shape, wrong digest, or a newer format."""
+
+    code = "manifest-invalid"
+
+
+class RunLocked(HoldfastError):
+    """Another process is writing to the run."""
+
+    code = "run-locked"
+    exit_code = 5
+
+
+class RunInUse(HoldfastError, FileExistsError):
+    """A fresh start was asked for in a directory that already holds checkpoints."""
+
+    code = "run-in-use"
+    exit_code = 6
+
+
+class ResumeRefused(HoldfastError, ValueError):
+    """Resuming with these settings would fail, train nothing, or train something else."""
+
+    code = "resume-refused"
+    exit_code = 7
+
+
+class StorageError(HoldfastError, OSError):
+    """Writing a checkpoint failed; the errno of the cause is kept."""
+
+    code = "storage"
+    exit_code = 8
+
+    def __init__(self, message: str, *, hint: str = "", errno: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+
+
+class LayoutTooNew(HoldfastError):
+    """The run was written by a newer format than this version reads."""
+
+    code = "layout-too-new"
+    exit_code = 9

@@ -1,0 +1,1 @@
+"""Hugging Face Trainer and everything built on it (TRL): attach to one, or derive from `ManagedTrainer`."""

@@ -1,0 +1,124 @@
+"""The state of a training loop that stock checkpoints leave out, and its file `holdfast_state.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from holdfast.errors import CheckpointCorrupt
+from holdfast.snapshot.random_state import RandomState
+
+STATE_NAME = "holdfast_state.json"
+FORMAT_VERSION = 1
+Position = Literal["step_end", "epoch_end"]
+
+_COUNTERS = ("_total_train_tokens",)
+_METRIC_LISTS = ("_metrics", "_stored_metrics")
+"""What TRL's trainers average between two logs: {mode: {name: [values]}}."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopState:
+    """Values of a Trainer's loop at the moment of a save.
+
+    `tr_loss` is the loss summed since the last log, `total_loss` the sum that was logged before, both in nats;
+    `last_logged_step` and `initial_step` in optimizer steps; `grad_norm` and `learning_rate` of the last step;
+    `epoch_start` the random state from which the data order of the running epoch was drawn; `sampler_seed` the
+    seed of accelerate's shuffling sampler; `stopped` True when a callback had ended the training at this step.
+    """
+
+    position: Position
+    tr_loss: float
+    total_loss: float
+    last_logged_step: int
+    initial_step: int
+    grad_norm: float | None
+    learning_rate: float | None
+    epoch_start: RandomState | None
+    sampler_seed: int | None
+    stopped: bool
+    counters: dict[str, int] = field(default_factory=dict[str, int])
+    metric_lists: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict[str, Any])
+
+    def write(self, directory: Path) -> None:
+        """Write `holdfast_state.json` into a checkpoint directory."""
+        text = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+        (directory / STATE_NAME).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, directory: Path) -> LoopState | None:
+        """The loop state of a checkpoint, None where stock tools wrote it. Raises CheckpointCorrupt."""
+        try:
+            fields = json.loads((directory / STATE_NAME).read_text(encoding="utf-8"))
+            if fields.pop("format") > FORMAT_VERSION:
+                raise ValueError("a newer holdfast wrote it")
+            return cls(**fields)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointCorrupt(f"{directory / STATE_NAME} can't be used: {error}") from error
+
+
+def capture_trl(trainer: Any) -> tuple[dict[str, int], dict[str, Any]]:
+    """Token counters and metric lists of a TRL trainer; empty for a plain one."""
+    counters = {name: int(getattr(trainer, name)) for name in _COUNTERS if hasattr(trainer, name)}
+    lists = {
+        name: {mode: {key: [float(v) if isinstance(v, torch.Tensor) else v for v in values] for key, values in by_name.items()}
+               for mode, by_name in getattr(trainer, name).items()}
+        for name in _METRIC_LISTS
+        if isinstance(getattr(trainer, name, None), Mapping)
+    }  # fmt: skip
+    return counters, lists
+
+
+def restore_trl(trainer: Any, state: LoopState) -> None:
+    """Put counters and metric lists back into the trainer's own containers."""
+    for name, value in state.counters.items():
+        if hasattr(trainer, name):
+            setattr(trainer, name, value)
+    for name, by_mode in state.metric_lists.items():
+        target = getattr(trainer, name, None)
+        if isinstance(target, Mapping):
+            for mode, by_name in by_mode.items():
+                target[mode].clear()
+                for key, values in by_name.items():
+                    target[mode][key] = list(values)
+
+
+def sampler_of(loader: Any) -> Any:
+    """The shuffling sampler with a seed of its own inside a prepared data loader, None when there is none."""
+    seen: set[int] = set()
+    queue = [loader]
+    while queue:
+        part = queue.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        if hasattr(part, "initial_seed") and hasattr(part, "set_epoch"):
+            return part
+        queue += [getattr(part, name, None) for name in ("sampler", "batch_sampler", "base_dataloader")]
+    return None
+
+
+def missing_for_resume(directory: Path) -> list[str]:
+    """What a resume needs and the directory lacks, in words; empty when it is complete."""
+    names = set(os.listdir(directory)) if directory.is_dir() else set[str]()
+
+    def has(*patterns: str) -> bool:
+        return any(name == pattern or name.startswith(pattern) for name in names for pattern in patterns)
+
+    needed = {
+        "model weights": has("model.safetensors", "adapter_model.", "pytorch_model", "model-0", "global_step")
+        or any((directory / name / "adapter_model.safetensors").is_file() for name in names),
+        "optimizer.pt": has("optimizer", "global_step"),
+        "scheduler.pt": has("scheduler.pt"),
+        "rng_state.pth": has("rng_state"),
+        "trainer_state.json": has("trainer_state.json"),
+    }
+    return [what for what, there in needed.items() if not there]

@@ -1,0 +1,199 @@
+"""The mixin that gives a Trainer its checkpoint management: every hook hands over to the session."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState, TrainerControl
+
+from holdfast.checkpointer import Checkpointer, Fresh
+from holdfast.errors import SettingsError
+from holdfast.integrations.transformers import messages
+from holdfast.integrations.transformers.callback import SessionCallback
+from holdfast.integrations.transformers.policy import Keep, choose_policy
+from holdfast.integrations.transformers.session import Session
+from holdfast.retention import Mode
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class ManagedTrainer(_Base):
+    """Checkpoint management for a Trainer: `class MyTrainer(ManagedTrainer, SFTTrainer)`.
+
+    Takes one more argument than the trainer: `holdfast`, a dict of `attach`'s keyword arguments. The
+    `Checkpointer` is `trainer.checkpointer`. `train(resume_from_checkpoint=...)` takes None or False (fresh
+    start), True (newest verified, an error when there is none), "auto" (newest verified, else a fresh start),
+    "latest", "best", a step number, "step:300", a tag, or a path.
+    """
+
+    _holdfast: Session
+
+    def __init__(self, *args: Any, holdfast: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._holdfast_setup(**(holdfast or {}))
+
+    def _holdfast_setup(
+        self,
+        *,
+        keep: Keep | None = None,
+        metric: str | None = None,
+        mode: Mode | None = None,
+        fresh: Fresh = "refuse",
+    ) -> None:
+        messages.make_visible()
+        if fresh not in ("refuse", "new-run"):
+            raise SettingsError(f"fresh is {fresh!r}", hint="It is 'refuse' (the default) or 'new-run'.")
+        choice = choose_policy(self.args, keep=keep, metric=metric, mode=mode)
+        if self.args.metric_for_best_model is not None and choice.policy.metric is not None:
+            # Stock callbacks such as EarlyStoppingCallback read the direction from here.
+            self.args.greater_is_better = choice.policy.metric.mode == "max"
+        self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
+        checkpointer = Checkpointer(self.args.output_dir, choice.policy, fresh=fresh)
+        self._holdfast = Session(self, checkpointer, choice.notes)
+        self.add_callback(SessionCallback(self._holdfast))
+
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """The checkpointer that manages this trainer's run."""
+        return self._holdfast.checkpointer
+
+    # -- training --------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.train`, with the references of this class for `resume_from_checkpoint`.
+
+        Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused before anything is trained.
+        """
+        trial = args[0] if args else kwargs.get("trial")
+        if trial is not None:
+            self.checkpointer.path = type(self.checkpointer.path)(super()._get_output_dir(trial))
+        with self._holdfast.training(resume_from_checkpoint) as path:
+            return super().train(path, *args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        if self._holdfast.ended:
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self._holdfast.tr_loss_to_add and bool(torch.isfinite(loss)):
+            # Where the running loss is a local of the loop, the first loss brings the restored sum along.
+            loss = torch.tensor(self._holdfast.take_loss(), device=loss.device) + loss
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        if self._holdfast.ended:
+            return
+        self._holdfast.note_step(tr_loss, grad_norm, kwargs.get("learning_rate"))
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
+        """A new best is saved even when no save is due; a missing or NaN metric is said, and harms nothing."""
+        strategy = str(getattr(self.args.save_strategy, "value", self.args.save_strategy))
+        self._begin_best_metric()
+        value = self._holdfast.is_new_best(metrics, self.state.best_metric)
+        if value is not None:
+            self.state.best_metric = value
+            if strategy != "no":
+                self.state.best_global_step = self.state.global_step
+                self.control.should_save = self.control.should_save or not self._holdfast.saved_this_step
+        # "best" saves at every evaluation: recovery needs the newest, whatever its metric is.
+        return strategy == "best" or value is not None
+
+    def _begin_best_metric(self) -> None:
+        if self.args.metric_for_best_model is not None and self.state.best_metric is None:
+            self.state.best_metric = float("-inf") if self.args.greater_is_better else float("inf")
+
+    # -- saving ----------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        staging = self._holdfast.staging
+        return super()._get_output_dir(trial) if staging is None else os.fspath(staging)
+
+    def _save_checkpoint(self, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
+        session = self._holdfast
+        if not session.active:
+            super()._save_checkpoint(model, trial, *args, **kwargs)
+            return
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        checkpoint = session.save(lambda: super(ManagedTrainer, self)._save_checkpoint(model, trial, *args, **kwargs))
+        if session.pending_push is not None:
+            session.pending_push = None
+            super()._push_from_checkpoint(os.fspath(checkpoint.path))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
+        if self._holdfast.staging is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+        else:
+            self._holdfast.pending_push = checkpoint_folder
+
+    # -- resuming --------------------------------------------------------------------------------------
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self._holdfast.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
+
+    def _load_callback_state(self) -> None:
+        """Counters of callbacks that both the checkpoint and this training have (patience) go on; settings stay."""
+        super()._load_callback_state()
+        if self.args.restore_callback_states_from_checkpoint:
+            return
+        for callback in self.callback_handler.callbacks:
+            stored = self.state.stateful_callbacks.get(type(callback).__name__)
+            if isinstance(callback, ExportableState) and not isinstance(callback, TrainerControl) and isinstance(stored, dict):
+                for name, value in stored.get("attributes", {}).items():
+                    setattr(callback, name, value)
+
+    def _load_best_model(self) -> None:
+        if not self._holdfast.active:
+            super()._load_best_model()
+            return
+        best = self._holdfast.best_that_holds()
+        if best is None:
+            messages.logger.warning("load_best_model_at_end: no checkpoint can be ranked; the last weights stay")
+            return
+        self.state.best_model_checkpoint = os.fspath(best.path)
+        self.state.best_global_step = best.step
+        super()._load_best_model()
+
+
+def attach(
+    trainer: Any,
+    *,
+    keep: Keep | None = None,
+    metric: str | None = None,
+    mode: Mode | None = None,
+    fresh: Fresh = "refuse",
+) -> Checkpointer:
+    """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`).
+
+    `keep` takes rules or a spec: `[Best(3), Latest(2)]` is `"best:3,latest:2"`; without it the policy is read from the
+    trainer's arguments. `metric` and `mode` ("min", "max") default to `metric_for_best_model` and `greater_is_better`,
+    else `eval_loss`. `fresh="new-run"` lets a fresh start set an older run in the directory aside, whole.
+    Raises SettingsError, PolicyError.
+    """
+    if isinstance(trainer, ManagedTrainer):
+        raise SettingsError("this trainer is managed already", hint="Call attach once; a ManagedTrainer needs none.")
+    if not isinstance(trainer, Trainer):
+        raise SettingsError(
+            f"attach takes a transformers Trainer or one derived from it, not {type(trainer).__name__}",
+            hint="For a training loop of your own, use holdfast.Checkpointer.",
+        )
+    original = type(trainer)
+    managed = type(original.__name__, (ManagedTrainer, original), {"_holdfast_original": original})
+    trainer.__class__ = managed
+    try:
+        trainer._holdfast_setup(keep=keep, metric=metric, mode=mode, fresh=fresh)
+    except BaseException:
+        trainer.__class__ = original
+        raise
+    return trainer.checkpointer

@@ -1,0 +1,397 @@
+"""One managed training: what it resumes from, where its loop stands, and how its saves are carried out."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holdfast.checkpointer import Checkpointer, Facts
+from holdfast.errors import HoldfastError
+from holdfast.integrations.transformers import messages
+from holdfast.integrations.transformers.disk_errors import as_os_error
+from holdfast.integrations.transformers.estimate import describe_saves
+from holdfast.integrations.transformers.fingerprint import fingerprint, written_by
+from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl, sampler_of
+from holdfast.integrations.transformers.resuming import (
+    TRAINER_STATE_NAME,
+    make_receipt,
+    read_trainer_state,
+    refuse_empty,
+    refuse_unfit,
+)
+from holdfast.model import FULL_PREFIX, Checkpoint, Kind
+from holdfast.run import ResumePoint
+from holdfast.snapshot import random_state
+
+_TIMINGS = ("_runtime", "_per_second", "_preparation_time")
+logger = messages.logger
+
+
+class Session:
+    """What `ManagedTrainer` knows beside the trainer's own attributes. It lives as long as the trainer."""
+
+    def __init__(self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...]) -> None:
+        self.trainer = trainer
+        self.checkpointer = checkpointer
+        self.notes = notes
+        self.active = False
+        self.staging: Path | None = None
+        """Where stock writers write while a save is under way; None otherwise."""
+        self.pending_push: str | None = None
+        self._fingerprint: dict[str, Any] = {}
+        self._reset(None)
+
+    def _reset(self, point: ResumePoint | None) -> None:
+        self.point = point
+        self.loop: LoopState | None = None
+        self.ended = False
+        """True when a resumed training turns out to be over: no further step may run."""
+        self._first_epoch = point is not None
+        self.tr_loss: torch.Tensor | None = None
+        self.tr_loss_to_add: float = 0.0
+        self._trainer_state: dict[str, Any] = {}
+        self._position: Position = "step_end"
+        self._epoch_start: random_state.RandomState | None = None
+        self._resume_random: random_state.RandomState | None = None
+        self._grad_norm: float | None = None
+        self._learning_rate: float | None = None
+        self._metrics: tuple[int, dict[str, float]] = (-1, {})
+        self._saved_step = -1
+        self._warned_missing = False
+
+    # -- the training as a whole -----------------------------------------------------------------------
+
+    @contextmanager
+    def training(self, resume: Any) -> Iterator[str | None]:
+        """Hold the run for one `train()`; yields the path to resume from, None for a fresh start."""
+        self._warn_ignored_setting(resume)
+        point = self.checkpointer.begin(resume)
+        try:
+            self._reset(point)
+            self._fingerprint = fingerprint(self.trainer)
+            if point is not None:
+                self._prepare_resume(point)
+            self.active = True
+            with self._own_arguments():
+                yield str(point.path) if point else None
+            self._say_end()
+        finally:
+            self.active = False
+            self.checkpointer.close()
+
+    def _prepare_resume(self, point: ResumePoint) -> None:
+        refuse_unfit(point, self._fingerprint)
+        self._trainer_state = read_trainer_state(point.path)
+        self.loop = LoopState.read(point.path)
+        receipt = make_receipt(point, self._fingerprint, self.trainer, self.loop)
+        self.checkpointer.note_resumed(receipt)
+
+    def _warn_ignored_setting(self, resume: Any) -> None:
+        setting = self.trainer.args.resume_from_checkpoint
+        if setting and not resume:
+            logger.warning(
+                "resume_from_checkpoint=%r in the config does nothing; pass it on: "
+                "trainer.train(resume_from_checkpoint=%r)", setting, setting,
+            )  # fmt: skip
+
+    @contextmanager
+    def _own_arguments(self) -> Iterator[None]:
+        """Arguments that must not act by themselves while holdfast does: restored afterwards."""
+        args = self.trainer.args
+        given = {"save_total_limit": args.save_total_limit, "eval_on_start": args.eval_on_start}
+        args.save_total_limit = None
+        args.eval_on_start = args.eval_on_start and self.point is None
+        self._given = given
+        try:
+            yield
+        finally:
+            for name, value in given.items():
+                setattr(args, name, value)
+
+    @contextmanager
+    def _arguments_as_given(self) -> Iterator[None]:
+        """What a checkpoint records of the arguments: the user's values, and no secret."""
+        args = self.trainer.args
+        inside = {**self._given, "hub_token": None}
+        outside = {name: getattr(args, name) for name in inside}
+        for name, value in inside.items():
+            setattr(args, name, value)
+        try:
+            yield
+        finally:
+            for name, value in outside.items():
+                setattr(args, name, value)
+
+    def begin(self, loader: Any) -> None:
+        """At `on_train_begin`: put back what stock resuming leaves out, say where the run stands.
+
+        Raises ResumeRefused when nothing would be trained.
+        """
+        trainer, state = self.trainer, self.trainer.state
+        state.compute_steps(trainer.args, state.max_steps)
+        if self.point is None:
+            self._say_start(state)
+            return
+        self._first_epoch = True
+        over = self._is_over(self.point, state.max_steps)
+        self._restore_best(state)
+        if self.loop is not None:
+            self._restore_loop(self.loop, loader)
+        self._say_start(state, over=over)
+        if self.loop is not None and self.loop.position == "step_end" and (over or _is_whole(state.epoch)):
+            self._finish_epoch(self.loop, self.point)
+        if over or trainer.control.should_training_stop:
+            self._end()
+
+    def _is_over(self, point: ResumePoint, max_steps: int) -> bool:
+        """True when the training had reached its end, or a callback had ended it, at the checkpoint."""
+        finished = refuse_empty(point, self._trainer_state, self._fingerprint, max_steps)
+        stopped = self.loop is not None and self.loop.stopped
+        return finished or (stopped and max_steps == self._trainer_state.get("max_steps"))
+
+    def _end(self) -> None:
+        self.ended = True
+        self.trainer.control.should_training_stop = True
+        if not hasattr(self.trainer, "_tr_loss"):
+            self.trainer._total_loss_scalar += self.take_loss()
+
+    def _restore_best(self, state: Any) -> None:
+        best = self.checkpointer.run.best
+        state.best_model_checkpoint = str(best.path) if best else None
+
+    def _restore_loop(self, loop: LoopState, loader: Any) -> None:
+        trainer = self.trainer
+        trainer._total_loss_scalar = loop.total_loss
+        trainer._globalstep_last_logged = loop.last_logged_step
+        trainer._initial_global_step = loop.initial_step
+        if hasattr(trainer, "_tr_loss"):
+            trainer._tr_loss = torch.tensor(loop.tr_loss, device=trainer.args.device)
+            self.tr_loss = trainer._tr_loss
+        else:
+            self.tr_loss_to_add = loop.tr_loss
+        restore_trl(trainer, loop)
+        sampler = sampler_of(loader)
+        if sampler is not None and loop.sampler_seed is not None:
+            sampler.initial_seed = loop.sampler_seed
+
+    def _finish_epoch(self, loop: LoopState, point: ResumePoint) -> None:
+        """The save came at the epoch's last step: what follows it in an uninterrupted training follows now."""
+        trainer = self.trainer
+        trainer._load_rng_state(str(point.path))
+        trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
+        tr_loss = getattr(trainer, "_tr_loss", None)
+        if tr_loss is None:
+            tr_loss = torch.tensor(self.tr_loss_to_add, device=trainer.args.device)
+        trainer._maybe_log_save_evaluate(
+            tr_loss, loop.grad_norm, trainer.model, None, trainer.state.epoch, None, time.time(),
+            learning_rate=loop.learning_rate,
+        )  # fmt: skip
+        self.tr_loss_to_add = 0.0 if hasattr(trainer, "_tr_loss") else tr_loss.item()
+        self._resume_random = random_state.capture()
+
+    def take_loss(self) -> float:
+        """The restored running loss, once."""
+        value, self.tr_loss_to_add = self.tr_loss_to_add, 0.0
+        return value
+
+    # -- where the loop stands ---------------------------------------------------------------------------
+
+    def epoch_begins(self) -> None:
+        """Note, or on a resume in mid-epoch put back, the random state that the data order is drawn from."""
+        epoch_start = self.loop.epoch_start if self.loop is not None else None
+        if self._first_epoch and epoch_start is not None and not _is_whole(self.trainer.state.epoch):
+            random_state.restore(epoch_start)
+        self._first_epoch = False
+        self._epoch_start = random_state.capture()
+
+    def load_random_state(self, load: Callable[[], None]) -> None:
+        """In place of the stock loader: after a replayed epoch end the state is the one after it."""
+        if self._resume_random is None:
+            load()
+        else:
+            random_state.restore(self._resume_random)
+        if _is_whole(self.trainer.state.epoch):
+            self._epoch_start = random_state.capture()
+
+    def step_ends(self) -> None:
+        """Called when an optimizer step is done, before it is logged, evaluated or saved."""
+        self._position = "step_end"
+
+    def epoch_ends(self) -> None:
+        """Called when an epoch is done, before it is logged, evaluated or saved."""
+        self._position = "epoch_end"
+
+    def note_step(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float | None) -> None:
+        """What the trainer hands to its logging: needed when a save falls on the last step of an epoch."""
+        self.tr_loss = tr_loss
+        self._grad_norm = grad_norm.item() if isinstance(grad_norm, torch.Tensor) else grad_norm
+        self._learning_rate = learning_rate
+
+    def note_metrics(self, metrics: dict[str, Any]) -> None:
+        """Metrics of an evaluation at the present step; joined to its checkpoint when that is saved already."""
+        step = self.trainer.state.global_step
+        found = {
+            name: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, (int, float)) and name != "epoch" and not name.endswith(_TIMINGS)
+        }
+        before = self._metrics[1] if self._metrics[0] == step else {}
+        self._metrics = (step, {**before, **found})
+        if self.active and self._saved_step == step and found:
+            self.checkpointer.record(step, found)
+
+    def is_new_best(self, metrics: dict[str, Any], best_before: float | None) -> float | None:
+        """The value of the metric when it beats `best_before`, None when not, or when it is missing or NaN."""
+        metric = self.checkpointer.policy.metric
+        if metric is None:
+            return None
+        value = metric.value({k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))})
+        if value is None:
+            if not self._warned_missing:
+                names = ", ".join(sorted(name for name in metrics if not name.endswith(_TIMINGS) and name != "epoch"))
+                logger.warning("%s is not among the evaluation's metrics (%s): nothing is ranked by it", metric.name, names)
+                self._warned_missing = True
+            return None
+        if math.isnan(value):
+            logger.warning("%s is NaN at step %d: it ranks last", metric.name, self.trainer.state.global_step)
+            return None
+        beaten = best_before is None or math.isinf(best_before) or metric.better(value, best_before)
+        return value if beaten else None
+
+    @property
+    def saved_this_step(self) -> bool:
+        """True when the present step is committed already."""
+        return self._saved_step == self.trainer.state.global_step
+
+    # -- saving ----------------------------------------------------------------------------------------
+
+    def save(self, write_stock: Callable[[], None]) -> Checkpoint:
+        """Let the stock writers write into staging, add what they leave out, commit."""
+        trainer = self.trainer
+        state = trainer.state
+        step = state.global_step
+        metrics = dict(self._metrics[1]) if self._metrics[0] == step else {}
+        facts = Facts(
+            step=step,
+            epoch=None if state.epoch is None else float(state.epoch),
+            kind=Kind.WEIGHTS if trainer.args.save_only_model else Kind.FULL,
+            metrics=metrics,
+            written_by=written_by(trainer),
+            fingerprint=self._fingerprint,
+        )
+        began = time.monotonic()
+        checkpoint = self.checkpointer.save(facts, lambda directory: self._write(directory, metrics, write_stock))
+        self._saved_step = step
+        self._restore_best(state)
+        self._say_commit(checkpoint, time.monotonic() - began)
+        return checkpoint
+
+    def _write(self, directory: Path, metrics: dict[str, float], write_stock: Callable[[], None]) -> None:
+        state = self.trainer.state
+        stock = directory.parent / f"{FULL_PREFIX}{state.global_step}"
+        self.staging = directory.parent
+        try:
+            with as_os_error(), self._arguments_as_given():
+                write_stock()
+        finally:
+            self.staging = None
+        if stock != directory:
+            directory.rmdir()
+            stock.rename(directory)
+        self._set_best(state, directory.name, metrics)
+        state.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
+        if not self.trainer.args.save_only_model:
+            self._capture_loop().write(directory)
+
+    def _set_best(self, state: Any, name: str, metrics: dict[str, float]) -> None:
+        """The best checkpoint's path in `trainer_state.json`, for stock tools: this one when it is."""
+        metric, run = self.checkpointer.policy.metric, self.checkpointer.run
+        best = run.best
+        mine = metric.value(metrics) if metric else None
+        other = metric.value(best.metrics) if metric and best else None
+        if metric and mine is not None and not math.isnan(mine) and (other is None or not metric.better(other, mine)):
+            state.best_model_checkpoint = str(run.path / name)
+        else:
+            state.best_model_checkpoint = str(best.path) if best else None
+
+    def _capture_loop(self) -> LoopState:
+        trainer = self.trainer
+        counters, lists = capture_trl(trainer)
+        sampler = sampler_of(trainer.callback_handler.train_dataloader)
+        return LoopState(
+            position=self._position,
+            tr_loss=self.tr_loss.item() if self.tr_loss is not None else 0.0,
+            total_loss=float(trainer._total_loss_scalar),
+            last_logged_step=int(trainer._globalstep_last_logged),
+            initial_step=int(getattr(trainer, "_initial_global_step", 0)),
+            grad_norm=self._grad_norm,
+            learning_rate=self._learning_rate,
+            epoch_start=self._epoch_start,
+            sampler_seed=getattr(sampler, "initial_seed", None),
+            stopped=bool(trainer.control.should_training_stop) and trainer.state.global_step < trainer.state.max_steps,
+            counters=counters,
+            metric_lists=lists,
+        )
+
+    # -- the best at the end -----------------------------------------------------------------------------
+
+    def best_that_holds(self) -> Checkpoint | None:
+        """The best checkpoint whose bytes are right; damaged ones are passed over and said."""
+        run = self.checkpointer.run
+        for checkpoint in run.ranking():
+            verification = run.verify(checkpoint)
+            if verification.ok:
+                return checkpoint
+            run.note_verified(verification)
+            logger.warning("%s; the next best is loaded instead", verification.summary())
+        return None
+
+    # -- lines -----------------------------------------------------------------------------------------
+
+    def _say_start(self, state: Any, *, over: bool = False) -> None:
+        for note in self.notes:
+            logger.warning("%s", note)
+        if self.checkpointer.receipt is not None and self.point is not None:
+            level = logger.info if self.checkpointer.receipt.level.value == "exact" else logger.warning
+            for line in self.checkpointer.receipt.lines():
+                level("%s", line)
+        resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"
+        if over:
+            resume += ", which is the end: nothing is left to train"
+        saves = describe_saves(self.trainer, state, self.checkpointer.policy)
+        logger.info("%s", messages.start_line(self.checkpointer.policy, str(self.checkpointer.path), resume, saves))
+
+    def _say_commit(self, checkpoint: Checkpoint, seconds: float) -> None:
+        plan = self.checkpointer.plan
+        assert plan is not None
+        removed = list(plan.remove)
+        logger.info("%s", messages.commit_line(checkpoint, plan, self.checkpointer.policy, seconds, removed))
+        self.checkpointer.run.events.append("kept", generation=checkpoint.generation, step=checkpoint.step,
+                                            reasons=list(plan.reasons(checkpoint.generation)), seconds=seconds)  # fmt: skip
+
+    def _say_end(self) -> None:
+        try:
+            run = self.checkpointer.run
+            best, latest = run.best, run.latest
+        except HoldfastError:
+            return
+        if latest is None:
+            logger.warning("the training ends without a single checkpoint (save_strategy=%r)",
+                           str(getattr(self.trainer.args.save_strategy, "value", self.trainer.args.save_strategy)))  # fmt: skip
+            return
+        metric = self.checkpointer.policy.metric
+        value = f" ({metric.name} {metric.value(best.metrics):.6g})" if best and metric else ""
+        named = f"best {best.name}{value}, newest {latest.name}" if best else f"newest {latest.name}; none is ranked"
+        logger.info("done: %d checkpoints in %s; %s", len(run.checkpoints), run.path, named)
+
+
+def _is_whole(epoch: float | None) -> bool:
+    """True at the boundary between two epochs."""
+    return float(epoch or 0).is_integer()

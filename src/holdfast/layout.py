@@ -1,0 +1,19 @@
+"""Names of holdfast's own files below a run directory."""
+
+META = ".holdfast"
+RUN = f"{META}/run.json"
+LOCK = f"{META}/lock"
+OWNER = f"{META}/owner.json"
+STAGING = f"{META}/staging"
+TRASH = f"{META}/trash"
+REPLACED = f"{META}/replaced"
+QUARANTINE = f"{META}/quarantine"
+TIMELINES = f"{META}/timelines"
+PREVIOUS = f"{META}/previous"
+REWIND = f"{META}/rewind.json"
+PINS = f"{META}/pins.json"
+PINS_LOCK = f"{META}/pins.lock"
+EVENTS = f"{META}/events.jsonl"
+
+SMALL_FILE_LIMIT = 16 * 2**20
+"""Bytes above which one of holdfast's own small JSON files is refused unread."""

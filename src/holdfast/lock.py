@@ -1,0 +1,98 @@
+"""One writer per run: a lock that the kernel releases when its process dies, and a note of who holds it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from holdfast import layout
+from holdfast.errors import RunLocked
+from holdfast.stores import Store
+
+GRACE_SECONDS = 15.0
+"""How long to wait for a lock whose holder is dead: its data loader workers outlive it by some seconds."""
+
+
+class Owner(msgspec.Struct):
+    """Who holds the lock: process id, host, and since when (UTC)."""
+
+    pid: int
+    host: str
+    since: datetime
+
+
+class RunLock:
+    """The lock of one run directory. Entering twice in one process is an error, like a second process."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = FileLock(store.local_path(layout.LOCK), is_singleton=False)
+
+    @property
+    def held(self) -> bool:
+        """True while this object holds the lock."""
+        return self._lock.is_locked
+
+    def acquire(self) -> None:
+        """Take the lock. Raises RunLocked, naming the holder and the ways forward."""
+        self._store.make_directory(layout.META)
+        try:
+            self._take()
+        except Timeout:
+            raise self._refusal() from None
+        owner = Owner(os.getpid(), socket.gethostname(), datetime.now(UTC))
+        # Only a note for messages: a full disk must not keep a run from clearing what filled it.
+        with suppress(OSError):
+            self._store.replace(layout.OWNER, msgspec.json.encode(owner))
+
+    def release(self) -> None:
+        """Give the lock back; no error when it is not held."""
+        if self._lock.is_locked:
+            with suppress(OSError):
+                self._store.delete(layout.OWNER)
+            self._lock.release()
+
+    def owner(self) -> Owner | None:
+        """Who last took the lock and did not give it back, None when unknown."""
+        try:
+            return msgspec.json.decode(self._store.read(layout.OWNER, limit=layout.SMALL_FILE_LIMIT), type=Owner)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def _take(self) -> None:
+        deadline = time.monotonic() + GRACE_SECONDS
+        while True:
+            try:
+                self._lock.acquire(timeout=0)
+                return
+            except Timeout:
+                if not _is_dead(self.owner()) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _refusal(self) -> RunLocked:
+        owner = self.owner()
+        who = f"process {owner.pid} on {owner.host} since {owner.since:%Y-%m-%d %H:%M:%S} UTC" if owner else "another process"
+        run = self._store.local_path("")
+        return RunLocked(
+            f"{run} is in use by {who}: two runs in one directory would destroy each other's checkpoints",
+            hint="Wait for it or stop it, or give this run its own output_dir.",
+        )
+
+
+def _is_dead(owner: Owner | None) -> bool:
+    if owner is None or owner.host != socket.gethostname():
+        return False
+    try:
+        os.kill(owner.pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False

@@ -1,0 +1,164 @@
+"""The manifest: a checkpoint's one file of truth, `holdfast.json`, and its way to and from `Checkpoint`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+import msgspec
+import xxhash
+from msgspec import Meta
+
+from holdfast.errors import LayoutTooNew, ManifestInvalid
+from holdfast.model import Checkpoint, FileEntry, Kind, State
+
+MANIFEST_NAME = "holdfast.json"
+FORMAT_VERSION = 1
+SIZE_LIMIT = 64 * 2**20
+"""Bytes above which a manifest is refused unread: 64 MiB, some 400,000 files."""
+ALGORITHM = "xxh3-128"
+
+Count = Annotated[int, Meta(ge=0)]
+Digest = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$")]
+MetricValue = float | Literal["NaN", "Infinity", "-Infinity"]
+
+
+class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One file: POSIX path relative to the checkpoint, size in bytes, digest of its bytes."""
+
+    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    size: Count
+    digest: Digest
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The content of `holdfast.json`, format version 1."""
+
+    format: Literal[1]
+    run_id: Annotated[str, Meta(min_length=1, max_length=200)]
+    generation: Annotated[int, Meta(ge=1)]
+    timeline: Annotated[int, Meta(ge=1)]
+    parent: Annotated[int, Meta(ge=1)] | None
+    step: Count
+    epoch: float | None
+    kind: Literal["full", "weights"]
+    created: datetime
+    metrics: dict[str, MetricValue]
+    files: list[ManifestFile]
+    written_by: dict[str, Any]
+    fingerprint: dict[str, Any]
+    digest: Digest
+
+
+def digest_of(data: bytes) -> str:
+    """`xxh3-128:<hex>` of some bytes."""
+    return f"{ALGORITHM}:{xxhash.xxh3_128_hexdigest(data)}"
+
+
+def encode(checkpoint: Checkpoint) -> bytes:
+    """The manifest's bytes: indented JSON whose last member is the digest of every byte before it."""
+    fields: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "run_id": checkpoint.run_id,
+        "generation": checkpoint.generation,
+        "timeline": checkpoint.timeline,
+        "parent": checkpoint.parent,
+        "step": checkpoint.step,
+        "epoch": checkpoint.epoch,
+        "kind": checkpoint.kind.value,
+        "created": checkpoint.created.astimezone(UTC),
+        "metrics": {name: _metric_out(value) for name, value in checkpoint.metrics.items()},
+        "files": [{"path": f.path, "size": f.size, "digest": f.digest} for f in checkpoint.files],
+        "written_by": dict(checkpoint.written_by),
+        "fingerprint": dict(checkpoint.fingerprint),
+    }
+    text = msgspec.json.format(msgspec.json.encode(fields, order="deterministic"), indent=1)
+    body = text.rstrip().removesuffix(b"}").rstrip()
+    return body + _tail(body)
+
+
+def decode(data: bytes, *, origin: str, path: Path | None = None, state: State = State.COMMITTED) -> Checkpoint:
+    """The checkpoint that a manifest's bytes describe; `origin` names it in errors.
+
+    Raises ManifestInvalid when it is not JSON, has another shape, names a file outside of its directory, or
+    does not match its own digest; LayoutTooNew when a newer holdfast wrote it.
+    """
+    try:
+        fields = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ManifestInvalid(f"{origin} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ManifestInvalid(f"{origin} is not a JSON object")
+    # The tail is the same in every format, so that a flipped bit in the version can't pass for a newer one.
+    if data[-_TAIL_LENGTH:] != _tail(data[:-_TAIL_LENGTH]):
+        raise ManifestInvalid(f"{origin} was changed after it was written: its digest does not match")
+    _check_version(fields, origin)
+    try:
+        manifest = msgspec.convert(fields, Manifest)
+    except msgspec.ValidationError as error:
+        raise ManifestInvalid(f"{origin} has a wrong shape: {error}") from error
+    _check_paths(manifest.files, origin)
+    return _checkpoint(manifest, path, state)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of `holdfast.json`."""
+    return msgspec.json.schema(Manifest)
+
+
+def _tail(body: bytes) -> bytes:
+    return b',\n "digest": "' + digest_of(body).encode() + b'"\n}\n'
+
+
+_TAIL_LENGTH = len(_tail(b""))
+
+
+def _check_version(fields: dict[str, Any], origin: str) -> None:
+    version = fields.get("format")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise LayoutTooNew(
+            f"{origin} has format {version}; this holdfast reads up to {FORMAT_VERSION}",
+            hint="Upgrade it: pip install -U holdfast",
+        )
+
+
+def _check_paths(files: list[ManifestFile], origin: str) -> None:
+    seen: set[str] = set()
+    for file in files:
+        pure = PurePosixPath(file.path)
+        unsafe = pure.is_absolute() or ".." in pure.parts or "\\" in file.path or "\0" in file.path
+        if unsafe or str(pure) != file.path or file.path in (".", MANIFEST_NAME):
+            raise ManifestInvalid(f"{origin} names a file outside of its checkpoint: {file.path!r}")
+        if file.path in seen:
+            raise ManifestInvalid(f"{origin} names a file twice: {file.path!r}")
+        seen.add(file.path)
+
+
+def _metric_out(value: float) -> MetricValue:
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return float(value)
+
+
+def _checkpoint(manifest: Manifest, path: Path | None, state: State) -> Checkpoint:
+    return Checkpoint(
+        run_id=manifest.run_id,
+        generation=manifest.generation,
+        timeline=manifest.timeline,
+        parent=manifest.parent,
+        step=manifest.step,
+        epoch=manifest.epoch,
+        kind=Kind(manifest.kind),
+        created=manifest.created if manifest.created.tzinfo else manifest.created.replace(tzinfo=UTC),
+        metrics={name: float(value) for name, value in manifest.metrics.items()},
+        files=tuple(FileEntry(f.path, f.size, f.digest) for f in manifest.files),
+        written_by=manifest.written_by,
+        fingerprint=manifest.fingerprint,
+        state=state,
+        path=path,
+    )

@@ -1,0 +1,144 @@
+"""The list of a run's checkpoints, each with what keeps it, its marks and its state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from holdfast.model import Checkpoint, State
+from holdfast.repository import Foreign
+from holdfast.retention import Metric, Plan, Policy, make_plan, rank
+from holdfast.run import Run
+
+DAMAGED = "damaged"
+"""State of a checkpoint whose last verification failed; the others are those of `State`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One checkpoint as it is listed.
+
+    `keep` and `reasons` are the plan's decision: reasons to keep it, or one sentence why the next prune removes it.
+    """
+
+    checkpoint: Checkpoint
+    keep: bool
+    reasons: tuple[str, ...]
+    state: str
+    pinned: bool
+    tags: tuple[str, ...]
+    best: bool
+    newest: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for machines: sizes in bytes, times in ISO 8601 UTC, non-finite metrics as strings."""
+        checkpoint = self.checkpoint
+        return {
+            "step": checkpoint.step,
+            "epoch": checkpoint.epoch,
+            "generation": checkpoint.generation,
+            "timeline": checkpoint.timeline,
+            "parent": checkpoint.parent,
+            "kind": checkpoint.kind.value,
+            "metrics": {name: finite_or_name(value) for name, value in checkpoint.metrics.items()},
+            "kept_because": list(self.reasons) if self.keep else [],
+            "pinned": self.pinned,
+            "tags": list(self.tags),
+            "size_bytes": checkpoint.size_bytes,
+            "created": checkpoint.created.astimezone(UTC).isoformat(),
+            "state": self.state,
+            "path": None if checkpoint.path is None else str(checkpoint.path),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Rows by generation, the plan and the policy behind them, and directories that are none of the run's."""
+
+    rows: tuple[Row, ...]
+    plan: Plan
+    policy: Policy
+    foreign: tuple[Foreign, ...]
+
+    @property
+    def metric(self) -> Metric | None:
+        """The metric that ranks, None when the run has none."""
+        return self.policy.metric
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(row.checkpoint.size_bytes for row in self.rows)
+
+
+def list_checkpoints(run: Run, *, aside: bool = False) -> Listing:
+    """The committed checkpoints of a run; with `aside` also those set aside by a rewind and quarantined ones."""
+    policy, plan = run.policy, run.plan()
+    rows = rows_of(run, plan, policy.metric)
+    if aside:
+        rows += _rows_aside(run, policy)
+        rows.sort(key=lambda row: row.checkpoint.generation)
+    return Listing(tuple(rows), plan, policy, run.foreign)
+
+
+def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
+    """A row for every decision of a plan."""
+    pins, damaged = run.pins, run.events.damaged()
+    everything = [decision.checkpoint for decision in plan.decisions]
+    best = _first_generation(rank(everything, metric) if metric else ())
+    newest = _first_generation(reversed(everything))
+    rows: list[Row] = []
+    for decision in plan.decisions:
+        checkpoint = decision.checkpoint
+        generation = checkpoint.generation
+        rows.append(
+            Row(
+                checkpoint,
+                keep=decision.keep,
+                reasons=decision.reasons,
+                state=DAMAGED if generation in damaged else checkpoint.state.value,
+                pinned=generation in pins.pinned,
+                tags=pins.names(generation),
+                best=generation == best,
+                newest=generation == newest,
+            )
+        )
+    return rows
+
+
+def finite_or_name(value: float) -> float | str:
+    """A number as strict JSON can carry it: NaN and the infinities become their names."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _rows_aside(run: Run, policy: Policy) -> list[Row]:
+    pins, now = run.pins, datetime.now(UTC)
+    rows: list[Row] = []
+    for checkpoint in run.aside:
+        assert checkpoint.state is not State.COMMITTED
+        # One plan each: copies in different rooms may share a generation.
+        decision = make_plan([checkpoint], policy, now=now, pinned=pins.held).decisions[0]
+        rows.append(
+            Row(
+                checkpoint,
+                keep=decision.keep,
+                reasons=decision.reasons,
+                state=checkpoint.state.value,
+                pinned=checkpoint.generation in pins.pinned,
+                tags=pins.names(checkpoint.generation),
+                best=False,
+                newest=False,
+            )
+        )
+    return rows
+
+
+def _first_generation(checkpoints: Iterable[Checkpoint]) -> int | None:
+    return next((checkpoint.generation for checkpoint in checkpoints), None)

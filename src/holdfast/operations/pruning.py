@@ -1,0 +1,72 @@
+"""Pruning that a person agreed to: the plan carried out is the plan that was shown, and what it leaves holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from holdfast.errors import CheckpointCorrupt, HoldfastError
+from holdfast.model import Checkpoint
+from holdfast.operations import prune
+from holdfast.operations.checking import note
+from holdfast.retention import Metric, Mode, Plan, Policy, parse
+from holdfast.run import Run
+from holdfast.verification import OnBytes
+
+
+class PlanChanged(HoldfastError):
+    """The run changed between showing a plan and carrying it out."""
+
+    code = "plan-changed"
+
+
+def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None) -> Policy:
+    """The run's own policy, with rules and metric replaced where they are given. Raises PolicyError."""
+    own = run.policy
+    ranked_by = own.metric if metric is None else Metric.of(metric, mode)
+    return Policy(own.rules if keep is None else parse(keep), ranked_by)
+
+
+def prune_as_shown(
+    run: Run,
+    policy: Policy,
+    shown: Plan,
+    *,
+    on_bytes: OnBytes | None = None,
+    on_removed: Callable[[Checkpoint], None] | None = None,
+) -> prune.Pruned:
+    """Take the run's lock and carry out `shown`, after a check of the recovery point that it leaves.
+
+    Raises RunLocked, PlanChanged when the plan is another one by now, CheckpointCorrupt when the newest
+    resumable checkpoint does not hold; nothing is removed then.
+    """
+    with run.writing():
+        plan = run.plan(policy)
+        if not same_decisions(plan, shown):
+            raise PlanChanged(
+                f"{run.path} changed after the plan was shown: nothing was removed", hint="Run it again to see it anew."
+            )
+        if plan.remove:
+            _check_recovery_point(run, plan, on_bytes)
+        return prune.apply(run, plan, on_removed)
+
+
+def same_decisions(one: Plan, other: Plan) -> bool:
+    """True when both keep and remove the same checkpoints; reasons and late metrics don't matter."""
+    return [(d.checkpoint.generation, d.keep) for d in one.decisions] == [
+        (d.checkpoint.generation, d.keep) for d in other.decisions
+    ]
+
+
+def _check_recovery_point(run: Run, plan: Plan, on_bytes: OnBytes | None) -> None:
+    """Something to resume from must be left: the newest resumable checkpoint that is kept, known to hold."""
+    damaged = run.events.damaged()
+    kept = [c for c in plan.keep if c.resumable and c.generation not in damaged]
+    if not kept:
+        return
+    verification = run.verify(kept[-1], on_bytes)
+    note(run, verification)
+    if not verification.ok:
+        raise CheckpointCorrupt(
+            f"the recovery point that would be left is damaged: {verification.summary()}. Nothing was removed",
+            hint=f"Move it aside first: holdfast verify {run.path} --quarantine",
+        )

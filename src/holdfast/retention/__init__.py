@@ -1,0 +1,31 @@
+"""Retention as arithmetic: checkpoints, a policy and a time in; a plan with reasons out."""
+
+from holdfast.retention.metrics import Metric, Mode, known_mode
+from holdfast.retention.plan import Decision, Plan, Policy, default_policy, make_plan, rank
+from holdfast.retention.rules import All, Best, Context, Daily, Every, Hourly, Latest, Pinned, Rule, Within
+from holdfast.retention.spec import format_spec, parse, rule_table
+
+__all__ = [
+    "All",
+    "Best",
+    "Context",
+    "Daily",
+    "Decision",
+    "Every",
+    "Hourly",
+    "Latest",
+    "Metric",
+    "Mode",
+    "Pinned",
+    "Plan",
+    "Policy",
+    "Rule",
+    "Within",
+    "default_policy",
+    "format_spec",
+    "known_mode",
+    "make_plan",
+    "parse",
+    "rank",
+    "rule_table",
+]

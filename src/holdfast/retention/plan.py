@@ -1,0 +1,183 @@
+"""The retention plan: which checkpoints stay, which go, and a reason for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from holdfast.errors import PolicyError
+from holdfast.model import Checkpoint, State
+from holdfast.retention.metrics import Metric
+from holdfast.retention.rules import All, Best, Context, Latest, Pinned, Rule, rank
+from holdfast.retention.spec import format_spec, parse
+
+__all__ = ["Decision", "Plan", "Policy", "default_policy", "make_plan", "rank"]
+
+_NOT_COMMITTED = {
+    State.SET_ASIDE: "set aside by a rewind: not in this timeline",
+    State.QUARANTINED: "quarantined: kept until a person decides",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What to keep: a checkpoint stays when any rule keeps it.
+
+    PolicyError without a rule, and when a rule ranks but no metric is named.
+    """
+
+    rules: tuple[Rule, ...]
+    metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise PolicyError(
+                "a retention policy needs a rule",
+                hint="Use 'all' to keep everything, 'latest:1' to keep only the newest.",
+            )
+        if self.metric is None and any(rule.needs_metric for rule in self.rules):
+            raise PolicyError(
+                f"the policy {format_spec(self.rules)!r} ranks checkpoints, but no metric is named",
+                hint="Name one that is evaluated (metric_for_best_model), or use a rule such as 'latest:3'.",
+            )
+
+    @classmethod
+    def from_spec(cls, spec: str, metric: Metric | None = None) -> Policy:
+        """The policy of a spec such as `best:3,latest:2`; PolicyError as from `parse`."""
+        return cls(parse(spec), metric)
+
+    def describe(self) -> str:
+        """One sentence for people: `the best 3 by eval_loss (lower is better), plus the newest`."""
+        if any(isinstance(rule, All) for rule in self.rules):
+            return "everything"
+        phrases = [rule.phrase(self.metric) for rule in self.rules]
+        if not any(isinstance(rule, Latest) for rule in self.rules):
+            phrases.append("the newest")
+        first, *rest = phrases
+        more = " and ".join(filter(None, [", ".join(rest[:-1]), *rest[-1:]]))
+        return f"{first}, plus {more}" if more else first
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What happens to one checkpoint, with every reason to keep it, or one sentence why it goes."""
+
+    checkpoint: Checkpoint
+    keep: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A decision for every checkpoint, ordered by generation."""
+
+    decisions: tuple[Decision, ...]
+
+    @property
+    def keep(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints that stay, ordered by generation."""
+        return tuple(decision.checkpoint for decision in self.decisions if decision.keep)
+
+    @property
+    def remove(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints that go, ordered by generation."""
+        return tuple(decision.checkpoint for decision in self.decisions if not decision.keep)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the checkpoints that stay."""
+        return sum(checkpoint.size_bytes for checkpoint in self.keep)
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes of the checkpoints that go."""
+        return sum(checkpoint.size_bytes for checkpoint in self.remove)
+
+    def reasons(self, generation: int) -> tuple[str, ...]:
+        """Reasons of the decision on that generation; KeyError when the plan doesn't hold it."""
+        for decision in self.decisions:
+            if decision.checkpoint.generation == generation:
+                return decision.reasons
+        raise KeyError(generation)
+
+
+def default_policy(limit: int | None, metric: Metric | None) -> Policy:
+    """What people expect of `save_total_limit`: the best by the metric plus the newest, else just the newest.
+
+    With a metric at most `limit` + 1 checkpoints stay, without one `limit`; with limit None everything does.
+    PolicyError when `limit` is below 1.
+    """
+    if limit is None:
+        return Policy((All(),), metric)
+    if metric is None:
+        return Policy((Latest(limit),))
+    return Policy((Best(limit), Latest(1)), metric)
+
+
+def make_plan(
+    checkpoints: Iterable[Checkpoint],
+    policy: Policy,
+    *,
+    now: datetime,
+    pinned: Iterable[int] = frozenset(),
+    protected: Mapping[int, str] | None = None,
+) -> Plan:
+    """The plan for these checkpoints, in any order; the same input gives the same plan.
+
+    `now` is an aware time. `pinned` are generations that people hold on to; `protected` maps generations that
+    must not go now to the reason (resumed from, being uploaded). These stay whatever the rules say, and so
+    does the newest checkpoint that can be resumed from, or the newest of any kind where none can. What is
+    quarantined or set aside takes part in no rule and stays.
+    ValueError when a generation stands twice or `now` has no time zone.
+    """
+    ordered = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.generation))
+    everything = Context(ordered, policy.metric, now, frozenset(pinned))
+    context = replace(everything, checkpoints=tuple(c for c in ordered if c.state is State.COMMITTED))
+    grounds = [
+        *(rule.keeps(context) for rule in policy.rules),
+        Pinned().keeps(everything),
+        _recovery_point(context.checkpoints),
+        {c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED},
+        protected or {},
+    ]
+    places = _places(context)
+    return Plan(tuple(_decide(checkpoint, policy, grounds, places) for checkpoint in ordered))
+
+
+def _decide(
+    checkpoint: Checkpoint, policy: Policy, grounds: Sequence[Mapping[int, str]], places: Mapping[int, int]
+) -> Decision:
+    """Keep it where there is any ground (generation to reason) to."""
+    found = [ground[checkpoint.generation] for ground in grounds if checkpoint.generation in ground]
+    if found:
+        return Decision(checkpoint, True, tuple(dict.fromkeys(found)))
+    return Decision(checkpoint, False, (_why_removed(checkpoint, policy, places),))
+
+
+def _recovery_point(committed: tuple[Checkpoint, ...]) -> dict[int, str]:
+    """Law 2: the one checkpoint that stays whatever the rules say."""
+    resumable = [checkpoint for checkpoint in committed if checkpoint.resumable]
+    if resumable:
+        return {resumable[-1].generation: "newest: the recovery point"}
+    return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in committed[-1:]}
+
+
+def _places(context: Context) -> dict[int, int]:
+    """Place (from 1) of each ranked generation."""
+    if context.metric is None:
+        return {}
+    return {c.generation: place for place, c in enumerate(rank(context.checkpoints, context.metric), start=1)}
+
+
+def _why_removed(checkpoint: Checkpoint, policy: Policy, places: Mapping[int, int]) -> str:
+    missed = ", ".join(rule.missed() for rule in policy.rules)
+    metric = policy.metric
+    if metric is None or not any(rule.needs_metric for rule in policy.rules):
+        return missed
+    place = places.get(checkpoint.generation)
+    if place is not None:
+        return f"rank {place} of {len(places)} by {metric.name}; {missed}"
+    why = f"no {metric.name}" if metric.value(checkpoint.metrics) is None else f"{metric.name} is NaN"
+    others = ", ".join(rule.missed() for rule in policy.rules if not rule.needs_metric)
+    return f"not ranked: {why}" + (f"; {others}" if others else "")

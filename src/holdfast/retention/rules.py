@@ -1,0 +1,297 @@
+"""Retention rules: each says which checkpoints it keeps, why, and how it is written in a spec."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar, get_type_hints
+
+from holdfast.errors import PolicyError
+from holdfast.model import Checkpoint, State
+from holdfast.retention.metrics import Metric
+
+Seconds = Annotated[int, "written in a spec as a number and one of UNITS"]
+UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+"""Units of a duration in a spec, in seconds, largest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What rules decide on: checkpoints by ascending generation, metric, aware time, pinned generations.
+
+    ValueError when a generation is out of order or stands twice, or when `now` has no time zone.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    metric: Metric | None
+    now: datetime
+    pinned: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.now.tzinfo is None:
+            raise ValueError(f"now must carry a time zone, got {self.now!r}")
+        generations = [checkpoint.generation for checkpoint in self.checkpoints]
+        if any(later <= earlier for earlier, later in pairwise(generations)):
+            raise ValueError(f"checkpoints must stand in order of generation, each once; got {generations}")
+
+
+def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint, ...]:
+    """Checkpoints with a value of the metric, best first; of equal ones the later generation first.
+
+    NaN and missing values are left out, and so is what is quarantined or set aside by a rewind.
+    """
+    sign = 1.0 if metric.mode == "min" else -1.0
+    ranked: list[tuple[float, int, Checkpoint]] = []
+    for checkpoint in checkpoints:
+        value = metric.value(checkpoint.metrics)
+        if checkpoint.state is State.COMMITTED and value is not None and not math.isnan(value):
+            ranked.append((sign * value, -checkpoint.generation, checkpoint))
+    return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=lambda entry: entry[:2]))
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """Base of all rules. A subclass is a whole rule: its fields are its arguments, its name is its spec word.
+
+    Numbers are whole and 1 or more, a bool field is a flag written by its name; PolicyError on anything else.
+    The docstring's first line and `example` make the rule's row in the help.
+    """
+
+    # No slots in subclasses: a slotted dataclass is a second class, and both would be found as rules.
+    example: ClassVar[str]
+    needs_metric: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, kind in self.arguments().items():
+            value: Any = getattr(self, name)
+            if kind is bool:
+                valid = isinstance(value, bool)
+            else:
+                valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not valid:
+                wanted = "True or False" if kind is bool else "a whole number of 1 or more"
+                raise PolicyError(
+                    f"{self.word()}: {name} must be {wanted}, not {value!r}",
+                    hint=f"For example {self.example!r} ({self.meaning().rstrip('.')}).",
+                )
+
+    @classmethod
+    def word(cls) -> str:
+        """The word that stands for the rule in a spec."""
+        return cls.__name__.lower()
+
+    @classmethod
+    def meaning(cls) -> str:
+        """One sentence for people."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+    @classmethod
+    def arguments(cls) -> dict[str, Any]:
+        """Names and types (int, Seconds, bool) of the arguments, in the order of the spec."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {field.name: hints[field.name] for field in fields(cls)}
+
+    def spec(self) -> str:
+        """The rule as text, such as `best:3`; `parse` gives the same rule back."""
+        parts = [self.word()]
+        for name, kind in self.arguments().items():
+            value = getattr(self, name)
+            if kind is bool:
+                parts += [name] if value else []
+            else:
+                parts.append(format_duration(value) if kind == Seconds else str(value))
+        return ":".join(parts)
+
+    @abstractmethod
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        """Generations that the rule keeps, each with its reason."""
+
+    @abstractmethod
+    def phrase(self, metric: Metric | None) -> str:
+        """What the rule keeps, as a part of a sentence such as `the latest 2`."""
+
+    @abstractmethod
+    def missed(self) -> str:
+        """What a checkpoint failed to be that the rule doesn't keep, such as `not among the latest 2`."""
+
+
+def rule_classes() -> dict[str, type[Rule]]:
+    """Every rule there is, by the word that stands for it in a spec."""
+    return {cls.word(): cls for cls in Rule.__subclasses__()}
+
+
+def format_duration(seconds: int) -> str:
+    """Seconds in the largest unit that divides them: 21600 is `6h`."""
+    unit = next(unit for unit, size in UNITS.items() if seconds % size == 0)
+    return f"{seconds // UNITS[unit]}{unit}"
+
+
+@dataclass(frozen=True)
+class Best(Rule):
+    """The k best by the metric, of equal ones the later; with `:full` they are never thinned to weights.
+
+    Weights-only checkpoints compete as well. NaN is never one of the best.
+    """
+
+    k: int
+    full: bool = False
+    example: ClassVar[str] = "best:3"
+    needs_metric: ClassVar[bool] = True
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        metric = context.metric
+        if metric is None:
+            return {}
+        return {
+            checkpoint.generation: f"best {place} of {self.k} by {metric.name} "
+            f"({metric.value(checkpoint.metrics):.6g}, {self._direction(metric)})"
+            for place, checkpoint in enumerate(rank(context.checkpoints, metric)[: self.k], start=1)
+        }
+
+    def phrase(self, metric: Metric | None) -> str:
+        best = "the best" if self.k == 1 else f"the best {self.k}"
+        if metric is None:
+            return best
+        return f"{best} by {metric.name} ({self._direction(metric)})"
+
+    def missed(self) -> str:
+        return "not the best" if self.k == 1 else f"not among the best {self.k}"
+
+    def _direction(self, metric: Metric) -> str:
+        return f"{metric.direction}, never thinned" if self.full else metric.direction
+
+
+@dataclass(frozen=True)
+class Latest(Rule):
+    """The n newest that can be resumed from; weights-only checkpoints don't count."""
+
+    n: int
+    example: ClassVar[str] = "latest:2"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        resumable = [checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.resumable]
+        return {
+            checkpoint.generation: f"latest {place} of {self.n}"
+            for place, checkpoint in enumerate(resumable[: self.n], start=1)
+        }
+
+    def phrase(self, metric: Metric | None) -> str:
+        return "the newest" if self.n == 1 else f"the latest {self.n}"
+
+    def missed(self) -> str:
+        return "not the newest" if self.n == 1 else f"not among the latest {self.n}"
+
+
+@dataclass(frozen=True)
+class Every(Rule):
+    """Milestones: every checkpoint whose step is a multiple of the number given."""
+
+    steps: int
+    example: ClassVar[str] = "every:1000"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        milestones = (c for c in context.checkpoints if c.step > 0 and c.step % self.steps == 0)
+        return {checkpoint.generation: f"milestone every {self.steps} steps" for checkpoint in milestones}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"a milestone every {self.steps} steps"
+
+    def missed(self) -> str:
+        return f"no milestone of every {self.steps} steps"
+
+
+@dataclass(frozen=True)
+class Within(Rule):
+    """Everything created within the time given before now (units s, m, h, d, w)."""
+
+    seconds: Seconds
+    example: ClassVar[str] = "within:6h"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        # A creation time after now is a clock that was set back: too new to remove, not too odd to keep.
+        recent = (c for c in context.checkpoints if (context.now - c.created).total_seconds() <= self.seconds)
+        return {checkpoint.generation: f"within {format_duration(self.seconds)}" for checkpoint in recent}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"everything of the last {format_duration(self.seconds)}"
+
+    def missed(self) -> str:
+        return f"older than {format_duration(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Hourly(Rule):
+    """The newest of each of the last n hours (UTC) that hold a checkpoint."""
+
+    n: int
+    example: ClassVar[str] = "hourly:12"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return _newest_of_each("hour %Y-%m-%d %H:00 UTC", self.n, context.checkpoints)
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"the newest of each of the last {self.n} hours with a checkpoint"
+
+    def missed(self) -> str:
+        return f"not the newest of one of the last {self.n} hours"
+
+
+@dataclass(frozen=True)
+class Daily(Rule):
+    """The newest of each of the last n days (UTC) that hold a checkpoint."""
+
+    n: int
+    example: ClassVar[str] = "daily:7"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return _newest_of_each("day %Y-%m-%d UTC", self.n, context.checkpoints)
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"the newest of each of the last {self.n} days with a checkpoint"
+
+    def missed(self) -> str:
+        return f"not the newest of one of the last {self.n} days"
+
+
+@dataclass(frozen=True)
+class Pinned(Rule):
+    """Everything that a person pinned; always in force, whether written or not."""
+
+    example: ClassVar[str] = "pinned"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return {c.generation: "pinned" for c in context.checkpoints if c.generation in context.pinned}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return "everything pinned"
+
+    def missed(self) -> str:
+        return "not pinned"
+
+
+@dataclass(frozen=True)
+class All(Rule):
+    """Everything: nothing is ever removed."""
+
+    example: ClassVar[str] = "all"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return {checkpoint.generation: "everything is kept" for checkpoint in context.checkpoints}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return "everything"
+
+    def missed(self) -> str:
+        return "not in this run"
+
+
+def _newest_of_each(bucket: str, n: int, checkpoints: Sequence[Checkpoint]) -> dict[int, str]:
+    """The newest of each of the last n buckets; `bucket` is the strftime format of a bucket's name."""
+    newest: dict[str, int] = {}
+    for checkpoint in reversed(checkpoints):
+        newest.setdefault(checkpoint.created.astimezone(UTC).strftime(bucket), checkpoint.generation)
+    return {generation: f"newest of {label}" for label, generation in list(newest.items())[:n]}

@@ -1,0 +1,91 @@
+"""The text form of a retention policy, such as `best:3,latest:2,within:6h`, read and written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from holdfast.errors import PolicyError
+from holdfast.retention.rules import UNITS, Rule, Seconds, rule_classes
+
+_NUMBER = re.compile(r"0*([1-9][0-9]{0,17})")
+_DURATION = re.compile(rf"0*([1-9][0-9]{{0,17}})\s*([{''.join(UNITS)}])")
+
+
+def parse(spec: str) -> tuple[Rule, ...]:
+    """Rules of a spec, in its order; white space and upper case don't matter.
+
+    PolicyError on an empty spec, an unknown word, a missing or bad number, and a rule that stands twice.
+    """
+    if not spec.strip():
+        raise PolicyError("the retention policy is empty", hint=_what_there_is())
+    rules: list[Rule] = []
+    for piece in spec.lower().split(","):
+        rule = _parse_rule(piece.strip(), spec)
+        if any(type(rule) is type(other) for other in rules):
+            raise PolicyError(
+                f"{rule.word()!r} stands twice in {spec!r}",
+                hint="Give each rule once; the larger number includes the smaller.",
+            )
+        rules.append(rule)
+    return tuple(rules)
+
+
+def format_spec(rules: Iterable[Rule]) -> str:
+    """The rules as text that `parse` reads back to the same rules."""
+    return ",".join(rule.spec() for rule in rules)
+
+
+def rule_table() -> list[tuple[str, str]]:
+    """One row per rule for help and docs: an example spec and what it means in one sentence."""
+    return [(cls.example, cls.meaning()) for cls in rule_classes().values()]
+
+
+def _parse_rule(piece: str, spec: str) -> Rule:
+    if not piece:
+        raise PolicyError(f"a rule is missing between the commas of {spec!r}", hint=_what_there_is())
+    word, *parts = (part.strip() for part in piece.split(":"))
+    cls = rule_classes().get(word)
+    if cls is None:
+        near = get_close_matches(word, rule_classes(), n=1)
+        guess = f"Did you mean {near[0]!r}? " if near else ""
+        raise PolicyError(f"there is no retention rule {word!r} in {spec!r}", hint=guess + _what_there_is())
+    return cls(**_parse_arguments(cls, piece, parts))
+
+
+def _parse_arguments(cls: type[Rule], piece: str, parts: list[str]) -> dict[str, int | bool]:
+    """Numbers by their place, then flags by their name."""
+    kinds = cls.arguments()
+    numbers = [name for name, kind in kinds.items() if kind is not bool]
+    flags = [name for name, kind in kinds.items() if kind is bool]
+    if len(parts) < len(numbers):
+        raise _bad(piece, f"the number is missing ({numbers[len(parts)]})", cls)
+    arguments: dict[str, int | bool] = {
+        name: _parse_number(kinds[name], text, piece, cls) for name, text in zip(numbers, parts, strict=False)
+    }
+    for flag in parts[len(numbers) :]:
+        if flag not in flags or flag in arguments:
+            takes = f"; after the number it takes {', '.join(flags)}, once" if flags else ""
+            raise _bad(piece, f"{flag!r} is too much{takes}", cls)
+        arguments[flag] = True
+    return arguments
+
+
+def _parse_number(kind: Any, text: str, piece: str, cls: type[Rule]) -> int:
+    if kind == Seconds:
+        if duration := _DURATION.fullmatch(text):
+            return int(duration[1]) * UNITS[duration[2]]
+        raise _bad(piece, f"{text!r} is no duration (a whole number and one of {', '.join(UNITS)})", cls)
+    if number := _NUMBER.fullmatch(text):
+        return int(number[1])
+    raise _bad(piece, f"{text!r} is no whole number of 1 or more", cls)
+
+
+def _bad(piece: str, what: str, cls: type[Rule]) -> PolicyError:
+    return PolicyError(f"retention rule {piece!r}: {what}", hint=f"Write it like {cls.example!r}.")
+
+
+def _what_there_is() -> str:
+    return f"There is {', '.join(example for example, _ in rule_table())}."

@@ -1,0 +1,312 @@
+"""A run directory and the one door to it: its checkpoints, best and latest, resume point, plan, timeline, events."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from holdfast import layout
+from holdfast.errors import CheckpointNotFound, ResumeRefused
+from holdfast.events import EventLog
+from holdfast.lock import RunLock
+from holdfast.model import Checkpoint, Kind
+from holdfast.pins import PinBoard, Pins
+from holdfast.references import Known, Reference, resolve
+from holdfast.repository import Foreign, Repository, Staging
+from holdfast.retention import Plan, Policy, make_plan, rank
+from holdfast.runfile import RunFile, read_run_file, write_run_file
+from holdfast.stores import LocalStore
+from holdfast.verification import OnBytes, Verification
+
+
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """Where it is safe to go on from, why, and which newer ones were passed over for what."""
+
+    checkpoint: Checkpoint
+    reason: str
+    passed_over: tuple[Verification, ...] = ()
+
+    @property
+    def path(self) -> Path:
+        assert self.checkpoint.path is not None
+        return self.checkpoint.path
+
+
+class Run:
+    """One run directory. Reading needs no lock; what writes says so and must happen inside `writing()`."""
+
+    def __init__(self, path: Path, file: RunFile) -> None:
+        self.path = path
+        self.file = file
+        self.store = LocalStore(path)
+        self.repository = Repository(self.store, file.run_id)
+        self.events = EventLog(self.store)
+        self.pin_board = PinBoard(self.store)
+        self.lock = RunLock(self.store)
+
+    # -- opening ---------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Run:
+        """The run in a directory. Raises RunNotFound, LayoutTooNew, HoldfastError (damaged run.json)."""
+        return cls(Path(path), read_run_file(LocalStore(path if isinstance(path, Path) else Path(path))))
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], policy: Policy) -> Run:
+        """A new run in a directory that has none; makes the directory. The run is on disk on return."""
+        store = LocalStore(Path(path))
+        store.make_directory(layout.META)
+        file = RunFile.for_policy(policy, run_id=uuid.uuid4().hex[:16], created=datetime.now(UTC))
+        write_run_file(store, file)
+        run = cls(Path(path), file)
+        run.events.append("run", run_id=file.run_id, keep=file.keep, metric=file.metric, mode=file.mode)
+        return run
+
+    @contextmanager
+    def writing(self) -> Iterator[Run]:
+        """Hold the run's lock, after clearing what a killed process left. Raises RunLocked."""
+        self.begin_writing()
+        try:
+            yield self
+        finally:
+            self.lock.release()
+
+    def begin_writing(self) -> None:
+        """Take the lock and recover; `lock.release()` ends it. Raises RunLocked."""
+        self.lock.acquire()
+        try:
+            done = self.repository.recover()
+            self._finish_rewind()
+        except BaseException:
+            self.lock.release()
+            raise
+        if done:
+            self.events.append("recovered", what=done)
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """Identity of the run; it stays when the directory is moved or copied."""
+        return self.file.run_id
+
+    @property
+    def policy(self) -> Policy:
+        """The retention policy in force."""
+        return self.file.policy()
+
+    @property
+    def pins(self) -> Pins:
+        """Pins and tags in force."""
+        return self.pin_board.read()
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Committed checkpoints by generation, with metrics that arrived after the commit."""
+        return self._joined(self.repository.listing().checkpoints)
+
+    @property
+    def foreign(self) -> tuple[Foreign, ...]:
+        """Directories that are called like checkpoints and are none of this run's."""
+        return self.repository.listing().foreign
+
+    @property
+    def aside(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of abandoned timelines and in quarantine, by generation."""
+        return self._joined(self.repository.aside())
+
+    @property
+    def latest(self) -> Checkpoint | None:
+        """The newest committed checkpoint, None when there is none."""
+        return max(self.checkpoints, key=lambda checkpoint: checkpoint.generation, default=None)
+
+    @property
+    def best(self) -> Checkpoint | None:
+        """The best committed checkpoint by the run's metric (ties: the later), None when none can be ranked."""
+        return next(iter(self.ranking()), None)
+
+    def ranking(self) -> tuple[Checkpoint, ...]:
+        """Committed checkpoints, best first; without a metric, or without its value, none."""
+        metric = self.policy.metric
+        return rank(self.checkpoints, metric) if metric else ()
+
+    def find(self, reference: Reference) -> Checkpoint:
+        """The checkpoint that `best`, `latest`, a step, `step:N`, a tag or a path names.
+
+        Raises CheckpointNotFound, listing what there is.
+        """
+        checkpoints = self.checkpoints
+        metric = self.policy.metric
+        ranked = rank(checkpoints, metric) if metric else ()
+        why = f"none has a value of {metric.name}" if metric else "the run has no metric to rank by"
+        return resolve(reference, Known(self.path, checkpoints, next(iter(ranked), None), why, self.pins))
+
+    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
+        """Check every byte of a checkpoint against its manifest."""
+        return self.repository.verify(checkpoint, on_bytes)
+
+    def note_verified(self, verification: Verification) -> None:
+        """Put the outcome of a check into the event log."""
+        self.events.append(
+            "verified",
+            step=verification.checkpoint.step,
+            generation=verification.checkpoint.generation,
+            ok=verification.ok,
+            problems=[str(problem) for problem in verification.problems],
+        )
+
+    def resume_point(self, reference: Reference = "latest", on_bytes: OnBytes | None = None) -> ResumePoint:
+        """A verified checkpoint to resume from: the newest that holds, or exactly the one that is named.
+
+        Raises CheckpointNotFound when there is none, ResumeRefused when the named one can't be resumed from.
+        """
+        if isinstance(reference, str) and reference in ("auto", "latest"):
+            return self._newest_verified(on_bytes)
+        checkpoint = self.find(reference)
+        if checkpoint.kind is not Kind.FULL:
+            raise ResumeRefused(
+                f"step {checkpoint.step} of {self.path} holds weights only, no optimizer state to resume from",
+                hint="Start a new run from its weights, or resume from another one: " + self._resumable_steps(),
+            )
+        verification = self.verify(checkpoint, on_bytes)
+        if not verification.ok:
+            raise ResumeRefused(
+                f"step {checkpoint.step} of {self.path} is damaged: " + "; ".join(map(str, verification.problems)),
+                hint="Resume from another one: " + self._resumable_steps(),
+            )
+        return ResumePoint(checkpoint, f"step {checkpoint.step}, asked for as {str(reference)!r}; verified")
+
+    def plan(self, policy: Policy | None = None, *, also_protected: dict[int, str] | None = None) -> Plan:
+        """What the policy (the run's own by default) would keep and remove now, with reasons."""
+        checkpoints = self.checkpoints
+        return make_plan(
+            checkpoints,
+            policy or self.policy,
+            now=datetime.now(UTC),
+            pinned=self.pins.held,
+            protected=self._protected(checkpoints) | (also_protected or {}),
+        )
+
+    # -- writing (inside `writing()`) --------------------------------------------------------------------
+
+    def set_policy(self, policy: Policy) -> None:
+        """Put a policy in force."""
+        file = self.file.with_policy(policy)
+        if file != self.file:
+            write_run_file(self.store, file)
+            self.file = file
+
+    def commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
+        """Commit a staged checkpoint; see `Repository.commit`."""
+        replaced = [c for c in self.repository.listing().checkpoints if c.step == draft.step]
+        checkpoint = self.repository.commit(staging, draft)
+        self.events.append(
+            "committed",
+            step=checkpoint.step,
+            generation=checkpoint.generation,
+            timeline=checkpoint.timeline,
+            kind=checkpoint.kind.value,
+            metrics=dict(checkpoint.metrics),
+            size_bytes=checkpoint.size_bytes,
+            replaces=[c.generation for c in replaced if c.name == checkpoint.name],
+        )
+        return checkpoint
+
+    def next_generation(self) -> int:
+        """The number of the next commit: above everything that is, or ever was, in this run."""
+        known = [c.generation for c in (*self.repository.listing().checkpoints, *self.repository.aside())]
+        return max([*known, self.events.last_generation()], default=0) + 1
+
+    def record_metrics(self, generation: int, metrics: dict[str, float]) -> None:
+        """Metrics of a committed checkpoint that became known after its commit."""
+        self.events.append("metrics", generation=generation, metrics=metrics)
+
+    def remove(self, checkpoint: Checkpoint, reason: str) -> None:
+        """Remove one checkpoint, with the reason in the event log."""
+        self.repository.remove(checkpoint)
+        fields = {"step": checkpoint.step, "generation": checkpoint.generation}
+        self.events.append("removed", **fields, size_bytes=checkpoint.size_bytes, reason=reason)
+
+    def quarantine(self, verification: Verification) -> Path:
+        """Move a damaged checkpoint aside; returns where it lies."""
+        checkpoint = verification.checkpoint
+        where = self.repository.quarantine(checkpoint)
+        self.events.append(
+            "quarantined",
+            step=checkpoint.step,
+            generation=checkpoint.generation,
+            problems=[str(problem) for problem in verification.problems],
+            path=str(where.relative_to(self.path)),
+        )
+        return where
+
+    def rewind(self, checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+        """Go on from `checkpoint`: newer siblings become an abandoned timeline. Returns them.
+
+        The intent is on disk before the first move, so that a crash in between is completed at the next start.
+        """
+        newer = tuple(c for c in self.repository.listing().checkpoints if c.generation > checkpoint.generation)
+        if newer:
+            timeline = self.repository.current_timeline()
+            self.store.replace(layout.REWIND, f"{checkpoint.generation} {timeline}\n".encode())
+            self._finish_rewind()
+        return newer
+
+    # -- helpers ---------------------------------------------------------------------------------------
+
+    def _finish_rewind(self) -> None:
+        try:
+            text = self.store.read(layout.REWIND, limit=layout.SMALL_FILE_LIMIT)
+        except FileNotFoundError:
+            return
+        generation, timeline = map(int, text.split())
+        newer = [c for c in self.repository.listing().checkpoints if c.generation > generation]
+        for checkpoint in newer:
+            self.repository.set_aside(checkpoint, timeline)
+        steps = [checkpoint.step for checkpoint in newer]
+        self.events.append("timeline", left=timeline, now=timeline + 1, from_generation=generation, set_aside=steps)
+        self.store.delete(layout.REWIND)
+        self.store.sync_directory(layout.META)
+
+    def _joined(self, checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
+        late = self.events.late_metrics()
+        return tuple(checkpoint.with_metrics(late.get(checkpoint.generation, {})) for checkpoint in checkpoints)
+
+    def _protected(self, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:
+        """The newest resumable checkpoint that is not known to be damaged."""
+        damaged = self.events.damaged()
+        sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
+        return {max(sound): "newest: the recovery point"} if sound else {}
+
+    def _newest_verified(self, on_bytes: OnBytes | None) -> ResumePoint:
+        passed: list[Verification] = []
+        for checkpoint in reversed([c for c in self.checkpoints if c.resumable]):
+            verification = self.verify(checkpoint, on_bytes)
+            if verification.ok:
+                why = "the newest checkpoint" if not passed else "the newest checkpoint that holds"
+                return ResumePoint(checkpoint, f"step {checkpoint.step}: {why}; verified", tuple(passed))
+            passed.append(verification)
+        if passed:
+            raise CheckpointNotFound(
+                f"{self.path} has no valid checkpoint left: " + "; ".join(v.summary() for v in passed),
+                hint=f"Inspect them with: holdfast verify {self.path}",
+            )
+        raise CheckpointNotFound(f"{self.path} has no checkpoint to resume from", hint=self._why_nothing())
+
+    def _resumable_steps(self) -> str:
+        steps = [str(checkpoint.step) for checkpoint in self.checkpoints if checkpoint.resumable]
+        return f"steps {', '.join(steps)}" if steps else "there is none"
+
+    def _why_nothing(self) -> str:
+        listing = self.repository.listing()
+        if any(checkpoint.kind is Kind.WEIGHTS for checkpoint in listing.checkpoints):
+            return "Its checkpoints hold weights only (save_only_model=True)."
+        if listing.foreign:
+            return "; ".join(f"{foreign.path.name} is not one: {foreign.reason}" for foreign in listing.foreign)
+        return "Nothing was saved yet."

@@ -1,0 +1,1 @@
+"""State of a training process, named and copied; torch lives here."""

@@ -1,0 +1,100 @@
+"""The questions that the repository asks of a place where bytes live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+EntryKind = Literal["file", "directory", "link", "other"]
+TEMPORARY_SUFFIX = ".tmp"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One directory entry: path relative to the listed directory, kind (links are not followed), size in bytes."""
+
+    path: str
+    kind: EntryKind
+    size: int
+
+
+def is_leftover_of(entry: str, name: str) -> bool:
+    """True when a directory entry is what a killed `replace` of the file `name` left beside it."""
+    return entry.startswith(f".{name}.") and entry.endswith(TEMPORARY_SUFFIX)
+
+
+class Store(Protocol):
+    """Paths are relative POSIX strings below the store's root; `""` is the root itself.
+
+    What `write`, `append(durable=True)`, `replace`, `sync_file` and `sync_directory` return from is durable.
+    """
+
+    def local_path(self, path: str) -> Path:
+        """The path for writers that need a real file system."""
+        ...
+
+    def exists(self, path: str) -> bool:
+        """True when something, of any kind, has this name."""
+        ...
+
+    def list(self, path: str) -> list[Entry]:
+        """Entries of one directory by name; empty when there is no such directory."""
+        ...
+
+    def walk(self, path: str) -> list[Entry]:
+        """All entries below a directory, by path, directories included, links not followed."""
+        ...
+
+    def read(self, path: str, *, limit: int) -> bytes:
+        """A regular file's bytes. Raises OSError, also for a link and for more than `limit` bytes."""
+        ...
+
+    def chunks(self, path: str, *, size: int) -> Iterator[memoryview]:
+        """A regular file's bytes in pieces of at most `size`; each piece is valid until the next is taken."""
+        ...
+
+    def make_directory(self, path: str) -> None:
+        """A directory for this user only (0700), parents included, durable; no error when it is there."""
+        ...
+
+    def write(self, path: str, data: bytes) -> None:
+        """A new file, durable but for its directory entry. Raises FileExistsError rather than overwrite."""
+        ...
+
+    def append(self, path: str, data: bytes, *, durable: bool) -> None:
+        """Append in one write; create the file when missing."""
+        ...
+
+    def replace(self, path: str, data: bytes) -> None:
+        """Create or replace a small file in one step, durably."""
+        ...
+
+    def sync_file(self, path: str) -> None:
+        """Make a file's bytes durable. An error is final for this file."""
+        ...
+
+    def sync_directory(self, path: str) -> None:
+        """Make a directory's entries durable."""
+        ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Rename without replacing: raises FileExistsError when the target has a name already."""
+        ...
+
+    def exchange(self, one: str, other: str) -> bool:
+        """Swap two names in one step; False (and nothing done) where the file system can't."""
+        ...
+
+    def delete(self, path: str) -> None:
+        """Remove a file or a whole tree; no error when it is gone. Links are removed, not followed."""
+        ...
+
+    def modified(self, path: str) -> float:
+        """Time of last change, seconds since the epoch. Only for messages, never for order."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Bytes that this user can still write."""
+        ...

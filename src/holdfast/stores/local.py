@@ -1,0 +1,175 @@
+"""A directory on this machine as a store: exclusive creation, fsync, renames that never replace."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from holdfast.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind
+from holdfast.stores.renaming import exchange_names, rename_without_replacing
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+class LocalStore:
+    """The `Store` over a local directory. Methods raise OSError as the system reports it."""
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+
+    def local_path(self, path: str) -> Path:
+        return self.root / path if path else self.root
+
+    def exists(self, path: str) -> bool:
+        return os.path.lexists(self.local_path(path))
+
+    def list(self, path: str) -> list[Entry]:
+        try:
+            with os.scandir(self.local_path(path)) as found:
+                entries = [_entry(item, item.name) for item in found]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(entries, key=lambda entry: entry.path)
+
+    def walk(self, path: str) -> list[Entry]:
+        found: list[Entry] = []
+        for entry in self.list(path):
+            found.append(entry)
+            if entry.kind == "directory":
+                below = self.walk(f"{path}/{entry.path}" if path else entry.path)
+                found.extend(Entry(f"{entry.path}/{item.path}", item.kind, item.size) for item in below)
+        return found
+
+    def read(self, path: str, *, limit: int) -> bytes:
+        with os.fdopen(self._open_regular(path), "rb") as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(self.local_path(path)))
+        return data
+
+    def chunks(self, path: str, *, size: int) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(size))
+        with os.fdopen(self._open_regular(path), "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                yield buffer[:count]
+
+    def make_directory(self, path: str) -> None:
+        if path:
+            self.make_directory(os.path.dirname(path))
+        _make_directory(self.local_path(path), mode=0o700 if path else 0o777)
+
+    def write(self, path: str, data: bytes) -> None:
+        _write_and_sync(os.open(self.local_path(path), _NEW_FILE, 0o600), data)
+
+    def append(self, path: str, data: bytes, *, durable: bool) -> None:
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        is_new = False
+        try:
+            descriptor = os.open(self.local_path(path), flags)
+        except FileNotFoundError:
+            descriptor = os.open(self.local_path(path), flags | os.O_CREAT, 0o600)
+            is_new = True
+        try:
+            _write_all(descriptor, data)
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if durable and is_new:
+            self.sync_directory(os.path.dirname(path))
+
+    def replace(self, path: str, data: bytes) -> None:
+        target = self.local_path(path)
+        descriptor, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{target.name}.", target.parent)
+        try:
+            _write_and_sync(descriptor, data)
+            os.replace(temporary, target)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        self.sync_directory(os.path.dirname(path))
+
+    def sync_file(self, path: str) -> None:
+        _sync(self._open_regular(path))
+
+    def sync_directory(self, path: str) -> None:
+        _sync(os.open(self.local_path(path), _DIRECTORY))
+
+    def rename(self, source: str, target: str) -> None:
+        rename_without_replacing(self.local_path(source), self.local_path(target))
+
+    def exchange(self, one: str, other: str) -> bool:
+        return exchange_names(self.local_path(one), self.local_path(other))
+
+    def delete(self, path: str) -> None:
+        target = self.local_path(path)
+        if target.is_dir() and not target.is_symlink():
+            shutil.rmtree(target)
+        else:
+            with suppress(FileNotFoundError):
+                target.unlink()
+
+    def modified(self, path: str) -> float:
+        return self.local_path(path).lstat().st_mtime
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+    def _open_regular(self, path: str) -> int:
+        target = self.local_path(path)
+        # O_NONBLOCK: a pipe planted in a checkpoint must not hang the reader.
+        descriptor = os.open(target, _READ | os.O_NONBLOCK)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.EINVAL, "not a regular file", str(target))
+        return descriptor
+
+
+def _entry(item: os.DirEntry[str], path: str) -> Entry:
+    kind: EntryKind = "other"
+    if item.is_symlink():
+        kind = "link"
+    elif item.is_dir(follow_symlinks=False):
+        kind = "directory"
+    elif item.is_file(follow_symlinks=False):
+        kind = "file"
+    return Entry(path, kind, item.stat(follow_symlinks=False).st_size if kind == "file" else 0)
+
+
+def _make_directory(target: Path, mode: int) -> None:
+    if target.is_dir():
+        return
+    _make_directory(target.parent, mode)
+    with suppress(FileExistsError):
+        target.mkdir(mode=mode)
+    _sync(os.open(target.parent, _DIRECTORY))
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _write_and_sync(descriptor: int, data: bytes) -> None:
+    try:
+        _write_all(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,5 @@
+"""`holdfast.transformers`: the explicit form for Hugging Face trainers, and `attach`."""
+
+from holdfast.integrations.transformers.managed import ManagedTrainer, attach
+
+__all__ = ["ManagedTrainer", "attach"]

@@ -1,0 +1,106 @@
+"""Whether a checkpoint's bytes are exactly what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import xxhash
+
+from holdfast.manifest import ALGORITHM, MANIFEST_NAME
+from holdfast.model import Checkpoint, FileEntry
+from holdfast.stores import Entry, Store
+
+CHUNK_BYTES = 4 * 2**20
+TOLERATED = (".DS_Store", ".nfs*")
+"""Files that operating systems drop into any directory; nothing loads them."""
+
+OnBytes = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with one file: path relative to the checkpoint, and what is wrong."""
+
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What a full check of one checkpoint found; no problems means that it holds."""
+
+    checkpoint: Checkpoint
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def summary(self) -> str:
+        """One line that names the checkpoint and the files."""
+        name = f"{self.checkpoint.name} (generation {self.checkpoint.generation})"
+        return f"{name} is good" if self.ok else f"{name}: " + "; ".join(map(str, self.problems))
+
+
+def file_digest(store: Store, path: str, on_bytes: OnBytes | None = None) -> str:
+    """`xxh3-128:<hex>` of a file's bytes, read in pieces of 4 MiB."""
+    state = xxhash.xxh3_128()
+    for chunk in store.chunks(path, size=CHUNK_BYTES):
+        state.update(chunk)
+        if on_bytes is not None:
+            on_bytes(len(chunk))
+    return f"{ALGORITHM}:{state.hexdigest()}"
+
+
+def verify_files(
+    store: Store, directory: str, files: Iterable[FileEntry], on_bytes: OnBytes | None = None
+) -> tuple[Problem, ...]:
+    """Problems of exactly the listed files below `directory`: missing, other size, other bytes, links, extras."""
+    expected = {file.path: file for file in files}
+    try:
+        found = {entry.path: entry for entry in store.walk(directory)}
+    except OSError as error:
+        return (Problem(".", f"can't be listed: {error.strerror or error}"),)
+    problems = [
+        Problem(path, what)
+        for path, file in sorted(expected.items())
+        if (what := _what_is_wrong(store, directory, file, found.get(path), on_bytes))
+    ]
+    return (*problems, *_extras(found, expected))
+
+
+def _what_is_wrong(
+    store: Store, directory: str, file: FileEntry, entry: Entry | None, on_bytes: OnBytes | None
+) -> str:
+    if entry is None:
+        return "is missing"
+    if entry.kind != "file":
+        return f"is a {entry.kind}, not a regular file"
+    if entry.size != file.size:
+        return f"has {entry.size:,} bytes instead of {file.size:,}"
+    try:
+        digest = file_digest(store, f"{directory}/{file.path}", on_bytes)
+    except OSError as error:
+        return f"can't be read: {error.strerror or error}"
+    return "" if digest == file.digest else "has other bytes than were written (digest differs)"
+
+
+def _extras(found: dict[str, Entry], expected: dict[str, FileEntry]) -> list[Problem]:
+    directories = {parent for path in expected for parent in _parents(path)}
+    problems: list[Problem] = []
+    for path, entry in sorted(found.items()):
+        known = path in expected or path == MANIFEST_NAME or (entry.kind == "directory" and path in directories)
+        base = path.rsplit("/", 1)[-1]
+        if not known and not any(fnmatch(base, pattern) for pattern in TOLERATED):
+            problems.append(Problem(path, f"is not in the manifest (an extra {entry.kind})"))
+    return problems
+
+
+def _parents(path: str) -> list[str]:
+    parts = path.split("/")[:-1]
+    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]

@@ -1,0 +1,1 @@
+"""Tests of holdfast; they mirror src."""
