@@ -63,6 +63,7 @@ class Checkpointer:
         self._run: Run | None = None
         self._parent: int | None = None
         self._resumed_from: int | None = None
+        self._unsettled: ResumePoint | None = None
 
     @property
     def run(self) -> Run:
@@ -71,26 +72,41 @@ class Checkpointer:
 
     # -- beginning and ending ----------------------------------------------------------------------------
 
-    def begin(self, resume: Reference | Literal[False] | None) -> ResumePoint | None:
+    def begin(self, resume: Reference | Literal[False] | None, *, settle: bool = True) -> ResumePoint | None:
         """Take the run for this process; returns where to resume from, None for a fresh start.
 
         `None`/`False` is a fresh start; `True` and `"latest"` the newest verified checkpoint, an error when there
         is none; `"auto"` the newest verified one, or a fresh start in an unused directory; anything else names one.
+        With `settle=False` a caller that may still refuse the resume calls `settle` once it is sure.
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
         """
+        self.receipt = None
         outside = external_path(resume, self.path)
         run = self._open_or_create(resume)
         run.begin_writing()
         try:
             point = open_external(outside) if outside is not None else self._resume_point(run, resume)
             run.set_policy(self.policy)
+            self._run = run
+            self._unsettled = point if outside is None else None
+            self._parent = self._unsettled.checkpoint.generation if self._unsettled else None
+            self._resumed_from = None
+            if settle:
+                self.settle()
         except BaseException:
+            self._run = None
             run.lock.release()
             raise
-        self._run = run
-        own = point is not None and outside is None
-        self._parent = self._resumed_from = point.checkpoint.generation if own else None
         return point
+
+    def settle(self) -> None:
+        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside."""
+        point, self._unsettled = self._unsettled, None
+        if point is None:
+            return
+        for checkpoint in self.run.rewind(point.checkpoint):
+            logger.warning("%s belongs to an older course of the run and is set aside", checkpoint.name)
+        self._resumed_from = point.checkpoint.generation
 
     def close(self) -> None:
         """End the session: apply the policy once more, now without regard to what was resumed from; unlock."""
@@ -111,35 +127,42 @@ class Checkpointer:
             present = _stock_checkpoints(self.path)
             if present and external_path(resume, self.path) is None:
                 if not (_is_fresh(resume) and self.fresh == "new-run"):
-                    raise _used(self.path, present, "that holdfast did not commit", ways=_BY_PATH)
+                    raise _used(self.path, present, "that holdfast did not commit", ways=_BY_PATH) from None
                 Repository(LocalStore(self.path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
             return Run.create(self.path, self.policy)
-        present = [c.name for c in run.repository.listing().checkpoints]
-        if _is_fresh(resume) and present:
-            if self.fresh == "new-run":
-                return self._new_run(run)
+        if not _is_fresh(resume):
+            return run
+        listing = run.repository.listing()
+        present = [checkpoint.name for checkpoint in listing.checkpoints]
+        foreign = [directory.path.name for directory in listing.foreign]
+        if self.fresh == "new-run" and (present or foreign or run.store.exists(f"{layout.PREVIOUS}/{run.id}")):
+            return self._new_run(run)
+        if present:
             raise _used(self.path, present, "and this start would not resume from them", ways=_AUTO + _BY_PATH)
+        if foreign:
+            raise _used(self.path, foreign, f"that can't be used ({listing.foreign[0].reason})", ways=_BY_PATH)
         return run
 
     def _new_run(self, old: Run) -> Run:
         """Set the old run aside as a whole, and begin a new one in the same directory."""
         home = f"{layout.PREVIOUS}/{old.id}"
+        if old.store.exists(home):  # an earlier attempt was killed
+            home += f"-{_short_id()}"
         with old.writing():
             old.repository.set_aside_everything(home)
-            old.store.make_directory(f"{home}/{layout.META}")
-            for key in (layout.EVENTS, layout.PINS, layout.QUARANTINE, layout.TIMELINES, layout.RUN):
+            # The identity goes last: until then the old run goes on, with generations that nothing else names.
+            for key in (layout.QUARANTINE, layout.TIMELINES, layout.PINS, layout.EVENTS, layout.RUN):
                 if old.store.exists(key):
-                    old.store.rename(key, f"{home}/{key}")
-            old.store.sync_directory(f"{home}/{layout.META}")
-            old.store.sync_directory(layout.META)
+                    old.repository.move(key, f"{home}/{layout.META}")
         logger.warning("The run that was in %s is set aside, whole, in %s", self.path, self.path / home)
         return Run.create(self.path, self.policy)
 
     def _resume_point(self, run: Run, resume: Reference | Literal[False] | None) -> ResumePoint | None:
-        if _is_fresh(resume):
+        if resume is None or resume is False:
             return None
         reference = "latest" if resume is True else resume
-        if reference == "auto" and not run.repository.listing().checkpoints:
+        listing = run.repository.listing()
+        if reference == "auto" and not (listing.checkpoints or listing.foreign):
             return None
         point = run.resume_point(reference)
         for verification in point.passed_over:
@@ -148,9 +171,14 @@ class Checkpointer:
                 "%s. Resuming from step %d instead. It is kept in %s",
                 verification.summary(), point.checkpoint.step, where,
             )
-        for checkpoint in run.rewind(point.checkpoint):
-            logger.warning("%s belongs to an older course of the run and is set aside", checkpoint.name)
-        return ResumePoint(run.find(point.checkpoint.name), point.reason, point.passed_over)
+        if reference in ("auto", "latest"):
+            for foreign in listing.foreign:
+                if _step_of(foreign.path) > point.checkpoint.step:
+                    logger.warning(
+                        "%s is no resume point: %s. Resuming from step %d instead.",
+                        foreign.path, foreign.reason, point.checkpoint.step,
+                    )
+        return point
 
     # -- saving ----------------------------------------------------------------------------------------
 
@@ -222,8 +250,8 @@ class Checkpointer:
 
 def _fill(staging: Staging, draft: Checkpoint, write: Writer) -> None:
     directory = staging.path / draft.name
-    directory.mkdir()
     try:
+        directory.mkdir()
         write(directory)
     except OSError as error:
         raise StorageError(
@@ -243,6 +271,11 @@ def _stock_checkpoints(path: Path) -> list[str]:
         return []
     found = [(parsed[1], child.name) for child in path.iterdir() if (parsed := parse_name(child.name))]
     return [name for _, name in sorted(found)]
+
+
+def _step_of(path: Path) -> int:
+    parsed = parse_name(path.name)
+    return parsed[1] if parsed else -1
 
 
 _AUTO = 'Go on from the newest: train(resume_from_checkpoint="auto"). '

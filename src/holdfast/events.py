@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -62,10 +62,9 @@ class EventLog:
         """Metrics that arrived after their checkpoint's commit, by generation."""
         found: dict[int, dict[str, float]] = {}
         for event in self.read():
-            generation, metrics = event.get("generation"), event.get("metrics")
-            if event["event"] == "metrics" and isinstance(generation, int) and isinstance(metrics, dict):
-                known = found.setdefault(generation, {})
-                known.update(_numbers(metrics))
+            generation = event.get("generation")
+            if event["event"] == "metrics" and isinstance(generation, int):
+                found.setdefault(generation, {}).update(_numbers(event.get("metrics")))
         return found
 
     def damaged(self) -> frozenset[int]:
@@ -93,13 +92,17 @@ def _parse(lines: list[bytes]) -> Iterator[Event]:
             event = msgspec.json.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             continue
-        if isinstance(event, dict) and isinstance(event.get("event"), str):
-            yield event
+        if isinstance(event, dict):
+            event = cast("Event", event)
+            if isinstance(event.get("event"), str):
+                yield event
 
 
-def _numbers(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def _numbers(metrics: Any) -> Iterator[tuple[str, float]]:
     """What is a number, or the name of one that JSON lacks; one odd value must not make a run unreadable."""
-    for name, value in metrics.items():
+    if not isinstance(metrics, dict):
+        return
+    for name, value in cast("dict[str, Any]", metrics).items():
         with suppress(TypeError, ValueError, OverflowError):
             yield name, float(value)
 
@@ -107,9 +110,9 @@ def _numbers(metrics: dict[str, Any]) -> Iterator[tuple[str, float]]:
 def _plain(value: Any) -> Any:
     """JSON has no NaN: such numbers become the strings that float() reads back."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item) for item in cast("list[Any]", value)]
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
     return value

@@ -28,13 +28,13 @@ def external_path(reference: Reference | bool | None, run: Path) -> Path | None:
         return None
     text = os.fspath(reference)
     path = Path(text).expanduser()
-    looks_like_path = not isinstance(reference, str) or os.sep in text or text.startswith((".", "~")) or parse_name(text)
-    if not looks_like_path:
+    written_as_path = not isinstance(reference, str) or os.sep in text or text.startswith((".", "~"))
+    if not written_as_path and parse_name(text) is None:
         return None
     inside = os.path.realpath(path.parent) == os.path.realpath(run)
     if inside and ((path / MANIFEST_NAME).exists() or not path.is_dir()):
         return None
-    return path if path.is_dir() or not (run / path).exists() else None
+    return path if path.is_dir() else None
 
 
 def open_external(path: Path) -> ResumePoint:

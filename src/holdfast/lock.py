@@ -78,7 +78,9 @@ class RunLock:
 
     def _refusal(self) -> RunLocked:
         owner = self.owner()
-        who = f"process {owner.pid} on {owner.host} since {owner.since:%Y-%m-%d %H:%M:%S} UTC" if owner else "another process"
+        who = "another process"
+        if owner is not None:
+            who = f"process {owner.pid} on {owner.host} since {owner.since:%Y-%m-%d %H:%M:%S} UTC"
         run = self._store.local_path("")
         return RunLocked(
             f"{run} is in use by {who}: two runs in one directory would destroy each other's checkpoints",

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 import xxhash
@@ -92,6 +91,7 @@ def decode(data: bytes, *, origin: str, path: Path | None = None, state: State =
         raise ManifestInvalid(f"{origin} is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ManifestInvalid(f"{origin} is not a JSON object")
+    fields = cast("dict[str, Any]", fields)
     # The tail is the same in every format, so that a flipped bit in the version can't pass for a newer one.
     if data[-_TAIL_LENGTH:] != _tail(data[:-_TAIL_LENGTH]):
         raise ManifestInvalid(f"{origin} was changed after it was written: its digest does not match")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -75,9 +76,7 @@ class PinBoard:
     def unpin(self, generation: int) -> None:
         """Let the policy decide again; tags of the checkpoint go too."""
         self._change(
-            lambda pins: Pins(
-                pins.pinned - {generation}, {name: g for name, g in pins.tags.items() if g != generation}
-            )
+            lambda pins: Pins(pins.pinned - {generation}, {name: g for name, g in pins.tags.items() if g != generation})
         )
 
     def tag(self, generation: int, name: str) -> None:
@@ -99,15 +98,17 @@ class PinBoard:
                 )
             )
 
+    def recover(self) -> None:
+        """Clear what a killed change left behind, unless a change is under way."""
+        left = [e.path for e in self._store.list(layout.META) if is_leftover_of(e.path, "pins.json")]
+        if left:
+            with suppress(OSError), FileLock(self._store.local_path(layout.PINS_LOCK), timeout=0):
+                for name in left:
+                    self._store.delete(f"{layout.META}/{name}")
+
     def _change(self, change: Callable[[Pins], Pins]) -> None:
         self._store.make_directory(layout.META)
         with FileLock(self._store.local_path(layout.PINS_LOCK), timeout=30):
-            self._clear_leftovers()
             pins = change(self.read())
             file = _File(sorted(pins.pinned), dict(sorted(pins.tags.items())))
             self._store.replace(layout.PINS, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
-
-    def _clear_leftovers(self) -> None:
-        for entry in self._store.list(layout.META):
-            if is_leftover_of(entry.path, "pins.json"):
-                self._store.delete(f"{layout.META}/{entry.path}")

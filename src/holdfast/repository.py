@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from holdfast import layout, manifest
 from holdfast.errors import CheckpointCorrupt, StorageError
 from holdfast.manifest import MANIFEST_NAME
 from holdfast.model import Checkpoint, FileEntry, State, parse_name
-from holdfast.stores import Entry, Store
-from holdfast.verification import OnBytes, Verification, file_digest, verify_files
+from holdfast.stores import Entry, Store, is_leftover_of
+from holdfast.verification import OnBytes, Verification, file_digest, parents_of, verify_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,26 @@ class Repository:
     # -- writing ---------------------------------------------------------------------------------------
 
     def stage(self) -> Staging:
-        """A new, empty, private directory (0700) to write a checkpoint into."""
+        """A new, empty, private directory (0700) to write a checkpoint into. Raises StorageError."""
         key = f"{layout.STAGING}/{uuid.uuid4().hex}"
-        self.store.make_directory(key)
+        try:
+            self.store.make_directory(key)
+        except OSError as error:
+            raise StorageError(
+                f"no checkpoint can be written in {self.store.local_path('')}: {error.strerror or error}",
+                hint="Free space or repair the disk; what was committed before is untouched.",
+                errno=error.errno,
+            ) from error
         return Staging(key, self.store.local_path(key))
 
     def discard(self, staging: Staging) -> None:
-        """Throw a staging directory away."""
-        self.store.delete(staging.key)
+        """Throw a staging directory away, as far as the disk allows; `recover` clears the rest.
+
+        It may hold a checkpoint that was swapped out: what took its place must be durable first.
+        """
+        with suppress(OSError):
+            self.store.sync_directory("")
+            self.store.delete(staging.key)
 
     def commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
         """Make `<staging>/<draft.name>` the run's checkpoint, durably; returns it with its files and path.
@@ -69,7 +82,7 @@ class Repository:
         try:
             return self._commit(staging, draft)
         except OSError as error:
-            self._discard_quietly(staging)
+            self.discard(staging)
             where = error.filename or staging.path
             raise StorageError(
                 f"checkpoint step {draft.step} could not be committed: {error.strerror or error} ({where})",
@@ -79,53 +92,73 @@ class Repository:
 
     def _commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
         staged = f"{staging.key}/{draft.name}"
+        self._drop_empty_directories(staged)
         entries = self.store.walk(staged)
-        checkpoint = replace(draft, files=tuple(self._seal(staged, entries, draft.step)))
-        self.store.write(f"{staged}/{MANIFEST_NAME}", manifest.encode(checkpoint))
+        checkpoint = replace(draft, files=tuple(self._seal(staged, entries)))
+        self.store.write(f"{staged}/{MANIFEST_NAME}", _readable_manifest(checkpoint))
         directories = [entry.path for entry in entries if entry.kind == "directory"]
         for directory in sorted(directories, key=len, reverse=True):
             self.store.sync_directory(f"{staged}/{directory}")
         self.store.sync_directory(staged)
         self._publish(staged, checkpoint.name)
-        self.store.sync_directory("")
-        self.store.delete(staging.key)
+        with suppress(OSError):
+            self.store.delete(staging.key)
         return replace(checkpoint, path=self.store.local_path(checkpoint.name))
 
-    def _seal(self, staged: str, entries: list[Entry], step: int) -> Iterator[FileEntry]:
+    def _drop_empty_directories(self, staged: str) -> None:
+        """A manifest names files alone: an empty directory would be an extra to it."""
+        entries = self.store.walk(staged)
+        parents = {parent for entry in entries if entry.kind != "directory" for parent in parents_of(entry.path)}
+        for entry in entries:
+            if entry.kind == "directory" and entry.path not in parents:
+                self.store.delete(f"{staged}/{entry.path}")
+
+    def _seal(self, staged: str, entries: list[Entry]) -> Iterator[FileEntry]:
         for entry in entries:
             if entry.kind in ("link", "other"):
-                raise StorageError(f"checkpoint step {step} holds {entry.path}, which is no regular file")
+                raise StorageError(f"{entry.path} is a {entry.kind}, not a regular file")
             if entry.kind == "file":
                 path = f"{staged}/{entry.path}"
                 self.store.sync_file(path)
                 yield FileEntry(entry.path, entry.size, file_digest(self.store, path))
 
     def _publish(self, staged: str, name: str) -> None:
-        try:
-            self.store.rename(staged, name)
-            return
-        except FileExistsError:
-            if not self._is_ours(name):
-                self._move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
+        """Put the staged directory in its place, durably; a failure on the way puts everything back."""
+        with ExitStack() as undo:
+            if not self._swap(staged, name, undo):
                 self.store.rename(staged, name)
-                return
-        if not self.store.exchange(staged, name):
-            self._move(name, layout.REPLACED)
-            self.store.rename(staged, name)
+                undo.callback(self.store.rename, name, staged)
             self.store.sync_directory("")
-            self.store.delete(f"{layout.REPLACED}/{name}")
+            undo.pop_all()
+        with suppress(OSError):
+            for entry in self._entries(layout.REPLACED):
+                self.store.delete(f"{layout.REPLACED}/{entry.path}")
+
+    def _swap(self, staged: str, name: str, undo: ExitStack) -> bool:
+        """True when `name` was taken by ours and is now the staged one; a foreign one is only moved away."""
+        if not self.store.exists(name):
+            return False
+        if not self._is_ours(name):
+            undo.callback(self.store.rename, self._move_foreign(name), name)
+            return False
+        if self.store.exchange(staged, name):
+            undo.callback(self.store.exchange, staged, name)
+            return True
+        undo.callback(self.store.rename, self.move(name, layout.REPLACED), name)
+        return False
 
     def remove(self, checkpoint: Checkpoint) -> None:
         """Take a checkpoint away: out of sight in one rename, then its manifest, then the rest."""
         trash = f"{layout.TRASH}/{uuid.uuid4().hex}"
-        moved = self._move(self._key(checkpoint), trash)
-        self.store.delete(f"{moved}/{MANIFEST_NAME}")
-        self.store.delete(trash)
+        moved = self.move(self._key(checkpoint), trash)
+        with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
+            self.store.delete(f"{moved}/{MANIFEST_NAME}")
+            self.store.delete(trash)
 
     def quarantine(self, checkpoint: Checkpoint) -> Path:
         """Move a checkpoint out of the run, to be kept until a person decides; returns where it lies."""
         home = f"{layout.QUARANTINE}/{uuid.uuid4().hex[:8]}"
-        return self.store.local_path(self._move(self._key(checkpoint), home))
+        return self.store.local_path(self.move(self._key(checkpoint), home))
 
     def set_aside(self, checkpoint: Checkpoint, timeline: int) -> Path:
         """Move a checkpoint to an abandoned timeline; returns where it lies."""
@@ -133,30 +166,57 @@ class Repository:
         home = f"{layout.TIMELINES}/{timeline}"
         if self.store.exists(f"{home}/{checkpoint.name}"):
             home = f"{home}/{uuid.uuid4().hex[:8]}"
-        return self.store.local_path(self._move(key, home))
+        return self.store.local_path(self.move(key, home))
 
     def set_aside_everything(self, home: str) -> list[str]:
         """Move all directories that are called like checkpoints to `home`; returns their names."""
         names = [e.path for e in self.store.list("") if e.kind == "directory" and parse_name(e.path)]
         for name in names:
-            self._move(name, home)
+            self.move(name, home)
         return names
 
     def recover(self) -> list[str]:
-        """Clear what a killed process left behind; returns what was done. Safe to repeat."""
-        done: list[str] = []
-        for entry in self.store.list(layout.REPLACED):
-            if self.store.exists(entry.path):
-                self.store.delete(f"{layout.REPLACED}/{entry.path}")
-            else:
-                self.store.rename(f"{layout.REPLACED}/{entry.path}", entry.path)
-                self.store.sync_directory("")
-                done.append(f"put back {entry.path}")
+        """Clear what a killed process left behind; returns what was done. Safe to repeat.
+
+        Nothing is removed before everything that can be seen is durable. What can't be removed stays: it is
+        no reason to refuse a resume.
+        """
+        self._make_durable()
+        done = [f"put back {entry.path}" for entry in self._entries(layout.REPLACED) if self._put_back(entry.path)]
         for room, what in ((layout.STAGING, "an unfinished save"), (layout.TRASH, "an unfinished removal")):
-            for entry in self.store.list(room):
-                self.store.delete(f"{room}/{entry.path}")
-                done.append(f"cleared {what}")
+            for entry in self._entries(room):
+                with suppress(OSError):
+                    self.store.delete(f"{room}/{entry.path}")
+                    done.append(f"cleared {what}")
+        for entry in self._entries(layout.META):
+            if any(is_leftover_of(entry.path, name) for name in _REPLACED_UNDER_LOCK):
+                with suppress(OSError):
+                    self.store.delete(f"{layout.META}/{entry.path}")
         return done
+
+    def _make_durable(self) -> None:
+        """Sync every directory that holds checkpoints: a killed process may have renamed and not synced."""
+        rooms = [entry.path for entry in self._entries(layout.META) if entry.kind == "directory"]
+        for room in (f"{layout.META}/{name}" for name in rooms):
+            for entry in self._entries(room):
+                if entry.kind == "directory" and room not in (layout.STAGING, layout.TRASH):
+                    self.store.sync_directory(f"{room}/{entry.path}")
+            self.store.sync_directory(room)
+        if self._is_directory(layout.META):
+            self.store.sync_directory(layout.META)
+        self.store.sync_directory("")
+
+    def _put_back(self, name: str) -> bool:
+        """Where a kill came between the two renames of a replacement: the old one takes its place again."""
+        replaced = f"{layout.REPLACED}/{name}"
+        if self._is_ours(name):
+            self.store.delete(replaced)
+            return False
+        if self.store.exists(name):
+            self._move_foreign(name)
+        self.store.rename(replaced, name)
+        self.store.sync_directory("")
+        return True
 
     # -- reading ---------------------------------------------------------------------------------------
 
@@ -176,7 +236,10 @@ class Repository:
         return max(numbers, default=0) + 1
 
     def read_manifest(self, directory: str, state: State = State.COMMITTED) -> Checkpoint:
-        """The checkpoint in a directory. Raises FileNotFoundError without a manifest, ManifestInvalid for a bad one."""
+        """The checkpoint in a directory.
+
+        Raises OSError without a manifest, ManifestInvalid for a bad one, LayoutTooNew for one of a newer holdfast.
+        """
         data = self.store.read(f"{directory}/{MANIFEST_NAME}", limit=manifest.SIZE_LIMIT)
         path = self.store.local_path(directory)
         return manifest.decode(data, origin=str(path / MANIFEST_NAME), path=path, state=state)
@@ -195,6 +258,9 @@ class Repository:
             if (parsed := parse_name(entry.path)) is None:
                 continue
             key = f"{room}/{entry.path}" if room else entry.path
+            if entry.kind == "link":
+                foreign.append(Foreign(self.store.local_path(key), "it is a link: what it leads to is not the run's"))
+                continue
             try:
                 checkpoint = self.read_manifest(key, state)
             except (OSError, CheckpointCorrupt) as error:
@@ -220,7 +286,7 @@ class Repository:
 
     def _is_ours(self, name: str) -> bool:
         try:
-            return self.read_manifest(name).run_id == self.run_id
+            return self._is_directory(name) and self.read_manifest(name).run_id == self.run_id
         except (OSError, CheckpointCorrupt):
             return False
 
@@ -229,20 +295,47 @@ class Repository:
             raise ValueError(f"{checkpoint.name} is not on disk")
         return checkpoint.path.relative_to(self.store.local_path("")).as_posix()
 
-    def _move(self, key: str, home: str) -> str:
-        """Durably move a directory into `home`, which is made; returns its new key."""
-        name = key.rsplit("/", 1)[-1]
-        self.store.make_directory(home)
-        self.store.rename(key, f"{home}/{name}")
-        self.store.sync_directory(home)
-        self.store.sync_directory(key.rpartition("/")[0])
-        return f"{home}/{name}"
+    def _entries(self, room: str) -> list[Entry]:
+        """Entries of one of holdfast's own directories; none when a link stands in its place."""
+        return self.store.list(room) if self._is_directory(layout.META) and self._is_directory(room) else []
 
-    def _discard_quietly(self, staging: Staging) -> None:
-        try:
-            self.discard(staging)
-        except OSError:
-            return  # recover() clears it at the next start; the first error is the one to report
+    def _is_directory(self, key: str) -> bool:
+        parent, _, name = key.rpartition("/")
+        return any(entry.path == name and entry.kind == "directory" for entry in self.store.list(parent))
+
+    def _move_foreign(self, name: str) -> str:
+        return self.move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
+
+    def move(self, key: str, home: str) -> str:
+        """Durably move a directory into `home`, which is made; returns its new key. A failure moves it back."""
+        parent, _, name = key.rpartition("/")
+        moved = f"{home}/{name}"
+        self.store.make_directory(home)
+        with ExitStack() as undo:
+            self.store.rename(key, moved)
+            undo.callback(self.store.rename, moved, key)
+            self.store.sync_directory(home)
+            self.store.sync_directory(parent)
+            undo.pop_all()
+        return moved
+
+
+_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json")
+"""Files of holdfast that only the holder of the run's lock replaces."""
+
+
+def _readable_manifest(checkpoint: Checkpoint) -> bytes:
+    """The manifest's bytes, read back once: what can't be read must not be committed."""
+    if not checkpoint.files:
+        raise StorageError("nothing was written")
+    try:
+        data = manifest.encode(checkpoint)
+        manifest.decode(data, origin="its manifest")
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"no manifest can name what was written: {error}") from error
+    if len(data) > manifest.SIZE_LIMIT:
+        raise StorageError("its files are too many for one manifest")
+    return data
 
 
 def _why_foreign(error: Exception) -> str:

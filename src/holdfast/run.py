@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast import layout
-from holdfast.errors import CheckpointNotFound, ResumeRefused
+from holdfast.errors import CheckpointNotFound, HoldfastError, ResumeRefused, RunNotFound
 from holdfast.events import EventLog
 from holdfast.lock import RunLock
 from holdfast.model import Checkpoint, Kind
@@ -59,17 +59,26 @@ class Run:
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], policy: Policy) -> Run:
-        """A new run in a directory that has none; makes the directory. The run is on disk on return."""
+        """A new run in a directory that has none; makes the directory. The run is on disk on return.
+
+        When another process was faster, the run is the other's. Raises RunLocked.
+        """
         store = LocalStore(Path(path))
-        store.make_directory(layout.META)
-        file = RunFile.for_policy(policy, run_id=uuid.uuid4().hex[:16], created=datetime.now(UTC))
-        write_run_file(store, file)
-        run = cls(Path(path), file)
-        run.events.append("run", run_id=file.run_id, keep=file.keep, metric=file.metric, mode=file.mode)
-        return run
+        lock = RunLock(store)
+        lock.acquire()
+        try:
+            with suppress(RunNotFound):
+                return cls.open(path)
+            file = RunFile.for_policy(policy, run_id=uuid.uuid4().hex[:16], created=datetime.now(UTC))
+            run = cls(Path(path), file)
+            run.events.append("run", run_id=file.run_id, keep=file.keep, metric=file.metric, mode=file.mode)
+            write_run_file(store, file)
+            return run
+        finally:
+            lock.release()
 
     @contextmanager
-    def writing(self) -> Iterator[Run]:
+    def writing(self) -> Generator[Run]:
         """Hold the run's lock, after clearing what a killed process left. Raises RunLocked."""
         self.begin_writing()
         try:
@@ -82,6 +91,7 @@ class Run:
         self.lock.acquire()
         try:
             done = self.repository.recover()
+            self.pin_board.recover()
             self._finish_rewind()
         except BaseException:
             self.lock.release()
@@ -197,6 +207,7 @@ class Run:
 
     def set_policy(self, policy: Policy) -> None:
         """Put a policy in force."""
+        self._check_lock()
         file = self.file.with_policy(policy)
         if file != self.file:
             write_run_file(self.store, file)
@@ -204,8 +215,11 @@ class Run:
 
     def commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
         """Commit a staged checkpoint; see `Repository.commit`."""
-        replaced = [c for c in self.repository.listing().checkpoints if c.step == draft.step]
+        self._check_lock()
+        replaced = [c.generation for c in self.repository.listing().checkpoints if c.name == draft.name]
         checkpoint = self.repository.commit(staging, draft)
+        for generation in replaced:
+            self.pin_board.hand_over(generation, checkpoint.generation)
         self.events.append(
             "committed",
             step=checkpoint.step,
@@ -214,7 +228,7 @@ class Run:
             kind=checkpoint.kind.value,
             metrics=dict(checkpoint.metrics),
             size_bytes=checkpoint.size_bytes,
-            replaces=[c.generation for c in replaced if c.name == checkpoint.name],
+            replaces=replaced,
         )
         return checkpoint
 
@@ -229,12 +243,14 @@ class Run:
 
     def remove(self, checkpoint: Checkpoint, reason: str) -> None:
         """Remove one checkpoint, with the reason in the event log."""
+        self._check_lock()
         self.repository.remove(checkpoint)
         fields = {"step": checkpoint.step, "generation": checkpoint.generation}
         self.events.append("removed", **fields, size_bytes=checkpoint.size_bytes, reason=reason)
 
     def quarantine(self, verification: Verification) -> Path:
         """Move a damaged checkpoint aside; returns where it lies."""
+        self._check_lock()
         checkpoint = verification.checkpoint
         where = self.repository.quarantine(checkpoint)
         self.events.append(
@@ -251,6 +267,7 @@ class Run:
 
         The intent is on disk before the first move, so that a crash in between is completed at the next start.
         """
+        self._check_lock()
         newer = tuple(c for c in self.repository.listing().checkpoints if c.generation > checkpoint.generation)
         if newer:
             timeline = self.repository.current_timeline()
@@ -260,12 +277,24 @@ class Run:
 
     # -- helpers ---------------------------------------------------------------------------------------
 
+    def _check_lock(self) -> None:
+        if not self.lock.held:
+            raise HoldfastError(
+                f"{self.path} can't be changed without its lock", hint="Begin first, or use `with run.writing():`."
+            )
+
     def _finish_rewind(self) -> None:
         try:
             text = self.store.read(layout.REWIND, limit=layout.SMALL_FILE_LIMIT)
         except FileNotFoundError:
             return
-        generation, timeline = map(int, text.split())
+        try:
+            generation, timeline = map(int, text.split())
+        except ValueError as error:
+            raise HoldfastError(
+                f"{self.store.local_path(layout.REWIND)} is damaged, and a rewind was under way",
+                hint="Delete it to stay with all checkpoints, or name the one to resume from afterwards.",
+            ) from error
         newer = [c for c in self.repository.listing().checkpoints if c.generation > generation]
         for checkpoint in newer:
             self.repository.set_aside(checkpoint, timeline)

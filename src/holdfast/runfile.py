@@ -88,9 +88,7 @@ def _not_found(store: LocalStore) -> RunNotFound:
     if runs:
         return RunNotFound(f"{store.root} holds no run itself", hint=f"There are runs below it: {', '.join(runs[:20])}")
     if parse_name(store.root.name) is not None and (store.root.parent / layout.RUN).is_file():
-        return RunNotFound(
-            f"{store.root} is one checkpoint, not a run", hint=f"Give the run: {store.root.parent}"
-        )
+        return RunNotFound(f"{store.root} is one checkpoint, not a run", hint=f"Give the run: {store.root.parent}")
     stock = [child.name for child in store.root.iterdir() if parse_name(child.name)]
     if stock:
         return RunNotFound(

@@ -74,9 +74,7 @@ def verify_files(
     return (*problems, *_extras(found, expected))
 
 
-def _what_is_wrong(
-    store: Store, directory: str, file: FileEntry, entry: Entry | None, on_bytes: OnBytes | None
-) -> str:
+def _what_is_wrong(store: Store, directory: str, file: FileEntry, entry: Entry | None, on_bytes: OnBytes | None) -> str:
     if entry is None:
         return "is missing"
     if entry.kind != "file":
@@ -91,7 +89,7 @@ def _what_is_wrong(
 
 
 def _extras(found: dict[str, Entry], expected: dict[str, FileEntry]) -> list[Problem]:
-    directories = {parent for path in expected for parent in _parents(path)}
+    directories = {parent for path in expected for parent in parents_of(path)}
     problems: list[Problem] = []
     for path, entry in sorted(found.items()):
         known = path in expected or path == MANIFEST_NAME or (entry.kind == "directory" and path in directories)
@@ -101,6 +99,7 @@ def _extras(found: dict[str, Entry], expected: dict[str, FileEntry]) -> list[Pro
     return problems
 
 
-def _parents(path: str) -> list[str]:
+def parents_of(path: str) -> list[str]:
+    """The directories above a relative path, outermost first."""
     parts = path.split("/")[:-1]
     return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]

@@ -68,13 +68,13 @@ class Candidates:
 
 def candidates(run: Run, reference: Reference | None = None) -> Candidates:
     """All checkpoints of a run, or the one that a reference names. Raises CheckpointNotFound."""
-    unreadable = tuple(_unreadable(run))
+    bad_manifests = unreadable(run)
     if reference is None:
-        return Candidates(run.checkpoints, unreadable)
+        return Candidates(run.checkpoints, bad_manifests)
     try:
         return Candidates((run.find(reference),), ())
     except CheckpointNotFound:
-        named = tuple(checked for checked in unreadable if _names(reference, checked))
+        named = tuple(checked for checked in bad_manifests if _names(reference, checked))
         if not named:
             raise
         return Candidates((), named)
@@ -102,7 +102,7 @@ def check(
         moved_to = run.quarantine(verification) if quarantine and not verification.ok else None
         path = checkpoint.path or run.path / checkpoint.name
         outcomes.append(Checked(path, checkpoint.step, verification.problems, verification, moved_to))
-    return (*outcomes, *found.unreadable)
+    return tuple(sorted((*outcomes, *found.unreadable), key=lambda checked: checked.step))
 
 
 def safe_to_resume(run: Run, reference: Reference, on_bytes: OnBytes | None = None) -> ResumePoint:
@@ -146,8 +146,12 @@ def note(run: Run, verification: Verification) -> None:
         run.note_verified(verification)
 
 
+def unreadable(run: Run) -> tuple[Checked, ...]:
+    """Directories that hold a manifest which can't be read, as opposed to none or another run's; by step."""
+    return tuple(sorted(_unreadable(run), key=lambda checked: checked.step))
+
+
 def _unreadable(run: Run) -> Iterator[Checked]:
-    """Directories that hold a manifest which can't be read, as opposed to none or another run's."""
     for foreign in run.foreign:
         parsed = parse_name(foreign.path.name)
         try:

@@ -10,11 +10,9 @@ from holdfast.model import Checkpoint
 from holdfast.operations.listing import Row, list_checkpoints
 from holdfast.references import Reference
 from holdfast.retention import (
-    All,
     Best,
     Context,
     Daily,
-    Every,
     Hourly,
     Latest,
     Metric,
@@ -92,6 +90,17 @@ def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
         case Latest(n=n):
             newer = sum(c.resumable and c.generation > checkpoint.generation for c in context.checkpoints)
             return _count(n - newer, "newer full checkpoint")
+        case Within() | Hourly() | Daily():
+            return _end_in_time(rule, checkpoint, context)
+        case Pinned():
+            run = checkpoint.path.parent if checkpoint.path else "RUN"
+            return f"unpinning it: holdfast unpin {run} {checkpoint.step}"
+        case _:
+            return f"a policy without {rule.spec()!r}: newer checkpoints don't change it"
+
+
+def _end_in_time(rule: Within | Hourly | Daily, checkpoint: Checkpoint, context: Context) -> str:
+    match rule:
         case Within(seconds=seconds):
             end = checkpoint.created.astimezone(UTC) + timedelta(seconds=seconds)
             return f"time alone: after {end:%Y-%m-%d %H:%M:%S} UTC"
@@ -99,12 +108,6 @@ def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
             return _newer_times(n, "hour", "%Y-%m-%d %H", checkpoint, context)
         case Daily(n=n):
             return _newer_times(n, "day", "%Y-%m-%d", checkpoint, context)
-        case Pinned():
-            return "unpinning it: holdfast unpin"
-        case Every() | All():
-            return f"a policy without {rule.spec()!r}: newer checkpoints don't change it"
-        case _:
-            return f"whatever ends the rule {rule.spec()!r}"
 
 
 def _better_ones(k: int, checkpoint: Checkpoint, context: Context, metric: Metric) -> str:

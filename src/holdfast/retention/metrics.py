@@ -13,20 +13,20 @@ from holdfast.errors import PolicyError
 Mode = Literal["min", "max"]
 """Which way is better: `min` (lower) or `max` (higher)."""
 
-_LOWER_IS_BETTER = """
+LOWER_IS_BETTER = """
     loss perplexity ppl nll bpc bpb bits_per_byte bits_per_character cross_entropy
     negative_log_likelihood neg_log_likelihood
     wer cer ter eer mer ser error err mse mae rmse mape smape msle ece brier fid
 """
-_HIGHER_IS_BETTER = """
+HIGHER_IS_BETTER = """
     accuracy acc f1 fbeta precision recall specificity sensitivity auc auroc roc_auc auprc pr_auc
     mcc matthews correlation pearson pearsonr spearman spearmanr kappa r2
     bleu sacrebleu gleu rouge rougel rougelsum meteor chrf bertscore comet exact exact_match em
     map ndcg mrr hits iou miou dice win winrate win_rate pass reward margin
 """
 _MODES: dict[str, Mode] = {
-    **dict.fromkeys(_LOWER_IS_BETTER.split(), "min"),
-    **dict.fromkeys(_HIGHER_IS_BETTER.split(), "max"),
+    **dict.fromkeys(LOWER_IS_BETTER.split(), "min"),
+    **dict.fromkeys(HIGHER_IS_BETTER.split(), "max"),
 }
 _TURNS_MEANING = frozenset(
     {"neg", "negative", "inv", "inverse", "rejected", "scale", "weight", "count"}

@@ -6,7 +6,9 @@ from typing import Any
 
 from holdfast.receipt import Difference, Exactness
 
-_PREFIXES_WITHOUT_EFFECT = ("hub_", "push_to_hub", "report_to", "logging_dir", "run_name", "project", "trackio_", "log_")
+_PREFIXES_WITHOUT_EFFECT = (
+    *("hub_", "push_to_hub", "report_to", "logging_dir", "run_name", "project", "trackio_", "log_"),
+)
 _WITHOUT_EFFECT = frozenset({
     "output_dir", "disable_tqdm", "resume_from_checkpoint", "save_total_limit", "overwrite_output_dir", "do_train",
     "do_eval", "do_predict", "load_best_model_at_end", "metric_for_best_model", "greater_is_better", "local_rank",
@@ -15,6 +17,7 @@ _WITHOUT_EFFECT = frozenset({
     "ddp_find_unused_parameters", "ddp_broadcast_buffers", "ddp_static_graph", "label_names", "eval_on_start",
     "dataloader_pin_memory", "dataloader_prefetch_factor", "dataset_num_proc", "include_for_metrics", "debug",
     "average_tokens_across_devices", "enable_jit_checkpoint", "auto_find_batch_size", "push_to_hub_token",
+    "optim",  # the fingerprint has the optimizer itself
 })  # fmt: skip
 _CADENCE = frozenset({
     "logging_steps", "logging_strategy", "logging_first_step", "logging_nan_inf_filter", "eval_steps", "eval_strategy",

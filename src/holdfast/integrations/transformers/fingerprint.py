@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Sized
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -148,6 +149,7 @@ def _dtype(parameters: list[Any]) -> str:
     return ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "none"
 
 
+@cache
 def _version(name: str) -> str | None:
     try:
         return version(name)

@@ -30,7 +30,9 @@ class LoopState:
     `tr_loss` is the loss summed since the last log, `total_loss` the sum that was logged before, both in nats;
     `last_logged_step` and `initial_step` in optimizer steps; `grad_norm` and `learning_rate` of the last step;
     `epoch_start` the random state from which the data order of the running epoch was drawn; `sampler_seed` the
-    seed of accelerate's shuffling sampler; `stopped` True when a callback had ended the training at this step.
+    seed of accelerate's shuffling sampler; `stopped` True when a callback had ended the training at this step;
+    `model_trains` False when the model was left in evaluation mode, which decides what TRL logs next;
+    `loading_draws` True when fetching a batch drew random numbers, as a collator that masks does.
     """
 
     position: Position
@@ -43,6 +45,8 @@ class LoopState:
     epoch_start: RandomState | None
     sampler_seed: int | None
     stopped: bool
+    model_trains: bool = True
+    loading_draws: bool = False
     counters: dict[str, int] = field(default_factory=dict[str, int])
     metric_lists: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict[str, Any])
 
@@ -89,21 +93,6 @@ def restore_trl(trainer: Any, state: LoopState) -> None:
                 target[mode].clear()
                 for key, values in by_name.items():
                     target[mode][key] = list(values)
-
-
-def sampler_of(loader: Any) -> Any:
-    """The shuffling sampler with a seed of its own inside a prepared data loader, None when there is none."""
-    seen: set[int] = set()
-    queue = [loader]
-    while queue:
-        part = queue.pop()
-        if part is None or id(part) in seen:
-            continue
-        seen.add(id(part))
-        if hasattr(part, "initial_seed") and hasattr(part, "set_epoch"):
-            return part
-        queue += [getattr(part, name, None) for name in ("sampler", "batch_sampler", "base_dataloader")]
-    return None
 
 
 def missing_for_resume(directory: Path) -> list[str]:

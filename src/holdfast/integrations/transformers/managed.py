@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer
-from transformers.trainer_callback import ExportableState, TrainerControl
+from transformers.trainer_callback import ExportableState
 
 from holdfast.checkpointer import Checkpointer, Fresh
 from holdfast.errors import SettingsError
@@ -54,7 +54,7 @@ class ManagedTrainer(_Base):
             # Stock callbacks such as EarlyStoppingCallback read the direction from here.
             self.args.greater_is_better = choice.policy.metric.mode == "max"
         self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
-        checkpointer = Checkpointer(self.args.output_dir, choice.policy, fresh=fresh)
+        checkpointer = Checkpointer(str(self.args.output_dir), choice.policy, fresh=fresh)
         self._holdfast = Session(self, checkpointer, choice.notes)
         self.add_callback(SessionCallback(self._holdfast))
 
@@ -79,7 +79,8 @@ class ManagedTrainer(_Base):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         if self._holdfast.ended:
             return [], None
-        return super().get_batch_samples(*args, **kwargs)
+        fetch = super().get_batch_samples
+        return self._holdfast.fetch(lambda: fetch(*args, **kwargs))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -122,13 +123,14 @@ class ManagedTrainer(_Base):
         if not session.active:
             super()._save_checkpoint(model, trial, *args, **kwargs)
             return
+        stored: dict[str, Any] = cast(Any, self.state).stateful_callbacks
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
-                self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+                stored.setdefault(type(callback).__name__, callback.state())
         checkpoint = session.save(lambda: super(ManagedTrainer, self)._save_checkpoint(model, trial, *args, **kwargs))
         if session.pending_push is not None:
             session.pending_push = None
-            super()._push_from_checkpoint(os.fspath(checkpoint.path))
+            super()._push_from_checkpoint(str(checkpoint.path))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
@@ -147,9 +149,10 @@ class ManagedTrainer(_Base):
         super()._load_callback_state()
         if self.args.restore_callback_states_from_checkpoint:
             return
+        states: dict[str, Any] = cast(Any, self.state).stateful_callbacks
         for callback in self.callback_handler.callbacks:
-            stored = self.state.stateful_callbacks.get(type(callback).__name__)
-            if isinstance(callback, ExportableState) and not isinstance(callback, TrainerControl) and isinstance(stored, dict):
+            stored = states.get(type(callback).__name__)
+            if isinstance(callback, ExportableState) and isinstance(stored, dict):
                 for name, value in stored.get("attributes", {}).items():
                     setattr(callback, name, value)
 
@@ -161,7 +164,7 @@ class ManagedTrainer(_Base):
         if best is None:
             messages.logger.warning("load_best_model_at_end: no checkpoint can be ranked; the last weights stay")
             return
-        self.state.best_model_checkpoint = os.fspath(best.path)
+        self.state.best_model_checkpoint = str(best.path)
         self.state.best_global_step = best.step
         super()._load_best_model()
 
@@ -188,12 +191,13 @@ def attach(
             f"attach takes a transformers Trainer or one derived from it, not {type(trainer).__name__}",
             hint="For a training loop of your own, use holdfast.Checkpointer.",
         )
-    original = type(trainer)
-    managed = type(original.__name__, (ManagedTrainer, original), {"_holdfast_original": original})
+    original: type = type(trainer)
+    managed: Any = type(original.__name__, (ManagedTrainer, original), {"_holdfast_original": original})
     trainer.__class__ = managed
+    adopted = cast(ManagedTrainer, trainer)
     try:
-        trainer._holdfast_setup(keep=keep, metric=metric, mode=mode, fresh=fresh)
+        adopted._holdfast_setup(keep=keep, metric=metric, mode=mode, fresh=fresh)
     except BaseException:
         trainer.__class__ = original
         raise
-    return trainer.checkpointer
+    return adopted.checkpointer

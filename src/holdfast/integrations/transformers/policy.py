@@ -39,6 +39,11 @@ def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mod
             "eval_strategy='no': nothing is evaluated, so no checkpoint can be called the best. "
             "Set eval_strategy='steps' to rank them"
         )
+    if args.save_only_model:
+        notes.append(
+            "save_only_model=True: the checkpoints hold weights alone, and none of them can be resumed from. "
+            "Set save_only_model=False to go on after a crash"
+        )
     return Choice(policy, tuple(notes))
 
 
@@ -63,10 +68,22 @@ def _rules(keep: Keep | None) -> tuple[Rule, ...] | None:
         return parse(keep)
     parts: list[Rule] = []
     for part in keep if isinstance(keep, Sequence) else [keep]:
-        parts.extend(parse(part) if isinstance(part, str) else [part])
+        parts.extend(parse(part) if isinstance(part, str) else [_rule(part)])
     if not parts:
-        raise PolicyError("keep is empty", hint='Name at least one rule, for example keep="best:3,latest:2".')
+        raise PolicyError("keep is empty", hint=_KEEP)
+    for place, rule in enumerate(parts):
+        if any(type(rule) is type(other) for other in parts[:place]):
+            raise PolicyError(f"{rule.word()!r} stands twice in keep", hint="Give each rule once.")
     return tuple(parts)
+
+
+_KEEP = 'Name at least one rule, for example keep="best:3,latest:2".'
+
+
+def _rule(part: Any) -> Rule:
+    if not isinstance(part, Rule):
+        raise PolicyError(f"keep takes rules or their text, not {part!r}", hint=_KEEP)
+    return part
 
 
 def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> tuple[Metric, list[str]]:

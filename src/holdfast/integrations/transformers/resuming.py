@@ -18,6 +18,7 @@ _LEVELS = {
     "data": Exactness.APPROXIMATE,
     "model": Exactness.APPROXIMATE,
     "adapter": Exactness.APPROXIMATE,
+    "optimizer": Exactness.EQUIVALENT,
     "eval data": Exactness.EQUIVALENT,
     "versions": Exactness.EQUIVALENT,
     "device": Exactness.EQUIVALENT,
@@ -54,11 +55,15 @@ def refuse_unfit(point: ResumePoint, now: Mapping[str, Any]) -> None:
 
 def _refuse_optimizer(point: ResumePoint, found: list[Difference]) -> None:
     for difference in found:
-        if difference.section == "optimizer":
+        if difference.section == "optimizer" and not {difference.before, difference.now} <= _ONE_STATE:
             raise ResumeRefused(
                 f"{point.path} holds the state of optimizer {difference.before}; this training uses {difference.now}",
                 hint=f"Resume with optim={difference.before!r}, or start a new run from its weights.",
             )
+
+
+_ONE_STATE = frozenset({"adamw_torch", "adamw_torch_fused"})
+"""Optimizers that read each other's state; which one is the default depends on the versions."""
 
 
 def _refuse_shapes(point: ResumePoint, found: list[Difference]) -> None:
@@ -104,6 +109,10 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
         text = "stock tools wrote it: running loss, token counts and the epoch's random state start anew"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     reasons += _not_restorable(trainer, loop)
+    data = now.get("data", {})
+    if data.get("rows") is not None and data.get("digest") is None:
+        text = "the training data can't be compared: its rows can't be read, or are not the same twice"
+        reasons.append(Reason(Exactness.APPROXIMATE, text))
     passed = tuple(verification.summary() for verification in point.passed_over)
     return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, passed)
 
@@ -136,6 +145,8 @@ def _not_restorable(trainer: Any, loop: LoopState | None) -> list[Reason]:
         found.append("dataloader_persistent_workers=True draws one random number less in the next epoch")
     if getattr(trainer.data_collator, "mlm", False):
         found.append("the collator masks at random, ahead of the restored random state")
+    elif loop is not None and loop.loading_draws:
+        found.append("the collator or the data set draws random numbers, ahead of the restored random state")
     if loop is not None and loop.epoch_start is None:
         found.append("the random state at the start of the epoch is not in the checkpoint")
     return [Reason(Exactness.APPROXIMATE, text) for text in found]

@@ -15,10 +15,11 @@ import torch
 from holdfast.checkpointer import Checkpointer, Facts
 from holdfast.errors import HoldfastError
 from holdfast.integrations.transformers import messages
+from holdfast.integrations.transformers.data_order import hold_epoch, release_epoch, sampler_of
 from holdfast.integrations.transformers.disk_errors import as_os_error
 from holdfast.integrations.transformers.estimate import describe_saves
 from holdfast.integrations.transformers.fingerprint import fingerprint, written_by
-from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl, sampler_of
+from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
 from holdfast.integrations.transformers.resuming import (
     TRAINER_STATE_NAME,
     make_receipt,
@@ -31,6 +32,8 @@ from holdfast.run import ResumePoint
 from holdfast.snapshot import random_state
 
 _TIMINGS = ("_runtime", "_per_second", "_preparation_time")
+_WATCHED_FETCHES = 4
+"""Fetches of each epoch within which drawing random numbers would be noticed."""
 logger = messages.logger
 
 
@@ -54,6 +57,8 @@ class Session:
         self.ended = False
         """True when a resumed training turns out to be over: no further step may run."""
         self._first_epoch = point is not None
+        self._fetched = 0
+        self._loading_draws = False
         self.tr_loss: torch.Tensor | None = None
         self.tr_loss_to_add: float = 0.0
         self._trainer_state: dict[str, Any] = {}
@@ -72,7 +77,7 @@ class Session:
     def training(self, resume: Any) -> Iterator[str | None]:
         """Hold the run for one `train()`; yields the path to resume from, None for a fresh start."""
         self._warn_ignored_setting(resume)
-        point = self.checkpointer.begin(resume)
+        point = self.checkpointer.begin(resume, settle=False)
         try:
             self._reset(point)
             self._fingerprint = fingerprint(self.trainer)
@@ -141,14 +146,18 @@ class Session:
             return
         self._first_epoch = True
         over = self._is_over(self.point, state.max_steps)
+        self.checkpointer.settle()
         self._restore_best(state)
+        if self.point.checkpoint.run_id == self.checkpointer.run.id:
+            self._saved_step = self.point.checkpoint.step
+            self._metrics = (self._saved_step, dict(self.point.checkpoint.metrics))
         if self.loop is not None:
             self._restore_loop(self.loop, loader)
         self._say_start(state, over=over)
         if self.loop is not None and self.loop.position == "step_end" and (over or _is_whole(state.epoch)):
             self._finish_epoch(self.loop, self.point)
         if over or trainer.control.should_training_stop:
-            self._end()
+            self._end(self.point)
 
     def _is_over(self, point: ResumePoint, max_steps: int) -> bool:
         """True when the training had reached its end, or a callback had ended it, at the checkpoint."""
@@ -156,9 +165,10 @@ class Session:
         stopped = self.loop is not None and self.loop.stopped
         return finished or (stopped and max_steps == self._trainer_state.get("max_steps"))
 
-    def _end(self) -> None:
+    def _end(self, point: ResumePoint) -> None:
         self.ended = True
         self.trainer.control.should_training_stop = True
+        self.trainer._load_rng_state(str(point.path))
         if not hasattr(self.trainer, "_tr_loss"):
             self.trainer._total_loss_scalar += self.take_loss()
 
@@ -176,6 +186,7 @@ class Session:
             self.tr_loss = trainer._tr_loss
         else:
             self.tr_loss_to_add = loop.tr_loss
+        trainer.model.train(loop.model_trains)
         restore_trl(trainer, loop)
         sampler = sampler_of(loader)
         if sampler is not None and loop.sampler_seed is not None:
@@ -206,10 +217,30 @@ class Session:
     def epoch_begins(self) -> None:
         """Note, or on a resume in mid-epoch put back, the random state that the data order is drawn from."""
         epoch_start = self.loop.epoch_start if self.loop is not None else None
-        if self._first_epoch and epoch_start is not None and not _is_whole(self.trainer.state.epoch):
+        in_mid_epoch = self._first_epoch and not self.ended and not _is_whole(self.trainer.state.epoch)
+        sampler = sampler_of(self.trainer.callback_handler.train_dataloader)
+        if in_mid_epoch and epoch_start is not None:
             random_state.restore(epoch_start)
+        if sampler is not None:
+            release_epoch(sampler)
+            if in_mid_epoch:
+                hold_epoch(sampler, int(self.trainer.state.epoch))
         self._first_epoch = False
+        self._fetched = 0
         self._epoch_start = random_state.capture()
+
+    def fetch(self, fetch: Callable[[], Any]) -> Any:
+        """The next batches; notes whether fetching them draws random numbers, which a resume can't repeat.
+
+        The first fetch of an epoch draws for the order alone, a few more show the rest: watching costs time.
+        """
+        self._fetched += 1
+        if self._loading_draws or not 1 < self._fetched <= _WATCHED_FETCHES:
+            return fetch()
+        before = random_state.capture()
+        batches = fetch()
+        self._loading_draws = random_state.capture() != before
+        return batches
 
     def load_random_state(self, load: Callable[[], None]) -> None:
         """In place of the stock loader: after a replayed epoch end the state is the one after it."""
@@ -246,6 +277,7 @@ class Session:
         self._metrics = (step, {**before, **found})
         if self.active and self._saved_step == step and found:
             self.checkpointer.record(step, found)
+            self._restore_best(self.trainer.state)
 
     def is_new_best(self, metrics: dict[str, Any], best_before: float | None) -> float | None:
         """The value of the metric when it beats `best_before`, None when not, or when it is missing or NaN."""
@@ -336,6 +368,8 @@ class Session:
             epoch_start=self._epoch_start,
             sampler_seed=getattr(sampler, "initial_seed", None),
             stopped=bool(trainer.control.should_training_stop) and trainer.state.global_step < trainer.state.max_steps,
+            model_trains=bool(trainer.model.training),
+            loading_draws=self._loading_draws or (self.loop is not None and self.loop.loading_draws),
             counters=counters,
             metric_lists=lists,
         )

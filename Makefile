@@ -1,0 +1,70 @@
+# Two commands are all: `make demo` and `make test`. Both set up `.venv` first.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+# The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
+TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
+
+.PHONY: help setup demo test check format lint types imports unit training docs campaign test-oldest clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: .venv/.ready  ## create .venv with everything that development needs
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "holdfast needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "setting up .venv (once; torch and the Hugging Face libraries take a minute)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints.txt -e '.[demo]' --group dev
+	@touch $@
+
+demo: .venv/.ready  ## fine-tune, kill, resume, keep the best: on an embedded model, in two minutes
+	@$(BIN)/holdfast demo
+
+test: unit training  ## the whole test suite
+
+unit: .venv/.ready  ## the tests that train nothing
+	$(BIN)/python -m pytest -q -m "not training and not campaign" -n 2
+
+training: .venv/.ready  ## the tests that train real (tiny) models, kill and resume them
+	$(BIN)/python -m pytest -q -m "training and not campaign" -n 2 --dist loadfile
+
+check: format lint types imports test docs  ## everything that must hold before a commit
+
+format: .venv/.ready  ## code is formatted
+	$(BIN)/ruff format --check
+
+lint: .venv/.ready  ## code is clean
+	$(BIN)/ruff check
+
+types: .venv/.ready  ## types hold
+	$(BIN)/pyright
+
+imports: .venv/.ready  ## imports go down only
+	$(BIN)/lint-imports
+
+docs: .venv/.ready  ## generated pages are up to date
+	$(BIN)/python tools/generate_docs.py --check
+
+campaign: .venv/.ready  ## the longer fault campaigns
+	$(BIN)/python -m pytest -q -m campaign -s
+
+test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
+	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 2 --dist loadfile
+
+.venv-oldest/.ready: pyproject.toml constraints-oldest.txt .venv/.ready
+	$(PYTHON) -m venv .venv-oldest
+	VIRTUAL_ENV=$(CURDIR)/.venv-oldest $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints-oldest.txt -e '.[demo]' --group dev
+	@touch $@
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,46 @@
+"""What people see of an error: one line, a way out, an exit code of its kind, and no traceback."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from holdfast.cli.text import clean, paint
+from holdfast.errors import HoldfastError, StorageError
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+"""What a shell reports of a process that SIGPIPE ended."""
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """Report an error on stderr; returns its exit code, None for one that is a bug of ours."""
+    match error:
+        case HoldfastError():
+            _report(error.message, error.hint)
+            return error.exit_code
+        case BrokenPipeError():
+            _silence_stdout()
+            return BROKEN_PIPE
+        case OSError():
+            what = error.strerror or str(error) or type(error).__name__
+            _report(f"{what}: {error.filename}" if error.filename else what)
+            return StorageError.exit_code
+        case KeyboardInterrupt() | click.Abort():
+            click.echo("\n" * sys.stderr.isatty() + "holdfast: interrupted", err=True)
+            return INTERRUPTED
+        case _:
+            return None
+
+
+def _report(message: str, hint: str = "") -> None:
+    lines = [f"{paint('holdfast:', 'red', sys.stderr)} {clean(message)}"]
+    lines += [f"  {clean(line)}" for line in hint.splitlines()]
+    click.echo("\n".join(lines), err=True)
+
+
+def _silence_stdout() -> None:
+    """Python flushes stdout once more at its end, which would fail again, aloud."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,131 @@
+"""`holdfast ls`: the checkpoints of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import click
+
+from holdfast.cli.command import command, format_option, run_argument
+from holdfast.cli.render import Output
+from holdfast.cli.tables import Cell, Column, Span, Table
+from holdfast.cli.text import count, shorten
+from holdfast.cli.units import align_numbers, format_age, format_number, format_size
+from holdfast.model import Kind
+from holdfast.operations.listing import DAMAGED, Listing, Row, list_checkpoints
+from holdfast.retention import Metric
+from holdfast.run import Run
+
+SHOWN_METRICS = 3
+LONGEST_NAME = 32
+_NOISE = ("_runtime", "_per_second", "_flops", "_time")
+"""Endings of what trainers log beside every evaluation; a list is not the place for it."""
+
+
+@command(
+    "ls",
+    examples=[
+        ("holdfast ls runs/sft", "every checkpoint, and why it is kept"),
+        ("holdfast ls runs/sft --all", "also those set aside by a rewind, and quarantined ones"),
+        ("holdfast ls runs/sft --format json | jq '.[] | select(.pinned) | .path'", "paths of what is pinned"),
+    ],
+)
+@run_argument
+@click.option("--all", "aside", is_flag=True, help="Also list what a rewind set aside and what is in quarantine.")
+@format_option
+def ls(run: Run, aside: bool, output: Output) -> None:
+    """What the policy would drop at the next save is marked; nothing is removed by listing."""
+    listing = list_checkpoints(run, aside=aside)
+    if output.is_json:
+        output.json([row.to_json() for row in listing.rows])
+    elif listing.rows:
+        _print(run, listing, output)
+    for foreign in listing.foreign:
+        output.note(f"note: {foreign.path.name} is not counted, and left alone: {foreign.reason}")
+    if not listing.rows:
+        output.note(f"{run.path} has no checkpoint yet")
+
+
+def _print(run: Run, listing: Listing, output: Output) -> None:
+    table = checkpoint_table(listing)
+    if not output.is_rich:
+        output.table(table)
+        return
+    output.line((str(run.path), "bold"), f" keeps {listing.policy.describe()}")
+    output.line()
+    output.table(table.informative())
+    output.line()
+    output.line((_summary(listing), "dim"))
+
+
+def _summary(listing: Listing) -> str:
+    text = f"{count(len(listing.rows), 'checkpoint')}, {format_size(listing.size_bytes)}."
+    going = listing.plan.remove
+    if going:
+        text += f" The next prune removes {len(going)} and frees {format_size(listing.plan.freed_bytes)}."
+    return text
+
+
+def checkpoint_table(listing: Listing) -> Table:
+    metric, now = listing.metric, datetime.now(UTC)
+    columns = (
+        Column("Step", "right", essential=True),
+        Column("Epoch", "right"),
+        Column(metric.name if metric else "Metric", "right", folds=True, minimum=12),
+        Column("Mark", folds=True, minimum=10),
+        Column("Kept because", folds=True, essential=True),
+        Column("Size", "right"),
+        Column("Age", "right"),
+        Column("State", telling=True),
+        Column("Timeline", "right", telling=True),
+        Column("Other metrics", folds=True, minimum=20),
+    )
+    values = align_numbers([metric.value(row.checkpoint.metrics) if metric else None for row in listing.rows])
+    rows = (_cells(row, value, metric, now) for row, value in zip(listing.rows, values, strict=True))
+    return Table(columns, tuple(rows))
+
+
+def _cells(row: Row, value: str, metric: Metric | None, now: datetime) -> tuple[Cell, ...]:
+    checkpoint = row.checkpoint
+    style = "" if row.keep else "dim"
+    return (
+        Cell.of(str(checkpoint.step), "bold" if row.keep else style),
+        Cell.of("" if checkpoint.epoch is None else f"{checkpoint.epoch:.2f}", style),
+        Cell.of(value, "green" if row.best else style),
+        Cell(marks(row), separator=" "),
+        Cell(why(row)),
+        Cell.of(format_size(checkpoint.size_bytes), style),
+        Cell.of(format_age(checkpoint.created, now), style),
+        Cell.of(row.state, "bold red" if row.state == DAMAGED else style),
+        Cell.of(str(checkpoint.timeline), style),
+        Cell(tuple(_other_metrics(checkpoint.metrics, metric)), separator=", "),
+    )
+
+
+def marks(row: Row) -> tuple[Span, ...]:
+    """What a checkpoint stands out by: damaged, best, newest, weights only, pinned, #tag."""
+    found: list[Span] = []
+    found += [(DAMAGED, "bold red")] if row.state == DAMAGED else []
+    found += [("best", "bold green")] if row.best else []
+    found += [("newest", "bold cyan")] if row.newest else []
+    found += [("weights", "blue")] if row.checkpoint.kind is Kind.WEIGHTS else []
+    found += [("pinned", "bold yellow")] if row.pinned else []
+    return (*found, *((f"#{tag}", "bold magenta") for tag in row.tags))
+
+
+def why(row: Row) -> tuple[Span, ...]:
+    """The plan's reasons; what would go says so."""
+    if row.keep:
+        return row.reasons
+    return tuple((f"would be removed: {reason}", "yellow") for reason in row.reasons)
+
+
+def _other_metrics(metrics: Mapping[str, float], ranked_by: Metric | None) -> list[str]:
+    """The first metrics beside the one that ranks, and how many more there are."""
+    ranking = {ranked_by.name, ranked_by.name.removeprefix("eval_")} if ranked_by else set[str]()
+    others = [name for name in metrics if name not in ranking]
+    shown = [name for name in others if not name.endswith(_NOISE)][:SHOWN_METRICS]
+    texts = [f"{shorten(name, LONGEST_NAME)} {format_number(metrics[name])}" for name in shown]
+    more = len(others) - len(shown)
+    return [*texts, f"and {more} more" if shown else f"{more} more"] if more else texts

@@ -1,0 +1,142 @@
+"""`holdfast prune`: show what a policy drops, ask, and remove exactly that."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from holdfast.cli.command import command, format_option, run_argument
+from holdfast.cli.render import Output
+from holdfast.cli.tables import Cell, Column, Table
+from holdfast.cli.text import count
+from holdfast.cli.units import align_numbers, format_size
+from holdfast.operations.prune import Pruned
+from holdfast.operations.pruning import policy_for, prune_as_shown
+from holdfast.retention import Mode, Plan, Policy, format_spec, rule_table
+from holdfast.run import Run
+
+_RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_table())
+
+
+@command(
+    "prune",
+    examples=[
+        ("holdfast prune runs/sft --keep best:3,latest:1", "show the plan, then ask"),
+        ("holdfast prune runs/sft --keep latest:2 --dry-run", "only show it"),
+        ("holdfast prune runs/sft --keep best:1 --metric eval_accuracy --mode max --yes", "from a script"),
+    ],
+)
+@run_argument
+@click.option(
+    "--keep", metavar="SPEC", help="Rules, joined by commas, such as best:3,latest:2; the run's own by default."
+)
+@click.option("--metric", metavar="NAME", help="Rank by this metric instead of the run's own.")
+@click.option(
+    "--mode", type=click.Choice(["min", "max"]), help="Whether a lower or a higher value of --metric is better."
+)
+@click.option("--dry-run", is_flag=True, help="Show the plan and remove nothing.")
+@click.option("-y", "--yes", is_flag=True, help="Don't ask.")
+@format_option
+def prune(
+    *, run: Run, keep: str | None, metric: str | None, mode: Mode | None, dry_run: bool, yes: bool, output: Output
+) -> None:
+    """The newest checkpoint that can be resumed from, and what is pinned or tagged, stay under any policy. The
+    policy of the run does not change. Without a terminal to ask on, nothing is removed unless --yes is given.
+    """
+    if mode is not None and metric is None:
+        raise click.UsageError("--mode needs --metric: name the metric that it is the direction of.")
+    policy = policy_for(run, keep, metric, mode)
+    plan = run.plan(policy)
+    if not output.is_json:
+        _print_plan(run, policy, plan, output)
+    done = _carry_out(run, policy, plan, output, yes) if plan.remove and not dry_run else None
+    if output.is_json:
+        output.json(_to_json(policy, plan, done))
+
+
+prune.help = f"{prune.help}\n\n\b\nRules:\n{_RULES}"
+
+
+def _carry_out(run: Run, policy: Policy, plan: Plan, output: Output, yes: bool) -> Pruned | None:
+    if not yes:
+        if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+            output.note("dry run: nothing was removed; add --yes to remove")
+            return None
+        if not click.confirm(f"Remove {count(len(plan.remove), 'checkpoint')}?", err=True):
+            output.note("nothing was removed")
+            return None
+    with output.progress("verifying the recovery point") as progress:
+        done = prune_as_shown(
+            run,
+            policy,
+            plan,
+            on_bytes=progress.advance,
+            on_removed=lambda checkpoint: progress.describe(f"removed step {checkpoint.step}"),
+        )
+    for checkpoint in done.spared:
+        output.note(f"step {checkpoint.step} was pinned in the meantime, and stays")
+    if not output.is_json:
+        removed = count(len(done.removed), "checkpoint")
+        output.line((f"Removed {removed}, freed {format_size(done.freed_bytes)}.", "green"))
+    return done
+
+
+def _print_plan(run: Run, policy: Policy, plan: Plan, output: Output) -> None:
+    output.line((str(run.path), "bold"), f" under {format_spec(policy.rules)!r} keeps {policy.describe()}")
+    output.line()
+    if plan.decisions:
+        output.table(_table(policy, plan))
+        output.line()
+    if plan.remove:
+        going = f"Removes {len(plan.remove)} of {count(len(plan.decisions), 'checkpoint')}"
+        left = f"{len(plan.keep)} stay ({format_size(plan.kept_bytes)})"
+        output.line((f"{going} and frees {format_size(plan.freed_bytes)}; {left}.", "bold"))
+    else:
+        output.line(f"Nothing to remove: {count(len(plan.keep), 'checkpoint')}, {format_size(plan.kept_bytes)}.")
+
+
+def _table(policy: Policy, plan: Plan) -> Table:
+    metric = policy.metric
+    columns = (
+        Column("Step", "right", essential=True),
+        Column("Action", essential=True),
+        Column("Size", "right"),
+        Column(metric.name if metric else "Metric", "right", folds=True, minimum=12),
+        Column("Because", folds=True, essential=True),
+    )
+    values = align_numbers([metric.value(d.checkpoint.metrics) if metric else None for d in plan.decisions])
+    rows = (
+        (
+            Cell.of(str(decision.checkpoint.step), "bold"),
+            Cell.of("keep", "green") if decision.keep else Cell.of("remove", "bold red"),
+            Cell.of(format_size(decision.checkpoint.size_bytes)),
+            Cell.of(value),
+            Cell(decision.reasons),
+        )
+        for decision, value in zip(plan.decisions, values, strict=True)
+    )
+    return Table(columns, tuple(rows)).informative()
+
+
+def _to_json(policy: Policy, plan: Plan, done: Pruned | None) -> dict[str, Any]:
+    return {
+        "policy": format_spec(policy.rules),
+        "metric": policy.metric.name if policy.metric else None,
+        "mode": policy.metric.mode if policy.metric else None,
+        "decisions": [
+            {
+                "step": decision.checkpoint.step,
+                "generation": decision.checkpoint.generation,
+                "keep": decision.keep,
+                "reasons": list(decision.reasons),
+                "size_bytes": decision.checkpoint.size_bytes,
+            }
+            for decision in plan.decisions
+        ],
+        "frees_bytes": plan.freed_bytes,
+        "applied": done is not None,
+        "removed": [checkpoint.generation for checkpoint in done.removed] if done else [],
+        "freed_bytes": done.freed_bytes if done else 0,
+    }

@@ -1,0 +1,29 @@
+"""Every command of the command line: where it lives, and one sentence on what it does."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """A command: `module:attribute` of its click command, and its sentence in every help."""
+
+    target: str
+    sentence: str
+
+
+COMMANDS = {
+    "ls": Entry("holdfast.cli.listing:ls", "List checkpoints: metrics, size, and why each is kept."),
+    "show": Entry("holdfast.cli.showing:show", "Show one checkpoint: files, origin, and what would remove it."),
+    "events": Entry(
+        "holdfast.cli.history:events", "Print the event log: what was saved, removed and checked, and why."
+    ),
+    "verify": Entry("holdfast.cli.verifying:verify", "Check every byte against the manifests."),
+    "resume": Entry("holdfast.cli.choosing:resume", "Print the path that is safe to resume from."),
+    "best": Entry("holdfast.cli.choosing:best", "Print the path of the best checkpoint by the run's metric."),
+    "prune": Entry("holdfast.cli.pruning:prune", "Remove what a retention policy drops, after showing it."),
+    "pin": Entry("holdfast.cli.pinning:pin", "Keep a checkpoint whatever the policy says."),
+    "unpin": Entry("holdfast.cli.pinning:unpin", "Let the policy decide on a checkpoint again; drops its tags."),
+    "tag": Entry("holdfast.cli.pinning:tag", "Give a checkpoint a name, and keep it."),
+    "demo": Entry("holdfast.demo.command:demo", "Fine-tune a tiny model, crash it, and resume it."),
+}

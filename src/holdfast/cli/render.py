@@ -1,0 +1,135 @@
+"""Where output goes: tables on a terminal, aligned text into a pipe, strict JSON for programs, notes on stderr."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from holdfast.cli.tables import GAP, Column, Span, Table, plain_lines
+from holdfast.cli.text import clean, wants_colour
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    from holdfast.cli.progress import Progress
+
+Format = Literal["auto", "human", "json"]
+
+
+class Output:
+    """Writes what a command found in the format that was asked for. rich is imported on first use."""
+
+    def __init__(self, format_: Format) -> None:
+        self.is_json = format_ == "json"
+        self.is_rich = format_ == "human" or (format_ == "auto" and sys.stdout.isatty())
+        self._console: Console | None = None
+
+    def json(self, value: Any) -> None:
+        """One indented JSON document on stdout."""
+        click.echo(to_json(value, indent=2))
+
+    def json_line(self, value: Any) -> None:
+        """One JSON document on one line on stdout, at once."""
+        click.echo(to_json(value))
+
+    def line(self, *spans: Span) -> None:
+        """One line on stdout of texts, each plain or with a style; control characters are escaped."""
+        if self.is_rich:
+            self._rich().print(_styled(spans), soft_wrap=False)
+        else:
+            click.echo("".join(clean(span if isinstance(span, str) else span[0]) for span in spans))
+
+    def note(self, text: str) -> None:
+        """One line on stderr, beside the data."""
+        click.echo(clean(text), err=True)
+
+    def table(self, table: Table) -> None:
+        """A table: fitted to a terminal's width, or all of it as aligned text."""
+        if self.is_rich:
+            console = self._rich()
+            console.print(_rich_table(table.fitted(console.width), console.encoding))
+        else:
+            for line in plain_lines(table):
+                click.echo(line)
+
+    @contextmanager
+    def progress(self, what: str, total: int | None = None) -> Generator[Progress]:
+        """A progress bar over `total` bytes on stderr; nothing where stderr is no terminal."""
+        from holdfast.cli.progress import NoProgress, bar
+
+        if sys.stderr.isatty():
+            with bar(clean(what), total) as progress:
+                yield progress
+        else:
+            yield NoProgress()
+
+    def _rich(self) -> Console:
+        if self._console is None:
+            from rich.console import Console
+
+            colour = None if wants_colour(sys.stdout) or not sys.stdout.isatty() else True
+            self._console = Console(file=sys.stdout, markup=False, highlight=False, emoji=False, no_color=colour)
+        return self._console
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON in ASCII: no NaN, and no character that a terminal would act on."""
+    import json
+
+    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    return value
+
+
+def _styled(spans: Sequence[Span]) -> Text:
+    from rich.text import Text
+
+    text = Text(overflow="fold")
+    for span in spans:
+        content, style = (span, "") if isinstance(span, str) else span
+        text.append(clean(content), style)
+    return text
+
+
+def _rich_table(table: Table, encoding: str) -> RichTable:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    lines = box.SIMPLE_HEAD if encoding.lower().startswith("utf") else None
+    drawn = RichTable(box=lines, header_style="bold", pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
+    for index, column in enumerate(table.columns):
+        _add_column(drawn, column, table.needs(index))
+    for row in table.rows:
+        drawn.add_row(*(_cell(cell.spans) for cell in row))
+    return drawn
+
+
+def _add_column(drawn: RichTable, column: Column, minimum: int) -> None:
+    drawn.add_column(
+        clean(column.name),
+        justify=column.align,
+        no_wrap=not column.folds,
+        overflow="fold",
+        min_width=minimum,
+    )
+
+
+def _cell(spans: Sequence[Span]) -> Text:
+    from rich.text import Text
+
+    return Text("\n").join(_styled([span]) for span in spans) if spans else Text()

@@ -1,0 +1,141 @@
+"""Tests of errors: one line, a way out, an exit code of its kind, and never a traceback."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast.run import Run
+from tests.cli.conftest import Call
+from tests.operations.runs import make_run, training
+
+HOLDFAST = [sys.executable, "-m", "holdfast"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "run", {1: 0.1, 2: 0.2})
+
+
+def _holdfast(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*HOLDFAST, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_a_process_of_its_own_exits_with_the_code_of_the_kind(run: Run, tmp_path: Path) -> None:
+    assert _holdfast("ls", run.path).returncode == 0
+    missing = _holdfast("ls", tmp_path / "nowhere")
+    assert missing.returncode == 3
+    assert missing.stderr == (
+        f"holdfast: {tmp_path / 'nowhere'} is no directory\n  Give the output_dir of a training run.\n"
+    )
+    with training(run.path):
+        locked = _holdfast("prune", run.path, "--keep", "latest:1", "--yes")
+    assert locked.returncode == 5
+    assert locked.stderr.startswith("holdfast: ")
+    assert "Traceback" not in locked.stderr
+
+
+def test_wrong_places(run: Run, tmp_path: Path, call: Call) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for place, part in [
+        (file, "is no directory"),
+        (tmp_path, "There are runs below it: run"),
+        (run.path / "checkpoint-1", f"Give the run: {run.path}"),
+        (run.path / ".holdfast", "holds no run"),
+    ]:
+        result = call("ls", place)
+        assert (result.exit_code, result.stdout) == (3, ""), place
+        assert part in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("run.json", "{", 1),
+        ("run.json", "[]", 1),
+        ("run.json", '{"format":7,"run_id":"x","created":"2026-11-20T12:00:00Z","keep":"all"}', 9),
+        ("run.json", '{"format":1,"run_id":"x","created":"2026-11-20T12:00:00Z","keep":"nonsense"}', 2),
+        ("pins.json", "{", 1),
+        ("pins.json", '{"pinned": "1"}', 1),
+    ],
+)
+def test_damaged_files_of_the_run(run: Run, call: Call, name: str, content: str, code: int) -> None:
+    (run.path / ".holdfast" / name).write_text(content)
+    result = call("ls", run.path)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith("holdfast: ")
+
+
+def test_a_torn_event_log_is_read_as_far_as_it_goes(run: Run, call: Call) -> None:
+    log = run.path / ".holdfast" / "events.jsonl"
+    log.write_bytes(log.read_bytes()[:-20] + b"\xff\xfe\n{]\n")
+    assert len(json.loads(call("ls", run.path, "--format", "json").stdout)) == 2
+
+
+def test_what_the_system_refuses_is_8(run: Run, call: Call) -> None:
+    log = run.path / ".holdfast" / "events.jsonl"
+    log.unlink()
+    log.symlink_to("/nowhere")
+    result = call("ls", run.path)
+    assert result.exit_code == 8
+    assert result.stderr.startswith("holdfast: ")
+    assert str(log) in result.stderr
+
+
+def test_permission_denied_is_8(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(13, "Permission denied", "some\x1bfile")
+
+    monkeypatch.setattr("holdfast.cli.listing.list_checkpoints", refuse)
+    result = call("ls", run.path)
+    assert (result.exit_code, result.stderr) == (8, "holdfast: Permission denied: some\\x1bfile\n")
+
+
+def test_a_bug_keeps_its_traceback(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("holdfast.cli.listing.list_checkpoints", fail)
+    with pytest.raises(ZeroDivisionError):
+        call("ls", run.path)
+
+
+@pytest.mark.parametrize("arguments", [[], ["lss"], ["ls"], ["ls", ".", "--fromat", "json"]])
+def test_wrong_usage_is_2(call: Call, arguments: list[str]) -> None:
+    assert call(*arguments).exit_code == 2
+
+
+def test_an_unknown_command_names_a_near_one(call: Call) -> None:
+    assert "Did you mean 'prune'?" in call("prun").stderr
+
+
+def test_interrupt_is_130_with_one_line(run: Run) -> None:
+    command = [*HOLDFAST, "events", str(run.path), "--follow"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors == "holdfast: interrupted\n"
+
+
+def test_a_reader_that_goes_away_is_no_error(run: Run) -> None:
+    for _ in range(200):
+        run.events.append("pinned", step=1, name="x" * 1000)
+    command = [*HOLDFAST, "events", str(run.path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=30)
+    assert errors == ""
+    assert process.returncode == 141

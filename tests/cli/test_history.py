@@ -1,0 +1,75 @@
+"""Tests of `holdfast events`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast.run import Run
+from tests.cli.conftest import Call
+from tests.operations.runs import flip, make_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "run", {1: 0.5, 2: 0.25}, keep="latest:1")
+
+
+def test_what_happened_in_words(run: Run, call: Call) -> None:
+    run.record_metrics(2, {"eval_f1": 0.75})
+    flip(run.path / "checkpoint-2" / "optimizer.pt")
+    call("verify", run.path, "--quarantine")
+
+    shown = call("events", run.path).stdout
+
+    for part in (
+        "keeps latest:1, ranked by eval_loss (min)",
+        "step 1  1.0 kB, eval_loss 0.5",
+        "step 1  1.0 kB freed: not the newest",
+        "generation 2: eval_f1 0.75",
+        "damaged: optimizer.pt has other bytes",
+        "moved to .holdfast/quarantine/",
+    ):
+        assert part in shown, part
+
+
+def test_json_lines_are_the_log(run: Run, call: Call) -> None:
+    lines = call("events", run.path, "--format", "json").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == list(run.events.read())
+
+
+@pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (99, 4)])
+def test_limit_gives_the_last(run: Run, call: Call, limit: int, count: int) -> None:
+    lines = call("events", run.path, "--limit", limit, "--format", "json").stdout.splitlines()
+    assert [json.loads(line)["event"] for line in lines] == ["run", "committed", "committed", "removed"][4 - count :]
+
+
+def test_follow_prints_what_comes_until_interrupted(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) > 1:
+            raise KeyboardInterrupt
+        run.events.append("pinned", step=2, generation=2)
+
+    monkeypatch.setattr("holdfast.operations.following.follow.__kwdefaults__", {"wait": sleep})
+    result = call("events", run.path, "--follow", "--limit", "1", "--format", "json")
+
+    assert [json.loads(line)["event"] for line in result.stdout.splitlines()] == ["removed", "pinned"]
+    assert result.exit_code == 130
+    assert "holdfast: interrupted" in result.stderr
+
+
+def test_events_of_any_shape_are_printed(run: Run, call: Call) -> None:
+    with (run.path / ".holdfast" / "events.jsonl").open("a") as file:
+        file.write('{"event": "committed"}\n{"event": "removed", "size_bytes": "x", "time": 3}\n')
+        file.write('{"event": "later", "what": {"a": 1}}\nnot json\n[]\n')
+
+    result = call("events", run.path)
+
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 7
+    assert "what {'a': 1}" in result.stdout

@@ -1,0 +1,135 @@
+"""Tests of `holdfast prune`: shown, asked, and only then removed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from holdfast.cli.pruning import prune
+from holdfast.run import Run
+from tests.cli.conftest import Call
+from tests.operations.runs import flip, make_run, training
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "run", {1: 0.1, 2: 0.2, 3: 0.3})
+
+
+def _steps(run: Run) -> list[int]:
+    return [checkpoint.step for checkpoint in run.checkpoints]
+
+
+def test_without_yes_and_without_a_terminal_it_is_a_dry_run(run: Run, call: Call) -> None:
+    result = call("prune", run.path, "--keep", "latest:1")
+
+    assert result.exit_code == 0
+    assert "Removes 2 of 3 checkpoints and frees 2.0 kB; 1 stay (1.0 kB)." in result.stdout
+    assert "not the newest" in result.stdout
+    assert "dry run: nothing was removed" in result.stderr
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_yes_removes(run: Run, call: Call) -> None:
+    result = call("prune", run.path, "--keep", "best:1", "-y")
+
+    assert "Removed 1 checkpoint, freed 1.0 kB." in result.stdout
+    assert _steps(run) == [1, 3]
+    assert Run.open(run.path).policy == run.policy
+
+
+def test_dry_run_wins_over_yes(run: Run, call: Call) -> None:
+    call("prune", run.path, "--keep", "latest:1", "--dry-run", "--yes")
+    assert _steps(run) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y\n", [3]), ("n\n", [1, 2, 3]), ("\n", [1, 2, 3])])
+def test_on_a_terminal_it_asks(
+    run: Run, call: Call, monkeypatch: pytest.MonkeyPatch, answer: str, left: list[int]
+) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: self.name != "<stderr>")
+    result = call("prune", run.path, "--keep", "latest:1", input=answer)
+    assert result.exit_code == 0
+    assert "Remove 2 checkpoints?" in result.stderr
+    assert _steps(run) == left
+
+
+def test_no_answer_is_an_interruption(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: self.name != "<stderr>")
+    result = call("prune", run.path, "--keep", "latest:1", input="")
+    assert result.exit_code == 130
+    assert "interrupted" in result.stderr
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_the_runs_own_policy_without_keep(run: Run, call: Call) -> None:
+    assert "Nothing to remove" in call("prune", run.path, "-y").stdout
+    file = run.path / ".holdfast" / "run.json"
+    file.write_text(file.read_text().replace('"all"', '"best:1,latest:1"'))
+    call("prune", run.path, "-y")
+    assert _steps(run) == [1, 3]
+
+
+def test_another_metric_and_its_direction(run: Run, call: Call) -> None:
+    call("prune", run.path, "--keep", "best:1", "--metric", "eval_loss", "--mode", "max", "-y")
+    assert _steps(run) == [3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--keep", "bets:1"], "Did you mean 'best'?"),
+        (["--keep", "best:0"], "no whole number of 1 or more"),
+        (["--keep", ""], "policy is empty"),
+        (["--metric", "oddity"], "mode='min' or mode='max'"),
+        (["--mode", "max"], "--mode needs --metric"),
+        (["--mode", "up"], "'min', 'max'"),
+    ],
+)
+def test_wrong_usage_is_2_and_removes_nothing(run: Run, call: Call, arguments: list[str], part: str) -> None:
+    result = call("prune", run.path, *arguments, "-y")
+    assert result.exit_code == 2
+    assert part in result.stderr
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_pinned_and_tagged_stay(run: Run, call: Call) -> None:
+    call("pin", run.path, "1")
+    call("tag", run.path, "2", "keep-me")
+    result = call("prune", run.path, "--keep", "latest:1", "-y")
+    assert "Nothing to remove" in result.stdout
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_a_locked_run_is_left_alone(run: Run, call: Call) -> None:
+    with training(run.path):
+        result = call("prune", run.path, "--keep", "latest:1", "-y")
+    assert result.exit_code == 5
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_a_damaged_recovery_point_stops_it(run: Run, call: Call) -> None:
+    flip(run.path / "checkpoint-3" / "model.safetensors")
+    result = call("prune", run.path, "--keep", "latest:1", "-y")
+    assert result.exit_code == 4
+    assert "--quarantine" in result.stderr
+    assert _steps(run) == [1, 2, 3]
+
+
+def test_json(run: Run, call: Call) -> None:
+    shown = json.loads(call("prune", run.path, "--keep", "latest:1", "--format", "json").stdout)
+    assert (shown["applied"], shown["frees_bytes"], shown["freed_bytes"]) == (False, 2000, 0)
+    assert [(d["step"], d["keep"]) for d in shown["decisions"]] == [(1, False), (2, False), (3, True)]
+
+    done = json.loads(call("prune", run.path, "--keep", "latest:1", "--format", "json", "-y").stdout)
+    assert (done["applied"], done["removed"], done["freed_bytes"]) == (True, [1, 2], 2000)
+
+
+def test_help_lists_every_rule(call: Call) -> None:
+    from holdfast.retention import rule_table
+
+    shown = call("prune", "--help").stdout
+    assert all(example in shown for example, _ in rule_table())
+    assert prune.help is not None

@@ -1,0 +1,70 @@
+"""Tests of what a start imports: nothing heavy before it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from holdfast import __version__
+from holdfast.cli.registry import COMMANDS
+from tests.cli.conftest import Call
+from tests.operations.runs import make_run
+
+HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "datasets", "asyncio"}
+REPORT = """
+import json, sys
+from holdfast.cli.main import main
+try:
+    main(sys.argv[1:])
+finally:
+    print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+
+
+def _modules_of(*arguments: str) -> set[str]:
+    command = [sys.executable, "-c", REPORT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_and_version_import_no_command(argument: str) -> None:
+    modules = _modules_of(argument)
+    assert "click" in modules
+    assert modules.isdisjoint(HEAVY | {"rich", "holdfast.run", "holdfast.cli.listing", "msgspec"})
+
+
+@pytest.mark.parametrize("arguments", [["ls"], ["show", "1"], ["verify"], ["resume"], ["events"], ["prune"]])
+def test_piped_commands_import_no_rich(tmp_path: Path, arguments: list[str]) -> None:
+    command, *rest = arguments
+    path = make_run(tmp_path / "run", {1: 0.5}).path
+    modules = _modules_of(command, str(path), *rest)
+    assert "holdfast.run" in modules
+    assert modules.isdisjoint(HEAVY | {"rich"})
+
+
+def test_tables_import_rich(tmp_path: Path) -> None:
+    assert "rich" in _modules_of("ls", str(make_run(tmp_path / "run", {1: 0.5}).path), "--format", "human")
+
+
+def test_version(call: Call) -> None:
+    assert call("--version").stdout == f"holdfast {__version__}\n"
+
+
+def test_help_lists_every_command_with_its_sentence(call: Call) -> None:
+    shown = " ".join(call("--help").stdout.split())
+    for name, entry in COMMANDS.items():
+        assert f"{name} {entry.sentence}" in shown
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"demo"}))
+def test_every_command_explains_itself_with_examples(call: Call, name: str) -> None:
+    shown = call(name, "--help").stdout
+    assert COMMANDS[name].sentence in shown
+    assert f"Examples:\n  holdfast {name} " in shown
+    assert "--format [auto|human|json]" in shown
+    assert "RUN " in shown

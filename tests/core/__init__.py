@@ -1,0 +1,1 @@
+"""Tests of the core: stores, manifest, verification, repository, run, checkpointer, events, and crashes."""

@@ -1,0 +1,12 @@
+"""Unit tests do not wait for the disk: what a sync promises is tried by the crash model and the campaign."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)

@@ -1,0 +1,235 @@
+"""No power cut and no kill, at any change of any action, loses what was committed; every negative control does."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+
+from holdfast import manifest
+from holdfast.model import Checkpoint
+from holdfast.repository import Repository, Staging
+from holdfast.run import OnBytes, ResumePoint, Run
+from holdfast.stores import MemoryStore
+from holdfast.verification import Verification
+from tests.core.crash_model import Scenario, Violation, World, by_generation, commit, damage
+
+
+@pytest.fixture(autouse=True)
+def _known_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The luck of a path hangs on its name: the same names in every run of the tests."""
+    numbers = count(1)
+    monkeypatch.setattr("holdfast.repository.uuid.uuid4", lambda: SimpleNamespace(hex=f"{next(numbers):08x}"))
+
+
+# -- scenarios ---------------------------------------------------------------------------------------------
+
+
+def one(run: Run) -> None:
+    commit(run, 1, 2)
+
+
+def two(run: Run) -> None:
+    commit(run, 1, 2)
+    commit(run, 2, 4)
+
+
+def four(run: Run) -> None:
+    two(run)
+    commit(run, 3, 6)
+    commit(run, 4, 8)
+
+
+def four_with_the_last_two_damaged(run: Run) -> None:
+    four(run)
+    damage(run, 3)
+    damage(run, 4)
+
+
+def save(run: Run) -> None:
+    commit(run, 3, 6)
+
+
+def again(run: Run) -> None:
+    commit(run, 2, 2)
+
+
+def older_again(run: Run) -> None:
+    commit(run, 3, 2)
+
+
+def save_and_retain_the_newest(run: Run) -> None:
+    save(run)
+    for generation in (1, 2):
+        run.remove(by_generation(run, generation), "not the newest")
+
+
+def quarantine_the_damaged(run: Run) -> None:
+    for verification in run.resume_point().passed_over:
+        run.quarantine(verification)
+
+
+def rewind(run: Run) -> None:
+    if any(checkpoint.generation == 2 for checkpoint in run.checkpoints):
+        run.rewind(by_generation(run, 2))
+
+
+FIRST_AND_ONLY = Scenario(
+    "save the only step again", one, again,
+    before=1, after=2, survive=frozenset(),
+)  # fmt: skip
+SCENARIOS = [
+    Scenario("save", two, save, before=2, after=3, survive=frozenset({1, 2})),
+    FIRST_AND_ONLY,
+    replace(FIRST_AND_ONLY, name="save the only step again, no exchange", can_exchange=False, always_visible=False),
+    Scenario(
+        "save an older step again", two, older_again, before=2, after=3,
+        survive=frozenset({2}),
+    ),
+    Scenario("retention", two, save_and_retain_the_newest, before=2, after=3, survive=frozenset()),
+    Scenario(
+        "quarantine", four_with_the_last_two_damaged, quarantine_the_damaged, before=2, after=2,
+        survive=frozenset({1, 2, 3, 4}), damaged=frozenset({3, 4}),
+    ),
+    Scenario(
+        "rewind", four, rewind, before=4, after=2, survive=frozenset({1, 2, 3, 4}),
+        listed=(frozenset({1, 2, 3, 4}), frozenset({1, 2})),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_stop_keeps_the_promises(scenario: Scenario) -> None:
+    assert World().explore(scenario) > 50
+
+
+@pytest.mark.parametrize("scenario", [SCENARIOS[2], SCENARIOS[-1]], ids=lambda scenario: scenario.name)
+def test_every_power_cut_in_the_recovery_from_a_kill_keeps_them_too(scenario: Scenario) -> None:
+    assert World().explore(scenario, "killed") > 500
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_every_stop_of_every_recovery_keeps_them_too(scenario: Scenario) -> None:
+    cases = World().explore(scenario, "all")
+    print(f"{scenario.name}: {cases} outcomes of two stops")
+    assert cases > 2000
+
+
+# -- negative controls: the oracle can fail ----------------------------------------------------------------
+
+
+class NoFileSync(MemoryStore):
+    def sync_file(self, path: str) -> None:
+        self._announce("sync_file", path)
+
+
+class NoDirectorySync(MemoryStore):
+    def sync_directory(self, path: str) -> None:
+        self._announce("sync_directory", path)
+
+
+class SourceSyncedFirst(Repository):
+    def move(self, key: str, home: str) -> str:
+        parent, _, name = key.rpartition("/")
+        self.store.make_directory(home)
+        self.store.rename(key, f"{home}/{name}")
+        self.store.sync_directory(parent)
+        self.store.sync_directory(home)
+        return f"{home}/{name}"
+
+
+class ManifestFirst(Repository):
+    """The manifest is durable and in place before the files are."""
+
+    def _commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
+        staged = f"{staging.key}/{draft.name}"
+        self.store.write(f"{staged}/holdfast.json", manifest.encode(replace(draft, files=self._files(staged))))
+        self.store.sync_directory(staged)
+        self._publish(staged, draft.name)
+        for entry in self.store.walk(draft.name):
+            key = f"{draft.name}/{entry.path}"
+            self.store.sync_file(key) if entry.kind == "file" else self.store.sync_directory(key)
+        self.store.delete(staging.key)
+        return replace(draft, path=self.store.local_path(draft.name))
+
+    def _files(self, staged: str) -> tuple[manifest.FileEntry, ...]:
+        return tuple(self._seal(staged, self.store.walk(staged)))
+
+
+class OldRemovedFirst(Repository):
+    def _swap(self, staged: str, name: str, undo: ExitStack) -> bool:
+        self.store.delete(name)
+        return False
+
+
+class RecoveryWithoutSync(Repository):
+    def _make_durable(self) -> None: ...
+
+
+class NoIntent(Run):
+    """A rewind that notes nothing down before its first move."""
+
+    def rewind(self, checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+        newer = tuple(c for c in self.checkpoints if c.generation > checkpoint.generation)
+        for other in newer:
+            self.repository.set_aside(other, 1)
+        return newer
+
+
+class NoVerification(Run):
+    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
+        return Verification(checkpoint, ())
+
+
+class OrderByTime(Run):
+    def resume_point(self, *_: object, **__: object) -> ResumePoint:
+        newest = max(self.checkpoints, key=lambda c: self.store.modified(c.name))
+        return ResumePoint(newest, "the newest by time of file")
+
+
+def touch_an_older_one(run: Run) -> None:
+    assert isinstance(run.store, MemoryStore)
+    run.store.touch("checkpoint-2")
+
+
+def save_and_touch(run: Run) -> None:
+    save(run)
+    touch_an_older_one(run)
+
+
+SAVE, ONLY, ONLY_WITHOUT_EXCHANGE, OLDER, RETENTION, QUARANTINE, REWIND = SCENARIOS
+TOUCHED = replace(SAVE, name="touched", action=save_and_touch)
+DAMAGED = replace(QUARANTINE, name="damaged", action=lambda run: None)
+
+
+@pytest.mark.parametrize(
+    ("world", "scenario"),
+    [
+        (World(make_store=NoFileSync), SAVE),
+        (World(make_store=NoFileSync), ONLY),
+        (World(make_store=NoDirectorySync), SAVE),
+        (World(make_store=NoDirectorySync), ONLY),
+        (World(make_store=NoDirectorySync), RETENTION),
+        (World(repository_class=ManifestFirst), SAVE),
+        (World(repository_class=OldRemovedFirst), ONLY),
+        (World(repository_class=SourceSyncedFirst), REWIND),
+        (World(repository_class=SourceSyncedFirst), ONLY_WITHOUT_EXCHANGE),
+        (World(repository_class=RecoveryWithoutSync), ONLY),
+        (World(run_class=NoIntent), REWIND),
+        (World(run_class=NoVerification), DAMAGED),
+        (World(run_class=OrderByTime), TOUCHED),
+    ],
+    ids=lambda value: value.name if isinstance(value, Scenario) else None,
+)
+def test_a_negative_control_breaks_a_promise(world: World, scenario: Scenario) -> None:
+    with pytest.raises(Violation):
+        world.explore(scenario, "killed")
+
+
+@pytest.mark.parametrize("scenario", [TOUCHED, DAMAGED], ids=lambda scenario: scenario.name)
+def test_the_scenarios_made_for_controls_hold_without_them(scenario: Scenario) -> None:
+    World().explore(scenario)

@@ -1,0 +1,204 @@
+"""The manifest refuses every change, every path that leads outside, and every shape that is not its own."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from holdfast import manifest
+from holdfast.errors import LayoutTooNew, ManifestInvalid
+from holdfast.model import Checkpoint, FileEntry, Kind
+from tests.checkpoints import make_checkpoint
+
+SAMPLE = replace(
+    make_checkpoint(3, metrics={"eval_loss": 0.25, "bad": math.nan, "high": math.inf, "low": -math.inf}, parent=2),
+    timeline=1,
+    epoch=0.5,
+    written_by={"holdfast": "0.1", "world_size": 1},
+    fingerprint={"arguments": {"seed": 1}, "names": ["a", None, True, 0.5]},
+)
+
+
+def sealed(fields: dict[str, Any] | str) -> bytes:
+    """A manifest of any content with a digest that matches."""
+    text = fields if isinstance(fields, str) else json.dumps({k: v for k, v in fields.items() if k != "digest"})
+    body = text.encode().rstrip().removesuffix(b"}").rstrip()
+    return body + b',\n "digest": "' + manifest.digest_of(body).encode() + b'"\n}\n'
+
+
+def changed(**fields: Any) -> bytes:
+    return sealed({**json.loads(manifest.encode(SAMPLE)), **fields})
+
+
+def decode(data: bytes) -> Checkpoint:
+    return manifest.decode(data, origin="here")
+
+
+def test_a_sealed_copy_decodes_so_that_the_refusals_below_mean_something() -> None:
+    assert decode(changed()).step == SAMPLE.step
+
+
+def test_every_change_of_one_byte_is_refused() -> None:
+    data = manifest.encode(SAMPLE)
+    for offset in range(len(data)):
+        for other in {data[offset] ^ 1, data[offset] ^ 0x80, 0, 0x20, 0x39} - {data[offset]}:
+            with pytest.raises(ManifestInvalid):
+                decode(data[:offset] + bytes([other]) + data[offset + 1 :])
+
+
+def test_every_truncation_and_every_insertion_is_refused() -> None:
+    data = manifest.encode(SAMPLE)
+    for offset in range(len(data)):
+        with pytest.raises(ManifestInvalid):
+            decode(data[:offset])
+        with pytest.raises(ManifestInvalid):
+            decode(data[:offset] + b" " + data[offset:])
+    with pytest.raises(ManifestInvalid):
+        decode(data + b"\n")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/etc/passwd", "..", "../x", "a/../../x", "a/..", "./a", "a//b", "a/", ".", "", "a\\..\\b", "a\0b", "//x",
+     "holdfast.json", "x" * 5000],
+)  # fmt: skip
+def test_a_path_that_leads_outside_is_refused(path: str) -> None:
+    entry = {"path": path, "size": 1, "digest": manifest.digest_of(b"")}
+    with pytest.raises(ManifestInvalid):
+        decode(changed(files=[entry]))
+
+
+def test_a_file_named_twice_is_refused() -> None:
+    entry = {"path": "a", "size": 1, "digest": manifest.digest_of(b"")}
+    with pytest.raises(ManifestInvalid, match="twice"):
+        decode(changed(files=[entry, entry]))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"surprise": 1},
+        {"format": 0},
+        {"format": True},
+        {"format": "1"},
+        {"format": None},
+        {"run_id": ""},
+        {"generation": 0},
+        {"generation": "3"},
+        {"generation": 1.5},
+        {"timeline": 0},
+        {"parent": 0},
+        {"step": -1},
+        {"step": None},
+        {"epoch": "NaN"},
+        {"kind": "half"},
+        {"created": "yesterday"},
+        {"metrics": {"loss": "good"}},
+        {"metrics": {"loss": None}},
+        {"metrics": []},
+        {"files": None},
+        {"files": [{"path": "a", "size": -1, "digest": manifest.digest_of(b"")}]},
+        {"files": [{"path": "a", "size": 1, "digest": "md5:0"}]},
+        {"files": [{"path": "a", "size": 1}]},
+        {"files": [{"path": "a", "size": 1, "digest": manifest.digest_of(b""), "mode": 7}]},
+        {"written_by": 1},
+    ],
+)
+def test_another_shape_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ManifestInvalid):
+        decode(changed(**fields))
+
+
+def test_a_missing_field_is_refused() -> None:
+    fields = json.loads(manifest.encode(SAMPLE))
+    for name in set(fields) - {"digest"}:
+        with pytest.raises(ManifestInvalid):
+            decode(sealed({key: value for key, value in fields.items() if key != name}))
+
+
+def test_a_bare_nan_is_refused() -> None:
+    with pytest.raises(ManifestInvalid):
+        decode(changed(metrics={"loss": math.nan}))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\0" * 100, b"null", b"[]", b'"x"', b"{}", b"[" * 200_000, b'{"a":' * 200_000, b"\xff\xfe", b"1e999"],
+    ids=["empty", "zeros", "null", "list", "string", "object", "deep list", "deep object", "no utf-8", "huge number"],
+)
+def test_what_is_no_manifest_is_refused(data: bytes) -> None:
+    with pytest.raises(ManifestInvalid):
+        decode(data)
+
+
+def test_a_newer_format_is_named_as_such_and_only_when_its_digest_holds() -> None:
+    newer = changed(format=2, something={"new": 1})
+    with pytest.raises(LayoutTooNew, match="format 2"):
+        decode(newer)
+    with pytest.raises(ManifestInvalid):
+        decode(newer.replace(b'"new": 1', b'"new": 2'))
+
+
+def test_metrics_that_json_lacks_come_back() -> None:
+    metrics = decode(manifest.encode(SAMPLE)).metrics
+    assert math.isnan(metrics["bad"])
+    assert (metrics["high"], metrics["low"], metrics["eval_loss"]) == (math.inf, -math.inf, 0.25)
+
+
+def test_the_schema_accepts_what_is_written_and_refuses_another() -> None:
+    schema = manifest.json_schema()
+    good = json.loads(manifest.encode(SAMPLE))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(good, schema)
+    for bad in ({**good, "step": -1}, {**good, "surprise": 1}, {**good, "kind": "half"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema)
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\\\0", exclude_categories=["Cs"]), min_size=1)
+PATHS = st.lists(NAMES.filter(lambda n: n not in (".", "..")), min_size=1, max_size=3).map("/".join)
+DIGESTS = st.binary(max_size=8).map(manifest.digest_of)
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+CHECKPOINTS = st.builds(
+    Checkpoint,
+    run_id=st.text(st.characters(codec="utf-8"), min_size=1, max_size=200),
+    generation=st.integers(1, 2**62),
+    timeline=st.integers(1, 2**62),
+    parent=st.none() | st.integers(1, 2**62),
+    step=st.integers(0, 2**62),
+    epoch=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    kind=st.sampled_from(Kind),
+    created=st.datetimes(
+        datetime(1970, 1, 2),
+        datetime(9000, 1, 1),
+        timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7)), timezone(timedelta(minutes=345))]),
+    ),
+    metrics=st.dictionaries(st.text(st.characters(codec="utf-8")), st.floats(allow_nan=False), max_size=4),
+    files=st.lists(
+        st.builds(FileEntry, PATHS, st.integers(0, 2**62), DIGESTS), max_size=4, unique_by=lambda entry: entry.path
+    ).map(tuple),
+    written_by=st.dictionaries(st.text(st.characters(codec="utf-8")), PLAIN, max_size=3),
+    fingerprint=st.dictionaries(st.text(st.characters(codec="utf-8")), PLAIN, max_size=3),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(CHECKPOINTS.filter(lambda c: all(f.path != "holdfast.json" for f in c.files)))
+def test_a_checkpoint_comes_back_as_it_went(checkpoint: Checkpoint) -> None:
+    data = manifest.encode(checkpoint)
+    assert decode(data) == checkpoint
+    assert manifest.encode(decode(data)) == data

@@ -1,0 +1,227 @@
+"""Random histories of a run (save, pin, prune, rewind, damage, die, restart) against a plain reference."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from holdfast.model import Checkpoint
+from holdfast.operations import prune
+from holdfast.retention import Policy
+from holdfast.testing.faults import Fault, Injector
+from tests.core.helpers import FILES, LOSS, content, litter, make_checkpointer, save
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Death(Fault):
+    """Every change from here on happens no more, cleaning up included."""
+
+    def strike(self, path: str) -> NoReturn:
+        raise Killed(path)
+
+
+@dataclass
+class Reference:
+    """What should be there: (generation, step) in order, the pinned, the damaged, the values of the metric."""
+
+    kept: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    pinned: set[int] = field(default_factory=set[int])
+    damaged: set[int] = field(default_factory=set[int])
+    loss: dict[int, float] = field(default_factory=dict[int, float])
+
+    def save(self, generation: int, step: int, loss: float) -> None:
+        replaced = [g for g, s in self.kept if s == step]
+        self.kept = [(g, s) for g, s in self.kept if s != step] + [(generation, step)]
+        self.loss[generation] = loss
+        if self.pinned & set(replaced):
+            self.pinned = (self.pinned - set(replaced)) | {generation}
+
+    def after_prune(self, best: int, latest: int) -> list[tuple[int, int]]:
+        ranked = sorted((g for g, _ in self.kept), key=lambda g: (self.loss[g], -g))[:best]
+        newest = [g for g, _ in self.kept][-latest:]
+        return [(g, s) for g, s in self.kept if g in {*ranked, *newest, *self.pinned}]
+
+    def after_resume(self) -> list[tuple[int, int]]:
+        """The newest undamaged one is the newest of all: damaged ones above it are in quarantine."""
+        newest = max((g for g, _ in self.kept if g not in self.damaged), default=0)
+        return [(g, s) for g, s in self.kept if g <= newest]
+
+
+class Histories(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = Path(tempfile.mkdtemp(prefix="holdfast-")) / "run"
+        self.reference = Reference()
+        self.step = 0
+        self.injector = Injector()
+        self.patched = self.injector.injected()
+        self.patched.__enter__()
+        self.begin()
+
+    def teardown(self) -> None:
+        self.checkpointer.close()
+        self.patched.__exit__(None, None, None)
+        shutil.rmtree(self.path.parent)
+
+    # -- helpers -----------------------------------------------------------------------------------------
+
+    def begin(self, resume: str | int = "auto") -> None:
+        self.checkpointer = make_checkpointer(self.path)
+        self.checkpointer.begin(resume)
+        self.run = self.checkpointer.run
+
+    def listed(self) -> list[tuple[int, int]]:
+        return [(checkpoint.generation, checkpoint.step) for checkpoint in self.run.checkpoints]
+
+    def pick(self, number: int) -> Checkpoint:
+        found = self.run.checkpoints
+        return found[number % len(found)]
+
+    def die_in(self, action: Callable[[], object], after: int) -> None:
+        """Do it and die on the way (or at its end); then start again."""
+        self.injector.fault = Death(len(self.injector.changes) + after, errno.EIO, sticky=True)
+        try:
+            action()
+        except Killed:
+            pass
+        finally:
+            self.injector.fault = None
+        self.run.lock._lock.release()  # as the kernel does
+        self.begin()
+
+    # -- rules -------------------------------------------------------------------------------------------
+
+    @rule(more=st.integers(0, 1), loss=st.integers(0, 5))
+    def save(self, more: int, loss: int) -> None:
+        """Zero more steps is the same step again."""
+        self.step = max(1, self.step + more)
+        checkpoint = save(self.checkpointer, self.step, float(loss))
+        self.reference.save(checkpoint.generation, self.step, float(loss))
+
+    @rule(loss=st.integers(0, 5), after=st.integers(1, 40))
+    def die_while_saving(self, loss: int, after: int) -> None:
+        self.step += 1
+        generation, step = self.run.next_generation(), self.step
+        before = self.reference.after_resume()
+        self.die_in(lambda: save(self.checkpointer, step, float(loss)), after)
+        if (generation, step) in self.listed():
+            self.reference.save(generation, step, float(loss))
+        else:
+            self.reference.kept = before
+
+    @precondition(lambda self: self.reference.kept)
+    @rule(number=st.integers(0, 9), pinned=st.booleans())
+    def pin(self, number: int, pinned: bool) -> None:
+        generation = self.pick(number).generation
+        if pinned:
+            self.run.pin_board.pin(generation)
+            self.reference.pinned.add(generation)
+        else:
+            self.run.pin_board.unpin(generation)
+            self.reference.pinned.discard(generation)
+
+    @rule(best=st.integers(1, 3), latest=st.integers(1, 3))
+    def prune(self, best: int, latest: int) -> None:
+        prune.apply(self.run, self.run.plan(Policy.from_spec(f"best:{best},latest:{latest}", LOSS)))
+        self.reference.kept = self.reference.after_prune(best, latest)
+
+    @rule(best=st.integers(1, 3), latest=st.integers(1, 3), after=st.integers(1, 25))
+    def die_while_pruning(self, best: int, latest: int, after: int) -> None:
+        if self.reference.damaged:
+            return
+        plan = self.run.plan(Policy.from_spec(f"best:{best},latest:{latest}", LOSS))
+        self.die_in(lambda: prune.apply(self.run, plan), after)
+        listed = self.listed()
+        assert set(self.reference.after_prune(best, latest)) <= set(listed) <= set(self.reference.kept)
+        self.reference.kept = listed
+
+    @precondition(lambda self: self.reference.kept and not self.reference.damaged)
+    @rule(number=st.integers(0, 9))
+    def rewind(self, number: int) -> None:
+        target = self.pick(number)
+        self.checkpointer.close()
+        self.begin(target.step)
+        self.reference.kept = [(g, s) for g, s in self.reference.kept if g <= target.generation]
+        self.step = target.step
+
+    @precondition(lambda self: self.reference.kept and not self.reference.damaged)
+    @rule(number=st.integers(0, 9), after=st.integers(1, 25))
+    def die_while_rewinding(self, number: int, after: int) -> None:
+        target = self.pick(number)
+        self.checkpointer.close()
+        self.checkpointer = make_checkpointer(self.path)
+        self.run.lock.acquire()
+        self.die_in(lambda: self.run.rewind(target), after)
+        rewound = [(g, s) for g, s in self.reference.kept if g <= target.generation]
+        assert self.listed() in (rewound, self.reference.kept)
+        self.reference.kept = self.listed()
+
+    @precondition(lambda self: len(self.reference.kept) - len(self.reference.damaged) > 1)
+    @rule(number=st.integers(0, 9), offset=st.integers(0, 199))
+    def damage(self, number: int, offset: int) -> None:
+        checkpoint = self.pick(number)
+        if checkpoint.generation in self.reference.damaged:
+            return
+        assert checkpoint.path is not None
+        data = bytearray((checkpoint.path / FILES[0]).read_bytes())
+        data[offset] ^= 1
+        (checkpoint.path / FILES[0]).write_bytes(data)
+        self.reference.damaged.add(checkpoint.generation)
+
+    @rule()
+    def restart(self) -> None:
+        self.checkpointer.close()
+        self.begin()
+        self.reference.kept = self.reference.after_resume()
+
+    # -- what holds at any time ----------------------------------------------------------------------------
+
+    @invariant()
+    def the_run_is_what_the_reference_says(self) -> None:
+        there = {generation for generation, _ in self.reference.kept}
+        self.reference.damaged &= there
+        assert self.listed() == self.reference.kept
+        assert self.run.pins.pinned == self.reference.pinned
+        assert litter(self.path) == []
+        best = min(there, key=lambda g: (self.reference.loss[g], -g), default=None)
+        assert (self.run.best.generation if self.run.best else None) == best
+
+    @invariant()
+    def every_undamaged_one_has_its_bytes(self) -> None:
+        for checkpoint in self.run.checkpoints:
+            assert self.run.verify(checkpoint).ok == (checkpoint.generation not in self.reference.damaged)
+            if checkpoint.generation not in self.reference.damaged:
+                assert checkpoint.path is not None
+                assert all((checkpoint.path / f).read_bytes() == content(f, checkpoint.step) for f in FILES)
+
+
+def _explore(examples: int) -> None:
+    run_state_machine_as_test(
+        Histories,
+        settings=settings(
+            max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+def test_random_histories() -> None:
+    _explore(30)
+
+
+@pytest.mark.campaign
+def test_many_random_histories() -> None:
+    _explore(300)

@@ -1,0 +1,172 @@
+"""What attach takes and refuses, and what never gets into a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import TrainerCallback
+
+import holdfast
+from holdfast import Best, Every, Latest
+from holdfast.errors import PolicyError, SettingsError
+from holdfast.transformers import ManagedTrainer
+from tests.failures.build import crash, files, managed, stock, train
+
+pytestmark = pytest.mark.training
+
+ARGUMENT_NAMES = {field.name for field in fields(TrainingArguments)}
+
+
+@pytest.mark.skipif("enable_jit_checkpoint" not in ARGUMENT_NAMES, reason="this transformers has no such setting")
+def test_jit_checkpoint(out: Path) -> None:
+    """JIT checkpoint | inexact in mid-step; before the evaluation | refused, with the way out."""
+    trainer = stock(out, enable_jit_checkpoint=True)
+
+    with pytest.raises(SettingsError, match=r"enable_jit_checkpoint=True(.|\n)*enable_jit_checkpoint=False"):
+        holdfast.attach(trainer)
+
+    assert type(trainer) is Trainer, "a trainer that was refused is as it was"
+
+
+def test_attach_twice(out: Path) -> None:
+    """Two attaches would save everything twice: the second is refused, the first stands."""
+    trainer, checkpointer = managed(out)
+
+    with pytest.raises(SettingsError, match="managed already"):
+        holdfast.attach(trainer)
+
+    assert trainer.checkpointer is checkpointer
+
+
+@pytest.mark.parametrize("what", [None, 3, "trainer", torch.nn.Linear(1, 1), Trainer])
+def test_attach_to_no_trainer(what: Any) -> None:
+    """What is no Trainer is refused, with the way for training loops of one's own."""
+    with pytest.raises(SettingsError, match=r"attach takes a transformers Trainer(.|\n)*holdfast\.Checkpointer"):
+        holdfast.attach(what)
+
+
+def test_attach_changes_no_other_trainer(out: Path) -> None:
+    """attach changes one trainer, not its class."""
+    managed(out)
+
+    other = stock(out.with_name("other"))
+    other.train()
+
+    assert not isinstance(other, ManagedTrainer)
+    assert not (out.with_name("other") / ".holdfast").exists()
+
+
+def test_subclass_and_attach_are_the_same(out: Path) -> None:
+    """The explicit form keeps what the attached form keeps."""
+
+    class Mine(ManagedTrainer, Trainer):
+        pass
+
+    trainer = stock(out, trainer_class=Mine, eval_strategy="no", save_total_limit=2)
+    trainer.train()
+
+    assert [c.step for c in trainer.checkpointer.run.checkpoints] == [10, 12]
+
+
+BEST_3_LATEST_2 = (Best(3), Latest(2))
+
+
+@pytest.mark.parametrize(
+    ("keep", "rules"),
+    [
+        ("best:3,latest:2", BEST_3_LATEST_2),
+        (" Best:3 , LATEST:2 ", BEST_3_LATEST_2),
+        ([Best(3), Latest(2)], BEST_3_LATEST_2),
+        ((Best(3), Latest(2)), BEST_3_LATEST_2),
+        (["best:3", "latest:2"], BEST_3_LATEST_2),
+        ([Best(3), "latest:2"], BEST_3_LATEST_2),
+        (["best:3,latest:2"], BEST_3_LATEST_2),
+        (Latest(2), (Latest(2),)),
+        ("latest:2", (Latest(2),)),
+        ([Every(4)], (Every(4),)),
+    ],
+)
+def test_keep(out: Path, keep: Any, rules: tuple[Any, ...]) -> None:
+    """keep takes a spec, a rule, or several of both; they mean the same."""
+    _, checkpointer = managed(out, keep=keep)
+
+    assert checkpointer.policy.rules == rules
+
+
+@pytest.mark.parametrize("keep", ["best:3,latest:2", [Best(3), Latest(2)]])
+def test_keep_wins_over_the_limit(out: Path, keep: Any) -> None:
+    """keep wins over save_total_limit, and its forms leave the same on disk."""
+    scores = {2: 0.9, 4: 0.8, 6: 0.7, 8: 0.1, 10: 0.2, 12: 0.3}
+
+    _, checkpointer = train(out, keep=keep, scores=scores, metric_for_best_model="accuracy", save_total_limit=1)
+
+    assert [c.step for c in checkpointer.run.checkpoints] == [2, 4, 6, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("keep", "why"),
+    [
+        ("bets:3", "Did you mean 'best'"),
+        ("best", "the number is missing"),
+        ("best:0", "no whole number of 1 or more"),
+        ("best:3,best:2", "stands twice"),
+        ([Best(3), Best(2)], "stands twice"),
+        (["best:3", Best(2)], "stands twice"),
+        ("", "the retention policy is empty"),
+        ([], "keep is empty"),
+        (3, "keep takes rules or their text"),
+        ([3], "keep takes rules or their text"),
+        ([None], "keep takes rules or their text"),
+        ({"best": 3}, "keep takes rules or their text"),
+        (Best, "keep takes rules or their text"),
+    ],
+)
+def test_wrong_keep(out: Path, keep: Any, why: str) -> None:
+    """keep that can't be understood is refused at attach, not at the first save."""
+    with pytest.raises(PolicyError, match=why):
+        managed(out, keep=keep)
+
+
+def test_keep_the_best_without_evaluation(out: Path) -> None:
+    """A rule that ranks where nothing is evaluated is refused at attach."""
+    with pytest.raises(PolicyError, match="ranks checkpoints, but no metric is named"):
+        managed(out, keep="best:3", eval_strategy="no")
+
+
+SECRET = "hf_" + "aBcDeFgHiJkLmNoPqRsTuVwXyZ012345"
+
+
+def test_hub_token(out: Path) -> None:
+    """hub_token never lands in a committed checkpoint, and the trainer has it still."""
+    trainer, _ = train(out, hub_token=SECRET, save_total_limit=1, callbacks=[TrainerCallback()])
+
+    found = [name for name, data in files(out).items() if SECRET.encode() in data]
+    assert found == []
+    assert trainer.args.hub_token == SECRET
+    stored = torch.load(out / "checkpoint-12" / "training_args.bin", weights_only=False)
+    assert stored.hub_token is None
+    assert stored.save_total_limit == 1, "the rest is what the user gave"
+
+
+def test_hub_token_under_stock(out: Path) -> None:
+    """hub_token: stock writes it into every checkpoint."""
+    crash(out, after=2, attached=False, hub_token=SECRET)
+
+    assert SECRET.encode() in (out / "checkpoint-2" / "training_args.bin").read_bytes()
+
+
+def test_trainer_state_names_the_best_for_stock_tools(out: Path) -> None:
+    """The best checkpoint stands in trainer_state.json, where stock tools look for it."""
+    scores = {2: 0.9, 4: 0.8, 6: 0.95, 8: 0.1, 10: 0.2, 12: 0.3}
+
+    train(out, scores=scores, metric_for_best_model="accuracy")
+
+    states = {step: json.loads((out / f"checkpoint-{step}/trainer_state.json").read_text()) for step in (4, 6, 12)}
+    best = {step: Path(state["best_model_checkpoint"]).name for step, state in states.items()}
+    assert best == {4: "checkpoint-2", 6: "checkpoint-6", 12: "checkpoint-6"}

@@ -1,0 +1,212 @@
+"""Killed, interrupted, out of disk or out of luck in the middle: what is left, and that it goes on from there."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.failures.build import (
+    SAVE_POINTS,
+    At,
+    CrashAfter,
+    Crashed,
+    crash,
+    files,
+    in_child,
+    interrupted_at,
+    managed,
+    names,
+    receipt,
+    same,
+    steps,
+    stock,
+    train,
+    unlocked,
+    weights,
+)
+
+pytestmark = pytest.mark.training
+
+
+def kill_myself() -> None:
+    """SIGKILL, as the kernel or a scheduler sends it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_inside_the_save(out: Path, point: str, *, attached: bool) -> None:
+    """A training in a process of its own, ended by SIGKILL inside the save of step 6."""
+
+    def work() -> str:
+        settings = {"trainer_class": interrupted_at(point, kill_myself)}
+        trainer = managed(out, **settings)[0] if attached else stock(out, **settings)
+        trainer.train()
+        return "not killed"
+
+    code, text = in_child(work)
+    assert code == -signal.SIGKILL, text
+
+
+@pytest.mark.parametrize("resume", [True, "auto"])
+@pytest.mark.parametrize("point", SAVE_POINTS)
+def test_sigkill_inside_a_save(
+    out: Path, point: str, resume: bool | str, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    """SIGKILL inside a save, 12 points | `resume=True` **crashes** | commit or nothing; fall back."""
+    killed_inside_the_save(out, point, attached=True)
+    assert steps(out) == [2, 4]
+
+    trainer, checkpointer = train(out, resume)
+
+    assert receipt(checkpointer).step == 4
+    assert same(weights(trainer.model), uninterrupted)
+    assert not any((out / ".holdfast" / "staging").iterdir())
+
+
+@pytest.mark.parametrize("point", ["after the weights", "before the random states"])
+def test_sigkill_inside_a_save_under_stock(out: Path, point: str) -> None:
+    """SIGKILL inside a save, 12 points | death before trainer_state.json: `resume=True` **crashes**."""
+    killed_inside_the_save(out, point, attached=False)
+
+    with pytest.raises(FileNotFoundError, match=r"trainer_state\.json"):
+        stock(out).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
+def test_sigkill_at_the_commit(
+    out: Path, moment: str, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    """SIGKILL inside a save: the rename is the moment; before it there is nothing, after it there is all."""
+    from holdfast.stores import LocalStore
+
+    rename = LocalStore.rename
+
+    def rename_and_die(self: LocalStore, source: str, target: str) -> None:
+        if target == "checkpoint-6" and moment == "before the rename":
+            kill_myself()
+        rename(self, source, target)
+        if target == "checkpoint-6":
+            kill_myself()
+
+    def work() -> str:
+        monkeypatch.setattr(LocalStore, "rename", rename_and_die)
+        train(out)
+        return "not killed"
+
+    code, text = in_child(work)
+    assert code == -signal.SIGKILL, text
+    assert steps(out) == ([2, 4] if moment == "before the rename" else [2, 4, 6])
+
+    assert same(weights(train(out, "auto")[0].model), uninterrupted)
+
+
+@contextmanager
+def recorded_syncs(monkeypatch: pytest.MonkeyPatch, name: Path) -> Iterator[list[tuple[int, bool]]]:
+    """Inode of every fsync in its order, and whether `name` was to be seen by then."""
+    found: list[tuple[int, bool]] = []
+    fsync = os.fsync
+
+    def recording(descriptor: int) -> None:
+        fsync(descriptor)
+        found.append((os.fstat(descriptor).st_ino, name.exists()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", recording)
+        yield found
+
+
+def test_power_loss(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """power loss | 0 fsync | fsync files and directories."""
+    with recorded_syncs(monkeypatch, out / "checkpoint-2") as found:
+        crash(out, after=2, save_steps=2, lora={"r": 2})
+
+    before = {inode for inode, visible in found if not visible}
+    after = [inode for inode, visible in found if visible]
+    checkpoint = out / "checkpoint-2"
+    everything = [checkpoint, *checkpoint.rglob("*")]
+    assert len(everything) > 10
+    assert [p.name for p in everything if p.stat().st_ino not in before] == [], "synced before it was to be seen"
+    assert after[0] == out.stat().st_ino, "the rename is synced at once"
+
+
+def test_power_loss_under_stock(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """power loss | 0 fsync."""
+    with recorded_syncs(monkeypatch, out / "checkpoint-2") as found:
+        crash(out, after=2, attached=False)
+
+    assert found == []
+
+
+def interrupt() -> None:
+    """What Ctrl-C does."""
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("point", SAVE_POINTS)
+def test_ctrl_c_inside_a_save(out: Path, point: str, uninterrupted: dict[str, torch.Tensor]) -> None:
+    """Ctrl-C inside a save: nothing half is left, the lock is free, and the run can be resumed."""
+    with pytest.raises(KeyboardInterrupt):
+        train(out, trainer_class=interrupted_at(point, interrupt))
+
+    assert steps(out) == [2, 4]
+    assert not any((out / ".holdfast" / "staging").iterdir())
+    assert unlocked(out)
+    assert same(weights(train(out, True)[0].model), uninterrupted)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Crashed, SystemExit, MemoryError])
+def test_exception_in_a_step(out: Path, error: type[BaseException], uninterrupted: dict[str, torch.Tensor]) -> None:
+    """An exception in the training loop passes, frees the lock, and puts the user's arguments back."""
+    trainer, _ = managed(out, save_total_limit=3, callbacks=[CrashAfter(7, error)])
+    with pytest.raises(error):
+        trainer.train()
+
+    assert unlocked(out)
+    assert trainer.args.save_total_limit == 3
+    assert same(weights(train(out, "auto", save_total_limit=3)[0].model), uninterrupted)
+
+
+def test_exception_in_an_evaluation(out: Path) -> None:
+    """An exception in the user's compute_metrics passes and frees the lock."""
+    trainer, _ = managed(out)
+
+    def compute_metrics(_: Any) -> dict[str, float]:
+        raise ZeroDivisionError
+
+    trainer.compute_metrics = compute_metrics
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+
+    assert unlocked(out)
+
+
+def test_the_same_trainer_again(out: Path, uninterrupted: dict[str, torch.Tensor]) -> None:
+    """After an exception the same trainer object can be resumed, as in a notebook."""
+    trainer, checkpointer = managed(out, callbacks=[CrashAfter(5, KeyboardInterrupt)])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer.pop_callback(CrashAfter)
+
+    trainer.train(resume_from_checkpoint=True)
+
+    assert receipt(checkpointer).step == 4
+    assert same(weights(trainer.model), uninterrupted)
+
+
+def test_checkpoint_removed_by_somebody(out: Path) -> None:
+    """A checkpoint that somebody deletes in mid-training is no reason to stop."""
+    import shutil
+
+    def delete(**_: object) -> None:
+        shutil.rmtree(out / "checkpoint-4")
+
+    train(out, save_total_limit=2, eval_strategy="no", callbacks=[At(5, delete)])
+
+    assert names(out) == ["checkpoint-10", "checkpoint-12"]
+    assert files(out / "checkpoint-12")

@@ -1,0 +1,1 @@
+"""Tests of the operations: what they return, never what is printed."""

@@ -1,0 +1,67 @@
+"""A warm fork server: each call runs in a process of its own that has torch, transformers, trl and peft imported."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+_WARM = "tests.training.course"
+_CONTEXT = multiprocessing.get_context("forkserver")
+SIGKILLED = -9
+_codes: list[int] = []
+_TIMEOUT = 120
+"""Seconds after which a child that hangs is killed and reported."""
+
+
+@cache
+def start() -> None:
+    """Start the server, once; it ends with the process that started it."""
+    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")}
+    # The server takes its import path from the environment alone; one thread, because only that survives a fork.
+    os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    try:
+        _CONTEXT.set_forkserver_preload([_WARM])
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name)
+            else:
+                os.environ[name] = value
+
+
+def call(function: Callable[..., None], *arguments: Any, log: Path, afresh: bool = False) -> int:
+    """Run a function in a new process, its output in `log`; returns the exit code, minus the signal when killed.
+
+    `afresh` starts an interpreter that shares nothing with the server, its hash seed neither; that takes seconds.
+    """
+    start()
+    context = multiprocessing.get_context("spawn") if afresh else _CONTEXT
+    process = context.Process(target=_quietly, args=(log, function, arguments))
+    process.start()
+    process.join(_TIMEOUT)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"a training took longer than {_TIMEOUT} s; see {log}")
+    assert process.exitcode is not None
+    _codes.append(process.exitcode)
+    return process.exitcode
+
+
+def deaths() -> int:
+    """How many children were killed so far."""
+    return _codes.count(SIGKILLED)
+
+
+def _quietly(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    with log.open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    function(*arguments)
