@@ -1,6 +1,6 @@
 """The textbook program: fine-tune with LoRA, keep the best 2, then resume from the best one for another epoch.
 
-    python examples/sft_lora.py --model PATH_OR_HUB_NAME --data TEXT_FILE --output runs/textbook
+python examples/sft_lora.py --model PATH_OR_HUB_NAME --data TEXT_FILE --output runs/textbook
 """
 
 import argparse
@@ -59,7 +59,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a causal language model: a directory or a hub name")
     parser.add_argument("--data", required=True, type=Path, help="a text file to fine-tune on")
-    parser.add_argument("--output", type=Path, default=Path("runs/textbook"), help="run directory (default: %(default)s)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("runs/textbook"), help="run directory (default: %(default)s)"
+    )
     options = parser.parse_args()
 
     trainer = make_trainer(options.model, options.data, options.output, epochs=2)

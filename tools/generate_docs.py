@@ -30,8 +30,10 @@ def cli_page() -> str:
         parts.append(f"\n## holdfast {name}\n\n" + _block(_help(command, f"holdfast {name}")))
     codes = sorted({(error.exit_code, error.code, (error.__doc__ or "").split("\n")[0]) for error in _errors()})
     rows = "".join(f"| {code} | {name} | {text} |\n" for code, name, text in codes)
-    parts.append("\n## Exit codes\n\n0 is success; 1 is a check that found something wrong.\n\n"
-        f"| code | name | meaning |\n|---|---|---|\n{rows}")
+    parts.append(
+        "\n## Exit codes\n\n0 is success; 1 is a check that found something wrong.\n\n"
+        f"| code | name | meaning |\n|---|---|---|\n{rows}"
+    )
     return "".join(parts)
 
 

@@ -169,14 +169,18 @@ class Checkpointer:
             where = run.quarantine(verification)
             logger.warning(
                 "%s. Resuming from step %d instead. It is kept in %s",
-                verification.summary(), point.checkpoint.step, where,
+                verification.summary(),
+                point.checkpoint.step,
+                where,
             )
         if reference in ("auto", "latest"):
             for foreign in listing.foreign:
                 if _step_of(foreign.path) > point.checkpoint.step:
                     logger.warning(
                         "%s is no resume point: %s. Resuming from step %d instead.",
-                        foreign.path, foreign.reason, point.checkpoint.step,
+                        foreign.path,
+                        foreign.reason,
+                        point.checkpoint.step,
                     )
         return point
 
@@ -257,7 +261,8 @@ def _fill(staging: Staging, draft: Checkpoint, write: Writer) -> None:
         raise StorageError(
             f"checkpoint step {draft.step} could not be written: {error.strerror or error}.",
             hint="Free space or repair the disk; what was committed before is untouched."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT) else "What was committed before is untouched.",
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "What was committed before is untouched.",
             errno=error.errno,
         ) from error
 

@@ -90,7 +90,7 @@ def _parse(lines: list[bytes]) -> Iterator[Event]:
             continue
         try:
             event = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        except layout.NOT_JSON:
             continue
         if isinstance(event, dict):
             event = cast("Event", event)

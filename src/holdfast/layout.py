@@ -1,4 +1,4 @@
-"""Names of holdfast's own files below a run directory."""
+"""Names of holdfast's own files below a run directory, and how its JSON files may fail."""
 
 META = ".holdfast"
 RUN = f"{META}/run.json"
@@ -14,6 +14,9 @@ REWIND = f"{META}/rewind.json"
 PINS = f"{META}/pins.json"
 PINS_LOCK = f"{META}/pins.lock"
 EVENTS = f"{META}/events.jsonl"
+
+NOT_JSON = (ValueError, RecursionError)
+"""What a JSON decoder raises for bytes that are none: bad syntax or shape, bad UTF-8, or too deep."""
 
 SMALL_FILE_LIMIT = 16 * 2**20
 """Bytes above which one of holdfast's own small JSON files is refused unread."""

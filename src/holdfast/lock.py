@@ -7,13 +7,17 @@ import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from holdfast import layout
 from holdfast.errors import RunLocked
 from holdfast.stores import Store
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 GRACE_SECONDS = 15.0
 """How long to wait for a lock whose holder is dead: its data loader workers outlive it by some seconds."""
@@ -32,15 +36,22 @@ class RunLock:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._lock = FileLock(store.local_path(layout.LOCK), is_singleton=False)
+
+    @cached_property
+    def _lock(self) -> FileLock:
+        from filelock import FileLock  # it costs every command 30 ms, and few take the lock
+
+        return FileLock(self._store.local_path(layout.LOCK), is_singleton=False)
 
     @property
     def held(self) -> bool:
         """True while this object holds the lock."""
-        return self._lock.is_locked
+        return "_lock" in self.__dict__ and self._lock.is_locked
 
     def acquire(self) -> None:
         """Take the lock. Raises RunLocked, naming the holder and the ways forward."""
+        from filelock import Timeout
+
         self._store.make_directory(layout.META)
         try:
             self._take()
@@ -53,7 +64,7 @@ class RunLock:
 
     def release(self) -> None:
         """Give the lock back; no error when it is not held."""
-        if self._lock.is_locked:
+        if self.held:
             with suppress(OSError):
                 self._store.delete(layout.OWNER)
             self._lock.release()
@@ -62,10 +73,12 @@ class RunLock:
         """Who last took the lock and did not give it back, None when unknown."""
         try:
             return msgspec.json.decode(self._store.read(layout.OWNER, limit=layout.SMALL_FILE_LIMIT), type=Owner)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, *layout.NOT_JSON):
             return None
 
     def _take(self) -> None:
+        from filelock import Timeout
+
         deadline = time.monotonic() + GRACE_SECONDS
         while True:
             try:

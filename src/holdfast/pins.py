@@ -6,14 +6,17 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import msgspec
-from filelock import FileLock
 
 from holdfast import layout
 from holdfast.errors import HoldfastError
 from holdfast.model import parse_name
 from holdfast.stores import Store, is_leftover_of
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 TAG_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9._-]{0,63}")
 RESERVED = frozenset({"best", "latest", "auto", "true", "false", "none", "step"})
@@ -62,7 +65,7 @@ class PinBoard:
             return Pins()
         try:
             file = msgspec.json.decode(data, type=_File)
-        except msgspec.DecodeError as error:
+        except layout.NOT_JSON as error:
             where = self._store.local_path(layout.PINS)
             raise HoldfastError(
                 f"{where} is damaged: {error}", hint="Repair it by hand, or delete it to drop all pins and tags."
@@ -102,13 +105,18 @@ class PinBoard:
         """Clear what a killed change left behind, unless a change is under way."""
         left = [e.path for e in self._store.list(layout.META) if is_leftover_of(e.path, "pins.json")]
         if left:
-            with suppress(OSError), FileLock(self._store.local_path(layout.PINS_LOCK), timeout=0):
+            with suppress(OSError), self._alone(0):
                 for name in left:
                     self._store.delete(f"{layout.META}/{name}")
 
+    def _alone(self, timeout: float) -> FileLock:
+        from filelock import FileLock  # it costs every command 30 ms, and few change pins
+
+        return FileLock(self._store.local_path(layout.PINS_LOCK), timeout=timeout)
+
     def _change(self, change: Callable[[Pins], Pins]) -> None:
         self._store.make_directory(layout.META)
-        with FileLock(self._store.local_path(layout.PINS_LOCK), timeout=30):
+        with self._alone(30):
             pins = change(self.read())
             file = _File(sorted(pins.pinned), dict(sorted(pins.tags.items())))
             self._store.replace(layout.PINS, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
 Fingerprint = Mapping[str, Any]
 """Sections (arguments, data, model, optimizer, versions, device) of names and plain values."""
@@ -93,18 +93,14 @@ def differences(before: Fingerprint, now: Fingerprint) -> Iterator[Difference]:
                 yield Difference(section, name, old.get(name), new.get(name))
 
 
-def reasons_for(
-    found: Iterator[Difference], level_of: Callable[[Difference], Exactness | None]
-) -> tuple[Reason, ...]:
+def reasons_for(found: Iterator[Difference], level_of: Callable[[Difference], Exactness | None]) -> tuple[Reason, ...]:
     """A reason for each difference that matters; `level_of` returns None for one that does not."""
-    return tuple(
-        Reason(level, str(difference)) for difference in found if (level := level_of(difference)) is not None
-    )
+    return tuple(Reason(level, str(difference)) for difference in found if (level := level_of(difference)) is not None)
 
 
 def _section(fingerprint: Fingerprint, section: str) -> Mapping[str, Any]:
     value = fingerprint.get(section)
-    return value if isinstance(value, Mapping) else {}
+    return cast(Mapping[str, Any], value) if isinstance(value, Mapping) else {}
 
 
 def _short(value: Any) -> str:

@@ -94,10 +94,19 @@ def _absolute(path: Path) -> str:
 
 
 def _unknown(message: str, text: str, known: Known) -> CheckpointNotFound:
-    names = [str(c.step) for c in known.checkpoints] + [c.name for c in known.checkpoints]
-    near = difflib.get_close_matches(text, [*names, *known.pins.tags, "best", "latest"], n=1, cutoff=0.6)
-    meant = f"Did you mean {near[0]!r}? " if near else ""
+    near = _nearest_step(int(text), known) if text.isdigit() else _closest_name(text, known)
+    meant = f"Did you mean {near!r}? " if near else ""
     return CheckpointNotFound(message, hint=meant + _what_there_is(known))
+
+
+def _nearest_step(step: int, known: Known) -> str:
+    steps = sorted((checkpoint.step for checkpoint in known.checkpoints), key=lambda other: (abs(other - step), -other))
+    return str(steps[0]) if steps else ""
+
+
+def _closest_name(text: str, known: Known) -> str:
+    names = [*(checkpoint.name for checkpoint in known.checkpoints), *known.pins.tags, "best", "latest"]
+    return next(iter(difflib.get_close_matches(text, names, n=1, cutoff=0.6)), "")
 
 
 def _what_there_is(known: Known) -> str:

@@ -68,7 +68,7 @@ def read_run_file(store: LocalStore) -> RunFile:
         ) from error
     try:
         file = msgspec.json.decode(data, type=RunFile)
-    except msgspec.DecodeError as error:
+    except layout.NOT_JSON as error:
         raise HoldfastError(
             f"{where} is damaged: {error}",
             hint="Its checkpoints are whole all the same; put run_id from any checkpoint's holdfast.json back into it.",

@@ -88,7 +88,7 @@ def mounted(where: Path, options: str) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", str(where)], check=True)
+        subprocess.run(["umount", "-l", str(where)], check=True)
 
 
 def _save_on_a_full_disk(path: Path) -> bool:

@@ -58,7 +58,9 @@ def test_a_directory_with_something_in_it_is_not_used(tmp_path: Path) -> None:
 def test_the_embedded_assets_are_whole_and_small() -> None:
     files = [path for path in ASSETS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 8_000_000
-    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {path.name for path in (ASSETS / "model").iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (ASSETS / "model").iterdir()
+    }
     assert len((ASSETS / "finetune.txt").read_text(encoding="utf-8")) > 30_000
 
 

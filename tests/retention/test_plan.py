@@ -170,7 +170,7 @@ def test_a_policy_needs_a_rule_and_a_metric_to_rank_by() -> None:
     [
         ("best:3,latest:1", "the best 3 by eval_loss (lower is better), plus the newest"),
         ("best:3", "the best 3 by eval_loss (lower is better), plus the newest"),
-        ("best:1:full", "the best by eval_loss (lower is better, never thinned), plus the newest"),
+        ("best:1", "the best by eval_loss (lower is better), plus the newest"),
         ("latest:1", "the newest"),
         ("latest:3", "the latest 3"),
         (

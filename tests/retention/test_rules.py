@@ -61,10 +61,6 @@ def test_best_without_a_metric_keeps_nothing() -> None:
     assert Best(3).keeps(context(*make_run([0.1, 0.2]), metric=None)) == {}
 
 
-def test_best_full_says_so() -> None:
-    assert "never thinned" in Best(1, full=True).keeps(context(*make_run([0.1])))[1]
-
-
 def test_latest_counts_only_what_can_be_resumed_from() -> None:
     run = list(make_run([None] * 4))
     run[2] = replace(run[2], kind=Kind.WEIGHTS)
@@ -130,12 +126,6 @@ def test_numbers_are_whole_and_positive(rule: Callable[[Any], Rule], value: Any)
         rule(value)
     assert repr(value) in error.value.message
     assert error.value.hint
-
-
-def test_a_flag_is_true_or_false() -> None:
-    flag: Any = 1
-    with pytest.raises(PolicyError, match="full must be True or False"):
-        Best(3, full=flag)
 
 
 @pytest.mark.parametrize("rule", rule_classes().values(), ids=rule_classes())

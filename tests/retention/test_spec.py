@@ -32,7 +32,7 @@ from holdfast.retention.rules import Seconds, rule_classes
 
 COUNTS = st.integers(1, 10**9)
 RULES: list[st.SearchStrategy[Rule]] = [
-    st.builds(Best, COUNTS, st.booleans()),
+    st.builds(Best, COUNTS),
     st.builds(Latest, COUNTS),
     st.builds(Every, COUNTS),
     st.builds(Within, COUNTS),
@@ -61,8 +61,7 @@ def test_what_is_written_is_read_back(rules: tuple[Rule, ...]) -> None:
     ("spec", "rule"),
     [
         (" Best : 3 ", Best(3)),
-        ("best:5:full", Best(5, full=True)),
-        ("best:5 : FULL", Best(5, full=True)),
+        ("BEST:5", Best(5)),
         ("latest:007", Latest(7)),
         ("within:90s", Within(90)),
         ("within:15m", Within(900)),
@@ -94,7 +93,6 @@ def test_spelling_is_lenient(spec: str, rule: Rule) -> None:
         ("latest:" + "9" * 5000, "no whole number"),
         ("best:full", "'full'"),
         ("best:3:ful", "'ful' is too much"),
-        ("best:3:full:full", "'full' is too much"),
         ("latest:2:3", "'3' is too much"),
         ("all:1", "'1' is too much"),
         ("within:6", "'6' is no duration"),
@@ -151,7 +149,6 @@ def first_rule() -> Iterator[None]:
 
         n: int
         age: Seconds
-        strict: bool = False
         example: ClassVar[str] = "first:2:1h"
 
         def keeps(self, context: Context) -> Mapping[int, str]:
@@ -170,7 +167,7 @@ def first_rule() -> Iterator[None]:
 
 @pytest.mark.usefixtures("first_rule")
 def test_one_class_is_a_whole_rule() -> None:
-    assert format_spec(parse("first:3:2d:strict,all")) == "first:3:2d:strict,all"
+    assert format_spec(parse("first:3:2d,all")) == "first:3:2d,all"
     assert ("first:2:1h", "The first n of the run, once older than the time given.") in rule_table()
     with pytest.raises(PolicyError, match="missing \\(age\\)"):
         parse("first:3")

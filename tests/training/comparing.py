@@ -78,6 +78,8 @@ def _file(one: Path, other: Path, where: str) -> Iterator[str]:
             yield f"{where}: {problem}"
     elif one.name == "trainer_state.json":
         yield from _trainer_states(json.loads(one.read_text()), json.loads(other.read_text()), where)
+    elif one.name == "adapter_config.json":
+        yield from _adapter_configs(json.loads(one.read_text()), json.loads(other.read_text()), where)
     elif one.name == "holdfast.json":
         yield from _manifests(json.loads(one.read_text()), json.loads(other.read_text()), where)
     elif one.read_bytes() != other.read_bytes():
@@ -92,6 +94,14 @@ def _trainer_states(one: dict[str, Any], other: dict[str, Any], where: str) -> I
         state["best_model_checkpoint"] = best and Path(best).name
     yield from (f"{where}: {name} {one.get(name)} and {other.get(name)}" for name in one | other
                 if repr(one.get(name)) != repr(other.get(name)))  # fmt: skip
+
+
+def _adapter_configs(one: dict[str, Any], other: dict[str, Any], where: str) -> Iterator[str]:
+    for config in (one, other):
+        # peft writes this set in the order of the interpreter's hash seed.
+        config["target_modules"] = sorted(config["target_modules"])
+    if one != other:
+        yield f"{where}: {one} and {other}"
 
 
 def _manifests(one: dict[str, Any], other: dict[str, Any], where: str) -> Iterator[str]:

@@ -8,13 +8,16 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 _WARM = "tests.training.course"
 _CONTEXT = multiprocessing.get_context("forkserver")
 SIGKILLED = -9
-_codes: list[int] = []
+_READING = Lock()
+"""Starting a process reads the exit codes of others, and a code can be read once only."""
 _TIMEOUT = 120
 """Seconds after which a child that hangs is killed and reported."""
 
@@ -44,20 +47,17 @@ def call(function: Callable[..., None], *arguments: Any, log: Path, afresh: bool
     start()
     context = multiprocessing.get_context("spawn") if afresh else _CONTEXT
     process = context.Process(target=_quietly, args=(log, function, arguments))
-    process.start()
-    process.join(_TIMEOUT)
-    if process.is_alive():
-        process.kill()
+    with _READING:
+        process.start()
+    ended = wait([process.sentinel], _TIMEOUT)
+    with _READING:
+        if not ended:
+            process.kill()
         process.join()
+    if not ended:
         raise TimeoutError(f"a training took longer than {_TIMEOUT} s; see {log}")
     assert process.exitcode is not None
-    _codes.append(process.exitcode)
     return process.exitcode
-
-
-def deaths() -> int:
-    """How many children were killed so far."""
-    return _codes.count(SIGKILLED)
 
 
 def _quietly(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

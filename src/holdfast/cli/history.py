@@ -15,10 +15,10 @@ from holdfast.cli.command import command, format_option, run_argument
 from holdfast.cli.render import Output
 from holdfast.cli.tables import EMPTY
 from holdfast.cli.text import shorten
-from holdfast.cli.units import format_moment, format_number, format_size
 from holdfast.events import Event
 from holdfast.operations.following import follow as follow_events
 from holdfast.run import Run
+from holdfast.units import format_moment, format_number, format_size
 
 _STYLES = {
     "committed": "green",

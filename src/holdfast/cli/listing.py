@@ -11,11 +11,11 @@ from holdfast.cli.command import command, format_option, run_argument
 from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Span, Table
 from holdfast.cli.text import count, shorten
-from holdfast.cli.units import align_numbers, format_age, format_number, format_size
 from holdfast.model import Kind
 from holdfast.operations.listing import DAMAGED, Listing, Row, list_checkpoints
 from holdfast.retention import Metric
 from holdfast.run import Run
+from holdfast.units import align_numbers, format_age, format_number, format_size
 
 SHOWN_METRICS = 3
 LONGEST_NAME = 32

@@ -11,11 +11,11 @@ from holdfast.cli.command import command, format_option, run_argument
 from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Table
 from holdfast.cli.text import count
-from holdfast.cli.units import align_numbers, format_size
 from holdfast.operations.prune import Pruned
 from holdfast.operations.pruning import policy_for, prune_as_shown
 from holdfast.retention import Mode, Plan, Policy, format_spec, rule_table
 from holdfast.run import Run
+from holdfast.units import align_numbers, format_size
 
 _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_table())
 

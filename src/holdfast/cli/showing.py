@@ -11,11 +11,11 @@ from holdfast.cli.listing import marks, why
 from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Span, Table
 from holdfast.cli.text import clean, count, shorten
-from holdfast.cli.units import format_age, format_moment, format_number, format_size
 from holdfast.model import Checkpoint, Kind
 from holdfast.operations.showing import Details
 from holdfast.operations.showing import show as find_details
 from holdfast.run import Run
+from holdfast.units import format_age, format_moment, format_number, format_size
 
 LONGEST_VALUE = 100
 _KINDS = {

@@ -9,9 +9,9 @@ import click
 from holdfast.cli.command import command, format_option, reference_argument, run_argument
 from holdfast.cli.render import Output
 from holdfast.cli.text import count
-from holdfast.cli.units import format_size
 from holdfast.operations.checking import Checked, candidates, check
 from holdfast.run import Run
+from holdfast.units import format_size
 
 PROBLEMS_FOUND = 1
 """Exit code where a checkpoint does not hold."""

@@ -75,7 +75,7 @@ def make_trainer(job: Job, reporter: Reporter) -> Any:
     import torch
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig, SFTTrainer  # pyright: ignore[reportPrivateImportUsage]
 
     recipe = Recipe(**job.recipe)
     set_seed(recipe.seed)

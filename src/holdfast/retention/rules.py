@@ -57,7 +57,7 @@ def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint,
 class Rule(ABC):
     """Base of all rules. A subclass is a whole rule: its fields are its arguments, its name is its spec word.
 
-    Numbers are whole and 1 or more, a bool field is a flag written by its name; PolicyError on anything else.
+    Arguments are whole numbers of 1 or more; PolicyError on anything else.
     The docstring's first line and `example` make the rule's row in the help.
     """
 
@@ -66,16 +66,11 @@ class Rule(ABC):
     needs_metric: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name, kind in self.arguments().items():
+        for name in self.arguments():
             value: Any = getattr(self, name)
-            if kind is bool:
-                valid = isinstance(value, bool)
-            else:
-                valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not valid:
-                wanted = "True or False" if kind is bool else "a whole number of 1 or more"
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise PolicyError(
-                    f"{self.word()}: {name} must be {wanted}, not {value!r}",
+                    f"{self.word()}: {name} must be a whole number of 1 or more, not {value!r}",
                     hint=f"For example {self.example!r} ({self.meaning().rstrip('.')}).",
                 )
 
@@ -91,7 +86,7 @@ class Rule(ABC):
 
     @classmethod
     def arguments(cls) -> dict[str, Any]:
-        """Names and types (int, Seconds, bool) of the arguments, in the order of the spec."""
+        """Names and types (int, Seconds) of the arguments, in the order of the spec."""
         hints = get_type_hints(cls, include_extras=True)
         return {field.name: hints[field.name] for field in fields(cls)}
 
@@ -100,10 +95,7 @@ class Rule(ABC):
         parts = [self.word()]
         for name, kind in self.arguments().items():
             value = getattr(self, name)
-            if kind is bool:
-                parts += [name] if value else []
-            else:
-                parts.append(format_duration(value) if kind == Seconds else str(value))
+            parts.append(format_duration(value) if kind == Seconds else str(value))
         return ":".join(parts)
 
     @abstractmethod
@@ -132,13 +124,12 @@ def format_duration(seconds: int) -> str:
 
 @dataclass(frozen=True)
 class Best(Rule):
-    """The k best by the metric, of equal ones the later; with `:full` they are never thinned to weights.
+    """The k best by the metric, of equal ones the later.
 
     Weights-only checkpoints compete as well. NaN is never one of the best.
     """
 
     k: int
-    full: bool = False
     example: ClassVar[str] = "best:3"
     needs_metric: ClassVar[bool] = True
 
@@ -148,7 +139,7 @@ class Best(Rule):
             return {}
         return {
             checkpoint.generation: f"best {place} of {self.k} by {metric.name} "
-            f"({metric.value(checkpoint.metrics):.6g}, {self._direction(metric)})"
+            f"({metric.value(checkpoint.metrics):.6g}, {metric.direction})"
             for place, checkpoint in enumerate(rank(context.checkpoints, metric)[: self.k], start=1)
         }
 
@@ -156,13 +147,10 @@ class Best(Rule):
         best = "the best" if self.k == 1 else f"the best {self.k}"
         if metric is None:
             return best
-        return f"{best} by {metric.name} ({self._direction(metric)})"
+        return f"{best} by {metric.name} ({metric.direction})"
 
     def missed(self) -> str:
         return "not the best" if self.k == 1 else f"not among the best {self.k}"
-
-    def _direction(self, metric: Metric) -> str:
-        return f"{metric.direction}, never thinned" if self.full else metric.direction
 
 
 @dataclass(frozen=True)

@@ -55,22 +55,15 @@ def _parse_rule(piece: str, spec: str) -> Rule:
     return cls(**_parse_arguments(cls, piece, parts))
 
 
-def _parse_arguments(cls: type[Rule], piece: str, parts: list[str]) -> dict[str, int | bool]:
-    """Numbers by their place, then flags by their name."""
+def _parse_arguments(cls: type[Rule], piece: str, parts: list[str]) -> dict[str, int]:
     kinds = cls.arguments()
-    numbers = [name for name, kind in kinds.items() if kind is not bool]
-    flags = [name for name, kind in kinds.items() if kind is bool]
-    if len(parts) < len(numbers):
-        raise _bad(piece, f"the number is missing ({numbers[len(parts)]})", cls)
-    arguments: dict[str, int | bool] = {
-        name: _parse_number(kinds[name], text, piece, cls) for name, text in zip(numbers, parts, strict=False)
+    if len(parts) < len(kinds):
+        raise _bad(piece, f"the number is missing ({list(kinds)[len(parts)]})", cls)
+    if len(parts) > len(kinds):
+        raise _bad(piece, f"{parts[len(kinds)]!r} is too much", cls)
+    return {
+        name: _parse_number(kind, text, piece, cls) for (name, kind), text in zip(kinds.items(), parts, strict=True)
     }
-    for flag in parts[len(numbers) :]:
-        if flag not in flags or flag in arguments:
-            takes = f"; after the number it takes {', '.join(flags)}, once" if flags else ""
-            raise _bad(piece, f"{flag!r} is too much{takes}", cls)
-        arguments[flag] = True
-    return arguments
 
 
 def _parse_number(kind: Any, text: str, piece: str, cls: type[Rule]) -> int:

@@ -43,6 +43,11 @@ def plain_arguments(args: Any) -> dict[str, Any]:
     }
 
 
+def plain(option: Any) -> str:
+    """The word of an argument that may be an enum: `steps` of `IntervalStrategy.STEPS`."""
+    return str(getattr(option, "value", option))
+
+
 def level_of_argument(difference: Difference) -> Exactness:
     """What a changed argument does to a resume; one that nobody knows counts as another course."""
     return Exactness.EQUIVALENT if difference.name in _CADENCE else Exactness.APPROXIMATE

@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from holdfast.integrations.transformers.messages import human_bytes
+from holdfast.integrations.transformers.arguments import plain
 from holdfast.retention import All, Policy
+from holdfast.units import format_size
 
 _MOMENTS = {"sgd": 0.0, "adafactor": 0.05, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
 """Optimizer state per trainable value, by the word that an optimizer's name begins with; AdamW keeps two."""
@@ -21,7 +22,7 @@ def checkpoint_bytes(trainer: Any) -> int:
     weights = sum(p.numel() * p.element_size() for p in saved)
     if args.save_only_model:
         return weights
-    name = str(getattr(args.optim, "value", args.optim)).lower()
+    name = plain(args.optim).lower()
     moments = next((count for word, count in _MOMENTS.items() if name.startswith(word)), 2.0)
     trained = [p for p in model.parameters() if p.requires_grad]
     if "8bit" in name:
@@ -31,7 +32,7 @@ def checkpoint_bytes(trainer: Any) -> int:
 
 def planned_saves(args: Any, state: Any) -> int:
     """Saves that the schedule asks for from now on; new bests in between come on top."""
-    strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+    strategy = plain(args.save_strategy)
     left = max(state.max_steps - state.global_step, 0)
     if strategy == "steps" and state.save_steps:
         return -(-left // int(state.save_steps))
@@ -48,10 +49,10 @@ def describe_saves(trainer: Any, state: Any, policy: Policy) -> str:
     if saves == 0:
         return "nothing is scheduled to be saved"
     one = checkpoint_bytes(trainer)
-    text = f"{saves} saves to come, about {human_bytes(one)} each"
+    text = f"{saves} saves to come, about {format_size(one)} each"
     if any(isinstance(rule, All) for rule in policy.rules):
         free = shutil.disk_usage(_existing(Path(trainer.args.output_dir))).free
-        text += f"; no limit is set, so all are kept: about {human_bytes(one * saves)} in all, {human_bytes(free)} free"
+        text += f"; no limit is set, so all are kept: about {format_size(one * saves)} in all, {format_size(free)} free"
     return text
 
 

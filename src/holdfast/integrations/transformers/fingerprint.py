@@ -12,7 +12,7 @@ import torch
 import xxhash
 
 from holdfast import __version__
-from holdfast.integrations.transformers.arguments import plain_arguments
+from holdfast.integrations.transformers.arguments import plain, plain_arguments
 from holdfast.snapshot.random_state import untouched
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "safetensors")
@@ -135,7 +135,7 @@ def _adapter(model: Any) -> dict[str, Any]:
 
 def _optimizer_name(trainer: Any) -> str:
     given = getattr(trainer, "_holdfast_given_optimizer", None)
-    return given or str(getattr(trainer.args.optim, "value", trainer.args.optim))
+    return given or plain(trainer.args.optim)
 
 
 def _device(args: Any) -> dict[str, Any]:

@@ -73,12 +73,15 @@ def capture_trl(trainer: Any) -> tuple[dict[str, int], dict[str, Any]]:
     """Token counters and metric lists of a TRL trainer; empty for a plain one."""
     counters = {name: int(getattr(trainer, name)) for name in _COUNTERS if hasattr(trainer, name)}
     lists = {
-        name: {mode: {key: [float(v) if isinstance(v, torch.Tensor) else v for v in values] for key, values in by_name.items()}
-               for mode, by_name in getattr(trainer, name).items()}
+        name: {mode: _plain_lists(by_name) for mode, by_name in getattr(trainer, name).items()}
         for name in _METRIC_LISTS
         if isinstance(getattr(trainer, name, None), Mapping)
-    }  # fmt: skip
+    }
     return counters, lists
+
+
+def _plain_lists(by_name: Mapping[str, Any]) -> dict[str, list[Any]]:
+    return {key: [float(v) if isinstance(v, torch.Tensor) else v for v in values] for key, values in by_name.items()}
 
 
 def restore_trl(trainer: Any, state: LoopState) -> None:

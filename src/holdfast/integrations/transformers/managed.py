@@ -12,6 +12,7 @@ from transformers.trainer_callback import ExportableState
 from holdfast.checkpointer import Checkpointer, Fresh
 from holdfast.errors import SettingsError
 from holdfast.integrations.transformers import messages
+from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.callback import SessionCallback
 from holdfast.integrations.transformers.policy import Keep, choose_policy
 from holdfast.integrations.transformers.session import Session
@@ -97,9 +98,9 @@ class ManagedTrainer(_Base):
 
     def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
         """A new best is saved even when no save is due; a missing or NaN metric is said, and harms nothing."""
-        strategy = str(getattr(self.args.save_strategy, "value", self.args.save_strategy))
+        strategy = plain(self.args.save_strategy)
         self._begin_best_metric()
-        value = self._holdfast.is_new_best(metrics, self.state.best_metric)
+        value = self._holdfast.evaluations.new_best(metrics, self.state.best_metric, self.state.global_step)
         if value is not None:
             self.state.best_metric = value
             if strategy != "no":

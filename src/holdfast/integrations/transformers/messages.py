@@ -5,8 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 
+from holdfast.checkpointer import Checkpointer
+from holdfast.errors import HoldfastError
 from holdfast.model import Checkpoint
-from holdfast.retention import Plan, Policy
+from holdfast.receipt import Exactness
+from holdfast.retention import Policy
+from holdfast.units import format_size
 
 logger = logging.getLogger("holdfast")
 
@@ -33,31 +37,51 @@ def make_visible() -> None:
         logger.propagate = False
 
 
-def human_bytes(count: float) -> str:
-    """Decimal units as disks are sold: 1.5 GB."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if count < 1000 or unit == "TB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    raise AssertionError
+def say_start(checkpointer: Checkpointer, notes: tuple[str, ...], *, resume: str, saves: str) -> None:
+    """Notes and receipt, then one line: policy, metric with its direction, directory, resume point, saves to come."""
+    for note in notes:
+        logger.warning("%s", note)
+    receipt = checkpointer.receipt
+    if receipt is not None:
+        level = logging.INFO if receipt.level is Exactness.EXACT else logging.WARNING
+        for line in receipt.lines():
+            logger.log(level, "%s", line)
+    policy = checkpointer.policy
+    metric = f"metric {policy.metric.name} ({policy.metric.direction})" if policy.metric else "no metric"
+    logger.info("keeping %s; %s; run %s; %s; %s", policy.describe(), metric, checkpointer.path, resume, saves)
 
 
-def start_line(policy: Policy, directory: str, resume: str, saves: str) -> str:
-    """Policy, metric with its direction, run directory, resume point and what it will cost."""
-    metric = f"metric {policy.metric.name} ({_direction(policy)})" if policy.metric else "no metric"
-    return f"keeping {policy.describe()}; {metric}; run {directory}; {resume}; {saves}"
-
-
-def commit_line(checkpoint: Checkpoint, plan: Plan, policy: Policy, seconds: float, removed: list[Checkpoint]) -> str:
+def say_commit(checkpointer: Checkpointer, checkpoint: Checkpoint, seconds: float) -> None:
     """Step, metric, why it is kept, how long training was held up, and what was removed."""
+    plan = checkpointer.plan
+    assert plan is not None
+    because = "; ".join(_telling(plan.reasons(checkpoint.generation)))
+    gone = f"; removed {', '.join(c.name for c in plan.remove)}" if plan.remove else ""
+    value = _value(checkpointer.policy, checkpoint)
+    size = format_size(checkpoint.size_bytes)
+    logger.info("saved step %d%s: %s; %s in %.2f s%s", checkpoint.step, value, because, size, seconds, gone)
+
+
+def say_end(checkpointer: Checkpointer, save_strategy: str) -> None:
+    """What is on disk, the best and the newest; loudly when there is nothing."""
+    try:
+        run = checkpointer.run
+        checkpoints, best, latest = run.checkpoints, run.best, run.latest
+    except HoldfastError:
+        return
+    if latest is None:
+        logger.warning("the training ends without a single checkpoint (save_strategy=%r)", save_strategy)
+        return
+    ranked = f"best {best.name}{_value(checkpointer.policy, best)}" if best else "none is ranked"
+    logger.info("done: %d checkpoints in %s; %s; newest %s", len(checkpoints), run.path, ranked, latest.name)
+
+
+def _value(policy: Policy, checkpoint: Checkpoint) -> str:
     value = policy.metric.value(checkpoint.metrics) if policy.metric else None
-    metric = f", {policy.metric.name} {value:.6g}" if policy.metric and value is not None else ""
-    because = "; ".join(plan.reasons(checkpoint.generation))
-    gone = f"; removed {', '.join(c.name for c in removed)}" if removed else ""
-    size = human_bytes(checkpoint.size_bytes)
-    return f"saved step {checkpoint.step}{metric}: {because}; {size} in {seconds:.2f} s{gone}"
+    return f", {policy.metric.name} {value:.6g}" if policy.metric and value is not None else ""
 
 
-def _direction(policy: Policy) -> str:
-    assert policy.metric is not None
-    return "lower is better" if policy.metric.mode == "min" else "higher is better"
+def _telling(reasons: tuple[str, ...]) -> list[str]:
+    """Reasons without what every newest checkpoint has, and without values that the line has already."""
+    telling = [reason.partition(" (")[0] for reason in reasons if not reason.startswith("newest:")]
+    return telling or list(reasons)

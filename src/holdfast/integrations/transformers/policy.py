@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.errors import PolicyError, SettingsError
+from holdfast.integrations.transformers.arguments import plain
 from holdfast.retention import Metric, Mode, Policy, Rule, default_policy, known_mode, parse
 
 Keep = str | Rule | Sequence[Rule | str]
@@ -27,13 +28,10 @@ def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mod
     all. Raises PolicyError when a metric's direction is unknown or a rule ranks without evaluation.
     """
     check_settings(args)
-    evaluates = str(getattr(args.eval_strategy, "value", args.eval_strategy)) != "no"
+    evaluates = plain(args.eval_strategy) != "no"
     ranked, notes = _choose_metric(args, metric, mode) if evaluates or metric else (None, [])
     rules = _rules(keep)
-    if rules is None:
-        policy = default_policy(args.save_total_limit or None, ranked)
-    else:
-        policy = Policy(rules, ranked)
+    policy = Policy(rules, ranked) if rules else default_policy(args.save_total_limit or None, ranked)
     if not evaluates:
         notes.append(
             "eval_strategy='no': nothing is evaluated, so no checkpoint can be called the best. "

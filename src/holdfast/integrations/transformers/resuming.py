@@ -66,10 +66,13 @@ _ONE_STATE = frozenset({"adamw_torch", "adamw_torch_fused"})
 """Optimizers that read each other's state; which one is the default depends on the versions."""
 
 
+_TELLING = {("model", "class"), ("model", "trainable")}
+
+
 def _refuse_shapes(point: ResumePoint, found: list[Difference]) -> None:
     if not any(d.section == "model" and d.name == "shapes" for d in found):
         return
-    telling = [d for d in found if d.section == "adapter" or (d.section == "model" and d.name in ("class", "trainable"))]
+    telling = [d for d in found if d.section == "adapter" or (d.section, d.name) in _TELLING]
     what = "; ".join(map(str, telling)) or "same number of parameters, other names or shapes"
     raise ResumeRefused(
         f"{point.path} does not fit this model: {what}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +12,12 @@ from typing import Any
 import torch
 
 from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.errors import HoldfastError
 from holdfast.integrations.transformers import messages
+from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.data_order import hold_epoch, release_epoch, sampler_of
 from holdfast.integrations.transformers.disk_errors import as_os_error
 from holdfast.integrations.transformers.estimate import describe_saves
+from holdfast.integrations.transformers.evaluations import Evaluations
 from holdfast.integrations.transformers.fingerprint import fingerprint, written_by
 from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
 from holdfast.integrations.transformers.resuming import (
@@ -31,7 +31,6 @@ from holdfast.model import FULL_PREFIX, Checkpoint, Kind
 from holdfast.run import ResumePoint
 from holdfast.snapshot import random_state
 
-_TIMINGS = ("_runtime", "_per_second", "_preparation_time")
 _WATCHED_FETCHES = 4
 """Fetches of each epoch within which drawing random numbers would be noticed."""
 logger = messages.logger
@@ -48,6 +47,7 @@ class Session:
         self.staging: Path | None = None
         """Where stock writers write while a save is under way; None otherwise."""
         self.pending_push: str | None = None
+        self.evaluations = Evaluations(checkpointer.policy.metric)
         self._fingerprint: dict[str, Any] = {}
         self._reset(None)
 
@@ -67,9 +67,8 @@ class Session:
         self._resume_random: random_state.RandomState | None = None
         self._grad_norm: float | None = None
         self._learning_rate: float | None = None
-        self._metrics: tuple[int, dict[str, float]] = (-1, {})
         self._saved_step = -1
-        self._warned_missing = False
+        self.evaluations.start()
 
     # -- the training as a whole -----------------------------------------------------------------------
 
@@ -86,7 +85,7 @@ class Session:
             self.active = True
             with self._own_arguments():
                 yield str(point.path) if point else None
-            self._say_end()
+            messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
         finally:
             self.active = False
             self.checkpointer.close()
@@ -150,7 +149,7 @@ class Session:
         self._restore_best(state)
         if self.point.checkpoint.run_id == self.checkpointer.run.id:
             self._saved_step = self.point.checkpoint.step
-            self._metrics = (self._saved_step, dict(self.point.checkpoint.metrics))
+            self.evaluations.start(self._saved_step, self.point.checkpoint.metrics)
         if self.loop is not None:
             self._restore_loop(self.loop, loader)
         self._say_start(state, over=over)
@@ -268,34 +267,10 @@ class Session:
     def note_metrics(self, metrics: dict[str, Any]) -> None:
         """Metrics of an evaluation at the present step; joined to its checkpoint when that is saved already."""
         step = self.trainer.state.global_step
-        found = {
-            name: float(value)
-            for name, value in metrics.items()
-            if isinstance(value, (int, float)) and name != "epoch" and not name.endswith(_TIMINGS)
-        }
-        before = self._metrics[1] if self._metrics[0] == step else {}
-        self._metrics = (step, {**before, **found})
+        found = self.evaluations.note(step, metrics)
         if self.active and self._saved_step == step and found:
             self.checkpointer.record(step, found)
             self._restore_best(self.trainer.state)
-
-    def is_new_best(self, metrics: dict[str, Any], best_before: float | None) -> float | None:
-        """The value of the metric when it beats `best_before`, None when not, or when it is missing or NaN."""
-        metric = self.checkpointer.policy.metric
-        if metric is None:
-            return None
-        value = metric.value({k: float(v) for k, v in metrics.items() if isinstance(v, (int, float))})
-        if value is None:
-            if not self._warned_missing:
-                names = ", ".join(sorted(name for name in metrics if not name.endswith(_TIMINGS) and name != "epoch"))
-                logger.warning("%s is not among the evaluation's metrics (%s): nothing is ranked by it", metric.name, names)
-                self._warned_missing = True
-            return None
-        if math.isnan(value):
-            logger.warning("%s is NaN at step %d: it ranks last", metric.name, self.trainer.state.global_step)
-            return None
-        beaten = best_before is None or math.isinf(best_before) or metric.better(value, best_before)
-        return value if beaten else None
 
     @property
     def saved_this_step(self) -> bool:
@@ -309,7 +284,7 @@ class Session:
         trainer = self.trainer
         state = trainer.state
         step = state.global_step
-        metrics = dict(self._metrics[1]) if self._metrics[0] == step else {}
+        metrics = self.evaluations.of(step)
         facts = Facts(
             step=step,
             epoch=None if state.epoch is None else float(state.epoch),
@@ -322,7 +297,11 @@ class Session:
         checkpoint = self.checkpointer.save(facts, lambda directory: self._write(directory, metrics, write_stock))
         self._saved_step = step
         self._restore_best(state)
-        self._say_commit(checkpoint, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        reasons = self.checkpointer.plan.reasons(checkpoint.generation) if self.checkpointer.plan else ()
+        kept = {"generation": checkpoint.generation, "step": step, "reasons": list(reasons), "seconds": seconds}
+        self.checkpointer.run.events.append("kept", **kept)
+        messages.say_commit(self.checkpointer, checkpoint, seconds)
         return checkpoint
 
     def _write(self, directory: Path, metrics: dict[str, float], write_stock: Callable[[], None]) -> None:
@@ -337,21 +316,11 @@ class Session:
         if stock != directory:
             directory.rmdir()
             stock.rename(directory)
-        self._set_best(state, directory.name, metrics)
+        run = self.checkpointer.run
+        state.best_model_checkpoint = self.evaluations.best_path(metrics, run.path / directory.name, run.best)
         state.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
         if not self.trainer.args.save_only_model:
             self._capture_loop().write(directory)
-
-    def _set_best(self, state: Any, name: str, metrics: dict[str, float]) -> None:
-        """The best checkpoint's path in `trainer_state.json`, for stock tools: this one when it is."""
-        metric, run = self.checkpointer.policy.metric, self.checkpointer.run
-        best = run.best
-        mine = metric.value(metrics) if metric else None
-        other = metric.value(best.metrics) if metric and best else None
-        if metric and mine is not None and not math.isnan(mine) and (other is None or not metric.better(other, mine)):
-            state.best_model_checkpoint = str(run.path / name)
-        else:
-            state.best_model_checkpoint = str(best.path) if best else None
 
     def _capture_loop(self) -> LoopState:
         trainer = self.trainer
@@ -387,43 +356,12 @@ class Session:
             logger.warning("%s; the next best is loaded instead", verification.summary())
         return None
 
-    # -- lines -----------------------------------------------------------------------------------------
-
     def _say_start(self, state: Any, *, over: bool = False) -> None:
-        for note in self.notes:
-            logger.warning("%s", note)
-        if self.checkpointer.receipt is not None and self.point is not None:
-            level = logger.info if self.checkpointer.receipt.level.value == "exact" else logger.warning
-            for line in self.checkpointer.receipt.lines():
-                level("%s", line)
         resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"
         if over:
             resume += ", which is the end: nothing is left to train"
         saves = describe_saves(self.trainer, state, self.checkpointer.policy)
-        logger.info("%s", messages.start_line(self.checkpointer.policy, str(self.checkpointer.path), resume, saves))
-
-    def _say_commit(self, checkpoint: Checkpoint, seconds: float) -> None:
-        plan = self.checkpointer.plan
-        assert plan is not None
-        removed = list(plan.remove)
-        logger.info("%s", messages.commit_line(checkpoint, plan, self.checkpointer.policy, seconds, removed))
-        self.checkpointer.run.events.append("kept", generation=checkpoint.generation, step=checkpoint.step,
-                                            reasons=list(plan.reasons(checkpoint.generation)), seconds=seconds)  # fmt: skip
-
-    def _say_end(self) -> None:
-        try:
-            run = self.checkpointer.run
-            best, latest = run.best, run.latest
-        except HoldfastError:
-            return
-        if latest is None:
-            logger.warning("the training ends without a single checkpoint (save_strategy=%r)",
-                           str(getattr(self.trainer.args.save_strategy, "value", self.trainer.args.save_strategy)))  # fmt: skip
-            return
-        metric = self.checkpointer.policy.metric
-        value = f" ({metric.name} {metric.value(best.metrics):.6g})" if best and metric else ""
-        named = f"best {best.name}{value}, newest {latest.name}" if best else f"newest {latest.name}; none is ranked"
-        logger.info("done: %d checkpoints in %s; %s", len(run.checkpoints), run.path, named)
+        messages.say_start(self.checkpointer, self.notes, resume=resume, saves=saves)
 
 
 def _is_whole(epoch: float | None) -> bool:

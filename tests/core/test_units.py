@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from holdfast.cli.units import align_numbers, format_age, format_number, format_size
+from holdfast.units import align_numbers, format_age, format_number, format_size
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
