@@ -1,0 +1,1 @@
+"""Tests of stock-format files written and read at disk speed."""
