@@ -1,15 +1,16 @@
-"""Trains from scratch the small Llama and tokenizer that `holdfast demo` fine-tunes.
+r"""Trains from scratch the small Llama and tokenizer that `holdfast demo` fine-tunes.
 
 The embedded model was trained on the six novels of Jane Austen (died 1817, public domain), taken from the
-R package `janeaustenr` 1.0.0 (MIT for the package; the texts themselves are public domain), which Debian ships
-as `r-cran-janeaustenr`. Each novel is one character vector; from R, for instance:
+R package `janeaustenr` 1.0.0 (MIT for the package; the texts themselves are public domain), which Debian
+ships as `r-cran-janeaustenr`. Each novel is one character vector; from R, for instance:
 
     writeLines(janeaustenr::emma, "emma.txt")
 
 for `sensesensibility`, `prideprejudice`, `mansfieldpark`, `emma`, `northangerabbey` and `persuasion`, then:
 
     python tools/train_demo_model.py --bf16 --out src/holdfast/demo/assets/model \
-        --text sensesensibility.txt prideprejudice.txt mansfieldpark.txt emma.txt northangerabbey.txt persuasion.txt
+        --text sensesensibility.txt prideprejudice.txt mansfieldpark.txt \
+               emma.txt northangerabbey.txt persuasion.txt
 
 The result is a plain Hugging Face directory (config, generation config, bfloat16 safetensors, tokenizer) that
 `AutoModelForCausalLM` and `AutoTokenizer` load without any code of this project.
@@ -37,7 +38,7 @@ HELD_OUT_BLOCK = 4096
 def clean_text(raw: str) -> str:
     """Undoes hard line wraps and plain-text typography, one line per paragraph."""
     raw = raw.replace("\r\n", "\n").replace("_", "")
-    raw = raw.translate(str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'"}))
+    raw = raw.translate(str.maketrans({"\u201c": '"', "\u201d": '"', "\u2018": "'", "\u2019": "'"}))
     raw = re.sub(r"-{2,}", "—", raw)
     paragraphs = (" ".join(part.split()) for part in re.split(r"\n\s*\n", raw))
     return "\n".join(part for part in paragraphs if part)
@@ -124,7 +125,10 @@ def build_model(args: argparse.Namespace, tokenizer: Tokenizer) -> LlamaForCausa
 def make_optimizer(model: LlamaForCausalLM, args: argparse.Namespace) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups = [{"params": matrices, "weight_decay": args.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": args.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), eps=1e-8)
 
 
