@@ -132,7 +132,7 @@ def test_interrupt_is_130_with_one_line(run: Run) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error(run: Run) -> None:
-    for _ in range(200):
+    for _ in range(4000):  # far more than a pipe holds
         run.events.append("pinned", step=1, name="x" * 1000)
     command = [*HOLDFAST, "events", str(run.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
