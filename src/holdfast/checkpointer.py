@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from holdfast import layout
+from holdfast.background import BackgroundWriter
 from holdfast.errors import RunInUse, RunNotFound, StorageError
 from holdfast.external import external_path, open_external
+from holdfast.inflight import Finish, InFlight, as_storage_error
 from holdfast.model import Checkpoint, Kind, parse_name
 from holdfast.operations import prune
 from holdfast.receipt import Receipt
@@ -27,6 +29,9 @@ from holdfast.stores import LocalStore
 logger = logging.getLogger("holdfast")
 
 Fresh = Literal["refuse", "new-run"]
+Stage = Callable[[Path], Finish]
+"""Fills a directory with what must be written now; returns what can be written later."""
+OnCommit = Callable[[Checkpoint], None]
 Writer = Callable[[Path], None]
 """Writes one checkpoint's files into the directory it is given. It may be called a second time."""
 
@@ -64,6 +69,8 @@ class Checkpointer:
         self._parent: int | None = None
         self._resumed_from: int | None = None
         self._unsettled: ResumePoint | None = None
+        self._writer = BackgroundWriter()
+        self._in_flight: InFlight | None = None
 
     @property
     def run(self) -> Run:
@@ -109,15 +116,19 @@ class Checkpointer:
         self._resumed_from = point.checkpoint.generation
 
     def close(self) -> None:
-        """End the session: apply the policy once more, now without regard to what was resumed from; unlock."""
-        run, self._run = self._run, None
+        """End the session: wait for what is in flight, apply the policy once more, now without regard to what was
+        resumed from, and unlock. Raises what a save in the background failed with.
+        """
+        run = self._run
         if run is None:
             return
         try:
+            self._writer.wait()
             if self._resumed_from is not None:
                 self._resumed_from = None
                 prune.apply(run, run.plan(self.policy))
         finally:
+            self._run = self._in_flight = None
             run.lock.release()
 
     def _open_or_create(self, resume: Reference | Literal[False] | None) -> Run:
@@ -200,9 +211,53 @@ class Checkpointer:
             run.events.append("failed", step=facts.step, error=error.message, retried=True)
             logger.warning("%s Writing it anew.", error.message)
             checkpoint = self._attempt(run, draft, write)
+        self.committed(checkpoint)
+        return checkpoint
+
+    def save_in_background(self, facts: Facts, stage: Stage, on_commit: OnCommit) -> None:
+        """Stage one checkpoint now; write it, commit it and apply the policy in a thread.
+
+        `stage` is called with the directory to fill and returns what finishes it there. A save that is in flight is
+        waited for first. `on_commit` hears of the checkpoint in that thread. What fails there is given by `failure`,
+        or raised by the next call, by `wait` and by `close`; the caller may save anew from the state of then.
+        """
+        self._writer.wait()
+        run = self.run
+        draft = self._draft(run, facts)
+        staging = run.repository.stage()
+        try:
+            with as_storage_error(draft.step):
+                directory = staging.path / draft.name
+                directory.mkdir()
+                finish = stage(directory)
+        except BaseException:
+            run.repository.discard(staging)
+            raise
+        self._in_flight = InFlight(run, draft, staging, finish)
+        self._writer.submit(partial(self._complete, self._in_flight, on_commit), f"the save of step {facts.step}")
+
+    def _complete(self, in_flight: InFlight, on_commit: OnCommit) -> None:
+        checkpoint = in_flight.complete()
+        self.committed(checkpoint)
+        on_commit(checkpoint)
+
+    def committed(self, checkpoint: Checkpoint) -> None:
+        """Go on from a committed checkpoint: it is the parent of the next one, and the policy decides anew."""
         self._parent = checkpoint.generation
         self.decide()
-        return checkpoint
+
+    @property
+    def busy(self) -> bool:
+        """True while a save is on its way to the disk."""
+        return self._writer.busy
+
+    def wait(self) -> None:
+        """Return when nothing is in flight. Raises what the last save in the background failed with."""
+        self._writer.wait()
+
+    def failure(self) -> BaseException | None:
+        """What the last save in the background failed with, once; None when it did not."""
+        return self._writer.failure()
 
     def decide(self) -> Plan:
         """Apply the policy to what is committed now; returns the plan that was carried out."""
@@ -219,6 +274,9 @@ class Checkpointer:
 
     def record(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Add metrics to the newest committed checkpoint of `step`; False when that step was not saved."""
+        if self._in_flight is not None and self._in_flight.take_late(step, metrics):
+            return True
+        self._writer.wait()
         found = [c for c in self.run.checkpoints if c.step == step]
         if not found:
             return False
@@ -254,17 +312,9 @@ class Checkpointer:
 
 def _fill(staging: Staging, draft: Checkpoint, write: Writer) -> None:
     directory = staging.path / draft.name
-    try:
+    with as_storage_error(draft.step):
         directory.mkdir()
         write(directory)
-    except OSError as error:
-        raise StorageError(
-            f"checkpoint step {draft.step} could not be written: {error.strerror or error}.",
-            hint="Free space or repair the disk; what was committed before is untouched."
-            if error.errno in (errno.ENOSPC, errno.EDQUOT)
-            else "What was committed before is untouched.",
-            errno=error.errno,
-        ) from error
 
 
 def _is_fresh(resume: Reference | Literal[False] | None) -> bool:

@@ -41,7 +41,7 @@ class RunLock:
     def _lock(self) -> FileLock:
         from filelock import FileLock  # it costs every command 30 ms, and few take the lock
 
-        return FileLock(self._store.local_path(layout.LOCK), is_singleton=False)
+        return FileLock(self._store.local_path(layout.LOCK), is_singleton=False, thread_local=False)
 
     @property
     def held(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,15 +72,16 @@ class Repository:
             self.store.sync_directory("")
             self.store.delete(staging.key)
 
-    def commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
+    def commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry] | None = None) -> Checkpoint:
         """Make `<staging>/<draft.name>` the run's checkpoint, durably; returns it with its files and path.
 
+        `written` are files, by path relative to the checkpoint, that are durable already and whose digests are known.
         The manifest is written last; the rename makes the checkpoint visible. A checkpoint of the same name
         is swapped out and removed only after the new one is durable; a foreign directory of that name is set
         aside. Raises StorageError, with the staging directory thrown away and nothing else changed.
         """
         try:
-            return self._commit(staging, draft)
+            return self._commit(staging, draft, written or {})
         except OSError as error:
             self.discard(staging)
             where = error.filename or staging.path
@@ -90,11 +91,11 @@ class Repository:
                 errno=error.errno,
             ) from error
 
-    def _commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
+    def _commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry]) -> Checkpoint:
         staged = f"{staging.key}/{draft.name}"
         self._drop_empty_directories(staged)
         entries = self.store.walk(staged)
-        checkpoint = replace(draft, files=tuple(self._seal(staged, entries)))
+        checkpoint = replace(draft, files=tuple(self._seal(staged, entries, written)))
         self.store.write(f"{staged}/{MANIFEST_NAME}", _readable_manifest(checkpoint))
         directories = [entry.path for entry in entries if entry.kind == "directory"]
         for directory in sorted(directories, key=len, reverse=True):
@@ -113,11 +114,14 @@ class Repository:
             if entry.kind == "directory" and entry.path not in parents:
                 self.store.delete(f"{staged}/{entry.path}")
 
-    def _seal(self, staged: str, entries: list[Entry]) -> Iterator[FileEntry]:
+    def _seal(self, staged: str, entries: list[Entry], written: Mapping[str, FileEntry]) -> Iterator[FileEntry]:
         for entry in entries:
             if entry.kind in ("link", "other"):
                 raise StorageError(f"{entry.path} is a {entry.kind}, not a regular file")
-            if entry.kind == "file":
+            known = written.get(entry.path)
+            if known is not None and entry.kind == "file" and known.size == entry.size:
+                yield known
+            elif entry.kind == "file":
                 path = f"{staged}/{entry.path}"
                 self.store.sync_file(path)
                 yield FileEntry(entry.path, entry.size, file_digest(self.store, path))

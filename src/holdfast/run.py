@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from holdfast import layout
 from holdfast.errors import CheckpointNotFound, HoldfastError, ResumeRefused, RunNotFound
 from holdfast.events import EventLog
 from holdfast.lock import RunLock
-from holdfast.model import Checkpoint, Kind
+from holdfast.model import Checkpoint, FileEntry, Kind
 from holdfast.pins import PinBoard, Pins
 from holdfast.references import Known, Reference, resolve
 from holdfast.repository import Foreign, Repository, Staging
@@ -213,11 +213,11 @@ class Run:
             write_run_file(self.store, file)
             self.file = file
 
-    def commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
+    def commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry] | None = None) -> Checkpoint:
         """Commit a staged checkpoint; see `Repository.commit`."""
         self._check_lock()
         replaced = [c.generation for c in self.repository.listing().checkpoints if c.name == draft.name]
-        checkpoint = self.repository.commit(staging, draft)
+        checkpoint = self.repository.commit(staging, draft, written)
         for generation in replaced:
             self.pin_board.hand_over(generation, checkpoint.generation)
         self.events.append(

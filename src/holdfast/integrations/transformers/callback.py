@@ -24,8 +24,13 @@ class SessionCallback(TrainerCallback):
         if self._session.active:
             self._session.epoch_begins()
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._session.gate()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.step_ends()
+        if self._session.active and self._session.save_anew():
+            control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.epoch_ends()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from transformers import Trainer
@@ -14,9 +14,13 @@ from holdfast.errors import SettingsError
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.callback import SessionCallback
+from holdfast.integrations.transformers.engine import FastEngine, parse_arena, why_not_fast
 from holdfast.integrations.transformers.policy import Keep, choose_policy
 from holdfast.integrations.transformers.session import Session
 from holdfast.retention import Mode
+from holdfast.snapshot.arena import Arena
+
+Engine = Literal["fast", "stock"]
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -46,6 +50,8 @@ class ManagedTrainer(_Base):
         metric: str | None = None,
         mode: Mode | None = None,
         fresh: Fresh = "refuse",
+        engine: Engine = "stock",
+        arena: str | None = None,
     ) -> None:
         messages.make_visible()
         if fresh not in ("refuse", "new-run"):
@@ -56,7 +62,7 @@ class ManagedTrainer(_Base):
             self.args.greater_is_better = choice.policy.metric.mode == "max"
         self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
         checkpointer = Checkpointer(str(self.args.output_dir), choice.policy, fresh=fresh)
-        self._holdfast = Session(self, checkpointer, choice.notes)
+        self._holdfast = Session(self, checkpointer, choice.notes, _make_engine(self, engine, arena))
         self.add_callback(SessionCallback(self._holdfast))
 
     @property
@@ -129,7 +135,7 @@ class ManagedTrainer(_Base):
             if isinstance(callback, ExportableState):
                 stored.setdefault(type(callback).__name__, callback.state())
         checkpoint = session.save(lambda: super(ManagedTrainer, self)._save_checkpoint(model, trial, *args, **kwargs))
-        if session.pending_push is not None:
+        if session.pending_push is not None and checkpoint is not None:
             session.pending_push = None
             super()._push_from_checkpoint(str(checkpoint.path))
 
@@ -161,6 +167,7 @@ class ManagedTrainer(_Base):
         if not self._holdfast.active:
             super()._load_best_model()
             return
+        self._holdfast.drain()
         best = self._holdfast.best_that_holds()
         if best is None:
             messages.logger.warning("load_best_model_at_end: no checkpoint can be ranked; the last weights stay")
@@ -177,13 +184,17 @@ def attach(
     metric: str | None = None,
     mode: Mode | None = None,
     fresh: Fresh = "refuse",
+    engine: Engine = "stock",
+    arena: str | None = None,
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`).
 
     `keep` takes rules or a spec: `[Best(3), Latest(2)]` is `"best:3,latest:2"`; without it the policy is read from the
     trainer's arguments. `metric` and `mode` ("min", "max") default to `metric_for_best_model` and `greater_is_better`,
     else `eval_loss`. `fresh="new-run"` lets a fresh start set an older run in the directory aside, whole.
-    Raises SettingsError, PolicyError.
+    `engine="fast"` copies the state while the next step runs and writes it in the background, from host memory of at
+    most `arena` ("16GB"; half of what is free by default): one process, tensors on the CPU. `"stock"` lets the
+    library's own writers write. Raises SettingsError, PolicyError.
     """
     if isinstance(trainer, ManagedTrainer):
         raise SettingsError("this trainer is managed already", hint="Call attach once; a ManagedTrainer needs none.")
@@ -197,8 +208,21 @@ def attach(
     trainer.__class__ = managed
     adopted = cast(ManagedTrainer, trainer)
     try:
-        adopted._holdfast_setup(keep=keep, metric=metric, mode=mode, fresh=fresh)
+        adopted._holdfast_setup(keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena)
     except BaseException:
         trainer.__class__ = original
         raise
     return adopted.checkpointer
+
+
+def _make_engine(trainer: Any, engine: str, arena: str | None) -> FastEngine | None:
+    """The fast engine where it is asked for, None for the stock writers. Raises SettingsError where it can't serve."""
+    limit = parse_arena(arena)
+    if engine == "stock":
+        return None
+    if engine != "fast":
+        raise SettingsError(f"engine is {engine!r}", hint="It is 'fast' or 'stock'.")
+    reason = why_not_fast(trainer)
+    if reason:
+        raise SettingsError(f"engine='fast' can't save this training: {reason}", hint="Use engine='stock'.")
+    return FastEngine(Arena(limit))

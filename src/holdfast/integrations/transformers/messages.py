@@ -51,15 +51,18 @@ def say_start(checkpointer: Checkpointer, notes: tuple[str, ...], *, resume: str
     logger.info("keeping %s; %s; run %s; %s; %s", policy.describe(), metric, checkpointer.path, resume, saves)
 
 
-def say_commit(checkpointer: Checkpointer, checkpoint: Checkpoint, seconds: float) -> None:
-    """Step, metric, why it is kept, how long training was held up, and what was removed."""
+def say_commit(
+    checkpointer: Checkpointer, checkpoint: Checkpoint, blocked: float, durable: float | None = None
+) -> None:
+    """Step, metric, why it is kept, seconds that training was held up and until it was durable, what was removed."""
     plan = checkpointer.plan
     assert plan is not None
     because = "; ".join(_telling(plan.reasons(checkpoint.generation)))
     gone = f"; removed {', '.join(c.name for c in plan.remove)}" if plan.remove else ""
     value = _value(checkpointer.policy, checkpoint)
     size = format_size(checkpoint.size_bytes)
-    logger.info("saved step %d%s: %s; %s in %.2f s%s", checkpoint.step, value, because, size, seconds, gone)
+    took = f"in {blocked:.2f} s" if durable is None else f"held up {blocked:.3f} s, durable after {durable:.2f} s"
+    logger.info("saved step %d%s: %s; %s %s%s", checkpoint.step, value, because, size, took, gone)
 
 
 def say_end(checkpointer: Checkpointer, save_strategy: str) -> None:

@@ -12,14 +12,18 @@ from typing import Any
 import torch
 
 from holdfast.checkpointer import Checkpointer, Facts
+from holdfast.formats.layout import UnsupportedTensorError
+from holdfast.inflight import Finish
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.data_order import hold_epoch, release_epoch, sampler_of
 from holdfast.integrations.transformers.disk_errors import as_os_error
+from holdfast.integrations.transformers.engine import FastEngine
 from holdfast.integrations.transformers.estimate import describe_saves
 from holdfast.integrations.transformers.evaluations import Evaluations
 from holdfast.integrations.transformers.fingerprint import fingerprint, written_by
 from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
+from holdfast.integrations.transformers.recording import recording
 from holdfast.integrations.transformers.resuming import (
     TRAINER_STATE_NAME,
     make_receipt,
@@ -30,6 +34,7 @@ from holdfast.integrations.transformers.resuming import (
 from holdfast.model import FULL_PREFIX, Checkpoint, Kind
 from holdfast.run import ResumePoint
 from holdfast.snapshot import random_state
+from holdfast.snapshot.arena import ArenaTooSmallError
 
 _WATCHED_FETCHES = 4
 """Fetches of each epoch within which drawing random numbers would be noticed."""
@@ -39,10 +44,14 @@ logger = messages.logger
 class Session:
     """What `ManagedTrainer` knows beside the trainer's own attributes. It lives as long as the trainer."""
 
-    def __init__(self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...]) -> None:
+    def __init__(
+        self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...], engine: FastEngine | None = None
+    ) -> None:
         self.trainer = trainer
         self.checkpointer = checkpointer
         self.notes = notes
+        self.engine = engine
+        self._failed = False
         self.active = False
         self.staging: Path | None = None
         """Where stock writers write while a save is under way; None otherwise."""
@@ -85,10 +94,15 @@ class Session:
             self.active = True
             with self._own_arguments():
                 yield str(point.path) if point else None
+            self.checkpointer.wait()
             messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
         finally:
             self.active = False
-            self.checkpointer.close()
+            try:
+                self.checkpointer.close()
+            finally:
+                if self.engine is not None:
+                    self.engine.close()
 
     def _prepare_resume(self, point: ResumePoint) -> None:
         refuse_unfit(point, self._fingerprint)
@@ -270,7 +284,8 @@ class Session:
         found = self.evaluations.note(step, metrics)
         if self.active and self._saved_step == step and found:
             self.checkpointer.record(step, found)
-            self._restore_best(self.trainer.state)
+            if not self.checkpointer.busy:
+                self._restore_best(self.trainer.state)
 
     @property
     def saved_this_step(self) -> bool:
@@ -279,32 +294,94 @@ class Session:
 
     # -- saving ----------------------------------------------------------------------------------------
 
-    def save(self, write_stock: Callable[[], None]) -> Checkpoint:
-        """Let the stock writers write into staging, add what they leave out, commit."""
-        trainer = self.trainer
-        state = trainer.state
-        step = state.global_step
-        metrics = self.evaluations.of(step)
-        facts = Facts(
-            step=step,
-            epoch=None if state.epoch is None else float(state.epoch),
-            kind=Kind.WEIGHTS if trainer.args.save_only_model else Kind.FULL,
-            metrics=metrics,
-            written_by=written_by(trainer),
-            fingerprint=self._fingerprint,
-        )
+    def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
+        """Save the present step: the committed checkpoint, or None when it is on its way to the disk."""
+        facts = self._facts()
         began = time.monotonic()
-        checkpoint = self.checkpointer.save(facts, lambda directory: self._write(directory, metrics, write_stock))
-        self._saved_step = step
-        self._restore_best(state)
-        seconds = time.monotonic() - began
-        reasons = self.checkpointer.plan.reasons(checkpoint.generation) if self.checkpointer.plan else ()
-        kept = {"generation": checkpoint.generation, "step": step, "reasons": list(reasons), "seconds": seconds}
-        self.checkpointer.run.events.append("kept", **kept)
-        messages.say_commit(self.checkpointer, checkpoint, seconds)
+        checkpoint = None
+        if self.engine is None or not self._save_fast(self.engine, facts, write_stock, began):
+            checkpoint = self.checkpointer.save(facts, lambda directory: self._write(directory, facts, write_stock))
+            self._committed(checkpoint, time.monotonic() - began)
+            self._restore_best(self.trainer.state)
+        self._saved_step = facts.step
         return checkpoint
 
-    def _write(self, directory: Path, metrics: dict[str, float], write_stock: Callable[[], None]) -> None:
+    def _save_fast(self, engine: FastEngine, facts: Facts, write_stock: Callable[[], None], began: float) -> bool:
+        """Stage the state and let it be written in the background; False when only the stock writers can."""
+        blocked = 0.0
+
+        def stage(directory: Path) -> Finish:
+            nonlocal blocked
+            with recording() as recorded:
+                self._write(directory, facts, write_stock)
+            recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
+            finish = engine.snapshot(recorded, directory, self.trainer.model)
+            blocked = time.monotonic() - began
+            return finish
+
+        def on_commit(checkpoint: Checkpoint) -> None:
+            self._failed = False
+            self._committed(checkpoint, blocked, time.monotonic() - began)
+
+        try:
+            self.checkpointer.save_in_background(facts, stage, on_commit)
+        except (UnsupportedTensorError, ArenaTooSmallError) as error:
+            logger.warning("the stock writers save from here on: %s", error)
+            engine.close()
+            self.engine = None
+            return False
+        return True
+
+    def _facts(self) -> Facts:
+        state = self.trainer.state
+        return Facts(
+            step=state.global_step,
+            epoch=None if state.epoch is None else float(state.epoch),
+            kind=Kind.WEIGHTS if self.trainer.args.save_only_model else Kind.FULL,
+            metrics=self.evaluations.of(state.global_step),
+            written_by=written_by(self.trainer),
+            fingerprint=self._fingerprint,
+        )
+
+    def _committed(self, checkpoint: Checkpoint, blocked: float, durable: float | None = None) -> None:
+        plan = self.checkpointer.plan
+        self.checkpointer.run.events.append(
+            "kept",
+            generation=checkpoint.generation,
+            step=checkpoint.step,
+            reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
+            blocked_seconds=blocked,
+            durable_seconds=blocked if durable is None else durable,
+        )
+        messages.say_commit(self.checkpointer, checkpoint, blocked, durable)
+
+    def gate(self) -> None:
+        """Before the optimizer changes the state: what is being saved must be copied."""
+        if self.engine is not None:
+            self.engine.gate()
+
+    def drain(self) -> None:
+        """Return when every save is durable. Raises what one failed with."""
+        self.gate()
+        self.checkpointer.wait()
+
+    def save_anew(self) -> bool:
+        """True when the last save in the background failed, so that the present step is to be saved in its place.
+
+        A second failure in a row is raised.
+        """
+        error = self.checkpointer.failure()
+        if error is None:
+            return False
+        if self._failed:
+            raise error
+        self._failed = True
+        step = self.trainer.state.global_step
+        self.checkpointer.run.events.append("failed", step=step, error=str(error), retried=True)
+        logger.warning("%s The present step is saved in its place.", error)
+        return True
+
+    def _write(self, directory: Path, facts: Facts, write_stock: Callable[[], None]) -> None:
         state = self.trainer.state
         stock = directory.parent / f"{FULL_PREFIX}{state.global_step}"
         self.staging = directory.parent
@@ -317,7 +394,7 @@ class Session:
             directory.rmdir()
             stock.rename(directory)
         run = self.checkpointer.run
-        state.best_model_checkpoint = self.evaluations.best_path(metrics, run.path / directory.name, run.best)
+        state.best_model_checkpoint = self.evaluations.best_path(facts.metrics, run.path / directory.name, run.best)
         state.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
         if not self.trainer.args.save_only_model:
             self._capture_loop().write(directory)
