@@ -49,16 +49,20 @@ class BackgroundWriter:
         return error
 
     def wait(self) -> None:
-        """Return when nothing is in flight, saying every 30 s what is waited for. Raises the job's failure."""
+        """Return when nothing is in flight. Raises the job's failure."""
+        self.join()
+        error = self.failure()
+        if error is not None:
+            raise error
+
+    def join(self) -> None:
+        """Return when nothing is in flight, saying every 30 s what is waited for. `failure` tells how it ended."""
         thread, began = self._thread, time.monotonic()
         while thread is not None and thread.is_alive():
             thread.join(PATIENCE_SECONDS)
             if thread.is_alive():
                 logger.warning("%s has not come back from the disk for %.0f s", self._what, time.monotonic() - began)
         self._thread = None
-        error = self.failure()
-        if error is not None:
-            raise error
 
     def _run(self, job: Callable[[], None]) -> None:
         with suppress(OSError, AttributeError):

@@ -255,8 +255,10 @@ class Checkpointer:
         """Return when nothing is in flight. Raises what the last save in the background failed with."""
         self._writer.wait()
 
-    def failure(self) -> BaseException | None:
-        """What the last save in the background failed with, once; None when it did not."""
+    def failure(self, *, wait: bool = False) -> BaseException | None:
+        """What the last save in the background failed with, once; None when it did not, or, unless `wait`, is busy."""
+        if wait:
+            self._writer.join()
         return self._writer.failure()
 
     def decide(self) -> Plan:

@@ -22,6 +22,7 @@ from transformers import LlamaForCausalLM, Trainer, TrainerCallback
 
 import holdfast
 from holdfast.checkpointer import Checkpointer
+from holdfast.formats.sink import FileSink
 from holdfast.integrations.transformers import session
 from holdfast.integrations.transformers.loop_state import LoopState
 from holdfast.stores import LocalStore
@@ -195,6 +196,7 @@ def _callback_that_dies(event: str, trap: Trap) -> TrainerCallback:
 
 
 def _watch_saves(trap: Trap) -> None:
+    _watch_background_saves(trap)
     original = Checkpointer.save
 
     def save(self: Checkpointer, *arguments: Any) -> Any:
@@ -205,6 +207,32 @@ def _watch_saves(trap: Trap) -> None:
             trap.inside = False
 
     Checkpointer.save = save
+
+
+def _watch_background_saves(trap: Trap) -> None:
+    stage, complete = Checkpointer.save_in_background, Checkpointer._complete
+
+    def save_in_background(self: Checkpointer, *arguments: Any) -> None:
+        self.wait()
+        trap.save_begins()
+        stage(self, *arguments)
+
+    def complete_it(self: Checkpointer, *arguments: Any) -> None:
+        complete(self, *arguments)
+        trap.inside = False
+
+    Checkpointer.save_in_background, Checkpointer._complete = save_in_background, complete_it
+
+
+def _trap_tensor_file(trap: Trap) -> None:
+    original = FileSink.write
+
+    def write(self: FileSink, *arguments: Any) -> None:
+        if trap.springs():
+            die()
+        original(self, *arguments)
+
+    FileSink.write = write
 
 
 def _trap_store(trap: Trap, name: str) -> None:
@@ -259,7 +287,12 @@ def _trap_loop_state(trap: Trap) -> None:
     LoopState.write = write
 
 
-_WRITERS = {"torch.save": _trap_torch, "weights": _trap_weights, "loop state": _trap_loop_state}
+_WRITERS = {
+    "tensor file": _trap_tensor_file,
+    "torch.save": _trap_torch,
+    "weights": _trap_weights,
+    "loop state": _trap_loop_state,
+}
 
 
 # -- negative controls -----------------------------------------------------------------------------------

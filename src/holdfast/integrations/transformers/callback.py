@@ -25,11 +25,11 @@ class SessionCallback(TrainerCallback):
             self._session.epoch_begins()
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._session.gate()
+        self._session.saves.gate()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.step_ends()
-        if self._session.active and self._session.save_anew():
+        if self._session.active and self._session.saves.save_anew():
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

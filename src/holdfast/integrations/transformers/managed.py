@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -122,7 +123,7 @@ class ManagedTrainer(_Base):
     # -- saving ----------------------------------------------------------------------------------------
 
     def _get_output_dir(self, trial: Any) -> str:
-        staging = self._holdfast.staging
+        staging = self._holdfast.saves.staging
         return super()._get_output_dir(trial) if staging is None else os.fspath(staging)
 
     def _save_checkpoint(self, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
@@ -134,17 +135,17 @@ class ManagedTrainer(_Base):
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
                 stored.setdefault(type(callback).__name__, callback.state())
-        checkpoint = session.save(lambda: super(ManagedTrainer, self)._save_checkpoint(model, trial, *args, **kwargs))
-        if session.pending_push is not None and checkpoint is not None:
-            session.pending_push = None
+        checkpoint = session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
+        if session.saves.pending_push is not None and checkpoint is not None:
+            session.saves.pending_push = None
             super()._push_from_checkpoint(str(checkpoint.path))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
-        if self._holdfast.staging is None:
+        if self._holdfast.saves.staging is None:
             super()._push_from_checkpoint(checkpoint_folder)
         else:
-            self._holdfast.pending_push = checkpoint_folder
+            self._holdfast.saves.pending_push = checkpoint_folder
 
     # -- resuming --------------------------------------------------------------------------------------
 
@@ -167,7 +168,7 @@ class ManagedTrainer(_Base):
         if not self._holdfast.active:
             super()._load_best_model()
             return
-        self._holdfast.drain()
+        self._holdfast.saves.drain()
         best = self._holdfast.best_that_holds()
         if best is None:
             messages.logger.warning("load_best_model_at_end: no checkpoint can be ranked; the last weights stay")

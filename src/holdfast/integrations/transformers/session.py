@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.formats.layout import UnsupportedTensorError
-from holdfast.inflight import Finish
+from holdfast.checkpointer import Checkpointer
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.data_order import hold_epoch, release_epoch, sampler_of
-from holdfast.integrations.transformers.disk_errors import as_os_error
 from holdfast.integrations.transformers.engine import FastEngine
 from holdfast.integrations.transformers.estimate import describe_saves
 from holdfast.integrations.transformers.evaluations import Evaluations
-from holdfast.integrations.transformers.fingerprint import fingerprint, written_by
+from holdfast.integrations.transformers.fingerprint import fingerprint
 from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
-from holdfast.integrations.transformers.recording import recording
-from holdfast.integrations.transformers.resuming import (
-    TRAINER_STATE_NAME,
-    make_receipt,
-    read_trainer_state,
-    refuse_empty,
-    refuse_unfit,
-)
-from holdfast.model import FULL_PREFIX, Checkpoint, Kind
+from holdfast.integrations.transformers.resuming import make_receipt, read_trainer_state, refuse_empty, refuse_unfit
+from holdfast.integrations.transformers.saving import Saves
+from holdfast.model import Checkpoint
 from holdfast.run import ResumePoint
 from holdfast.snapshot import random_state
-from holdfast.snapshot.arena import ArenaTooSmallError
 
 _WATCHED_FETCHES = 4
 """Fetches of each epoch within which drawing random numbers would be noticed."""
@@ -50,14 +38,10 @@ class Session:
         self.trainer = trainer
         self.checkpointer = checkpointer
         self.notes = notes
-        self.engine = engine
-        self._failed = False
         self.active = False
-        self.staging: Path | None = None
-        """Where stock writers write while a save is under way; None otherwise."""
-        self.pending_push: str | None = None
+        self.saves = Saves(self, engine)
         self.evaluations = Evaluations(checkpointer.policy.metric)
-        self._fingerprint: dict[str, Any] = {}
+        self.fingerprint: dict[str, Any] = {}
         self._reset(None)
 
     def _reset(self, point: ResumePoint | None) -> None:
@@ -76,7 +60,7 @@ class Session:
         self._resume_random: random_state.RandomState | None = None
         self._grad_norm: float | None = None
         self._learning_rate: float | None = None
-        self._saved_step = -1
+        self.saved_step = -1
         self.evaluations.start()
 
     # -- the training as a whole -----------------------------------------------------------------------
@@ -88,7 +72,7 @@ class Session:
         point = self.checkpointer.begin(resume, settle=False)
         try:
             self._reset(point)
-            self._fingerprint = fingerprint(self.trainer)
+            self.fingerprint = fingerprint(self.trainer)
             if point is not None:
                 self._prepare_resume(point)
             self.active = True
@@ -101,14 +85,13 @@ class Session:
             try:
                 self.checkpointer.close()
             finally:
-                if self.engine is not None:
-                    self.engine.close()
+                self.saves.close()
 
     def _prepare_resume(self, point: ResumePoint) -> None:
-        refuse_unfit(point, self._fingerprint)
+        refuse_unfit(point, self.fingerprint)
         self._trainer_state = read_trainer_state(point.path)
         self.loop = LoopState.read(point.path)
-        receipt = make_receipt(point, self._fingerprint, self.trainer, self.loop)
+        receipt = make_receipt(point, self.fingerprint, self.trainer, self.loop)
         self.checkpointer.note_resumed(receipt)
 
     def _warn_ignored_setting(self, resume: Any) -> None:
@@ -134,7 +117,7 @@ class Session:
                 setattr(args, name, value)
 
     @contextmanager
-    def _arguments_as_given(self) -> Iterator[None]:
+    def arguments_as_given(self) -> Iterator[None]:
         """What a checkpoint records of the arguments: the user's values, and no secret."""
         args = self.trainer.args
         inside = {**self._given, "hub_token": None}
@@ -160,10 +143,10 @@ class Session:
         self._first_epoch = True
         over = self._is_over(self.point, state.max_steps)
         self.checkpointer.settle()
-        self._restore_best(state)
+        self.restore_best(state)
         if self.point.checkpoint.run_id == self.checkpointer.run.id:
-            self._saved_step = self.point.checkpoint.step
-            self.evaluations.start(self._saved_step, self.point.checkpoint.metrics)
+            self.saved_step = self.point.checkpoint.step
+            self.evaluations.start(self.saved_step, self.point.checkpoint.metrics)
         if self.loop is not None:
             self._restore_loop(self.loop, loader)
         self._say_start(state, over=over)
@@ -174,7 +157,7 @@ class Session:
 
     def _is_over(self, point: ResumePoint, max_steps: int) -> bool:
         """True when the training had reached its end, or a callback had ended it, at the checkpoint."""
-        finished = refuse_empty(point, self._trainer_state, self._fingerprint, max_steps)
+        finished = refuse_empty(point, self._trainer_state, self.fingerprint, max_steps)
         stopped = self.loop is not None and self.loop.stopped
         return finished or (stopped and max_steps == self._trainer_state.get("max_steps"))
 
@@ -185,7 +168,8 @@ class Session:
         if not hasattr(self.trainer, "_tr_loss"):
             self.trainer._total_loss_scalar += self.take_loss()
 
-    def _restore_best(self, state: Any) -> None:
+    def restore_best(self, state: Any) -> None:
+        """Let the trainer's state name the best checkpoint that is committed."""
         best = self.checkpointer.run.best
         state.best_model_checkpoint = str(best.path) if best else None
 
@@ -282,124 +266,18 @@ class Session:
         """Metrics of an evaluation at the present step; joined to its checkpoint when that is saved already."""
         step = self.trainer.state.global_step
         found = self.evaluations.note(step, metrics)
-        if self.active and self._saved_step == step and found:
+        if self.active and self.saved_step == step and found:
             self.checkpointer.record(step, found)
             if not self.checkpointer.busy:
-                self._restore_best(self.trainer.state)
+                self.restore_best(self.trainer.state)
 
     @property
     def saved_this_step(self) -> bool:
         """True when the present step is committed already."""
-        return self._saved_step == self.trainer.state.global_step
+        return self.saved_step == self.trainer.state.global_step
 
-    # -- saving ----------------------------------------------------------------------------------------
-
-    def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
-        """Save the present step: the committed checkpoint, or None when it is on its way to the disk."""
-        facts = self._facts()
-        began = time.monotonic()
-        checkpoint = None
-        if self.engine is None or not self._save_fast(self.engine, facts, write_stock, began):
-            checkpoint = self.checkpointer.save(facts, lambda directory: self._write(directory, facts, write_stock))
-            self._committed(checkpoint, time.monotonic() - began)
-            self._restore_best(self.trainer.state)
-        self._saved_step = facts.step
-        return checkpoint
-
-    def _save_fast(self, engine: FastEngine, facts: Facts, write_stock: Callable[[], None], began: float) -> bool:
-        """Stage the state and let it be written in the background; False when only the stock writers can."""
-        blocked = 0.0
-
-        def stage(directory: Path) -> Finish:
-            nonlocal blocked
-            with recording() as recorded:
-                self._write(directory, facts, write_stock)
-            recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
-            finish = engine.snapshot(recorded, directory, self.trainer.model)
-            blocked = time.monotonic() - began
-            return finish
-
-        def on_commit(checkpoint: Checkpoint) -> None:
-            self._failed = False
-            self._committed(checkpoint, blocked, time.monotonic() - began)
-
-        try:
-            self.checkpointer.save_in_background(facts, stage, on_commit)
-        except (UnsupportedTensorError, ArenaTooSmallError) as error:
-            logger.warning("the stock writers save from here on: %s", error)
-            engine.close()
-            self.engine = None
-            return False
-        return True
-
-    def _facts(self) -> Facts:
-        state = self.trainer.state
-        return Facts(
-            step=state.global_step,
-            epoch=None if state.epoch is None else float(state.epoch),
-            kind=Kind.WEIGHTS if self.trainer.args.save_only_model else Kind.FULL,
-            metrics=self.evaluations.of(state.global_step),
-            written_by=written_by(self.trainer),
-            fingerprint=self._fingerprint,
-        )
-
-    def _committed(self, checkpoint: Checkpoint, blocked: float, durable: float | None = None) -> None:
-        plan = self.checkpointer.plan
-        self.checkpointer.run.events.append(
-            "kept",
-            generation=checkpoint.generation,
-            step=checkpoint.step,
-            reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
-            blocked_seconds=blocked,
-            durable_seconds=blocked if durable is None else durable,
-        )
-        messages.say_commit(self.checkpointer, checkpoint, blocked, durable)
-
-    def gate(self) -> None:
-        """Before the optimizer changes the state: what is being saved must be copied."""
-        if self.engine is not None:
-            self.engine.gate()
-
-    def drain(self) -> None:
-        """Return when every save is durable. Raises what one failed with."""
-        self.gate()
-        self.checkpointer.wait()
-
-    def save_anew(self) -> bool:
-        """True when the last save in the background failed, so that the present step is to be saved in its place.
-
-        A second failure in a row is raised.
-        """
-        error = self.checkpointer.failure()
-        if error is None:
-            return False
-        if self._failed:
-            raise error
-        self._failed = True
-        step = self.trainer.state.global_step
-        self.checkpointer.run.events.append("failed", step=step, error=str(error), retried=True)
-        logger.warning("%s The present step is saved in its place.", error)
-        return True
-
-    def _write(self, directory: Path, facts: Facts, write_stock: Callable[[], None]) -> None:
-        state = self.trainer.state
-        stock = directory.parent / f"{FULL_PREFIX}{state.global_step}"
-        self.staging = directory.parent
-        try:
-            with as_os_error(), self._arguments_as_given():
-                write_stock()
-        finally:
-            self.staging = None
-        if stock != directory:
-            directory.rmdir()
-            stock.rename(directory)
-        run = self.checkpointer.run
-        state.best_model_checkpoint = self.evaluations.best_path(facts.metrics, run.path / directory.name, run.best)
-        state.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
-        if not self.trainer.args.save_only_model:
-            self._capture_loop().write(directory)
-
-    def _capture_loop(self) -> LoopState:
+    def capture_loop(self) -> LoopState:
+        """What a save adds to the stock files."""
         trainer = self.trainer
         counters, lists = capture_trl(trainer)
         sampler = sampler_of(trainer.callback_handler.train_dataloader)
