@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from holdfast import manifest
-from holdfast.model import Checkpoint
+from holdfast.model import Checkpoint, FileEntry
 from holdfast.repository import Repository, Staging
 from holdfast.run import OnBytes, ResumePoint, Run
 from holdfast.stores import MemoryStore
@@ -145,7 +146,7 @@ class SourceSyncedFirst(Repository):
 class ManifestFirst(Repository):
     """The manifest is durable and in place before the files are."""
 
-    def _commit(self, staging: Staging, draft: Checkpoint) -> Checkpoint:
+    def _commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry]) -> Checkpoint:
         staged = f"{staging.key}/{draft.name}"
         self.store.write(f"{staged}/holdfast.json", manifest.encode(replace(draft, files=self._files(staged))))
         self.store.sync_directory(staged)
@@ -156,8 +157,8 @@ class ManifestFirst(Repository):
         self.store.delete(staging.key)
         return replace(draft, path=self.store.local_path(draft.name))
 
-    def _files(self, staged: str) -> tuple[manifest.FileEntry, ...]:
-        return tuple(self._seal(staged, self.store.walk(staged)))
+    def _files(self, staged: str) -> tuple[FileEntry, ...]:
+        return tuple(self._seal(staged, self.store.walk(staged), {}))
 
 
 class OldRemovedFirst(Repository):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -23,6 +23,17 @@ class Entry:
 def is_leftover_of(entry: str, name: str) -> bool:
     """True when a directory entry is what a killed `replace` of the file `name` left beside it."""
     return entry.startswith(f".{name}.") and entry.endswith(TEMPORARY_SUFFIX)
+
+
+def walk_by_listing(list_: Callable[[str], list[Entry]], path: str) -> list[Entry]:
+    """All entries below a directory, as `Store.walk` gives them, by listing one directory after the other."""
+    found: list[Entry] = []
+    for entry in list_(path):
+        found.append(entry)
+        if entry.kind == "directory":
+            below = walk_by_listing(list_, f"{path}/{entry.path}" if path else entry.path)
+            found.extend(Entry(f"{entry.path}/{item.path}", item.kind, item.size) for item in below)
+    return found
 
 
 class Store(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from holdfast.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind
+from holdfast.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, walk_by_listing
 from holdfast.stores.renaming import exchange_names, rename_without_replacing
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,13 +40,7 @@ class LocalStore:
         return sorted(entries, key=lambda entry: entry.path)
 
     def walk(self, path: str) -> list[Entry]:
-        found: list[Entry] = []
-        for entry in self.list(path):
-            found.append(entry)
-            if entry.kind == "directory":
-                below = self.walk(f"{path}/{entry.path}" if path else entry.path)
-                found.extend(Entry(f"{entry.path}/{item.path}", item.kind, item.size) for item in below)
-        return found
+        return walk_by_listing(self.list, path)
 
     def read(self, path: str, *, limit: int) -> bytes:
         with os.fdopen(self._open_regular(path), "rb") as file:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from holdfast.stores.base import Entry
+from holdfast.stores.base import Entry, walk_by_listing
 
 ROOT = Path("/in-memory")
 """The made-up place below which `local_path` answers."""
@@ -103,13 +103,7 @@ class MemoryStore:
         return [_entry(name, node.entries[name]) for name in sorted(node.entries)]
 
     def walk(self, path: str) -> list[Entry]:
-        found: list[Entry] = []
-        for entry in self.list(path):
-            found.append(entry)
-            if entry.kind == "directory":
-                below = self.walk(f"{path}/{entry.path}" if path else entry.path)
-                found.extend(Entry(f"{entry.path}/{item.path}", item.kind, item.size) for item in below)
-        return found
+        return walk_by_listing(self.list, path)
 
     def read(self, path: str, *, limit: int) -> bytes:
         data = self._file(path).data

@@ -1,0 +1,35 @@
+"""Manifests that earlier versions wrote: every one of them is read for ever."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from holdfast import manifest
+from holdfast.model import Kind
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.json")), ids=lambda path: path.stem)
+def test_every_golden_manifest_is_read(path: Path) -> None:
+    checkpoint = manifest.decode(path.read_bytes(), origin=path.name)
+    assert checkpoint.kind is Kind.FULL
+    assert (checkpoint.run_id, checkpoint.generation, checkpoint.timeline, checkpoint.parent) == ("3f2b9c1d", 7, 2, 5)
+    assert (checkpoint.step, checkpoint.epoch) == (300, 1.5)
+    assert checkpoint.created == datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
+    assert checkpoint.metrics["eval_loss"] == 0.421875
+    assert checkpoint.metrics["worst"] == float("inf")
+    assert [(file.path, file.size) for file in checkpoint.files] == [("model.safetensors", 12), ("sub/optimizer.pt", 0)]
+    assert checkpoint.fingerprint["arguments"]["learning_rate"] == 5e-5
+
+
+def test_there_is_one_of_every_version_and_this_one_writes_the_last() -> None:
+    versions = list(GOLDEN.glob("manifest-*.json"))
+    assert len(versions) == manifest.FORMAT_VERSION
+    newest = (GOLDEN / f"manifest-{manifest.FORMAT_VERSION}.json").read_bytes()
+    assert manifest.encode(manifest.decode(newest, origin="golden")) == newest
+    assert msgspec.json.decode(newest)["format"] == manifest.FORMAT_VERSION
