@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,7 @@ from typing import Any, Literal
 
 from holdfast import layout
 from holdfast.background import BackgroundWriter
-from holdfast.errors import RunInUse, RunNotFound, StorageError
+from holdfast.errors import HoldfastError, RunInUse, RunNotFound, StorageError
 from holdfast.external import external_path, open_external
 from holdfast.inflight import Finish, InFlight, as_storage_error
 from holdfast.model import Checkpoint, Kind, parse_name
@@ -59,9 +60,9 @@ class Checkpointer:
     the policy decided last.
     """
 
-    def __init__(self, path: str | os.PathLike[str], policy: Policy, *, fresh: Fresh = "refuse") -> None:
+    def __init__(self, path: str | os.PathLike[str], policy: Policy | str, *, fresh: Fresh = "refuse") -> None:
         self.path = Path(path)
-        self.policy = policy
+        self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
         self.fresh: Fresh = fresh
         self.receipt: Receipt | None = None
         self.plan: Plan | None = None
@@ -89,8 +90,9 @@ class Checkpointer:
         """
         self.receipt = None
         outside = external_path(resume, self.path)
-        run = self._open_or_create(resume)
-        run.begin_writing()
+        with _as_unwritable(self.path):
+            run = self._open_or_create(resume)
+            run.begin_writing()
         try:
             point = open_external(outside) if outside is not None else self._resume_point(run, resume)
             run.set_policy(self.policy)
@@ -137,7 +139,7 @@ class Checkpointer:
         except RunNotFound:
             present = _stock_checkpoints(self.path)
             if present and external_path(resume, self.path) is None:
-                if not (_is_fresh(resume) and self.fresh == "new-run"):
+                if self.fresh != "new-run" or not (_is_fresh(resume) or resume == "auto"):
                     raise _used(self.path, present, "that holdfast did not commit", ways=_BY_PATH) from None
                 Repository(LocalStore(self.path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
             return Run.create(self.path, self.policy)
@@ -317,6 +319,20 @@ def _fill(staging: Staging, draft: Checkpoint, write: Writer) -> None:
     with as_storage_error(draft.step):
         directory.mkdir()
         write(directory)
+
+
+@contextmanager
+def _as_unwritable(path: Path) -> Generator[None]:
+    try:
+        yield
+    except HoldfastError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"{path} can't be written: {error.strerror or error}",
+            hint="Give an output_dir that this user can write.",
+            errno=error.errno,
+        ) from error
 
 
 def _is_fresh(resume: Reference | Literal[False] | None) -> bool:

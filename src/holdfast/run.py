@@ -188,7 +188,7 @@ class Run:
         if not verification.ok:
             raise ResumeRefused(
                 f"step {checkpoint.step} of {self.path} is damaged: " + "; ".join(map(str, verification.problems)),
-                hint="Resume from another one: " + self._resumable_steps(),
+                hint="Resume from another one: " + self._resumable_steps(but=checkpoint),
             )
         return ResumePoint(checkpoint, f"step {checkpoint.step}, asked for as {str(reference)!r}; verified")
 
@@ -328,8 +328,8 @@ class Run:
             )
         raise CheckpointNotFound(f"{self.path} has no checkpoint to resume from", hint=self._why_nothing())
 
-    def _resumable_steps(self) -> str:
-        steps = [str(checkpoint.step) for checkpoint in self.checkpoints if checkpoint.resumable]
+    def _resumable_steps(self, but: Checkpoint | None = None) -> str:
+        steps = [str(checkpoint.step) for checkpoint in self.checkpoints if checkpoint.resumable and checkpoint != but]
         return f"steps {', '.join(steps)}" if steps else "there is none"
 
     def _why_nothing(self) -> str:

@@ -85,6 +85,7 @@ def test_another_metric_and_its_direction(run: Run, call: Call) -> None:
         (["--keep", ""], "policy is empty"),
         (["--metric", "oddity"], "mode='min' or mode='max'"),
         (["--mode", "max"], "--mode needs --metric"),
+        (["--keep", "best:1", "--metric", "eval_accuracy"], "has a value of eval_accuracy"),
         (["--mode", "up"], "'min', 'max'"),
     ],
 )

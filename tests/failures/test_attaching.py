@@ -74,6 +74,18 @@ def test_subclass_and_attach_are_the_same(out: Path) -> None:
     assert [c.step for c in trainer.checkpointer.run.checkpoints] == [10, 12]
 
 
+@pytest.mark.parametrize("given", ["best:3", {"kepe": "best:3"}], ids=["no dict", "unknown option"])
+def test_wrong_options_of_the_explicit_form_are_named(out: Path, given: Any) -> None:
+    """What `holdfast` of a ManagedTrainer can't take is an error that lists what it takes."""
+
+    class Mine(ManagedTrainer, Trainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, holdfast=given, **kwargs)
+
+    with pytest.raises(SettingsError, match=r"takes no .*(best:3|kepe)[\s\S]*keep, metric, mode"):
+        stock(out, trainer_class=Mine, eval_strategy="no")
+
+
 BEST_3_LATEST_2 = (Best(3), Latest(2))
 
 

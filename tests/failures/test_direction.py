@@ -65,7 +65,9 @@ def test_the_user_turns_a_metric_around(out: Path, said: Callable[[], str]) -> N
 
     assert best(checkpointer).step == 12
     assert trainer.args.greater_is_better is True
-    assert "metric eval_wer (higher is better)" in said()
+    text = said()
+    assert "metric eval_wer (higher is better)" in text
+    assert "WARNING: eval_wer: higher is better, as you say, which is the other way round than usual" in text
 
 
 def test_a_loss_that_the_user_turns_around(out: Path, said: Callable[[], str]) -> None:

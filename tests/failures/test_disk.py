@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +102,22 @@ def test_disk_that_recovers(out: Path, said: Callable[[], str], uninterrupted: d
     assert "Free space" in text or "Writing it anew" in text
     assert steps(out) == [2, 4, 6, 8, 10, 12]
     assert same(weights(trainer.model), uninterrupted)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_full_disk_is_named(tmp_path: Path) -> None:
+    """disk full: torch's writer hides the reason; a file system without room tells it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", disk], check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        with pytest.raises(StorageError, match="No space left on device") as error:
+            train(disk / "run", eval_strategy="no")
+        assert error.value.errno == errno.ENOSPC
+        assert "Free space" in str(error.value)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_full_disk_says_what_to_do(out: Path) -> None:

@@ -156,6 +156,16 @@ def test_new_run_sets_stock_checkpoints_aside(out: Path) -> None:
     assert names(out) == ["checkpoint-12"]
 
 
+def test_new_run_with_auto_sets_stock_checkpoints_aside(out: Path) -> None:
+    """fresh run in a used folder: there is nothing of ours that "auto" could go on from, so fresh="new-run" counts."""
+    crash(out, after=4, attached=False)
+
+    train(out, "auto", fresh="new-run", eval_strategy="no", save_total_limit=1)
+
+    assert len(list((out / ".holdfast" / "previous").glob("stock-*"))) == 1
+    assert names(out) == ["checkpoint-12"]
+
+
 def test_wrong_word_for_fresh(out: Path) -> None:
     """fresh takes two words; another one is refused at attach."""
     with pytest.raises(ValueError, match=r"'refuse' .* or 'new-run'"):

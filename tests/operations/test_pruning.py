@@ -85,7 +85,9 @@ def test_policy_falls_back_to_the_runs_own_piece_by_piece(run: Run) -> None:
     assert policy_for(run, None, None, None) == own
     best = policy_for(run, "best:2", None, None)
     assert (format_spec(best.rules), best.metric) == ("best:2", own.metric)
-    assert policy_for(run, "best:2", "accuracy", None).metric == Metric("accuracy", "max")
-    assert policy_for(run, None, "oddity", "min").rules == own.rules
+    assert policy_for(run, "best:2", "loss", None).metric == Metric("loss", "min")
+    assert policy_for(run, None, "eval_loss", "max").rules == own.rules
     with pytest.raises(PolicyError):
         policy_for(run, None, "oddity", None)
+    with pytest.raises(PolicyError, match=r"no checkpoint of .* has a value of accuracy"):
+        policy_for(run, "best:2", "accuracy", None)

@@ -47,7 +47,12 @@ def test_of_equal_values_the_later_generation_is_better() -> None:
 def test_nan_and_missing_values_are_never_best(mode: Any) -> None:
     metric = Metric("eval_loss", mode)
     assert set(Best(4).keeps(context(*make_run([math.nan, 0.5, None, math.inf]), metric=metric))) == {2, 4}
-    assert Best(4).keeps(context(*make_run([math.nan, None]), metric=metric)) == {}
+
+
+def test_where_nothing_can_be_ranked_the_newest_stay() -> None:
+    kept = Best(2).keeps(context(*make_run([math.nan, None, None])))
+    assert kept == {2: "newest 2: none has eval_loss yet", 3: "newest 2: none has eval_loss yet"}
+    assert set(Best(2).keeps(context(*make_run([0.5, None, None])))) == {1}
 
 
 def test_best_ranks_weights_as_well_but_not_what_is_out_of_the_run() -> None:

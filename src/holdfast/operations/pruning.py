@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from holdfast.errors import CheckpointCorrupt, HoldfastError
+from holdfast.errors import CheckpointCorrupt, HoldfastError, PolicyError
 from holdfast.model import Checkpoint
 from holdfast.operations import prune
 from holdfast.operations.checking import note
@@ -20,10 +20,20 @@ class PlanChanged(HoldfastError):
 
 
 def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None) -> Policy:
-    """The run's own policy, with rules and metric replaced where they are given. Raises PolicyError."""
+    """The run's own policy, with rules and metric replaced where they are given.
+
+    Raises PolicyError, also for a metric that no checkpoint has: by that nothing could be ranked.
+    """
     own = run.policy
     ranked_by = own.metric if metric is None else Metric.of(metric, mode)
-    return Policy(own.rules if keep is None else parse(keep), ranked_by)
+    policy = Policy(own.rules if keep is None else parse(keep), ranked_by)
+    if metric is not None and ranked_by is not None:
+        known = [checkpoint.metrics for checkpoint in run.checkpoints]
+        if known and all(ranked_by.value(metrics) is None for metrics in known):
+            names = sorted({name for metrics in known for name in metrics})
+            there = f"There is {', '.join(names)}." if names else "They have no metrics at all."
+            raise PolicyError(f"no checkpoint of {run.path} has a value of {metric}", hint=there)
+    return policy
 
 
 def prune_as_shown(

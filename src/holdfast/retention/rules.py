@@ -124,7 +124,7 @@ def format_duration(seconds: int) -> str:
 
 @dataclass(frozen=True)
 class Best(Rule):
-    """The k best by the metric, of equal ones the later.
+    """The k best by the metric, of equal ones the later; the k newest as long as nothing can be ranked.
 
     Weights-only checkpoints compete as well. NaN is never one of the best.
     """
@@ -137,10 +137,15 @@ class Best(Rule):
         metric = context.metric
         if metric is None:
             return {}
+        ranked = rank(context.checkpoints, metric)[: self.k]
+        if not ranked:
+            # A metric that never comes must not cost a run all its checkpoints but one.
+            newest = context.checkpoints[-self.k :]
+            return {checkpoint.generation: f"newest {self.k}: none has {metric.name} yet" for checkpoint in newest}
         return {
             checkpoint.generation: f"best {place} of {self.k} by {metric.name} "
             f"({metric.value(checkpoint.metrics):.6g}, {metric.direction})"
-            for place, checkpoint in enumerate(rank(context.checkpoints, metric)[: self.k], start=1)
+            for place, checkpoint in enumerate(ranked, start=1)
         }
 
     def phrase(self, metric: Metric | None) -> str:

@@ -49,7 +49,7 @@ def describe_saves(trainer: Any, state: Any, policy: Policy) -> str:
     if saves == 0:
         return "nothing is scheduled to be saved"
     one = checkpoint_bytes(trainer)
-    text = f"{saves} saves to come, about {format_size(one)} each"
+    text = f"{saves} {'save' if saves == 1 else 'saves'} to come, about {format_size(one)} each"
     if any(isinstance(rule, All) for rule in policy.rules):
         free = shutil.disk_usage(_existing(Path(trainer.args.output_dir))).free
         text += f"; no limit is set, so all are kept: about {format_size(one * saves)} in all, {format_size(free)} free"

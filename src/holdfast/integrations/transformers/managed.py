@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
@@ -42,7 +43,7 @@ class ManagedTrainer(_Base):
 
     def __init__(self, *args: Any, holdfast: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._holdfast_setup(**(holdfast or {}))
+        self._holdfast_setup(**_options(holdfast))
 
     def _holdfast_setup(
         self,
@@ -227,3 +228,17 @@ def _make_engine(trainer: Any, engine: str, arena: str | None) -> FastEngine | N
     if reason:
         raise SettingsError(f"engine='fast' can't save this training: {reason}", hint="Use engine='stock'.")
     return FastEngine(Arena(limit))
+
+
+def _options(given: Any) -> dict[str, Any]:
+    """The `holdfast` argument of a ManagedTrainer, checked. Raises SettingsError."""
+    known = [name for name in signature(attach).parameters if name != "trainer"]
+    if given is None:
+        return {}
+    wrong = [str(name) for name in given if name not in known] if isinstance(given, dict) else [repr(given)]
+    if wrong:
+        raise SettingsError(
+            f"holdfast={{...}} takes no {', '.join(wrong)}",
+            hint=f"It is a dict of attach's options: {', '.join(known)}.",
+        )
+    return given

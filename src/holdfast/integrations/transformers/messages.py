@@ -76,7 +76,8 @@ def say_end(checkpointer: Checkpointer, save_strategy: str) -> None:
         logger.warning("the training ends without a single checkpoint (save_strategy=%r)", save_strategy)
         return
     ranked = f"best {best.name}{_value(checkpointer.policy, best)}" if best else "none is ranked"
-    logger.info("done: %d checkpoints in %s; %s; newest %s", len(checkpoints), run.path, ranked, latest.name)
+    count = "1 checkpoint" if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
+    logger.info("done: %s in %s; %s; newest %s", count, run.path, ranked, latest.name)
 
 
 def _value(policy: Policy, checkpoint: Checkpoint) -> str:

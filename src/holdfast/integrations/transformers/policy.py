@@ -90,11 +90,12 @@ def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> tuple[Me
     if mode is not None:
         if mode not in ("min", "max"):
             raise PolicyError(f"mode is {mode!r}", hint="It is 'min' (lower is better) or 'max' (higher is better).")
-        return Metric(name, mode), []
+        turned = known_mode(name) not in (None, mode)
+        return Metric(name, mode), [_turned(name, mode)] if turned else []
     known = known_mode(name)
     said = _said_by_user(args) if metric is None else None
     if said is not None and known is not None and said != known:
-        return Metric(name, said), [f"greater_is_better={said == 'max'} turns {name} around; it is taken as you say"]
+        return Metric(name, said), [_turned(name, said)]
     if known is None and said is None:
         raise PolicyError(
             f"nobody can know whether higher or lower is better for {name!r}",
@@ -106,6 +107,10 @@ def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> tuple[Me
     if metric is None and args.greater_is_better is not None and args.greater_is_better != (chosen == "max"):
         notes.append(f"{name}: {_words(chosen)}; transformers alone would have taken it the other way round")
     return Metric(name, chosen), notes
+
+
+def _turned(name: str, mode: Mode) -> str:
+    return f"{name}: {_words(mode)}, as you say, which is the other way round than usual. Is that meant?"
 
 
 def _said_by_user(args: Any) -> Mode | None:

@@ -143,7 +143,7 @@ class Saves:
         stock = directory.parent / f"{FULL_PREFIX}{state.global_step}"
         self.staging = directory.parent
         try:
-            with as_os_error(), self._session.arguments_as_given():
+            with as_os_error(directory.parent), self._session.arguments_as_given():
                 write_stock()
         finally:
             self.staging = None
