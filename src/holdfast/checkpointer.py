@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -187,14 +187,12 @@ class Checkpointer:
                 where,
             )
         if reference in ("auto", "latest"):
-            for foreign in listing.foreign:
-                if _step_of(foreign.path) > point.checkpoint.step:
-                    logger.warning(
-                        "%s is no resume point: %s. Resuming from step %d instead.",
-                        foreign.path,
-                        foreign.reason,
-                        point.checkpoint.step,
-                    )
+            step = point.checkpoint.step
+            unusable = tuple(foreign for foreign in listing.foreign if _step_of(foreign.path) > step)
+            for foreign in unusable:
+                text = "%s is no resume point: %s. Resuming from step %d instead."
+                logger.warning(text, foreign.path, foreign.reason, step)
+            point = replace(point, unusable=unusable)
         return point
 
     # -- saving ----------------------------------------------------------------------------------------

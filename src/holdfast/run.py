@@ -26,11 +26,15 @@ from holdfast.verification import OnBytes, Verification
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """Where it is safe to go on from, why, and which newer ones were passed over for what."""
+    """Where it is safe to go on from, why, and which newer ones were passed over for what.
+
+    `passed_over` are damaged checkpoints, `unusable` directories whose manifest is missing or can't be read.
+    """
 
     checkpoint: Checkpoint
     reason: str
     passed_over: tuple[Verification, ...] = ()
+    unusable: tuple[Foreign, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -335,7 +339,10 @@ class Run:
     def _why_nothing(self) -> str:
         listing = self.repository.listing()
         if any(checkpoint.kind is Kind.WEIGHTS for checkpoint in listing.checkpoints):
-            return "Its checkpoints hold weights only (save_only_model=True)."
+            return (
+                "Its checkpoints hold weights only (save_only_model=True): start a new run from the weights of one, "
+                "in another output_dir."
+            )
         if listing.foreign:
             return "; ".join(f"{foreign.path.name} is not one: {foreign.reason}" for foreign in listing.foreign)
         return "Nothing was saved yet."

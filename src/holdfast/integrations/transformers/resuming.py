@@ -116,8 +116,9 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
     if data.get("rows") is not None and data.get("digest") is None:
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
-    passed = tuple(verification.summary() for verification in point.passed_over)
-    return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, passed)
+    passed = [verification.summary() for verification in point.passed_over]
+    passed += [f"{foreign.path.name}: {foreign.reason}" for foreign in point.unusable]
+    return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, tuple(passed))
 
 
 def _reason(difference: Difference) -> Reason:
