@@ -48,6 +48,12 @@ def test_model_and_data_go_together(options: list[str]) -> None:
     assert isinstance(result.exception, SettingsError)
 
 
+def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:
+    result = CliRunner().invoke(demo, ["--model", str(tmp_path / "missing"), "--data", __file__])
+    assert isinstance(result.exception, SettingsError)
+    assert "missing is no directory" in str(result.exception)
+
+
 def test_a_directory_with_something_in_it_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
     result = CliRunner().invoke(demo, ["--keep", str(tmp_path)])

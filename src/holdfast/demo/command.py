@@ -35,6 +35,10 @@ def demo(model: str | None, data: Path | None, keep: Path | None) -> None:
     _need_packages()
     if (model is None) != (data is None):
         raise SettingsError("--model and --data go together", hint="Give both, or none for the embedded ones.")
+    if model is not None and model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+        raise SettingsError(
+            f"{model} is no directory", hint="Give a model's directory, or the name of a cached hub model."
+        )
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise SettingsError(f"{keep} is not empty", hint="Name a new directory.")
     from holdfast.demo.stage import Stage
@@ -43,7 +47,7 @@ def demo(model: str | None, data: Path | None, keep: Path | None) -> None:
     home.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
-        chosen = (model or str(ASSETS / "model"), data or ASSETS / "finetune.txt")
+        chosen = (str(Path(model).expanduser()) if model else str(ASSETS / "model"), data or ASSETS / "finetune.txt")
         same = Stage(home, *chosen, embedded=model is None).play()
     finally:
         if keep is None:
