@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -57,7 +56,7 @@ class RunLock:
             self._take()
         except Timeout:
             raise self._refusal() from None
-        owner = Owner(os.getpid(), socket.gethostname(), datetime.now(UTC))
+        owner = Owner(os.getpid(), os.uname().nodename, datetime.now(UTC))
         # Only a note for messages: a full disk must not keep a run from clearing what filled it.
         with suppress(OSError):
             self._store.replace(layout.OWNER, msgspec.json.encode(owner))
@@ -102,7 +101,7 @@ class RunLock:
 
 
 def _is_dead(owner: Owner | None) -> bool:
-    if owner is None or owner.host != socket.gethostname():
+    if owner is None or owner.host != os.uname().nodename:
         return False
     try:
         os.kill(owner.pid, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +104,8 @@ def _nearest_step(step: int, known: Known) -> str:
 
 
 def _closest_name(text: str, known: Known) -> str:
+    import difflib
+
     names = [*(checkpoint.name for checkpoint in known.checkpoints), *known.pins.tags, "best", "latest"]
     return next(iter(difflib.get_close_matches(text, names, n=1, cutoff=0.6)), "")
 

@@ -19,8 +19,7 @@ from holdfast.repository import Repository
 from holdfast.retention import Policy
 from holdfast.run import Run
 from holdfast.runfile import RunFile, write_run_file
-from holdfast.stores import MemoryStore
-from holdfast.stores.memory import Luck, no_luck
+from holdfast.stores.memory import Luck, MemoryStore, no_luck
 
 FILES = ("model.bin", "state/optimizer.bin")
 RUN_ID = "run-test"

@@ -14,7 +14,7 @@ from holdfast import manifest
 from holdfast.model import Checkpoint, FileEntry
 from holdfast.repository import Repository, Staging
 from holdfast.run import OnBytes, ResumePoint, Run
-from holdfast.stores import MemoryStore
+from holdfast.stores.memory import MemoryStore
 from holdfast.verification import Verification
 from tests.core.crash_model import Scenario, Violation, World, by_generation, commit, damage
 

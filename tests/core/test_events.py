@@ -11,7 +11,8 @@ import pytest
 
 from holdfast import layout
 from holdfast.events import EventLog
-from holdfast.stores import LocalStore, MemoryStore
+from holdfast.stores import LocalStore
+from holdfast.stores.memory import MemoryStore
 from holdfast.testing.faults import Fault, FaultyStore, Injector
 
 

@@ -12,7 +12,8 @@ from holdfast import layout, manifest
 from holdfast.errors import StorageError
 from holdfast.model import Checkpoint, Kind, State
 from holdfast.repository import Repository
-from holdfast.stores import LocalStore, MemoryStore
+from holdfast.stores import LocalStore
+from holdfast.stores.memory import MemoryStore
 from holdfast.testing.faults import Fault, FaultyStore, Injector
 from tests.checkpoints import make_checkpoint
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.stores import LocalStore, MemoryStore, Store, is_leftover_of
+from holdfast.stores import LocalStore, Store, is_leftover_of
 from holdfast.stores.local import LocalStore as Local
-from holdfast.stores.memory import no_luck
+from holdfast.stores.memory import MemoryStore, no_luck
 from holdfast.testing.faults import Fault, FaultyStore, Injector
 from holdfast.testing.stores import StoreConformance
 

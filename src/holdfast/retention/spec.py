@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
 from typing import Any
 
 from holdfast.errors import PolicyError
@@ -49,6 +48,8 @@ def _parse_rule(piece: str, spec: str) -> Rule:
     word, *parts = (part.strip() for part in piece.split(":"))
     cls = rule_classes().get(word)
     if cls is None:
+        from difflib import get_close_matches
+
         near = get_close_matches(word, rule_classes(), n=1)
         guess = f"Did you mean {near[0]!r}? " if near else ""
         raise PolicyError(f"there is no retention rule {word!r} in {spec!r}", hint=guess + _what_there_is())

@@ -2,6 +2,5 @@
 
 from holdfast.stores.base import Entry, EntryKind, Store, is_leftover_of
 from holdfast.stores.local import LocalStore
-from holdfast.stores.memory import MemoryStore
 
-__all__ = ["Entry", "EntryKind", "LocalStore", "MemoryStore", "Store", "is_leftover_of"]
+__all__ = ["Entry", "EntryKind", "LocalStore", "Store", "is_leftover_of"]

@@ -6,7 +6,6 @@ import errno
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -82,6 +81,8 @@ class LocalStore:
 
     def replace(self, path: str, data: bytes) -> None:
         target = self.local_path(path)
+        import tempfile  # it brings the random module along, and reading needs neither
+
         descriptor, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{target.name}.", target.parent)
         try:
             _write_and_sync(descriptor, data)
