@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from holdfast import layout
 from holdfast.background import BackgroundWriter
@@ -29,6 +29,7 @@ from holdfast.stores import LocalStore
 
 logger = logging.getLogger("holdfast")
 
+T = TypeVar("T")
 Fresh = Literal["refuse", "new-run"]
 Stage = Callable[[Path], Finish]
 """Fills a directory with what must be written now; returns what can be written later."""
@@ -226,10 +227,7 @@ class Checkpointer:
         draft = self._draft(run, facts)
         staging = run.repository.stage()
         try:
-            with as_storage_error(draft.step):
-                directory = staging.path / draft.name
-                directory.mkdir()
-                finish = stage(directory)
+            finish = _fill(staging, draft, stage)
         except BaseException:
             run.repository.discard(staging)
             raise
@@ -312,11 +310,12 @@ class Checkpointer:
             raise
 
 
-def _fill(staging: Staging, draft: Checkpoint, write: Writer) -> None:
+def _fill(staging: Staging, draft: Checkpoint, write: Callable[[Path], T]) -> T:
+    """Make the checkpoint's own directory and let `write` fill it; returns what that returns."""
     directory = staging.path / draft.name
     with as_storage_error(draft.step):
         directory.mkdir()
-        write(directory)
+        return write(directory)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -55,13 +54,11 @@ class Staging:
         self._thread = threading.Thread(target=self._run, name="holdfast-stage", daemon=True)
         self._thread.start()
 
-    def wait(self) -> float:
-        """Return when every byte is copied, with the seconds waited. Raises StateChangedError."""
-        began = time.monotonic()
+    def wait(self) -> None:
+        """Return when every byte is copied. Raises StateChangedError."""
         self._thread.join()
         if self._error is not None:
             raise self._error
-        return time.monotonic() - began
 
     def _run(self) -> None:
         try:

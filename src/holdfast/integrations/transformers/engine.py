@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from holdfast.errors import SettingsError
 from holdfast.formats.direct import DirectWriter
 from holdfast.formats.layout import FileLayout, UnsupportedTensorError
-from holdfast.formats.memory import PAGE, storage_bytes, tensor_bytes
+from holdfast.formats.memory import PAGE, address, storage_bytes, tensor_bytes
 from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
 from holdfast.formats.torch_planner import TorchPlanner
+from holdfast.inflight import Finish
 from holdfast.integrations.transformers.recording import Recorded
 from holdfast.model import FileEntry
 from holdfast.snapshot.arena import Arena
 from holdfast.snapshot.staging import Copy, Snapshot, Staging
 
+T = TypeVar("T")
 CHECK = "HOLDFAST_CHECK_SNAPSHOT"
 """Environment variable: 1 compares every staged byte with a copy that was made at once."""
-
-Finish = Callable[[Path], dict[str, FileEntry]]
-"""Writes the files into a directory, durably; returns them by path relative to it."""
 
 
 class _File(NamedTuple):
@@ -53,7 +53,7 @@ class FastEngine:
         files = [*self._safetensors(recorded, root), *self._torch_files(recorded, root)]
         starts, size = _places(files)
         memory = self._arena.reserve(size)
-        moving = {_address(buffer) for buffer in model.buffers()}
+        moving = {_extent(buffer) for buffer in model.buffers()}
         snapshot = Snapshot(watched=_watched(recorded, moving))
         staged: list[_File] = []
         for file, start in zip(files, starts, strict=True):
@@ -65,15 +65,16 @@ class FastEngine:
                 (snapshot.at_once if _in_buffers(source, moving) else snapshot.later).append(piece)
             staged.append(_File(file.path, file.layout, targets))
         staging = self._staging = Staging(snapshot, check=os.environ.get(CHECK) == "1")
-        return lambda directory: self._write(staging, staged, directory)
+        return partial(self._write, staging, staged)
 
-    def gate(self) -> float:
-        """Return when the live state may change, with the seconds waited. Raises StateChangedError."""
+    def gate(self) -> None:
+        """Return when the live state may change. Raises StateChangedError."""
         staging, self._staging = self._staging, None
-        return staging.wait() if staging is not None else 0.0
+        if staging is not None:
+            staging.wait()
 
     def close(self) -> None:
-        """End the I/O threads and give the memory back."""
+        """End the I/O threads; the next save begins new ones."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -92,7 +93,7 @@ class FastEngine:
         files: list[_File] = []
         for path, (tensors, metadata) in recorded.safetensors.items():
             layout = plan_safetensors({name: TensorSpec.of(t) for name, t in tensors.items()}, metadata)
-            sources = {name: _tensor_source(name, tensors[name]) for name in layout.offsets}
+            sources = {name: _live_bytes(name, tensor_bytes, tensors[name].detach()) for name in layout.offsets}
             files.append(_File(path.relative_to(root).as_posix(), layout, sources))
         return files
 
@@ -100,7 +101,7 @@ class FastEngine:
         files: list[_File] = []
         for path, value in recorded.torch.items():
             plan = self._planner.plan(value)
-            sources = {name: _storage_source(name, storage) for name, storage in plan.storages.items()}
+            sources = {name: _live_bytes(name, storage_bytes, storage) for name, storage in plan.storages.items()}
             files.append(_File(path.relative_to(root).as_posix(), plan.layout, sources))
         return files
 
@@ -143,29 +144,20 @@ def _places(files: list[_File]) -> tuple[list[int], int]:
     return starts, size
 
 
-def _tensor_source(name: str, tensor: torch.Tensor) -> memoryview:
+def _live_bytes(name: str, read: Callable[[T], memoryview], live: T) -> memoryview:
     try:
-        return tensor_bytes(tensor.detach())
+        return read(live)
     except (ValueError, TypeError) as error:
         raise UnsupportedTensorError(f"{name}: {error}") from error
 
 
-def _storage_source(name: str, storage: torch.UntypedStorage) -> memoryview:
-    try:
-        return storage_bytes(storage)
-    except (ValueError, TypeError) as error:
-        raise UnsupportedTensorError(f"{name}: {error}") from error
-
-
-def _address(tensor: torch.Tensor) -> tuple[int, int]:
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """First and last address (exclusive) of a tensor's storage."""
     storage = tensor.untyped_storage()
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
 def _in_buffers(source: memoryview, buffers: set[tuple[int, int]]) -> bool:
-    from holdfast.formats.memory import address
-
     first = address(source)
     return any(begin <= first < end for begin, end in buffers)
 
@@ -175,7 +167,7 @@ def _watched(recorded: Recorded, moving: set[tuple[int, int]]) -> list[tuple[str
     found = [(name, t) for tensors, _ in recorded.safetensors.values() for name, t in tensors.items()]
     for value in recorded.torch.values():
         found += _tensors_in(value, "optimizer state")
-    return [(name, tensor) for name, tensor in found if _address(tensor) not in moving]
+    return [(name, tensor) for name, tensor in found if _extent(tensor) not in moving]
 
 
 def _tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:

@@ -58,7 +58,7 @@ class Session:
         self._position: Position = "step_end"
         self._epoch_start: random_state.RandomState | None = None
         self._resume_random: random_state.RandomState | None = None
-        self._grad_norm: float | None = None
+        self._grad_norm: torch.Tensor | float | None = None
         self._learning_rate: float | None = None
         self.saved_step = -1
         self.evaluations.start()
@@ -259,7 +259,8 @@ class Session:
     def note_step(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float | None) -> None:
         """What the trainer hands to its logging: needed when a save falls on the last step of an epoch."""
         self.tr_loss = tr_loss
-        self._grad_norm = grad_norm.item() if isinstance(grad_norm, torch.Tensor) else grad_norm
+        # It stays a tensor until a save asks for the number: reading it at every step would make a GPU wait.
+        self._grad_norm = grad_norm
         self._learning_rate = learning_rate
 
     def note_metrics(self, metrics: dict[str, Any]) -> None:
@@ -287,7 +288,7 @@ class Session:
             total_loss=float(trainer._total_loss_scalar),
             last_logged_step=int(trainer._globalstep_last_logged),
             initial_step=int(getattr(trainer, "_initial_global_step", 0)),
-            grad_norm=self._grad_norm,
+            grad_norm=self._grad_norm.item() if isinstance(self._grad_norm, torch.Tensor) else self._grad_norm,
             learning_rate=self._learning_rate,
             epoch_start=self._epoch_start,
             sampler_seed=getattr(sampler, "initial_seed", None),
