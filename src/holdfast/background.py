@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from typing import Literal
+
+from holdfast.priority import lower_priority
 
 logger = logging.getLogger("holdfast")
 
+BackPressure = Literal["wait", "skip", "latest"]
+"""What becomes of a save that is due while one is in flight: it waits, is left out, or is made up for later."""
 PATIENCE_SECONDS = 30.0
 """How often a training that waits for the disk is told so."""
-NICENESS = 10
-"""Lower priority than the training's own threads, where the system gives threads one (Linux)."""
 
 
 class BackgroundWriter:
@@ -65,8 +66,7 @@ class BackgroundWriter:
         self._thread = None
 
     def _run(self, job: Callable[[], None]) -> None:
-        with suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+        lower_priority()
         try:
             job()
         except BaseException as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -14,10 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from holdfast import layout
-from holdfast.background import BackgroundWriter
+from holdfast.background import BackgroundWriter, BackPressure
 from holdfast.errors import HoldfastError, RunInUse, RunNotFound, StorageError
 from holdfast.external import external_path, open_external
 from holdfast.inflight import Finish, InFlight, as_storage_error
+from holdfast.janitor import Janitor
 from holdfast.model import Checkpoint, Kind, parse_name
 from holdfast.operations import prune
 from holdfast.receipt import Receipt
@@ -33,7 +35,8 @@ T = TypeVar("T")
 Fresh = Literal["refuse", "new-run"]
 Stage = Callable[[Path], Finish]
 """Fills a directory with what must be written now; returns what can be written later."""
-OnCommit = Callable[[Checkpoint], None]
+OnCommit = Callable[[Checkpoint, float], None]
+"""Hears, in the writer's thread, of a committed checkpoint and of the moment (`time.monotonic`) it became durable."""
 Writer = Callable[[Path], None]
 """Writes one checkpoint's files into the directory it is given. It may be called a second time."""
 
@@ -61,10 +64,18 @@ class Checkpointer:
     the policy decided last.
     """
 
-    def __init__(self, path: str | os.PathLike[str], policy: Policy | str, *, fresh: Fresh = "refuse") -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        policy: Policy | str,
+        *,
+        fresh: Fresh = "refuse",
+        back_pressure: BackPressure = "wait",
+    ) -> None:
         self.path = Path(path)
         self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
         self.fresh: Fresh = fresh
+        self.back_pressure: BackPressure = back_pressure
         self.receipt: Receipt | None = None
         self.plan: Plan | None = None
         self._run: Run | None = None
@@ -72,7 +83,9 @@ class Checkpointer:
         self._resumed_from: int | None = None
         self._unsettled: ResumePoint | None = None
         self._writer = BackgroundWriter()
+        self._janitor: Janitor | None = None
         self._in_flight: InFlight | None = None
+        self._owed = False
 
     @property
     def run(self) -> Run:
@@ -98,6 +111,8 @@ class Checkpointer:
             point = open_external(outside) if outside is not None else self._resume_point(run, resume)
             run.set_policy(self.policy)
             self._run = run
+            self._janitor = Janitor(run.store)
+            self._owed = False
             self._unsettled = point if outside is None else None
             self._parent = self._unsettled.checkpoint.generation if self._unsettled else None
             self._resumed_from = None
@@ -131,7 +146,9 @@ class Checkpointer:
                 self._resumed_from = None
                 prune.apply(run, run.plan(self.policy))
         finally:
-            self._run = self._in_flight = None
+            if self._janitor is not None:
+                self._janitor.finish()
+            self._run = self._janitor = self._in_flight = None
             run.lock.release()
 
     def _open_or_create(self, resume: Reference | Literal[False] | None) -> Run:
@@ -219,8 +236,8 @@ class Checkpointer:
         """Stage one checkpoint now; write it, commit it and apply the policy in a thread.
 
         `stage` is called with the directory to fill and returns what finishes it there. A save that is in flight is
-        waited for first. `on_commit` hears of the checkpoint in that thread. What fails there is given by `failure`,
-        or raised by the next call, by `wait` and by `close`; the caller may save anew from the state of then.
+        waited for first. What fails in that thread is given by `failure`, or raised by the next call, by `wait` and
+        by `close`; the caller may save anew from the state of then.
         """
         self._writer.wait()
         run = self.run
@@ -236,8 +253,26 @@ class Checkpointer:
 
     def _complete(self, in_flight: InFlight, on_commit: OnCommit) -> None:
         checkpoint = in_flight.complete()
+        durable_at = time.monotonic()
         self.committed(checkpoint)
-        on_commit(checkpoint)
+        on_commit(checkpoint, durable_at)
+
+    def turns_away(self, step: int, *, must: bool = False) -> bool:
+        """True when a save that is due is not to begin now, because one is in flight: the back-pressure rule says so.
+
+        `must` is a save that nothing can make up for, such as the last one.
+        """
+        self._owed = False
+        if must or self.back_pressure == "wait" or not self.busy:
+            return False
+        self._owed = self.back_pressure == "latest"
+        self.run.events.append("skipped", step=step, made_up=self._owed)
+        return True
+
+    @property
+    def owes(self) -> bool:
+        """True while a save that was put off has not been made up for."""
+        return self._owed
 
     def committed(self, checkpoint: Checkpoint) -> None:
         """Go on from a committed checkpoint: it is the parent of the next one, and the policy decides anew."""
@@ -263,7 +298,7 @@ class Checkpointer:
         """Apply the policy to what is committed now; returns the plan that was carried out."""
         held = {} if self._resumed_from is None else {self._resumed_from: "resumed from"}
         plan = self.run.plan(self.policy, also_protected=held)
-        prune.apply(self.run, plan)
+        prune.apply(self.run, plan, dispose=self._janitor.dispose if self._janitor else None)
         self.plan = plan
         return plan
 

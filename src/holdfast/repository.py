@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,9 @@ from holdfast.manifest import MANIFEST_NAME
 from holdfast.model import Checkpoint, FileEntry, State, parse_name
 from holdfast.stores import Entry, Store, is_leftover_of
 from holdfast.verification import OnBytes, Verification, file_digest, parents_of, verify_files
+
+Dispose = Callable[[str], None]
+"""Deletes a directory of the store, by its key, at once or later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,8 @@ class Repository:
         """A new, empty, private directory (0700) to write a checkpoint into. Raises StorageError."""
         key = f"{layout.STAGING}/{uuid.uuid4().hex}"
         try:
-            self.store.make_directory(key)
+            # What makes the checkpoint durable is its own sync and that of the run's directory, after the rename.
+            self.store.make_directory(key, durable=False)
         except OSError as error:
             raise StorageError(
                 f"no checkpoint can be written in {self.store.local_path('')}: {error.strerror or error}",
@@ -151,13 +155,16 @@ class Repository:
         undo.callback(self.store.rename, self.move(name, layout.REPLACED), name)
         return False
 
-    def remove(self, checkpoint: Checkpoint) -> None:
-        """Take a checkpoint away: out of sight in one rename, then its manifest, then the rest."""
+    def remove(self, checkpoint: Checkpoint, dispose: Dispose | None = None) -> None:
+        """Take a checkpoint away: out of sight in one rename, then its manifest, then the rest.
+
+        The rest is left to `dispose`, where it is given.
+        """
         trash = f"{layout.TRASH}/{uuid.uuid4().hex}"
         moved = self.move(self._key(checkpoint), trash)
         with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
             self.store.delete(f"{moved}/{MANIFEST_NAME}")
-            self.store.delete(trash)
+            (dispose or self.store.delete)(trash)
 
     def quarantine(self, checkpoint: Checkpoint) -> Path:
         """Move a checkpoint out of the run, to be kept until a person decides; returns where it lies."""

@@ -17,7 +17,7 @@ from holdfast.lock import RunLock
 from holdfast.model import Checkpoint, FileEntry, Kind
 from holdfast.pins import PinBoard, Pins
 from holdfast.references import Known, Reference, resolve
-from holdfast.repository import Foreign, Repository, Staging
+from holdfast.repository import Dispose, Foreign, Repository, Staging
 from holdfast.retention import Plan, Policy, make_plan, rank
 from holdfast.runfile import RunFile, read_run_file, write_run_file
 from holdfast.stores import LocalStore
@@ -245,10 +245,10 @@ class Run:
         """Metrics of a committed checkpoint that became known after its commit."""
         self.events.append("metrics", generation=generation, metrics=metrics)
 
-    def remove(self, checkpoint: Checkpoint, reason: str) -> None:
-        """Remove one checkpoint, with the reason in the event log."""
+    def remove(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> None:
+        """Remove one checkpoint, with the reason in the event log; `dispose` may free its bytes later."""
         self._check_lock()
-        self.repository.remove(checkpoint)
+        self.repository.remove(checkpoint, dispose)
         fields = {"step": checkpoint.step, "generation": checkpoint.generation}
         self.events.append("removed", **fields, size_bytes=checkpoint.size_bytes, reason=reason)
 

@@ -24,6 +24,7 @@ from transformers import (
 import holdfast
 from holdfast import Checkpoint, Checkpointer, Metric, Receipt
 from holdfast.run import Run
+from tests.engine import chosen
 
 EPOCH_STEPS = 6
 ARGUMENTS: dict[str, Any] = {
@@ -67,7 +68,12 @@ class At(TrainerCallback):
     def __init__(self, step: int, call: Callable[..., None], event: str = "on_step_begin") -> None:
         def on_event(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == step:
+                if self.checkpointer is not None:
+                    self.checkpointer.wait()
                 call(**kwargs)
+
+        self.checkpointer: Checkpointer | None = None
+        """Where it is set, what was saved before is on the disk first."""
 
         setattr(self, event, on_event)
 
@@ -127,11 +133,23 @@ def stock(
 
 
 def managed(
-    out: Path, *, keep: Any = None, metric: Any = None, mode: Any = None, fresh: Any = "refuse", **settings: Any
+    out: Path,
+    *,
+    keep: Any = None,
+    metric: Any = None,
+    mode: Any = None,
+    fresh: Any = "refuse",
+    engine: str | None = None,
+    **settings: Any,
 ) -> tuple[Trainer, Checkpointer]:
     """A Trainer with holdfast attached to it."""
     trainer = stock(out, **settings)
-    return trainer, holdfast.attach(trainer, keep=keep, metric=metric, mode=mode, fresh=fresh)
+    options = {"engine": engine} if engine else chosen()
+    checkpointer = holdfast.attach(trainer, keep=keep, metric=metric, mode=mode, fresh=fresh, **options)
+    for callback in settings.get("callbacks", ()):
+        if isinstance(callback, At):
+            callback.checkpointer = checkpointer
+    return trainer, checkpointer
 
 
 def train(out: Path, resume: Any = None, **settings: Any) -> tuple[Trainer, Checkpointer]:

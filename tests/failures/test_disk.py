@@ -64,7 +64,7 @@ def test_failing_disk(
 ) -> None:
     """disk full | run dies, partial newest blocks resume | an error that says so; what was committed is untouched."""
     trainer_class = type("SmallDisk", (SmallDisk,), {"part": part, "size": size})
-    trainer, _ = managed(out, trainer_class=trainer_class)
+    trainer, _ = managed(out, trainer_class=trainer_class, engine="stock")
 
     with pytest.raises(StorageError, match="checkpoint step 6 could not be written"):
         trainer.train()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import json
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ from holdfast.formats.sink import FileSink
 from holdfast.integrations.transformers import session
 from holdfast.integrations.transformers.loop_state import LoopState
 from holdfast.stores import LocalStore
+from tests.engine import chosen
 from tests.training.tiny import Recipe, build, model
 
 EVENTS = {
@@ -81,7 +81,7 @@ def train(job: Job) -> None:
     fresh = not list(job.directory.glob("checkpoint-*"))
     trainer = build(recipe, job.directory)
     if job.managed and not hasattr(trainer, "checkpointer"):
-        holdfast.attach(trainer, **recipe.holdfast)
+        holdfast.attach(trainer, **{**chosen(), **recipe.holdfast})
     if job.sabotage is not None:
         _SABOTAGES[job.sabotage]()
     for kill in job.kills:
@@ -131,7 +131,7 @@ class StepCounter(TrainerCallback):
     def __init__(self) -> None:
         self.steps = 0
 
-    def on_step_begin(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, *_: Any, **__: Any) -> None:
         self.steps += 1
 
 
@@ -196,20 +196,6 @@ def _callback_that_dies(event: str, trap: Trap) -> TrainerCallback:
 
 
 def _watch_saves(trap: Trap) -> None:
-    _watch_background_saves(trap)
-    original = Checkpointer.save
-
-    def save(self: Checkpointer, *arguments: Any) -> Any:
-        trap.save_begins()
-        try:
-            return original(self, *arguments)
-        finally:
-            trap.inside = False
-
-    Checkpointer.save = save
-
-
-def _watch_background_saves(trap: Trap) -> None:
     stage, complete = Checkpointer.save_in_background, Checkpointer._complete
 
     def save_in_background(self: Checkpointer, *arguments: Any) -> None:
@@ -219,6 +205,8 @@ def _watch_background_saves(trap: Trap) -> None:
 
     def complete_it(self: Checkpointer, *arguments: Any) -> None:
         complete(self, *arguments)
+        assert self._janitor is not None
+        self._janitor.finish()
         trap.inside = False
 
     Checkpointer.save_in_background, Checkpointer._complete = save_in_background, complete_it
@@ -250,14 +238,12 @@ def _trap_torch(trap: Trap) -> None:
     original = torch.save
 
     def save(value: Any, file: Any, *arguments: Any, **options: Any) -> None:
-        if trap.springs():
-            buffer = io.BytesIO()
-            original(value, buffer)
-            Path(file).write_bytes(buffer.getvalue()[: buffer.tell() // 2])
-            die()
         original(value, file, *arguments, **options)
+        if trap.springs():
+            _halve(Path(file))
 
     torch.save = save
+    _trap_finished_files(trap, "optimizer.pt")
 
 
 def _trap_weights(trap: Trap) -> None:
@@ -266,12 +252,28 @@ def _trap_weights(trap: Trap) -> None:
     def save_file(tensors: Any, path: Any, *arguments: Any, **options: Any) -> None:
         original(tensors, path, *arguments, **options)
         if trap.springs():
-            os.truncate(path, os.path.getsize(path) // 2)
-            die()
+            _halve(Path(path))
 
     for module in list(sys.modules.values()):
         for name in [name for name, value in vars(module).items() if value is original]:
             setattr(module, name, save_file)
+    _trap_finished_files(trap, ".safetensors")
+
+
+def _trap_finished_files(trap: Trap, ending: str) -> None:
+    original = FileSink.finish
+
+    def finish(self: FileSink) -> None:
+        original(self)
+        if self.path.name.endswith(ending) and trap.springs():
+            _halve(self.path)
+
+    FileSink.finish = finish
+
+
+def _halve(path: Path) -> NoReturn:
+    os.truncate(path, path.stat().st_size // 2)
+    die()
 
 
 def _trap_loop_state(trap: Trap) -> None:

@@ -20,6 +20,7 @@ import holdfast
 from holdfast.errors import SettingsError, StorageError
 from holdfast.formats.sink import FileSink
 from holdfast.integrations.transformers.engine import CHECK, parse_arena
+from holdfast.snapshot import staging
 from holdfast.snapshot.staging import StateChangedError
 from tests.training.cells import Cell, complete, failures_of, inside
 from tests.training.comparing import differences
@@ -154,47 +155,143 @@ def test_an_exception_in_the_training_waits_for_the_save(tmp_path: Path, sinks: 
     assert ckpt.run.latest is not None and ckpt.run.latest.step == 2
 
 
-class _Meddler(TrainerCallback):
-    """Changes a weight right after a save, while it is being copied."""
+def _meddle(trainer: Any, hidden: bool) -> None:
+    """Change a weight in the first forward pass after a save, while it is being copied."""
+    saved: list[int] = []
 
-    def __init__(self, hidden: bool) -> None:
-        self._hidden = hidden
+    def change(module: Any, arguments: Any) -> None:
+        if trainer.state.global_step == 1 and not saved:
+            saved.append(1)
+            weight = next(iter(module.parameters()))
+            with torch.no_grad():
+                (weight.data if hidden else weight).add_(1)
 
-    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        weight = next(iter(model.parameters()))
-        with torch.no_grad():
-            (weight.data if self._hidden else weight).add_(1)
+    trainer.model.register_forward_pre_hook(change)
 
 
 @pytest.mark.parametrize("hidden", [False, True], ids=["seen by its version", "behind the version's back"])
 def test_a_planted_mutation_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool) -> None:
-    monkeypatch.setattr("holdfast.snapshot.staging._copy_all", _late(monkeypatch))
+    _copy_late(monkeypatch)
     trainer, _ = _attached(tmp_path / "run")
-    trainer.add_callback(_Meddler(hidden))
+    _meddle(trainer, hidden)
     with pytest.raises(StateChangedError, match="was changed while it was being saved"):
         trainer.train()
 
 
-def _late(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The copy, begun late enough for the meddler to come first."""
-    from holdfast.snapshot import staging
+def test_a_mutation_makes_the_automatic_engine_stock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _copy_late(monkeypatch)
+    trainer, ckpt = _attached(tmp_path / "run", engine="auto")
+    _meddle(trainer, False)
+    trainer.train()
+    assert "the stock writers save from here on" in caplog.text
+    assert [checkpoint.step for checkpoint in ckpt.run.checkpoints] == list(range(2, trainer.state.max_steps + 1))
+    kept = [event["engine"] for event in ckpt.run.events.read() if event["event"] == "kept"]
+    assert set(kept) == {"stock"}
 
-    original = staging._copy_all
+
+def _copy_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy begins late enough for a forward pass to come first."""
+    original = staging.copy_all
 
     def copy_all(pieces: Any) -> None:
         time.sleep(0.2 if pieces else 0.0)
         original(pieces)
 
-    return copy_all
+    monkeypatch.setattr(staging, "copy_all", copy_all)
 
 
-def test_a_state_larger_than_the_arena_is_saved_by_the_stock_writers(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_a_callback_that_changes_weights_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights as they were saved, although somebody changes them right afterwards."""
+
+    class Average(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            with torch.no_grad():
+                next(iter(model.parameters())).data.mul_(0.5)
+
+    _copy_late(monkeypatch)
+    trainer, ckpt = _attached(tmp_path / "run")
+    trainer.add_callback(Average())
+    trainer.train()
+    assert [checkpoint.step for checkpoint in ckpt.run.checkpoints] == list(range(1, trainer.state.max_steps + 1))
+    assert not [event for event in ckpt.run.events.read() if event["event"] == "failed"]
+
+
+def test_a_callback_that_reads_checkpoints_finds_them_committed(tmp_path: Path, sinks: _Sinks) -> None:
+    found: list[str] = []
+
+    class Upload(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            found.extend(sorted(file.name for file in path.glob("*.json*") if file.name == "holdfast.json"))
+
+    sinks.delay = 0.05
+    trainer, _ = _attached(tmp_path / "run")
+    trainer.add_callback(Upload())
+    trainer.train()
+    assert found == ["holdfast.json"] * trainer.state.max_steps
+
+
+def test_a_state_larger_than_the_arena_is_written_in_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sinks: _Sinks
 ) -> None:
+    sinks.delay = 0.02
     trainer, ckpt = _attached(tmp_path / "run", arena="0.01MB")
     trainer.train()
-    assert "the stock writers save from here on" in caplog.text
-    assert [checkpoint.step for checkpoint in ckpt.run.checkpoints] == list(range(1, trainer.state.max_steps + 1))
+    assert caplog.text.count("the next optimizer step waits for the disk") == 1
+    roomy, other = _attached(tmp_path / "roomy")
+    roomy.train()
+    for one, two in zip(ckpt.run.checkpoints, other.run.checkpoints, strict=True):
+        assert _tensors(one) == _tensors(two)
+
+
+def _tensors(checkpoint: Any) -> dict[str, str]:
+    return {f.path: f.digest for f in checkpoint.files if f.path in ("model.safetensors", "optimizer.pt")}
+
+
+def test_a_disk_that_fails_in_place_lets_the_training_go_on(tmp_path: Path, sinks: _Sinks) -> None:
+    sinks.failing = {3}
+    trainer, ckpt = _attached(tmp_path / "run", arena="0.01MB")
+    trainer.train()
+    assert len([event for event in ckpt.run.events.read() if event["event"] == "failed"]) == 1
+    assert ckpt.run.latest is not None and ckpt.run.latest.step == trainer.state.max_steps
+
+
+@pytest.mark.parametrize("rule", ["skip", "latest"])
+def test_a_busy_disk_turns_saves_away(tmp_path: Path, sinks: _Sinks, rule: str, caplog: Any) -> None:
+    sinks.delay = 0.4
+    trainer, ckpt = _attached(tmp_path / "run", back_pressure=rule)
+    trainer.train()
+    steps = [checkpoint.step for checkpoint in ckpt.run.checkpoints]
+    events = list(ckpt.run.events.read())
+    turned_away = [event["step"] for event in events if event["event"] == "skipped"]
+    assert steps[0] == 1 and steps[-1] == trainer.state.max_steps
+    assert turned_away and not set(turned_away) & set(steps)
+    assert sorted([*steps, *turned_away]) == list(range(1, trainer.state.max_steps + 1))
+    assert ("is left out" if rule == "skip" else "once there is room") in caplog.text
+
+
+def test_a_save_that_was_put_off_is_made_up_for(tmp_path: Path, sinks: _Sinks) -> None:
+    """Saved every third step; the disk is busy at step 6 and free again by step 8."""
+    trainer = build(Recipe(rows=24, arguments={"save_steps": 3, "num_train_epochs": 2}), tmp_path / "run")
+    ckpt = holdfast.attach(trainer, **FAST, back_pressure="latest")
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            sinks.delay = 0.3 if state.global_step == 3 else 0.0
+            if state.global_step == 8:
+                ckpt.wait()
+
+    trainer.callback_handler.callbacks.insert(0, Clock())
+    trainer.train()
+    steps = [checkpoint.step for checkpoint in ckpt.run.checkpoints]
+    assert 3 in steps and 6 not in steps and {7, 8} & set(steps) and steps[-1] == 12
+
+
+def test_an_unknown_back_pressure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="back_pressure is 'drop'"):
+        _attached(tmp_path / "run", back_pressure="drop")
 
 
 @pytest.mark.parametrize("size", ["16", "GB", "sixteen GB", "16PB", ""])

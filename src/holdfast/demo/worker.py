@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
@@ -63,7 +62,7 @@ def _train(job: Job, reporter: Reporter) -> None:
     trainer = make_trainer(job, reporter)
     ckpt = holdfast.attach(trainer)
     if job.kill_at is not None:
-        _die_inside_save(trainer, job.kill_at, reporter)
+        _die_inside_save(job.kill_at, reporter)
     reporter.say("ready", steps=Recipe(**job.recipe).steps)
     trainer.train(resume_from_checkpoint="auto")
     receipt = ckpt.receipt
@@ -151,24 +150,22 @@ def _progress_callback(reporter: Reporter) -> Any:
     return Progress()
 
 
-def _die_inside_save(trainer: Any, step: int, reporter: Reporter) -> None:
-    """SIGKILL this process when half of the optimizer's bytes of step `step` are written."""
-    import torch
+def _die_inside_save(step: int, reporter: Reporter) -> None:
+    """SIGKILL this process when half of the optimizer's bytes of step `step` are on the disk."""
+    from holdfast.formats.sink import FileSink
 
-    stock_save = torch.save
+    finish = FileSink.finish
 
-    def save(value: Any, target: Any, *args: Any, **kwargs: Any) -> None:
-        if trainer.state.global_step != step or not str(target).endswith("optimizer.pt"):
-            stock_save(value, target, *args, **kwargs)
+    def die_or_finish(self: FileSink) -> None:
+        if self.path.name != "optimizer.pt" or self.path.parent.name != f"checkpoint-{step}":
+            finish(self)
             return
-        whole = io.BytesIO()
-        stock_save(value, whole, *args, **kwargs)
-        half = whole.getvalue()[: len(whole.getvalue()) // 2]
-        Path(target).write_bytes(half)
-        reporter.say("killed", step=step, file=Path(target).name, written=len(half), of=len(whole.getvalue()))
+        whole = self.path.stat().st_size
+        os.truncate(self.path, whole // 2)
+        reporter.say("killed", step=step, file=self.path.name, written=whole // 2, of=whole)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    torch.save = save
+    FileSink.finish = die_or_finish
 
 
 def _sample(job: Job, reporter: Reporter) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from holdfast.model import Checkpoint
+from holdfast.repository import Dispose
 from holdfast.retention import Plan
 from holdfast.run import Run
 
@@ -22,8 +23,10 @@ class Pruned:
         return sum(checkpoint.size_bytes for checkpoint in self.removed)
 
 
-def apply(run: Run, plan: Plan, on_removed: Callable[[Checkpoint], None] | None = None) -> Pruned:
-    """Remove what `plan` drops, oldest first. The run's lock must be held.
+def apply(
+    run: Run, plan: Plan, on_removed: Callable[[Checkpoint], None] | None = None, dispose: Dispose | None = None
+) -> Pruned:
+    """Remove what `plan` drops, oldest first; `dispose` may free the bytes later. The run's lock must be held.
 
     Pins are read again before each removal: people may pin while a training runs.
     """
@@ -33,7 +36,7 @@ def apply(run: Run, plan: Plan, on_removed: Callable[[Checkpoint], None] | None 
         if checkpoint.generation in run.pins.held:
             spared.append(checkpoint)
             continue
-        run.remove(checkpoint, "; ".join(plan.reasons(checkpoint.generation)))
+        run.remove(checkpoint, "; ".join(plan.reasons(checkpoint.generation)), dispose)
         removed.append(checkpoint)
         if on_removed is not None:
             on_removed(checkpoint)

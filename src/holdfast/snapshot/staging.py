@@ -39,6 +39,19 @@ class Snapshot:
     watched: list[tuple[str, torch.Tensor]] = field(default_factory=list[tuple[str, torch.Tensor]])
 
 
+class Versions:
+    """The version counters of live tensors at one moment; holds the tensors."""
+
+    def __init__(self, watched: Sequence[tuple[str, torch.Tensor]]) -> None:
+        self._watched = [(name, tensor, tensor._version) for name, tensor in watched]
+
+    def check(self) -> None:
+        """Raises StateChangedError when one of them was changed since."""
+        for name, tensor, version in self._watched:
+            if tensor._version != version:
+                raise _changed(name)
+
+
 class Staging:
     """A snapshot under way: a thread copies; `wait` is the gate.
 
@@ -46,35 +59,34 @@ class Staging:
     """
 
     def __init__(self, snapshot: Snapshot, *, check: bool = False) -> None:
-        _copy_all(snapshot.at_once)
+        copy_all(snapshot.at_once)
         self._later = snapshot.later
-        self._watched = [(name, tensor, tensor._version) for name, tensor in snapshot.watched]
+        self._versions = Versions(snapshot.watched)
         self._true = [bytes(piece.source) for piece in snapshot.later] if check else None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="holdfast-stage", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when every byte is copied. Raises StateChangedError."""
+        """Return when every byte is copied."""
         self._thread.join()
+
+    def finish(self) -> None:
+        """Return when every byte is copied. Raises StateChangedError."""
+        self.wait()
         if self._error is not None:
             raise self._error
 
     def _run(self) -> None:
         try:
-            _copy_all(self._later)
-            self._check_versions()
+            copy_all(self._later)
+            self._versions.check()
             self._check_bytes()
         except BaseException as error:
             self._error = error
         finally:
             # The training may free or replace its tensors now.
-            self._watched, self._later, self._true = [], [], None
-
-    def _check_versions(self) -> None:
-        for name, tensor, version in self._watched:
-            if tensor._version != version:
-                raise _changed(name)
+            self._versions, self._later, self._true = Versions(()), [], None
 
     def _check_bytes(self) -> None:
         for piece, true in zip(self._later, self._true or [], strict=False):
@@ -82,7 +94,8 @@ class Staging:
                 raise _changed(piece.name)
 
 
-def _copy_all(pieces: Sequence[Copy]) -> None:
+def copy_all(pieces: Sequence[Copy]) -> None:
+    """Copy each piece to its target."""
     for piece in pieces:
         copy(piece.target, piece.source)
 

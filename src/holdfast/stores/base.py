@@ -66,8 +66,11 @@ class Store(Protocol):
         """A regular file's bytes in pieces of at most `size`; each piece is valid until the next is taken."""
         ...
 
-    def make_directory(self, path: str) -> None:
-        """A directory for this user only (0700), parents included, durable; no error when it is there."""
+    def make_directory(self, path: str, *, durable: bool = True) -> None:
+        """A directory for this user only (0700), durable parents included; no error when it is there.
+
+        `durable=False` saves the wait for a directory that need not outlive a power cut under this name.
+        """
         ...
 
     def write(self, path: str, data: bytes) -> None:

@@ -54,10 +54,10 @@ class LocalStore:
             while count := file.readinto(buffer):
                 yield buffer[:count]
 
-    def make_directory(self, path: str) -> None:
+    def make_directory(self, path: str, *, durable: bool = True) -> None:
         if path:
             self.make_directory(os.path.dirname(path))
-        _make_directory(self.local_path(path), mode=0o700 if path else 0o777)
+        _make_directory(self.local_path(path), mode=0o700 if path else 0o777, durable=durable)
 
     def write(self, path: str, data: bytes) -> None:
         _write_and_sync(os.open(self.local_path(path), _NEW_FILE, 0o600), data)
@@ -140,13 +140,14 @@ def _entry(item: os.DirEntry[str], path: str) -> Entry:
     return Entry(path, kind, item.stat(follow_symlinks=False).st_size if kind == "file" else 0)
 
 
-def _make_directory(target: Path, mode: int) -> None:
+def _make_directory(target: Path, mode: int, durable: bool = True) -> None:
     if target.is_dir():
         return
     _make_directory(target.parent, mode)
     with suppress(FileExistsError):
         target.mkdir(mode=mode)
-    _sync(os.open(target.parent, _DIRECTORY))
+    if durable:
+        _sync(os.open(target.parent, _DIRECTORY))
 
 
 def _write_all(descriptor: int, data: bytes) -> None:

@@ -125,7 +125,7 @@ class MemoryStore:
 
     # -- the protocol: writing -------------------------------------------------------------------------
 
-    def make_directory(self, path: str) -> None:
+    def make_directory(self, path: str, *, durable: bool = True) -> None:
         if not path or isinstance(self._find(path), _Directory):
             return
         parent, _, name = path.rpartition("/")
@@ -135,7 +135,8 @@ class MemoryStore:
         if name in home.entries:
             raise _error(errno.EEXIST, path)
         home.entries[name] = _Directory(modified=next(self._clock))
-        self.sync_directory(parent)
+        if durable:
+            self.sync_directory(parent)
 
     def write(self, path: str, data: bytes) -> None:
         self._announce("write", path)

@@ -86,11 +86,11 @@ class FaultyStore(LocalStore):
         super().__init__(root)
         self.injector = injector
 
-    def make_directory(self, path: str) -> None:
+    def make_directory(self, path: str, *, durable: bool = True) -> None:
         if self.local_path(path).is_dir():
             return
         plain = super()
-        self.injector.run("make_directory", path, lambda: plain.make_directory(path))
+        self.injector.run("make_directory", path, lambda: plain.make_directory(path, durable=durable))
 
     def write(self, path: str, data: bytes) -> None:
         plain = super()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import torch
 
@@ -17,18 +19,24 @@ from holdfast.formats.memory import PAGE, address, storage_bytes, tensor_bytes
 from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
 from holdfast.formats.torch_planner import TorchPlanner
 from holdfast.inflight import Finish
+from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.recording import Recorded
 from holdfast.model import FileEntry
-from holdfast.snapshot.arena import Arena
+from holdfast.snapshot.arena import Arena, ArenaTooSmallError
+from holdfast.snapshot.in_place import InPlace
 from holdfast.snapshot.staging import Copy, Snapshot, Staging
 
+logger = logging.getLogger("holdfast")
+
 T = TypeVar("T")
+Extents = set[tuple[int, int]]
+"""First and last address (exclusive) of pieces of memory."""
 CHECK = "HOLDFAST_CHECK_SNAPSHOT"
 """Environment variable: 1 compares every staged byte with a copy that was made at once."""
 
 
 class _File(NamedTuple):
-    """A file to be written: path relative to the checkpoint, layout, and live memory of each source."""
+    """A file to be written: path relative to the checkpoint, layout, and the memory of each of its sources."""
 
     path: str
     layout: FileLayout
@@ -36,42 +44,46 @@ class _File(NamedTuple):
 
 
 class FastEngine:
-    """Writes what the stock writers would have written, from a copy of the state in its arena."""
+    """Writes what the stock writers would have written: from a copy of the state in its arena, or in place."""
 
     def __init__(self, arena: Arena) -> None:
         self._arena = arena
         self._planner = TorchPlanner()
         self._writer: DirectWriter | None = None
-        self._staging: Staging | None = None
+        self._staging: Staging | InPlace | None = None
+        self._in_place = False
 
     def snapshot(self, recorded: Recorded, root: Path, model: torch.nn.Module) -> Finish:
         """Begin to copy what was recorded for the checkpoint at `root`; returns what writes it.
 
-        Until `gate` has returned, nothing may change the state. Raises UnsupportedTensorError or
-        ArenaTooSmallError, with nothing begun: the stock writers can do it.
+        Until `gate` has returned, nothing may change the state. Where the arena is too small, the gate waits for the
+        write instead. Raises UnsupportedTensorError, with nothing begun: the stock writers can do it.
         """
         files = [*self._safetensors(recorded, root), *self._torch_files(recorded, root)]
-        starts, size = _places(files)
-        memory = self._arena.reserve(size)
         moving = {_extent(buffer) for buffer in model.buffers()}
         snapshot = Snapshot(watched=_watched(recorded, moving))
-        staged: list[_File] = []
-        for file, start in zip(files, starts, strict=True):
-            targets: dict[str, memoryview] = {}
-            for name, offset in file.layout.offsets.items():
-                source = file.sources[name]
-                targets[name] = memory[start + offset : start + offset + source.nbytes]
-                piece = Copy(f"{file.path}: {name}", source, targets[name])
-                (snapshot.at_once if _in_buffers(source, moving) else snapshot.later).append(piece)
-            staged.append(_File(file.path, file.layout, targets))
+        memory = self._reserve(files)
+        if memory is None:
+            staging = self._staging = InPlace(self._copy_moving(files, moving, snapshot))
+            return partial(self._write_in_place, staging, files)
+        staged = [_staged(file, image, moving, snapshot) for file, image in zip(files, memory, strict=True)]
         staging = self._staging = Staging(snapshot, check=os.environ.get(CHECK) == "1")
-        return partial(self._write, staging, staged)
+        return partial(self._write_staged, staging, staged)
+
+    @property
+    def copying(self) -> bool:
+        """True from a snapshot until the gate was passed."""
+        return self._staging is not None
 
     def gate(self) -> None:
-        """Return when the live state may change. Raises StateChangedError."""
+        """Return when the live state may change. How the copy went is told by what writes it."""
         staging, self._staging = self._staging, None
         if staging is not None:
             staging.wait()
+
+    def abandon(self) -> None:
+        """Forget a snapshot that nothing will write."""
+        self._staging = None
 
     def close(self) -> None:
         """End the I/O threads; the next save begins new ones."""
@@ -79,8 +91,37 @@ class FastEngine:
             self._writer.close()
             self._writer = None
 
-    def _write(self, staging: Staging, files: list[_File], directory: Path) -> dict[str, FileEntry]:
-        staging.wait()
+    def _reserve(self, files: list[_File]) -> list[memoryview] | None:
+        """Memory for the image of each file, on page boundaries; None where the arena may not take that much."""
+        sizes = [-(-file.layout.size // PAGE) * PAGE for file in files]
+        if not self._in_place:
+            try:
+                memory = self._arena.reserve(sum(sizes))
+                return [memory[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
+            except ArenaTooSmallError as error:
+                text = "%s: saves are written from the live state, and the next optimizer step waits for the disk"
+                logger.warning(text, error)
+                self._in_place = True
+        return None
+
+    def _copy_moving(self, files: list[_File], moving: Extents, snapshot: Snapshot) -> Snapshot:
+        """Let the files' sources that a forward pass may change be copies of their own."""
+        for file in files:
+            for name, source in file.sources.items():
+                if _in_buffers(source, moving):
+                    file.sources[name] = target = memoryview(bytearray(source.nbytes))
+                    snapshot.at_once.append(Copy(f"{file.path}: {name}", source, target))
+        return snapshot
+
+    def _write_staged(self, staging: Staging, files: list[_File], directory: Path) -> dict[str, FileEntry]:
+        staging.finish()
+        return self._write(files, directory)
+
+    def _write_in_place(self, staging: InPlace, files: list[_File], directory: Path) -> dict[str, FileEntry]:
+        with staging.writing():
+            return self._write(files, directory)
+
+    def _write(self, files: list[_File], directory: Path) -> dict[str, FileEntry]:
         if self._writer is None:
             self._writer = DirectWriter()
         written: dict[str, FileEntry] = {}
@@ -106,6 +147,32 @@ class FastEngine:
         return files
 
 
+Engine = Literal["auto", "fast", "stock"]
+
+
+class Choice(NamedTuple):
+    """An engine, or None for the stock writers; which it is and why, in words; whether it may still become stock."""
+
+    engine: FastEngine | None
+    text: str
+    may_change: bool
+
+
+def choose_engine(trainer: Any, engine: str, arena: str | None) -> Choice:
+    """The fast engine where it is asked for or, by "auto", where it can serve. Raises SettingsError where it can't."""
+    limit = parse_arena(arena)
+    if engine not in get_args(Engine):
+        raise SettingsError(f"engine is {engine!r}", hint="It is 'auto', 'fast' or 'stock'.")
+    if engine == "stock":
+        return Choice(None, "stock engine", False)
+    reason = why_not_fast(trainer)
+    if reason and engine == "fast":
+        raise SettingsError(f"engine='fast' can't save this training: {reason}", hint="Use engine='auto' or 'stock'.")
+    if reason:
+        return Choice(None, f"stock engine: {reason}", False)
+    return Choice(FastEngine(Arena(limit)), "fast engine", engine == "auto")
+
+
 def why_not_fast(trainer: Any) -> str:
     """Why the fast engine can't serve this trainer, empty when it can."""
     args = trainer.args
@@ -113,9 +180,13 @@ def why_not_fast(trainer: Any) -> str:
         return f"its tensors are on {args.device.type}"
     if getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False):
         return "DeepSpeed and FSDP write their own files"
-    if args.push_to_hub:
-        return "push_to_hub uploads each checkpoint as soon as it is saved"
+    if any(word in plain(args.optim).lower() for word in _STEPS_IN_BACKWARD):
+        return f"the optimizer {plain(args.optim)} changes the weights during the backward pass"
     return ""
+
+
+_STEPS_IN_BACKWARD = ("lomo", "layerwise")
+"""Words in the names of optimizers that step while gradients are computed, before anything could wait at the gate."""
 
 
 def parse_arena(size: str | None) -> int | None:
@@ -134,14 +205,15 @@ def parse_arena(size: str | None) -> int | None:
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def _places(files: list[_File]) -> tuple[list[int], int]:
-    """Where each file's image begins in the arena, on page boundaries, and the size of all."""
-    starts: list[int] = []
-    size = 0
-    for file in files:
-        starts.append(size)
-        size += -(-file.layout.size // PAGE) * PAGE
-    return starts, size
+def _staged(file: _File, image: memoryview, moving: Extents, snapshot: Snapshot) -> _File:
+    """The file with places in its image as sources; what has to be copied there is added to the snapshot."""
+    targets: dict[str, memoryview] = {}
+    for name, offset in file.layout.offsets.items():
+        source = file.sources[name]
+        targets[name] = image[offset : offset + source.nbytes]
+        piece = Copy(f"{file.path}: {name}", source, targets[name])
+        (snapshot.at_once if _in_buffers(source, moving) else snapshot.later).append(piece)
+    return _File(file.path, file.layout, targets)
 
 
 def _live_bytes(name: str, read: Callable[[T], memoryview], live: T) -> memoryview:
@@ -157,12 +229,12 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
-def _in_buffers(source: memoryview, buffers: set[tuple[int, int]]) -> bool:
+def _in_buffers(source: memoryview, buffers: Extents) -> bool:
     first = address(source)
     return any(begin <= first < end for begin, end in buffers)
 
 
-def _watched(recorded: Recorded, moving: set[tuple[int, int]]) -> list[tuple[str, torch.Tensor]]:
+def _watched(recorded: Recorded, moving: Extents) -> list[tuple[str, torch.Tensor]]:
     """Live tensors by name that only the optimizer may change."""
     found = [(name, t) for tensors, _ in recorded.safetensors.values() for name, t in tensors.items()]
     for value in recorded.torch.values():

@@ -5,24 +5,22 @@ from __future__ import annotations
 import os
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
+from holdfast.background import BackPressure
 from holdfast.checkpointer import Checkpointer, Fresh
 from holdfast.errors import SettingsError
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
-from holdfast.integrations.transformers.callback import SessionCallback
-from holdfast.integrations.transformers.engine import FastEngine, parse_arena, why_not_fast
+from holdfast.integrations.transformers.callback import GateCallback, SessionCallback
+from holdfast.integrations.transformers.engine import Engine, choose_engine
 from holdfast.integrations.transformers.policy import Keep, choose_policy
 from holdfast.integrations.transformers.session import Session
 from holdfast.retention import Mode
-from holdfast.snapshot.arena import Arena
-
-Engine = Literal["fast", "stock"]
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -52,10 +50,13 @@ class ManagedTrainer(_Base):
         metric: str | None = None,
         mode: Mode | None = None,
         fresh: Fresh = "refuse",
-        engine: Engine = "stock",
+        engine: Engine = "auto",
         arena: str | None = None,
+        back_pressure: BackPressure = "wait",
     ) -> None:
         messages.make_visible()
+        if back_pressure not in get_args(BackPressure):
+            raise SettingsError(f"back_pressure is {back_pressure!r}", hint="It is 'wait', 'skip' or 'latest'.")
         if fresh not in ("refuse", "new-run"):
             raise SettingsError(f"fresh is {fresh!r}", hint="It is 'refuse' (the default) or 'new-run'.")
         choice = choose_policy(self.args, keep=keep, metric=metric, mode=mode)
@@ -63,8 +64,9 @@ class ManagedTrainer(_Base):
             # Stock callbacks such as EarlyStoppingCallback read the direction from here.
             self.args.greater_is_better = choice.policy.metric.mode == "max"
         self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
-        checkpointer = Checkpointer(str(self.args.output_dir), choice.policy, fresh=fresh)
-        self._holdfast = Session(self, checkpointer, choice.notes, _make_engine(self, engine, arena))
+        checkpointer = Checkpointer(str(self.args.output_dir), choice.policy, fresh=fresh, back_pressure=back_pressure)
+        self._holdfast = Session(self, checkpointer, choice.notes, choose_engine(self, engine, arena))
+        self.callback_handler.callbacks.insert(0, GateCallback(self._holdfast))
         self.add_callback(SessionCallback(self._holdfast))
 
     @property
@@ -111,6 +113,7 @@ class ManagedTrainer(_Base):
         value = self._holdfast.evaluations.new_best(metrics, self.state.best_metric, self.state.global_step)
         if value is not None:
             self.state.best_metric = value
+            self._holdfast.note_new_best()
             if strategy != "no":
                 self.state.best_global_step = self.state.global_step
                 self.control.should_save = self.control.should_save or not self._holdfast.saved_this_step
@@ -147,6 +150,11 @@ class ManagedTrainer(_Base):
             super()._push_from_checkpoint(checkpoint_folder)
         else:
             self._holdfast.saves.pending_push = checkpoint_folder
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.evaluate`, once what is being saved is copied: an evaluation may change the weights (averaging)."""
+        self._holdfast.saves.gate()
+        return super().evaluate(*args, **kwargs)
 
     # -- resuming --------------------------------------------------------------------------------------
 
@@ -186,8 +194,9 @@ def attach(
     metric: str | None = None,
     mode: Mode | None = None,
     fresh: Fresh = "refuse",
-    engine: Engine = "stock",
+    engine: Engine = "auto",
     arena: str | None = None,
+    back_pressure: BackPressure = "wait",
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`).
 
@@ -195,8 +204,10 @@ def attach(
     trainer's arguments. `metric` and `mode` ("min", "max") default to `metric_for_best_model` and `greater_is_better`,
     else `eval_loss`. `fresh="new-run"` lets a fresh start set an older run in the directory aside, whole.
     `engine="fast"` copies the state while the next step runs and writes it in the background, from host memory of at
-    most `arena` ("16GB"; half of what is free by default): one process, tensors on the CPU. `"stock"` lets the
-    library's own writers write. Raises SettingsError, PolicyError.
+    most `arena` ("16GB"; half of what is free by default); `"stock"` lets the library's own writers write; `"auto"` is
+    fast where that can serve, else stock, and the start line says why. `back_pressure` is for a save that is due while
+    the one before is on its way to the disk: "wait" for that, "skip" it, or save the "latest" step once there is room
+    (a new best and the last step always wait). Raises SettingsError, PolicyError.
     """
     if isinstance(trainer, ManagedTrainer):
         raise SettingsError("this trainer is managed already", hint="Call attach once; a ManagedTrainer needs none.")
@@ -210,24 +221,13 @@ def attach(
     trainer.__class__ = managed
     adopted = cast(ManagedTrainer, trainer)
     try:
-        adopted._holdfast_setup(keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena)
+        adopted._holdfast_setup(
+            keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure
+        )
     except BaseException:
         trainer.__class__ = original
         raise
     return adopted.checkpointer
-
-
-def _make_engine(trainer: Any, engine: str, arena: str | None) -> FastEngine | None:
-    """The fast engine where it is asked for, None for the stock writers. Raises SettingsError where it can't serve."""
-    limit = parse_arena(arena)
-    if engine == "stock":
-        return None
-    if engine != "fast":
-        raise SettingsError(f"engine is {engine!r}", hint="It is 'fast' or 'stock'.")
-    reason = why_not_fast(trainer)
-    if reason:
-        raise SettingsError(f"engine='fast' can't save this training: {reason}", hint="Use engine='stock'.")
-    return FastEngine(Arena(limit))
 
 
 def _options(given: Any) -> dict[str, Any]:

@@ -51,9 +51,7 @@ def say_start(checkpointer: Checkpointer, notes: tuple[str, ...], *, resume: str
     logger.info("keeping %s; %s; run %s; %s; %s", policy.describe(), metric, checkpointer.path, resume, saves)
 
 
-def say_commit(
-    checkpointer: Checkpointer, checkpoint: Checkpoint, blocked: float, durable: float | None = None
-) -> None:
+def say_commit(checkpointer: Checkpointer, checkpoint: Checkpoint, blocked: float, durable: float) -> None:
     """Step, metric, why it is kept, seconds that training was held up and until it was durable, what was removed."""
     plan = checkpointer.plan
     assert plan is not None
@@ -61,8 +59,14 @@ def say_commit(
     gone = f"; removed {', '.join(c.name for c in plan.remove)}" if plan.remove else ""
     value = _value(checkpointer.policy, checkpoint)
     size = format_size(checkpoint.size_bytes)
-    took = f"in {blocked:.2f} s" if durable is None else f"held up {blocked:.3f} s, durable after {durable:.2f} s"
+    took = f"held up {blocked:.3f} s, durable after {durable:.2f} s"
     logger.info("saved step %d%s: %s; %s %s%s", checkpoint.step, value, because, size, took, gone)
+
+
+def say_turned_away(checkpointer: Checkpointer, step: int) -> None:
+    """A save that is due was not begun, because the one before is still on its way to the disk."""
+    later = "the latest step is saved once there is room" if checkpointer.owes else "it is left out"
+    logger.warning("step %d is due to be saved, but the disk is still busy with the one before: %s", step, later)
 
 
 def say_end(checkpointer: Checkpointer, save_strategy: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from transformers import TrainerState
 
 _SAVE_FILE = (
     ("safetensors.torch", "save_file"),
@@ -27,20 +28,31 @@ Tensors = Mapping[str, torch.Tensor]
 
 @dataclass(slots=True)
 class Recorded:
-    """What would have been written: tensors with the file's metadata, and objects of `torch.save`, by path."""
+    """What would have been written, by path.
+
+    `safetensors` has tensors with the file's metadata, `torch` objects of `torch.save`, `small` bytes of small files.
+    """
 
     safetensors: dict[Path, tuple[Tensors, Mapping[str, str] | None]] = field(default_factory=dict[Path, Any])
     torch: dict[Path, Any] = field(default_factory=dict[Path, Any])
+    small: dict[Path, bytes] = field(default_factory=dict[Path, bytes])
 
     def move(self, old: Path, new: Path) -> None:
         """Let what was recorded below one directory belong to another."""
         self.safetensors = {new / path.relative_to(old): value for path, value in self.safetensors.items()}
         self.torch = {new / path.relative_to(old): value for path, value in self.torch.items()}
+        self.small = {new / path.relative_to(old): value for path, value in self.small.items()}
+
+    def write_small(self) -> None:
+        """Write the small files where they belong."""
+        for path, data in self.small.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
 
 
 @contextmanager
 def recording() -> Iterator[Recorded]:
-    """While it lasts, calls that would write the state's tensors are recorded instead."""
+    """While it lasts, calls that would write the state's tensors are recorded; the trainer's own state is left out."""
     recorded = Recorded()
     stock_save = torch.save
 
@@ -58,4 +70,6 @@ def recording() -> Iterator[Recorded]:
             if module in sys.modules:
                 replaced.enter_context(patch.object(sys.modules[module], name, save_file))
         replaced.enter_context(patch.object(torch, "save", save))
+        # It names the best checkpoint, which the stock writer takes for another one: it is written afterwards.
+        replaced.enter_context(patch.object(TrainerState, "save_to_json", lambda state, path: None))
         yield recorded

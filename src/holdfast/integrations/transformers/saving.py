@@ -1,25 +1,29 @@
-"""How the saves of one managed training are carried out: by the stock writers, or by the fast engine."""
+"""How the saves of one managed training are carried out: staged now, written and committed in the background."""
 
 from __future__ import annotations
 
+import copy
 import os
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.checkpointer import Checkpointer, Facts
+from holdfast.errors import StorageError
 from holdfast.formats.layout import UnsupportedTensorError
 from holdfast.inflight import Finish
 from holdfast.integrations.transformers import messages
+from holdfast.integrations.transformers.bystanders import readers
 from holdfast.integrations.transformers.disk_errors import as_os_error
 from holdfast.integrations.transformers.engine import FastEngine
 from holdfast.integrations.transformers.fingerprint import written_by
-from holdfast.integrations.transformers.recording import recording
+from holdfast.integrations.transformers.recording import Recorded, recording
 from holdfast.integrations.transformers.resuming import TRAINER_STATE_NAME
-from holdfast.model import FULL_PREFIX, Checkpoint, Kind
-from holdfast.snapshot.arena import ArenaTooSmallError
+from holdfast.integrations.transformers.tokenizer_files import TokenizerFiles
+from holdfast.model import FULL_PREFIX, Checkpoint, FileEntry, Kind
+from holdfast.snapshot.staging import StateChangedError
 
 if TYPE_CHECKING:
     from holdfast.integrations.transformers.session import Session
@@ -30,11 +34,15 @@ logger = messages.logger
 class Saves:
     """Saves the trainer of a session. Without an engine, the stock writers write while the training waits."""
 
-    def __init__(self, session: Session, engine: FastEngine | None) -> None:
+    def __init__(self, session: Session, engine: FastEngine | None, *, may_change: bool) -> None:
         self._session = session
         self._trainer = session.trainer
         self.engine = engine
+        self._may_change = may_change
+        self._tokenizer_files = TokenizerFiles()
         self._failed = False
+        self._blocked = 0.0
+        self._committed: Checkpoint | None = None
         self.staging: Path | None = None
         """Where stock writers write while a save is under way; None otherwise."""
         self.pending_push: str | None = None
@@ -49,43 +57,97 @@ class Saves:
             self.engine.close()
 
     def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
-        """Save the present step: the committed checkpoint, or None when it is on its way to the disk."""
-        facts = self._facts()
-        began = time.monotonic()
-        checkpoint = None
-        if self.engine is None or not self._save_fast(self.engine, facts, write_stock, began):
-            checkpoint = self._checkpointer.save(facts, partial(self._write, facts, write_stock))
-            self._committed(checkpoint, time.monotonic() - began)
-            self._session.restore_best(self._trainer.state)
-        self._session.saved_step = facts.step
-        return checkpoint
+        """Save the present step: the committed checkpoint, or None when it is on its way to the disk, or turned away.
 
-    def _save_fast(self, engine: FastEngine, facts: Facts, write_stock: Callable[[], None], began: float) -> bool:
-        """Stage the state and let it be written in the background; False when only the stock writers can."""
-        blocked = 0.0
+        A save is waited for when somebody reads the checkpoint as soon as he hears of it. A failure of the disk throws
+        the attempt away and writes anew once, now or with the state of the next step. Raises the second in a row.
+        """
+        state = self._trainer.state
+        must = self._session.is_last_step or self._session.is_new_best
+        if self._checkpointer.turns_away(state.global_step, must=must):
+            messages.say_turned_away(self._checkpointer, state.global_step)
+            return None
         self._note(self._checkpointer.failure(wait=True))
+        self._begin(write_stock)
+        self._session.saved_step = state.global_step
+        if not (readers(self._trainer.callback_handler.callbacks) or self._trainer.args.push_to_hub):
+            return None
+        if self._note(self._checkpointer.failure(wait=True)):
+            self._begin(write_stock)
+            self._checkpointer.wait()
+        self._session.restore_best(state)
+        return self._committed
+
+    def _begin(self, write_stock: Callable[[], None]) -> None:
+        """Stage the present step and leave the rest to the background."""
+        facts = self._facts()
+        self._blocked, began = 0.0, time.monotonic()
+
+        def on_commit(checkpoint: Checkpoint, durable_at: float) -> None:
+            self._failed = False
+            self._committed = checkpoint
+            self._say(checkpoint, durable_at - began)
 
         def stage(directory: Path) -> Finish:
-            nonlocal blocked
-            with recording() as recorded:
-                self._write(facts, write_stock, directory)
-            recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
-            finish = engine.snapshot(recorded, directory, self._trainer.model)
-            blocked = time.monotonic() - began
-            return finish
-
-        def on_commit(checkpoint: Checkpoint) -> None:
-            self._failed = False
-            self._committed(checkpoint, blocked, time.monotonic() - began)
+            return self._stage(facts, write_stock, directory)
 
         try:
             self._checkpointer.save_in_background(facts, stage, on_commit)
-        except (UnsupportedTensorError, ArenaTooSmallError) as error:
-            logger.warning("the stock writers save from here on: %s", error)
-            engine.close()
-            self.engine = None
-            return False
-        return True
+        except UnsupportedTensorError as error:
+            self._go_stock(str(error))
+            self._checkpointer.save_in_background(facts, stage, on_commit)
+        except StorageError as error:
+            self._note(error)
+            self._checkpointer.save_in_background(facts, stage, on_commit)
+        self._blocked += time.monotonic() - began
+
+    def _stage(self, facts: Facts, write_stock: Callable[[], None], directory: Path) -> Finish:
+        """Write what must be written now; returns what writes the rest."""
+        engine = self.engine
+        with ExitStack() as replaced:
+            recorded = Recorded()
+            if engine:
+                recorded = replaced.enter_context(recording())
+                replaced.enter_context(self._tokenizer_files.reused(self._trainer, recorded.small))
+            self._write_stock(write_stock, directory, facts.step)
+        recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
+        write_state = self._late_state(facts, directory)
+        write_tensors = engine.snapshot(recorded, directory, self._trainer.model) if engine else None
+
+        def finish(directory: Path) -> Mapping[str, FileEntry]:
+            recorded.write_small()
+            write_state(directory)
+            return write_tensors(directory) if write_tensors else {}
+
+        return finish
+
+    def _write_stock(self, write_stock: Callable[[], None], directory: Path, step: int) -> None:
+        stock = directory.parent / f"{FULL_PREFIX}{step}"
+        self.staging = directory.parent
+        try:
+            with as_os_error(directory.parent), self._session.arguments_as_given():
+                write_stock()
+        finally:
+            self.staging = None
+        if stock != directory:
+            directory.rmdir()
+            stock.rename(directory)
+
+    def _late_state(self, facts: Facts, directory: Path) -> Callable[[Path], None]:
+        """What writes the trainer's state, as it is now, and that of its loop."""
+        run, evaluations, state = self._checkpointer.run, self._session.evaluations, self._trainer.state
+        state.best_model_checkpoint = evaluations.best_path(facts.metrics, run.path / directory.name, run.best)
+        mine = copy.copy(state)
+        mine.log_history = list(state.log_history)
+        mine.stateful_callbacks = copy.deepcopy(state.stateful_callbacks)
+        loop = None if self._trainer.args.save_only_model else self._session.capture_loop()
+
+        def write(directory: Path) -> None:
+            mine.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
+            if loop is not None:
+                loop.write(directory)
+
+        return write
 
     def _facts(self) -> Facts:
         state = self._trainer.state
@@ -98,60 +160,63 @@ class Saves:
             fingerprint=self._session.fingerprint,
         )
 
-    def _committed(self, checkpoint: Checkpoint, blocked: float, durable: float | None = None) -> None:
+    def _say(self, checkpoint: Checkpoint, durable: float) -> None:
         plan = self._checkpointer.plan
         self._checkpointer.run.events.append(
             "kept",
             generation=checkpoint.generation,
             step=checkpoint.step,
             reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
-            blocked_seconds=blocked,
-            durable_seconds=blocked if durable is None else durable,
+            engine="fast" if self.engine else "stock",
+            blocked_seconds=self._blocked,
+            durable_seconds=durable,
         )
-        messages.say_commit(self._checkpointer, checkpoint, blocked, durable)
+        messages.say_commit(self._checkpointer, checkpoint, self._blocked, durable)
+
+    @property
+    def copying(self) -> bool:
+        """True while the live state may still be read."""
+        return self.engine is not None and self.engine.copying
 
     def gate(self) -> None:
-        """Before the optimizer changes the state: what is being saved must be copied."""
-        if self.engine is not None:
+        """Before anything changes the state: what is being saved must be copied. Time spent here counts as blocked."""
+        if self.engine is not None and self.engine.copying:
+            began = time.monotonic()
             self.engine.gate()
+            self._blocked += time.monotonic() - began
 
     def drain(self) -> None:
         """Return when every save is durable. Raises what one failed with."""
         self.gate()
         self._checkpointer.wait()
 
-    def save_anew(self) -> bool:
-        """True when the last save in the background failed, so that the present step is to be saved in its place.
+    def asks_for_save(self) -> bool:
+        """True when the present step is to be saved in place of one that failed, or was put off.
 
         A second failure in a row is raised.
         """
-        return self._note(self._checkpointer.failure())
+        failed = self._note(self._checkpointer.failure())
+        owed = self._checkpointer.owes and (self._session.is_last_step or not self._checkpointer.busy)
+        return failed or owed
 
     def _note(self, error: BaseException | None) -> bool:
+        """True when there is an error to be made good by a save of the present step; the second in a row is raised."""
         if error is None:
             return False
-        if self._failed:
+        changed = isinstance(error, StateChangedError)
+        if changed and self._may_change:
+            self._go_stock(str(error))
+        elif changed or self._failed:
             raise error
         self._failed = True
         step = self._trainer.state.global_step
         self._checkpointer.run.events.append("failed", step=step, error=str(error), retried=True)
-        logger.warning("%s\n  Step %d is saved in its place.", error, step)
+        logger.warning("%s\n  Writing it anew, with the state of step %d.", error, step)
         return True
 
-    def _write(self, facts: Facts, write_stock: Callable[[], None], directory: Path) -> None:
-        state = self._trainer.state
-        stock = directory.parent / f"{FULL_PREFIX}{state.global_step}"
-        self.staging = directory.parent
-        try:
-            with as_os_error(directory.parent), self._session.arguments_as_given():
-                write_stock()
-        finally:
-            self.staging = None
-        if stock != directory:
-            directory.rmdir()
-            stock.rename(directory)
-        run, evaluations = self._checkpointer.run, self._session.evaluations
-        state.best_model_checkpoint = evaluations.best_path(facts.metrics, run.path / directory.name, run.best)
-        state.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
-        if not self._trainer.args.save_only_model:
-            self._session.capture_loop().write(directory)
+    def _go_stock(self, reason: str) -> None:
+        logger.warning("the stock writers save from here on: %s", reason)
+        if self.engine is not None:
+            self.engine.abandon()
+            self.engine.close()
+            self.engine = None

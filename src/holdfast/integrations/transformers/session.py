@@ -13,7 +13,7 @@ from holdfast.checkpointer import Checkpointer
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.data_order import hold_epoch, release_epoch, sampler_of
-from holdfast.integrations.transformers.engine import FastEngine
+from holdfast.integrations.transformers.engine import Choice
 from holdfast.integrations.transformers.estimate import describe_saves
 from holdfast.integrations.transformers.evaluations import Evaluations
 from holdfast.integrations.transformers.fingerprint import fingerprint
@@ -32,14 +32,13 @@ logger = messages.logger
 class Session:
     """What `ManagedTrainer` knows beside the trainer's own attributes. It lives as long as the trainer."""
 
-    def __init__(
-        self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...], engine: FastEngine | None = None
-    ) -> None:
+    def __init__(self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...], engine: Choice) -> None:
         self.trainer = trainer
         self.checkpointer = checkpointer
         self.notes = notes
         self.active = False
-        self.saves = Saves(self, engine)
+        self.saves = Saves(self, engine.engine, may_change=engine.may_change)
+        self._engine_text = engine.text
         self.evaluations = Evaluations(checkpointer.policy.metric)
         self.fingerprint: dict[str, Any] = {}
         self._reset(None)
@@ -61,6 +60,7 @@ class Session:
         self._grad_norm: torch.Tensor | float | None = None
         self._learning_rate: float | None = None
         self.saved_step = -1
+        self._new_best_step = -1
         self.evaluations.start()
 
     # -- the training as a whole -----------------------------------------------------------------------
@@ -79,6 +79,7 @@ class Session:
             with self._own_arguments():
                 yield str(point.path) if point else None
             self.checkpointer.wait()
+            self.restore_best(self.trainer.state)
             messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
         finally:
             self.active = False
@@ -272,6 +273,21 @@ class Session:
             if not self.checkpointer.busy:
                 self.restore_best(self.trainer.state)
 
+    def note_new_best(self) -> None:
+        """The present step is the best so far."""
+        self._new_best_step = self.trainer.state.global_step
+
+    @property
+    def is_new_best(self) -> bool:
+        """True when the present step is the best so far, by its evaluation."""
+        return self._new_best_step == self.trainer.state.global_step
+
+    @property
+    def is_last_step(self) -> bool:
+        """True when no step follows."""
+        state = self.trainer.state
+        return bool(self.trainer.control.should_training_stop) or state.global_step >= state.max_steps
+
     @property
     def saved_this_step(self) -> bool:
         """True when the present step is committed already."""
@@ -317,7 +333,7 @@ class Session:
         if over:
             resume += ", which is the end: nothing is left to train"
         saves = describe_saves(self.trainer, state, self.checkpointer.policy)
-        messages.say_start(self.checkpointer, self.notes, resume=resume, saves=saves)
+        messages.say_start(self.checkpointer, self.notes, resume=resume, saves=f"{saves}; {self._engine_text}")
 
 
 def _is_whole(epoch: float | None) -> bool:
