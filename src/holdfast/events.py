@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -13,6 +15,7 @@ import msgspec
 
 from holdfast import layout
 from holdfast.stores import Store
+from holdfast.tail import Tail
 
 logger = logging.getLogger("holdfast")
 
@@ -27,10 +30,14 @@ class EventLog:
 
     Every event has `time` (UTC, ISO 8601) and `event`: run, committed, removed, verified, quarantined, metrics,
     timeline, resumed, pinned, unpinned, tagged, failed, finished, recovered; the other fields depend on it.
+    What the events say together is kept: asking again reads what any process appended since, and nothing twice.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._tail = Tail(store, layout.EVENTS)
+        self._state = _Folded()
+        self._guard = threading.Lock()
 
     def append(self, event: str, **fields: Any) -> Event:
         """Write one event and return it. Raises OSError for a durable one; another is only warned about.
@@ -55,36 +62,58 @@ class EventLog:
         rest = b""
         for chunk in self._store.chunks(layout.EVENTS, size=2**20):
             *lines, rest = (rest + bytes(chunk)).split(b"\n")
-            yield from _parse(lines)
-        yield from _parse([rest])
+            yield from parse_lines(lines)
+        yield from parse_lines([rest])
 
     def late_metrics(self) -> dict[int, dict[str, float]]:
         """Metrics that arrived after their checkpoint's commit, by generation."""
-        found: dict[int, dict[str, float]] = {}
-        for event in self.read():
-            generation = event.get("generation")
-            if event["event"] == "metrics" and isinstance(generation, int):
-                found.setdefault(generation, {}).update(_numbers(event.get("metrics")))
-        return found
+        with self._guard:
+            return dict(self._folded().late)
 
     def damaged(self) -> frozenset[int]:
         """Generations whose last verification failed."""
-        found: set[int] = set()
-        for event in self.read():
-            generation = event.get("generation")
-            if isinstance(generation, int):
-                if event["event"] == "verified":
-                    (found.discard if event.get("ok") else found.add)(generation)
-                elif event["event"] == "committed":
-                    found.discard(generation)
-        return frozenset(found)
+        with self._guard:
+            return frozenset(self._folded().damaged)
 
     def last_generation(self) -> int:
         """The highest generation that was ever committed, 0 when none was."""
-        return max((e["generation"] for e in self.read() if isinstance(e.get("generation"), int)), default=0)
+        with self._guard:
+            return self._folded().last_generation
+
+    def _folded(self) -> _Folded:
+        added = self._tail.read()
+        if added.anew:
+            self._state = _Folded()
+        for lines in added.lines:
+            for event in parse_lines(lines):
+                self._state.take(event)
+        return self._state
 
 
-def _parse(lines: list[bytes]) -> Iterator[Event]:
+@dataclass(slots=True)
+class _Folded:
+    """What the events say together, up to the one that was taken last."""
+
+    late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
+    damaged: set[int] = field(default_factory=set[int])
+    last_generation: int = 0
+
+    def take(self, event: Event) -> None:
+        generation, name = event.get("generation"), event["event"]
+        if not isinstance(generation, int):
+            return
+        self.last_generation = max(self.last_generation, generation)
+        if name == "metrics":
+            # A new mapping: those that were given away stay as they are.
+            self.late[generation] = {**self.late.get(generation, {}), **dict(_numbers(event.get("metrics")))}
+        elif name == "committed" or (name == "verified" and event.get("ok")):
+            self.damaged.discard(generation)
+        elif name == "verified":
+            self.damaged.add(generation)
+
+
+def parse_lines(lines: list[bytes]) -> Iterator[Event]:
+    """The events in these lines; torn and foreign ones are passed over."""
     for line in lines:
         if not line.strip():
             continue

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -29,7 +30,7 @@ class TagInvalid(HoldfastError, ValueError):
     exit_code = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pins:
     """Pinned generations and tags (name to generation); a tagged checkpoint counts as pinned."""
 
@@ -43,7 +44,14 @@ class Pins:
 
     def names(self, generation: int) -> tuple[str, ...]:
         """Tags of one checkpoint, sorted."""
-        return tuple(sorted(name for name, tagged in self.tags.items() if tagged == generation))
+        return self._names.get(generation, ())
+
+    @cached_property
+    def _names(self) -> dict[int, tuple[str, ...]]:
+        found: dict[int, tuple[str, ...]] = {}
+        for name, generation in sorted(self.tags.items()):
+            found[generation] = (*found.get(generation, ()), name)
+        return found
 
 
 class _File(msgspec.Struct):

@@ -82,8 +82,9 @@ def _by_tag(tag: str, known: Known) -> Checkpoint:
 
 def _by_path(path: Path, known: Known) -> Checkpoint:
     wanted = {_absolute(path), _absolute(known.run / path)}
+    home = _absolute(known.run)  # once: a checkpoint's own directory is never a link
     for checkpoint in known.checkpoints:
-        if checkpoint.path is not None and _absolute(checkpoint.path) in wanted:
+        if os.path.join(home, checkpoint.name) in wanted:
             return checkpoint
     raise _unknown(f"{path} is no checkpoint of {known.run}", path.name, known)
 

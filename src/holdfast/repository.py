@@ -9,30 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast import layout, manifest
+from holdfast.catalog import Catalog, Foreign, Listing
 from holdfast.errors import CheckpointCorrupt, StorageError
 from holdfast.manifest import MANIFEST_NAME
 from holdfast.model import Checkpoint, FileEntry, State, parse_name
 from holdfast.stores import Entry, Store, is_leftover_of
 from holdfast.verification import OnBytes, Verification, file_digest, parents_of, verify_files
 
+__all__ = ["Foreign", "Listing", "Repository", "Staging"]
+
 Dispose = Callable[[str], None]
 """Deletes a directory of the store, by its key, at once or later."""
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """A directory that is called like a checkpoint and is none of this run's: never counted, never removed."""
-
-    path: Path
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Checkpoints by generation, and what only looks like one."""
-
-    checkpoints: tuple[Checkpoint, ...]
-    foreign: tuple[Foreign, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +37,7 @@ class Repository:
     def __init__(self, store: Store, run_id: str) -> None:
         self.store = store
         self.run_id = run_id
+        self._catalog = Catalog(store, run_id)
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -233,13 +221,22 @@ class Repository:
 
     def listing(self) -> Listing:
         """Committed checkpoints of this run by generation, and foreign directories by name."""
-        return self._read_room("", State.COMMITTED)
+        return self._catalog.room("", State.COMMITTED)
 
     def aside(self) -> tuple[Checkpoint, ...]:
         """Checkpoints of abandoned timelines and quarantined ones, by generation."""
         rooms = [(layout.QUARANTINE, State.QUARANTINED), (layout.TIMELINES, State.SET_ASIDE)]
         found = [c for room, state in rooms for c in self._read_tree(room, state, depth=2)]
         return tuple(sorted(found, key=lambda checkpoint: checkpoint.generation))
+
+    def committed(self, name: str) -> Checkpoint | None:
+        """The committed checkpoint of that directory name, None when there is none; looks at nothing else."""
+        return self._catalog.one(name)
+
+    @property
+    def highest_generation(self) -> int:
+        """The highest generation of any checkpoint that this object has listed or read aside so far."""
+        return self._catalog.highest
 
     def current_timeline(self) -> int:
         """1, plus the number of the last abandoned timeline."""
@@ -251,9 +248,7 @@ class Repository:
 
         Raises OSError without a manifest, ManifestInvalid for a bad one, LayoutTooNew for one of a newer holdfast.
         """
-        data = self.store.read(f"{directory}/{MANIFEST_NAME}", limit=manifest.SIZE_LIMIT)
-        path = self.store.local_path(directory)
-        return manifest.decode(data, origin=str(path / MANIFEST_NAME), path=path, state=state)
+        return self._catalog.read(directory, state)
 
     def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
         """A full check of every byte; `on_bytes` is told how many were read."""
@@ -262,33 +257,8 @@ class Repository:
 
     # -- helpers ---------------------------------------------------------------------------------------
 
-    def _read_room(self, room: str, state: State) -> Listing:
-        checkpoints: list[Checkpoint] = []
-        foreign: list[Foreign] = []
-        for entry in self.store.list(room):
-            if (parsed := parse_name(entry.path)) is None:
-                continue
-            key = f"{room}/{entry.path}" if room else entry.path
-            if entry.kind == "link":
-                foreign.append(Foreign(self.store.local_path(key), "it is a link: what it leads to is not the run's"))
-                continue
-            try:
-                checkpoint = self.read_manifest(key, state)
-            except (OSError, CheckpointCorrupt) as error:
-                foreign.append(Foreign(self.store.local_path(key), _why_foreign(error)))
-                continue
-            if checkpoint.run_id != self.run_id:
-                reason = f"it belongs to run {checkpoint.run_id}"
-            elif (checkpoint.kind, checkpoint.step) != parsed:
-                reason = f"it is {checkpoint.name} under another name"
-            else:
-                checkpoints.append(checkpoint)
-                continue
-            foreign.append(Foreign(self.store.local_path(key), reason))
-        return Listing(tuple(sorted(checkpoints, key=lambda c: c.generation)), tuple(foreign))
-
     def _read_tree(self, room: str, state: State, depth: int) -> list[Checkpoint]:
-        found = list(self._read_room(room, state).checkpoints)
+        found = list(self._catalog.room(room, state).checkpoints)
         if depth:
             for entry in self.store.list(room):
                 if entry.kind == "directory" and parse_name(entry.path) is None:
@@ -311,8 +281,8 @@ class Repository:
         return self.store.list(room) if self._is_directory(layout.META) and self._is_directory(room) else []
 
     def _is_directory(self, key: str) -> bool:
-        parent, _, name = key.rpartition("/")
-        return any(entry.path == name and entry.kind == "directory" for entry in self.store.list(parent))
+        stamp = self.store.stamp(key)
+        return stamp is not None and stamp.kind == "directory"
 
     def _move_foreign(self, name: str) -> str:
         return self.move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
@@ -347,9 +317,3 @@ def _readable_manifest(checkpoint: Checkpoint) -> bytes:
     if len(data) > manifest.SIZE_LIMIT:
         raise StorageError("its files are too many for one manifest")
     return data
-
-
-def _why_foreign(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "it has no holdfast.json"
-    return str(error.message if isinstance(error, CheckpointCorrupt) else error)

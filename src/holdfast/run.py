@@ -6,18 +6,19 @@ import os
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast import layout
 from holdfast.errors import CheckpointNotFound, HoldfastError, ResumeRefused, RunNotFound
 from holdfast.events import EventLog
+from holdfast.joining import Joiner
 from holdfast.lock import RunLock
 from holdfast.model import Checkpoint, FileEntry, Kind
 from holdfast.pins import PinBoard, Pins
 from holdfast.references import Known, Reference, resolve
-from holdfast.repository import Dispose, Foreign, Repository, Staging
+from holdfast.repository import Dispose, Foreign, Listing, Repository, Staging
 from holdfast.retention import Plan, Policy, make_plan, rank
 from holdfast.runfile import RunFile, read_run_file, write_run_file
 from holdfast.stores import LocalStore
@@ -53,6 +54,8 @@ class Run:
         self.events = EventLog(self.store)
         self.pin_board = PinBoard(self.store)
         self.lock = RunLock(self.store)
+        self._joiner = Joiner()
+        self._generations_known = False
 
     # -- opening ---------------------------------------------------------------------------------------
 
@@ -93,6 +96,7 @@ class Run:
     def begin_writing(self) -> None:
         """Take the lock and recover; `lock.release()` ends it. Raises RunLocked."""
         self.lock.acquire()
+        self._generations_known = False
         try:
             done = self.repository.recover()
             self.pin_board.recover()
@@ -120,10 +124,15 @@ class Run:
         """Pins and tags in force."""
         return self.pin_board.read()
 
+    def listing(self) -> Listing:
+        """`checkpoints` and `foreign` in one look at the disk."""
+        listing = self.repository.listing()
+        return replace(listing, checkpoints=self._joiner.join(listing.checkpoints, self.events.late_metrics()))
+
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Committed checkpoints by generation, with metrics that arrived after the commit."""
-        return self._joined(self.repository.listing().checkpoints)
+        return self.listing().checkpoints
 
     @property
     def foreign(self) -> tuple[Foreign, ...]:
@@ -133,7 +142,7 @@ class Run:
     @property
     def aside(self) -> tuple[Checkpoint, ...]:
         """Checkpoints of abandoned timelines and in quarantine, by generation."""
-        return self._joined(self.repository.aside())
+        return Joiner().join(self.repository.aside(), self.events.late_metrics())
 
     @property
     def latest(self) -> Checkpoint | None:
@@ -196,9 +205,19 @@ class Run:
             )
         return ResumePoint(checkpoint, f"step {checkpoint.step}, asked for as {str(reference)!r}; verified")
 
-    def plan(self, policy: Policy | None = None, *, also_protected: dict[int, str] | None = None) -> Plan:
-        """What the policy (the run's own by default) would keep and remove now, with reasons."""
-        checkpoints = self.checkpoints
+    def plan(
+        self,
+        policy: Policy | None = None,
+        *,
+        checkpoints: tuple[Checkpoint, ...] | None = None,
+        also_protected: dict[int, str] | None = None,
+    ) -> Plan:
+        """What the policy (the run's own by default) would keep and remove now, with reasons.
+
+        `checkpoints` are those of a `listing()` that was taken a moment ago, where there is one.
+        """
+        if checkpoints is None:
+            checkpoints = self.checkpoints
         return make_plan(
             checkpoints,
             policy or self.policy,
@@ -220,7 +239,8 @@ class Run:
     def commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry] | None = None) -> Checkpoint:
         """Commit a staged checkpoint; see `Repository.commit`."""
         self._check_lock()
-        replaced = [c.generation for c in self.repository.listing().checkpoints if c.name == draft.name]
+        old = self.repository.committed(draft.name)
+        replaced = [] if old is None else [old.generation]
         checkpoint = self.repository.commit(staging, draft, written)
         for generation in replaced:
             self.pin_board.hand_over(generation, checkpoint.generation)
@@ -238,8 +258,12 @@ class Run:
 
     def next_generation(self) -> int:
         """The number of the next commit: above everything that is, or ever was, in this run."""
-        known = [c.generation for c in (*self.repository.listing().checkpoints, *self.repository.aside())]
-        return max([*known, self.events.last_generation()], default=0) + 1
+        if not self._generations_known:
+            self.repository.listing()
+            self.repository.aside()
+            # Until the lock is given back nobody else commits, and every listing adds what it finds.
+            self._generations_known = self.lock.held
+        return max(self.repository.highest_generation, self.events.last_generation()) + 1
 
     def record_metrics(self, generation: int, metrics: dict[str, float]) -> None:
         """Metrics of a committed checkpoint that became known after its commit."""
@@ -306,10 +330,6 @@ class Run:
         self.events.append("timeline", left=timeline, now=timeline + 1, from_generation=generation, set_aside=steps)
         self.store.delete(layout.REWIND)
         self.store.sync_directory(layout.META)
-
-    def _joined(self, checkpoints: tuple[Checkpoint, ...]) -> tuple[Checkpoint, ...]:
-        late = self.events.late_metrics()
-        return tuple(checkpoint.with_metrics(late.get(checkpoint.generation, {})) for checkpoint in checkpoints)
 
     def _protected(self, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:
         """The newest resumable checkpoint that is not known to be damaged."""

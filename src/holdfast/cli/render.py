@@ -56,8 +56,7 @@ class Output:
             console = self._rich()
             console.print(_rich_table(table.fitted(console.width), console.encoding))
         else:
-            for line in plain_lines(table):
-                click.echo(line)
+            click.echo("\n".join(plain_lines(table)))
 
     @contextmanager
     def progress(self, what: str, total: int | None = None) -> Generator[Progress]:

@@ -76,12 +76,13 @@ class Listing:
 
 def list_checkpoints(run: Run, *, aside: bool = False) -> Listing:
     """The committed checkpoints of a run; with `aside` also those set aside by a rewind and quarantined ones."""
-    policy, plan = run.policy, run.plan()
+    policy, found = run.policy, run.listing()
+    plan = run.plan(policy, checkpoints=found.checkpoints)
     rows = rows_of(run, plan, policy.metric)
     if aside:
         rows += _rows_aside(run, policy)
         rows.sort(key=lambda row: row.checkpoint.generation)
-    return Listing(tuple(rows), plan, policy, run.foreign)
+    return Listing(tuple(rows), plan, policy, found.foreign)
 
 
 def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 
 from holdfast.errors import PolicyError
 from holdfast.model import Checkpoint, State
@@ -68,7 +69,7 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """A decision for every checkpoint, ordered by generation."""
 
@@ -96,10 +97,11 @@ class Plan:
 
     def reasons(self, generation: int) -> tuple[str, ...]:
         """Reasons of the decision on that generation; KeyError when the plan doesn't hold it."""
-        for decision in self.decisions:
-            if decision.checkpoint.generation == generation:
-                return decision.reasons
-        raise KeyError(generation)
+        return self._reasons[generation]
+
+    @cached_property
+    def _reasons(self) -> dict[int, tuple[str, ...]]:
+        return {decision.checkpoint.generation: decision.reasons for decision in self.decisions}
 
 
 def default_policy(limit: int | None, metric: Metric | None) -> Policy:

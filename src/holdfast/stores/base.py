@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 EntryKind = Literal["file", "directory", "link", "other"]
 TEMPORARY_SUFFIX = ".tmp"
@@ -18,6 +18,20 @@ class Entry:
     path: str
     kind: EntryKind
     size: int
+
+
+class Stamp(NamedTuple):
+    """What a name stands for at one moment; another stamp where its bytes may be others.
+
+    Two equal ones don't prove equal bytes where the change is younger than the file system's clock tells apart.
+    `changed_ns` is the time of the last change of bytes or names, in nanoseconds since the epoch.
+    """
+
+    kind: EntryKind
+    size: int
+    inode: int
+    modified_ns: int
+    changed_ns: int
 
 
 def is_leftover_of(entry: str, name: str) -> bool:
@@ -50,6 +64,10 @@ class Store(Protocol):
         """True when something, of any kind, has this name."""
         ...
 
+    def stamp(self, path: str) -> Stamp | None:
+        """What has this name, links not followed; None when nothing has it."""
+        ...
+
     def list(self, path: str) -> list[Entry]:
         """Entries of one directory by name; empty when there is no such directory."""
         ...
@@ -62,8 +80,8 @@ class Store(Protocol):
         """A regular file's bytes. Raises OSError, also for a link and for more than `limit` bytes."""
         ...
 
-    def chunks(self, path: str, *, size: int) -> Iterator[memoryview]:
-        """A regular file's bytes in pieces of at most `size`; each piece is valid until the next is taken."""
+    def chunks(self, path: str, *, size: int, start: int = 0) -> Iterator[memoryview]:
+        """A regular file's bytes from `start`, `size` at most at a time; a piece is valid until the next is taken."""
         ...
 
     def make_directory(self, path: str, *, durable: bool = True) -> None:

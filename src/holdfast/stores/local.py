@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from holdfast.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, walk_by_listing
+from holdfast.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Stamp, walk_by_listing
 from holdfast.stores.renaming import exchange_names, rename_without_replacing
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -23,12 +23,21 @@ class LocalStore:
 
     def __init__(self, root: Path | str) -> None:
         self.root = Path(root)
+        self._base = os.path.join(self.root, "")
 
     def local_path(self, path: str) -> Path:
         return self.root / path if path else self.root
 
     def exists(self, path: str) -> bool:
         return os.path.lexists(self.local_path(path))
+
+    def stamp(self, path: str) -> Stamp | None:
+        try:
+            found = os.lstat(self._base + path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "other")
+        return Stamp(kind, found.st_size, found.st_ino, found.st_mtime_ns, found.st_ctime_ns)
 
     def list(self, path: str) -> list[Entry]:
         try:
@@ -42,15 +51,20 @@ class LocalStore:
         return walk_by_listing(self.list, path)
 
     def read(self, path: str, *, limit: int) -> bytes:
-        with os.fdopen(self._open_regular(path), "rb") as file:
-            data = file.read(limit + 1)
+        # Without a file object: a listing of thousands of manifests takes a fifth of the time.
+        descriptor = self._open_regular(path)
+        try:
+            data = _read_up_to(descriptor, limit + 1)
+        finally:
+            os.close(descriptor)
         if len(data) > limit:
-            raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(self.local_path(path)))
+            raise OSError(errno.EFBIG, f"larger than {limit} bytes", self._base + path)
         return data
 
-    def chunks(self, path: str, *, size: int) -> Iterator[memoryview]:
+    def chunks(self, path: str, *, size: int, start: int = 0) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(size))
         with os.fdopen(self._open_regular(path), "rb", buffering=0) as file:
+            file.seek(start)
             while count := file.readinto(buffer):
                 yield buffer[:count]
 
@@ -120,13 +134,16 @@ class LocalStore:
         return shutil.disk_usage(self.root).free
 
     def _open_regular(self, path: str) -> int:
-        target = self.local_path(path)
+        target = self._base + path
         # O_NONBLOCK: a pipe planted in a checkpoint must not hang the reader.
         descriptor = os.open(target, _READ | os.O_NONBLOCK)
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
-            raise OSError(errno.EINVAL, "not a regular file", str(target))
+            raise OSError(errno.EINVAL, "not a regular file", target)
         return descriptor
+
+
+_KINDS: dict[int, EntryKind] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 
 
 def _entry(item: os.DirEntry[str], path: str) -> Entry:
@@ -138,6 +155,20 @@ def _entry(item: os.DirEntry[str], path: str) -> Entry:
     elif item.is_file(follow_symlinks=False):
         kind = "file"
     return Entry(path, kind, item.stat(follow_symlinks=False).st_size if kind == "file" else 0)
+
+
+def _read_up_to(descriptor: int, limit: int) -> bytes:
+    """The rest of a file, `limit` bytes at most."""
+    piece = min(os.fstat(descriptor).st_size + 1, limit)  # one more byte than there are shows the end
+    data = os.read(descriptor, piece)
+    if len(data) < piece:
+        return data
+    pieces = [data]
+    left = limit - len(data)
+    while left and (data := os.read(descriptor, min(left, 2**20))):
+        pieces.append(data)
+        left -= len(data)
+    return b"".join(pieces)
 
 
 def _make_directory(target: Path, mode: int, durable: bool = True) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from holdfast.stores.base import Entry, walk_by_listing
+from holdfast.stores.base import Entry, Stamp, walk_by_listing
 
 ROOT = Path("/in-memory")
 """The made-up place below which `local_path` answers."""
@@ -96,6 +96,14 @@ class MemoryStore:
     def exists(self, path: str) -> bool:
         return self._find(path) is not None
 
+    def stamp(self, path: str) -> Stamp | None:
+        node = self._find(path)
+        if node is None:
+            return None
+        if isinstance(node, _Directory):
+            return Stamp("directory", 0, id(node), 0, 0)
+        return Stamp("file", len(node.data), id(node), hash(node.data), 0)
+
     def list(self, path: str) -> list[Entry]:
         node = self._find(path)
         if not isinstance(node, _Directory):
@@ -111,10 +119,10 @@ class MemoryStore:
             raise _error(errno.EFBIG, path)
         return data
 
-    def chunks(self, path: str, *, size: int) -> Iterator[memoryview]:
-        view = memoryview(self._file(path).data)
-        for start in range(0, len(view), size):
-            yield view[start : start + size]
+    def chunks(self, path: str, *, size: int, start: int = 0) -> Iterator[memoryview]:
+        view = memoryview(self._file(path).data)[start:]
+        for offset in range(0, len(view), size):
+            yield view[offset : offset + size]
 
     def modified(self, path: str) -> float:
         node = self._find(path)

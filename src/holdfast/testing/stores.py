@@ -149,6 +149,37 @@ class StoreConformance(ABC):
     def test_every_path_has_a_local_one_below_the_root(self, store: Store) -> None:
         assert store.local_path("a/b") == store.local_path("") / "a" / "b"
 
+    def test_a_file_is_read_from_any_place_to_its_end(self, store: Store) -> None:
+        store.write("file", b"one two three")
+        pieces = [bytes(piece) for piece in store.chunks("file", size=5, start=4)]
+        assert pieces == [b"two t", b"hree"]
+        assert list(store.chunks("file", size=5, start=100)) == []
+
+    def test_a_stamp_tells_the_kind_and_the_size_and_stays_while_nothing_changes(self, store: Store) -> None:
+        store.make_directory("directory")
+        store.write("directory/file", b"four")
+        for path, kind in (("directory", "directory"), ("directory/file", "file")):
+            stamp = store.stamp(path)
+            assert stamp is not None and stamp.kind == kind
+            assert store.stamp(path) == stamp
+        stamp = store.stamp("directory/file")
+        assert stamp is not None and stamp.size == 4
+        assert store.stamp("missing") is None
+        assert store.stamp("directory/file/below") is None
+
+    def test_what_is_replaced_or_grows_has_another_stamp(self, store: Store) -> None:
+        store.make_directory("home")
+        store.replace("home/file", b"one")
+        stamps = [store.stamp("home/file")]
+        store.replace("home/file", b"two")
+        stamps.append(store.stamp("home/file"))
+        store.append("home/file", b"more", durable=False)
+        stamps.append(store.stamp("home/file"))
+        store.make_directory("other")
+        store.write("other/file", b"twomore")
+        assert store.exchange("home", "other") is False or store.stamp("home/file") not in stamps
+        assert len(set(stamps)) == 3
+
     def test_a_directory_has_a_time(self, store: Store) -> None:
         store.make_directory("a")
         assert store.modified("a") >= 0
