@@ -48,7 +48,7 @@ class Tail:
     def _goes_on(self, now: Stamp | None) -> bool:
         if not self._position:
             return True
-        if now is None or now.inode != self._inode or now.size < self._position:
+        if now is None or now.inode != self._inode:
             return False
         start = self._position - len(self._mark)
         pieces = self._store.chunks(self._path, size=len(self._mark), start=start)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -13,6 +14,7 @@ import pytest
 
 from holdfast import catalog, layout
 from holdfast.checkpointer import Checkpointer
+from holdfast.joining import Joiner
 from holdfast.run import Run
 from holdfast.tail import MARK
 from tests.core.counting import CountingStore
@@ -108,6 +110,17 @@ def test_a_second_listing_reads_only_the_manifests_that_changed(path: Path) -> N
         manifest.write_bytes(manifest.read_bytes().replace(b'"step": 4', b'"step": 5'))
         assert [foreign.path.name for foreign in run.foreign] == ["checkpoint-4"]
         assert store_of(run).manifests == ["checkpoint-4/holdfast.json"]
+
+
+def test_a_checkpoint_is_joined_with_its_late_metrics_once(path: Path) -> None:
+    run = make_run(path, 1, 2)
+    first, second = run.checkpoints
+    joiner, late = Joiner(), {1: {"late": 1.0}}
+    joined = joiner.join((first, second), late)
+    assert joined[0].metrics == {**first.metrics, "late": 1.0} and joined[1] is second
+    assert joiner.join((first, second), late)[0] is joined[0]
+    assert joiner.join((replace(first, epoch=7.0),), late)[0].epoch == 7.0
+    assert joiner.join((first,), {1: {"late": 2.0}})[0].metrics["late"] == 2.0
 
 
 def test_names_that_change_places_are_told_apart(path: Path) -> None:

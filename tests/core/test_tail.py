@@ -63,6 +63,14 @@ def test_another_file_is_read_from_its_start(store: CountingStore, length: int) 
     assert taken(tail) == (True, lines)
 
 
+def test_a_replaced_file_is_another_one_though_its_last_bytes_are_the_same(store: CountingStore) -> None:
+    tail = Tail(store, "log")
+    store.append("log", b"old\n" + (LINE + b"\n") * 10, durable=False)
+    taken(tail)
+    store.replace("log", b"new\n" + (LINE + b"\n") * 10)
+    assert taken(tail) == (True, [b"new", *[LINE] * 10])
+
+
 @pytest.mark.parametrize("length", [3, 8, 20], ids="of {} bytes".format)
 def test_a_file_that_was_cut_and_grew_again_is_read_from_its_start(store: CountingStore, length: int) -> None:
     tail = Tail(store, "log")

@@ -11,6 +11,7 @@ from holdfast.cli.text import clean
 
 Span = str | tuple[str, str]
 """Text, or text and its style."""
+Align = Literal["left", "right"]
 GAP = 2
 EMPTY = "-"
 """Stands for an empty cell in plain text, so that every line has the same number of columns."""
@@ -25,7 +26,7 @@ class Column:
     """
 
     name: str
-    align: Literal["left", "right"] = "left"
+    align: Align = "left"
     folds: bool = False
     minimum: int = 24
     essential: bool = False
@@ -94,10 +95,10 @@ def plain_lines(table: Table) -> Iterator[str]:
     """A line for the headings and one for each row, aligned by spaces, nothing dropped."""
     texts = [[clean(column.name) for column in table.columns]]
     texts += [[cell.separator.join(cell.lines) or EMPTY for cell in row] for row in table.rows]
-    widths = [max(columns_of(line[i]) for line in texts) for i in range(len(table.columns))]
+    widths = [max(map(columns_of, column)) for column in zip(*texts, strict=True)]
+    aligns: list[Align] = [column.align for column in table.columns]
     for line in texts:
-        cells = [_pad(text, widths[i], table.columns[i].align) for i, text in enumerate(line)]
-        yield (" " * GAP).join(cells).rstrip()
+        yield (" " * GAP).join(map(_pad, line, widths, aligns)).rstrip()
 
 
 def columns_of(text: str) -> int:
@@ -107,6 +108,8 @@ def columns_of(text: str) -> int:
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
 
 
-def _pad(text: str, width: int, align: Literal["left", "right"]) -> str:
+def _pad(text: str, width: int, align: Align) -> str:
+    if text.isascii():
+        return text.rjust(width) if align == "right" else text.ljust(width)
     space = " " * (width - columns_of(text))
     return space + text if align == "right" else text + space

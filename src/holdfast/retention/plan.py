@@ -143,18 +143,16 @@ def make_plan(
         {c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED},
         protected or {},
     ]
-    places = _places(context)
-    return Plan(tuple(_decide(checkpoint, policy, grounds, places) for checkpoint in ordered))
+    missed = _Missed.of(policy, _places(context))
+    return Plan(tuple(_decide(checkpoint, grounds, missed) for checkpoint in ordered))
 
 
-def _decide(
-    checkpoint: Checkpoint, policy: Policy, grounds: Sequence[Mapping[int, str]], places: Mapping[int, int]
-) -> Decision:
+def _decide(checkpoint: Checkpoint, grounds: Sequence[Mapping[int, str]], missed: _Missed) -> Decision:
     """Keep it where there is any ground (generation to reason) to."""
     found = [ground[checkpoint.generation] for ground in grounds if checkpoint.generation in ground]
     if found:
         return Decision(checkpoint, True, tuple(dict.fromkeys(found)))
-    return Decision(checkpoint, False, (_why_removed(checkpoint, policy, places),))
+    return Decision(checkpoint, False, (missed.why(checkpoint),))
 
 
 def _recovery_point(committed: tuple[Checkpoint, ...]) -> dict[int, str]:
@@ -172,14 +170,32 @@ def _places(context: Context) -> dict[int, int]:
     return {c.generation: place for place, c in enumerate(rank(context.checkpoints, context.metric), start=1)}
 
 
-def _why_removed(checkpoint: Checkpoint, policy: Policy, places: Mapping[int, int]) -> str:
-    missed = ", ".join(rule.missed() for rule in policy.rules)
-    metric = policy.metric
-    if metric is None or not any(rule.needs_metric for rule in policy.rules):
-        return missed
-    place = places.get(checkpoint.generation)
-    if place is not None:
-        return f"rank {place} of {len(places)} by {metric.name}; {missed}"
-    why = f"no {metric.name}" if metric.value(checkpoint.metrics) is None else f"{metric.name} is NaN"
-    others = ", ".join(rule.missed() for rule in policy.rules if not rule.needs_metric)
-    return f"not ranked: {why}" + (f"; {others}" if others else "")
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """What a checkpoint missed that no rule keeps; `metric` is None where no rule ranks.
+
+    `by_all` and `by_others` say what all rules, and those that don't rank, have not found in it.
+    """
+
+    metric: Metric | None
+    places: Mapping[int, int]
+    by_all: str
+    by_others: str
+
+    @classmethod
+    def of(cls, policy: Policy, places: Mapping[int, int]) -> _Missed:
+        ranks = any(rule.needs_metric for rule in policy.rules)
+        by_all = ", ".join(rule.missed() for rule in policy.rules)
+        by_others = ", ".join(rule.missed() for rule in policy.rules if not rule.needs_metric)
+        return cls(policy.metric if ranks else None, places, by_all, by_others)
+
+    def why(self, checkpoint: Checkpoint) -> str:
+        """One sentence on why a checkpoint goes."""
+        if self.metric is None:
+            return self.by_all
+        place = self.places.get(checkpoint.generation)
+        if place is not None:
+            return f"rank {place} of {len(self.places)} by {self.metric.name}; {self.by_all}"
+        name = self.metric.name
+        why = f"no {name}" if self.metric.value(checkpoint.metrics) is None else f"{name} is NaN"
+        return f"not ranked: {why}" + (f"; {self.by_others}" if self.by_others else "")
