@@ -10,6 +10,7 @@ minutes of fsync and lie on the disk in the same form.
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,7 @@ def timed(action: Callable[[], object], rounds: int) -> list[float]:
 
 
 def fresh_processes(path: Path, rounds: int) -> dict[str, list[float]]:
-    """Wall times of commands, each in a process of its own."""
+    """Wall and CPU times of commands, each in a process of its own."""
     commands = {
         "python, holdfast --version": [MAIN, "--version"],
         "holdfast ls": [MAIN, "ls", str(path)],
@@ -114,7 +116,22 @@ def fresh_processes(path: Path, rounds: int) -> dict[str, list[float]]:
     def run(arguments: list[str]) -> None:
         subprocess.run([sys.executable, "-c", *arguments], check=True, capture_output=True)
 
-    return {name: timed(lambda a=arguments: run(a), rounds) for name, arguments in commands.items()}
+    found: dict[str, list[float]] = {}
+    for name, arguments in commands.items():
+        used = [_cpu_of_children()]
+
+        def once(arguments: list[str] = arguments, used: list[float] = used) -> None:
+            run(arguments)
+            used.append(_cpu_of_children())
+
+        found[name] = timed(once, rounds)
+        found[f"{name}: CPU"] = [(after - before) * 1000 for before, after in pairwise(used)][1:]
+    return found
+
+
+def _cpu_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def in_a_training(path: Path, rounds: int) -> dict[str, list[float]]:

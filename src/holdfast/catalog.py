@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +48,6 @@ class Catalog:
 
     def room(self, room: str, state: State) -> Listing:
         """Checkpoints of this run in a directory by generation, and foreign directories by name."""
-        with _no_garbage_collection():
-            return self._room(room, state)
-
-    def _room(self, room: str, state: State) -> Listing:
         checkpoints: list[Checkpoint] = []
         foreign: list[Foreign] = []
         known = self._rooms.get(room, {})
@@ -127,18 +120,6 @@ class Catalog:
         if (checkpoint.kind, checkpoint.step) != parsed:
             return f"it is {checkpoint.name} under another name"
         return ""
-
-
-@contextmanager
-def _no_garbage_collection() -> Generator[None]:
-    """Decoding makes a million objects and no garbage: looking for it takes a third of a long listing's time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _why_foreign(error: Exception) -> str:
