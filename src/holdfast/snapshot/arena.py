@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 from holdfast.formats.memory import PAGE, aligned_buffer, touch
@@ -25,6 +27,7 @@ class Arena:
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
         self._buffer = memoryview(bytearray())
+        self._guard = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -33,14 +36,29 @@ class Arena:
 
     def reserve(self, size: int) -> memoryview:
         """At least `size` bytes, page-aligned; what they held is lost. Raises ArenaTooSmallError."""
-        if size > self.size:
-            self._buffer = memoryview(bytearray())
-            allowed = self._limit if self._limit is not None else int(available_memory() * SHARE)
-            if size > allowed:
-                raise ArenaTooSmallError(f"the state has {size:,} bytes, the copy of it may take {allowed:,}")
-            self._buffer = aligned_buffer(-(-size // PAGE) * PAGE, huge=True)
-            touch(self._buffer)
-        return self._buffer
+        with self._guard:
+            if size > self.size:
+                self._grow(size)
+            return self._buffer
+
+    def prepare(self, size: int) -> None:
+        """Take `size` bytes in a thread: the first touch of memory costs ten times what a copy into it does.
+
+        Nothing happens where it may not be that much; `reserve` waits for what is under way.
+        """
+        threading.Thread(target=self._prepare, args=(size,), name="holdfast-arena", daemon=True).start()
+
+    def _prepare(self, size: int) -> None:
+        with suppress(ArenaTooSmallError):
+            self.reserve(size)
+
+    def _grow(self, size: int) -> None:
+        self._buffer = memoryview(bytearray())
+        allowed = self._limit if self._limit is not None else int(available_memory() * SHARE)
+        if size > allowed:
+            raise ArenaTooSmallError(f"the state has {size:,} bytes, the copy of it may take {allowed:,}")
+        self._buffer = aligned_buffer(-(-size // PAGE) * PAGE, huge=True)
+        touch(self._buffer)
 
 
 def available_memory() -> int:

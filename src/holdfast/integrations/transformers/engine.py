@@ -70,6 +70,10 @@ class FastEngine:
         staging = self._staging = Staging(snapshot, check=os.environ.get(CHECK) == "1")
         return partial(self._write_staged, staging, staged)
 
+    def prepare(self, size: int) -> None:
+        """Take memory for a state of about `size` bytes while the first steps run."""
+        self._arena.prepare(size + size // 500 + _SLACK)
+
     @property
     def copying(self) -> bool:
         """True from a snapshot until the gate was passed."""
@@ -185,6 +189,8 @@ def why_not_fast(trainer: Any) -> str:
     return ""
 
 
+_SLACK = 2**20
+"""Bytes of headers, and of a pickle, beyond an estimate that counts tensors."""
 _STEPS_IN_BACKWARD = ("lomo", "layerwise")
 """Words in the names of optimizers that step while gradients are computed, before anything could wait at the gate."""
 

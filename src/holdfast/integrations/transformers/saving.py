@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.checkpointer import Checkpointer, Facts
 from holdfast.errors import StorageError
@@ -43,6 +43,7 @@ class Saves:
         self._failed = False
         self._blocked = 0.0
         self._committed: Checkpoint | None = None
+        self._writer_facts: dict[str, Any] | None = None
         self.staging: Path | None = None
         """Where stock writers write while a save is under way; None otherwise."""
         self.pending_push: str | None = None
@@ -52,7 +53,8 @@ class Saves:
         return self._session.checkpointer
 
     def close(self) -> None:
-        """End the engine's threads."""
+        """End the engine's threads; forget what may be another in the next training."""
+        self._writer_facts = None
         if self.engine is not None:
             self.engine.close()
 
@@ -151,12 +153,13 @@ class Saves:
 
     def _facts(self) -> Facts:
         state = self._trainer.state
+        self._writer_facts = self._writer_facts or written_by(self._trainer)
         return Facts(
             step=state.global_step,
             epoch=None if state.epoch is None else float(state.epoch),
             kind=Kind.WEIGHTS if self._trainer.args.save_only_model else Kind.FULL,
             metrics=self._session.evaluations.of(state.global_step),
-            written_by=written_by(self._trainer),
+            written_by=self._writer_facts,
             fingerprint=self._session.fingerprint,
         )
 

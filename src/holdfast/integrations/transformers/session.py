@@ -14,7 +14,7 @@ from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.data_order import hold_epoch, release_epoch, sampler_of
 from holdfast.integrations.transformers.engine import Choice
-from holdfast.integrations.transformers.estimate import describe_saves
+from holdfast.integrations.transformers.estimate import checkpoint_bytes, describe_saves, planned_saves
 from holdfast.integrations.transformers.evaluations import Evaluations
 from holdfast.integrations.transformers.fingerprint import fingerprint
 from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
@@ -333,6 +333,8 @@ class Session:
         if over:
             resume += ", which is the end: nothing is left to train"
         saves = describe_saves(self.trainer, state, self.checkpointer.policy)
+        if self.saves.engine is not None and planned_saves(self.trainer.args, state):
+            self.saves.engine.prepare(checkpoint_bytes(self.trainer))
         messages.say_start(self.checkpointer, self.notes, resume=resume, saves=f"{saves}; {self._engine_text}")
 
 
