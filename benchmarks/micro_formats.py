@@ -28,10 +28,11 @@ from holdfast.formats import assembly, direct
 from holdfast.formats.digests import Digester, crc32
 from holdfast.formats.direct import DirectWriter, Written
 from holdfast.formats.layout import FileLayout
-from holdfast.formats.memory import aligned_buffer, copy, storage_bytes, tensor_bytes, touch
+from holdfast.formats.memory import aligned_buffer, copy, touch
 from holdfast.formats.reading import load_safetensors_into, load_torch, verify_file
 from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
 from holdfast.formats.sink import FileSink
+from holdfast.formats.tensors import storage_bytes, tensor_bytes
 from holdfast.formats.torch_file import plan_torch
 from holdfast.formats.torch_planner import TorchPlanner
 

@@ -28,6 +28,7 @@ from holdfast.repository import Repository, Staging
 from holdfast.retention import Plan, Policy
 from holdfast.run import ResumePoint, Run
 from holdfast.stores import LocalStore
+from holdfast.verification import Check
 
 logger = logging.getLogger("holdfast")
 
@@ -94,12 +95,15 @@ class Checkpointer:
 
     # -- beginning and ending ----------------------------------------------------------------------------
 
-    def begin(self, resume: Reference | Literal[False] | None, *, settle: bool = True) -> ResumePoint | None:
+    def begin(
+        self, resume: Reference | Literal[False] | None, *, settle: bool = True, check: Check | None = None
+    ) -> ResumePoint | None:
         """Take the run for this process; returns where to resume from, None for a fresh start.
 
         `None`/`False` is a fresh start; `True` and `"latest"` the newest verified checkpoint, an error when there
         is none; `"auto"` the newest verified one, or a fresh start in an unused directory; anything else names one.
-        With `settle=False` a caller that may still refuse the resume calls `settle` once it is sure.
+        With `settle=False` a caller that may still refuse the resume calls `settle` once it is sure. `check` verifies
+        candidates in place of `Run.verify`, for a caller that keeps what it reads.
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
         """
         self.receipt = None
@@ -108,7 +112,7 @@ class Checkpointer:
             run = self._open_or_create(resume)
             run.begin_writing()
         try:
-            point = open_external(outside) if outside is not None else self._resume_point(run, resume)
+            point = open_external(outside, check) if outside is not None else self._resume_point(run, resume, check)
             run.set_policy(self.policy)
             self._run = run
             self._janitor = Janitor(run.store)
@@ -188,14 +192,16 @@ class Checkpointer:
         logger.warning("The run that was in %s is set aside, whole, in %s", self.path, self.path / home)
         return Run.create(self.path, self.policy)
 
-    def _resume_point(self, run: Run, resume: Reference | Literal[False] | None) -> ResumePoint | None:
+    def _resume_point(
+        self, run: Run, resume: Reference | Literal[False] | None, check: Check | None
+    ) -> ResumePoint | None:
         if resume is None or resume is False:
             return None
         reference = "latest" if resume is True else resume
         listing = run.repository.listing()
         if reference == "auto" and not (listing.checkpoints or listing.foreign):
             return None
-        point = run.resume_point(reference)
+        point = run.resume_point(reference, check=check)
         for verification in point.passed_over:
             where = run.quarantine(verification)
             logger.warning(

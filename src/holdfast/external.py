@@ -13,7 +13,7 @@ from holdfast.references import Reference
 from holdfast.repository import Repository
 from holdfast.run import ResumePoint
 from holdfast.stores import LocalStore
-from holdfast.verification import verify_files
+from holdfast.verification import Check
 
 NO_GENERATION = 0
 """The generation of a checkpoint without a manifest; a run's own begin at 1."""
@@ -37,9 +37,10 @@ def external_path(reference: Reference | bool | None, run: Path) -> Path | None:
     return path if path.is_dir() else None
 
 
-def open_external(path: Path) -> ResumePoint:
+def open_external(path: Path, check: Check | None = None) -> ResumePoint:
     """A resume point in a directory of its own: verified when it has a manifest, unverified when it has none.
 
+    `check` takes the place of the repository's, for a caller that keeps what it reads.
     Raises CheckpointNotFound when there is no such directory, ResumeRefused when it is damaged or weights only.
     """
     if not path.is_dir():
@@ -48,8 +49,9 @@ def open_external(path: Path) -> ResumePoint:
         return ResumePoint(_without_manifest(path), f"{path}, asked for by path; it has no manifest to verify it by")
     path = Path(os.path.abspath(path))  # "." has no name of its own
     store = LocalStore(path.parent)
-    checkpoint = Repository(store, "").read_manifest(path.name)
-    problems = verify_files(store, path.name, checkpoint.files)
+    repository = Repository(store, "")
+    checkpoint = repository.read_manifest(path.name)
+    problems = (check or repository.verify)(checkpoint).problems
     if problems:
         raise ResumeRefused(f"{path} is damaged: " + "; ".join(map(str, problems)), hint="Give another checkpoint.")
     if checkpoint.kind is not Kind.FULL:

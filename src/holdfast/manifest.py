@@ -15,28 +15,34 @@ from holdfast.errors import LayoutTooNew, ManifestInvalid
 from holdfast.model import Checkpoint, FileEntry, Kind, State
 
 MANIFEST_NAME = "holdfast.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SIZE_LIMIT = 64 * 2**20
 """Bytes above which a manifest is refused unread: 64 MiB, some 400,000 files."""
 ALGORITHM = "xxh3-128"
 
 Count = Annotated[int, Meta(ge=0)]
 Digest = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$")]
+Chunks = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})*$")]
 MetricValue = float | Literal["NaN", "Infinity", "-Infinity"]
 
 
 class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file: POSIX path relative to the checkpoint, size in bytes, digest of its bytes."""
+    """One file: POSIX path relative to the checkpoint, size in bytes, digest of its bytes.
+
+    From format 2 on, `chunks` of a file of more than 16 MiB has the 32 hexadecimal digits of the digest of each 16 MiB
+    (the last: of the rest), one behind the other.
+    """
 
     path: Annotated[str, Meta(min_length=1, max_length=4096)]
     size: Count
     digest: Digest
+    chunks: Chunks = ""
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of `holdfast.json`, format version 1."""
+    """The content of `holdfast.json`, format versions 1 and 2."""
 
-    format: Literal[1]
+    format: Literal[1, 2]
     run_id: Annotated[str, Meta(min_length=1, max_length=200)]
     generation: Annotated[int, Meta(ge=1)]
     timeline: Annotated[int, Meta(ge=1)]
@@ -73,7 +79,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "kind": checkpoint.kind.value,
         "created": checkpoint.created.astimezone(UTC),
         "metrics": {name: _metric_out(value) for name, value in checkpoint.metrics.items()},
-        "files": [{"path": f.path, "size": f.size, "digest": f.digest} for f in checkpoint.files],
+        "files": [_file_out(file) for file in checkpoint.files],
         "written_by": dict(checkpoint.written_by),
         "fingerprint": dict(checkpoint.fingerprint),
     }
@@ -90,7 +96,9 @@ def decode(data: bytes, *, origin: str, path: Path | None = None, state: State =
     """
     manifest = _parse_sound(data) or _parse(data, origin)
     _check_paths(manifest.files, origin)
-    return _checkpoint(manifest, path, state)
+    files = tuple(FileEntry(f.path, f.size, f.digest, f.chunks) for f in manifest.files)
+    _check_chunks(files, manifest.format, origin)
+    return _checkpoint(manifest, files, path, state)
 
 
 def _parse_sound(data: bytes) -> Manifest | None:
@@ -159,6 +167,17 @@ def _check_paths(files: list[ManifestFile], origin: str) -> None:
         seen.add(file.path)
 
 
+def _check_chunks(files: tuple[FileEntry, ...], version: int, origin: str) -> None:
+    for file in files:
+        if not file.chunks_fit or (file.chunks and version == 1):
+            raise ManifestInvalid(f"{origin} has chunk digests of {file.path!r} that do not fit its size or format")
+
+
+def _file_out(file: FileEntry) -> dict[str, Any]:
+    fields: dict[str, Any] = {"path": file.path, "size": file.size, "digest": file.digest}
+    return fields | {"chunks": file.chunks} if file.chunks else fields
+
+
 def _metric_out(value: float) -> MetricValue:
     if math.isnan(value):
         return "NaN"
@@ -167,7 +186,7 @@ def _metric_out(value: float) -> MetricValue:
     return float(value)
 
 
-def _checkpoint(manifest: Manifest, path: Path | None, state: State) -> Checkpoint:
+def _checkpoint(manifest: Manifest, files: tuple[FileEntry, ...], path: Path | None, state: State) -> Checkpoint:
     return Checkpoint(
         run_id=manifest.run_id,
         generation=manifest.generation,
@@ -178,7 +197,7 @@ def _checkpoint(manifest: Manifest, path: Path | None, state: State) -> Checkpoi
         kind=Kind(manifest.kind),
         created=manifest.created if manifest.created.tzinfo else manifest.created.replace(tzinfo=UTC),
         metrics={name: float(value) for name, value in manifest.metrics.items()},
-        files=tuple(FileEntry(f.path, f.size, f.digest) for f in manifest.files),
+        files=files,
         written_by=manifest.written_by,
         fingerprint=manifest.fingerprint,
         state=state,

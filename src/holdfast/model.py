@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -30,13 +30,48 @@ class State(StrEnum):
     QUARANTINED = "quarantined"
 
 
+CHUNK_BYTES = 16 * 2**20
+"""Bytes of a file that one chunk digest covers (the last one covers the rest)."""
+CHUNK_DIGITS = 32
+"""Hexadecimal digits of one chunk digest."""
+
+
 @dataclass(frozen=True, slots=True)
 class FileEntry:
-    """One file of a checkpoint: POSIX path relative to it, size in bytes, `xxh3-128:<hex>` digest."""
+    """One file of a checkpoint: POSIX path relative to it, size in bytes, `xxh3-128:<hex>` digest.
+
+    `chunks` is one string, so that thousands of checkpoints can be listed: the 32 hexadecimal digits of each 16 MiB's
+    digest, one behind the other. It is empty where they are not known, and for a file of one chunk, whose own digest
+    says it all.
+    """
 
     path: str
     size: int
     digest: str
+    chunks: str = ""
+
+    @classmethod
+    def of(cls, path: str, size: int, digest: str, chunk_digests: Sequence[str]) -> FileEntry:
+        """An entry from `xxh3-128:<hex>` of the file and of each of its chunks in order."""
+        digits = (chunk.rpartition(":")[2] for chunk in chunk_digests) if size > CHUNK_BYTES else ()
+        return cls(path, size, digest, "".join(digits))
+
+    @property
+    def chunk_digests(self) -> tuple[str, ...] | None:
+        """`xxh3-128:<hex>` of each chunk in order, none for an empty file; None where they are not known."""
+        if self.size <= CHUNK_BYTES:
+            return (self.digest,) if self.size else ()
+        if not self.chunks:
+            return None
+        algorithm = self.digest.partition(":")[0]
+        starts = range(0, len(self.chunks), CHUNK_DIGITS)
+        return tuple(f"{algorithm}:{self.chunks[start : start + CHUNK_DIGITS]}" for start in starts)
+
+    @property
+    def chunks_fit(self) -> bool:
+        """True when there are as many chunk digests as the size has chunks, or none where none are due."""
+        due = -(-self.size // CHUNK_BYTES) if self.size > CHUNK_BYTES else 0
+        return not self.chunks or len(self.chunks) == due * CHUNK_DIGITS
 
 
 @dataclass(frozen=True, slots=True)

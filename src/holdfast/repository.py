@@ -14,7 +14,7 @@ from holdfast.errors import CheckpointCorrupt, StorageError
 from holdfast.manifest import MANIFEST_NAME
 from holdfast.model import Checkpoint, FileEntry, State, parse_name
 from holdfast.stores import Entry, Store, is_leftover_of
-from holdfast.verification import OnBytes, Verification, file_digest, parents_of, verify_files
+from holdfast.verification import OnBytes, Verification, parents_of, sealed, verify_files
 
 __all__ = ["Foreign", "Listing", "Repository", "Staging"]
 
@@ -116,7 +116,7 @@ class Repository:
             elif entry.kind == "file":
                 path = f"{staged}/{entry.path}"
                 self.store.sync_file(path)
-                yield FileEntry(entry.path, entry.size, file_digest(self.store, path))
+                yield sealed(self.store, path, entry.path, entry.size)
 
     def _publish(self, staged: str, name: str) -> None:
         """Put the staged directory in its place, durably; a failure on the way puts everything back."""

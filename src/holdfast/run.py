@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from holdfast import layout
@@ -22,7 +23,7 @@ from holdfast.repository import Dispose, Foreign, Listing, Repository, Staging
 from holdfast.retention import Plan, Policy, make_plan, rank
 from holdfast.runfile import RunFile, read_run_file, write_run_file
 from holdfast.stores import LocalStore
-from holdfast.verification import OnBytes, Verification
+from holdfast.verification import Check, OnBytes, Verification
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,20 +185,23 @@ class Run:
             problems=[str(problem) for problem in verification.problems],
         )
 
-    def resume_point(self, reference: Reference = "latest", on_bytes: OnBytes | None = None) -> ResumePoint:
+    def resume_point(
+        self, reference: Reference = "latest", on_bytes: OnBytes | None = None, *, check: Check | None = None
+    ) -> ResumePoint:
         """A verified checkpoint to resume from: the newest that holds, or exactly the one that is named.
 
+        `check` takes the place of `verify`, for a caller that keeps what it reads.
         Raises CheckpointNotFound when there is none, ResumeRefused when the named one can't be resumed from.
         """
         if isinstance(reference, str) and reference in ("auto", "latest"):
-            return self._newest_verified(on_bytes)
+            return self._newest_verified(check or partial(self.verify, on_bytes=on_bytes))
         checkpoint = self.find(reference)
         if checkpoint.kind is not Kind.FULL:
             raise ResumeRefused(
                 f"step {checkpoint.step} of {self.path} holds weights only, no optimizer state to resume from",
                 hint="Start a new run from its weights, or resume from another one: " + self._resumable_steps(),
             )
-        verification = self.verify(checkpoint, on_bytes)
+        verification = check(checkpoint) if check is not None else self.verify(checkpoint, on_bytes)
         if not verification.ok:
             raise ResumeRefused(
                 f"step {checkpoint.step} of {self.path} is damaged: " + "; ".join(map(str, verification.problems)),
@@ -337,10 +341,10 @@ class Run:
         sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
         return {max(sound): "newest: the recovery point"} if sound else {}
 
-    def _newest_verified(self, on_bytes: OnBytes | None) -> ResumePoint:
+    def _newest_verified(self, check: Check) -> ResumePoint:
         passed: list[Verification] = []
         for checkpoint in reversed([c for c in self.checkpoints if c.resumable]):
-            verification = self.verify(checkpoint, on_bytes)
+            verification = check(checkpoint)
             if verification.ok:
                 why = "the newest checkpoint" if not passed else "the newest checkpoint that holds"
                 return ResumePoint(checkpoint, f"step {checkpoint.step}: {why}; verified", tuple(passed))

@@ -23,8 +23,17 @@ def test_every_golden_manifest_is_read(path: Path) -> None:
     assert checkpoint.created == datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
     assert checkpoint.metrics["eval_loss"] == 0.421875
     assert checkpoint.metrics["worst"] == float("inf")
-    assert [(file.path, file.size) for file in checkpoint.files] == [("model.safetensors", 12), ("sub/optimizer.pt", 0)]
+    small = [("model.safetensors", 12), ("sub/optimizer.pt", 0)]
+    large = [("big.bin", 36_000_000)] if path.stem != "manifest-1" else []
+    assert [(file.path, file.size) for file in checkpoint.files] == small + large
     assert checkpoint.fingerprint["arguments"]["learning_rate"] == 5e-5
+
+
+def test_chunk_digests_come_with_format_2() -> None:
+    checkpoint = manifest.decode((GOLDEN / "manifest-2.json").read_bytes(), origin="golden")
+    small, empty, large = checkpoint.files
+    assert (small.chunk_digests, empty.chunk_digests) == ((small.digest,), ())
+    assert large.chunk_digests == tuple(manifest.digest_of(b"chunk %d" % number) for number in range(3))
 
 
 def test_there_is_one_of_every_version_and_this_one_writes_the_last() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from holdfast import manifest
 from holdfast.errors import LayoutTooNew, ManifestInvalid
-from holdfast.model import Checkpoint, FileEntry, Kind
+from holdfast.model import CHUNK_BYTES, Checkpoint, FileEntry, Kind
 from tests.checkpoints import make_checkpoint
 
 SAMPLE = replace(
@@ -140,11 +140,39 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
 
 
 def test_a_newer_format_is_named_as_such_and_only_when_its_digest_holds() -> None:
-    newer = changed(format=2, something={"new": 1})
-    with pytest.raises(LayoutTooNew, match="format 2"):
+    newer = changed(format=3, something={"new": 1})
+    with pytest.raises(LayoutTooNew, match="format 3"):
         decode(newer)
     with pytest.raises(ManifestInvalid):
         decode(newer.replace(b'"new": 1', b'"new": 2'))
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks", "version"),
+    [
+        (CHUNK_BYTES, "0" * 32, 2),
+        (CHUNK_BYTES + 1, "0" * 32, 2),
+        (CHUNK_BYTES + 1, "0" * 96, 2),
+        (CHUNK_BYTES + 1, "0" * 63, 2),
+        (CHUNK_BYTES + 1, "0" * 63 + "g", 2),
+        (CHUNK_BYTES + 1, "0" * 63 + "\n", 2),
+        (CHUNK_BYTES + 1, ["0" * 32, "0" * 32], 2),
+        (CHUNK_BYTES + 1, "0" * 64, 1),
+    ],
+)
+def test_chunk_digests_that_do_not_fit_are_refused(size: int, chunks: Any, version: int) -> None:
+    entry = {"path": "f", "size": size, "digest": manifest.digest_of(b""), "chunks": chunks}
+    good = {**entry, "size": CHUNK_BYTES + 1, "chunks": "0" * 64}
+    assert decode(changed(files=[good])).files[0].chunk_digests == ("xxh3-128:" + "0" * 32,) * 2
+    with pytest.raises(ManifestInvalid):
+        decode(changed(files=[entry], format=version))
+
+
+def test_a_terabyte_fits_into_a_manifest() -> None:
+    size = 10**12
+    chunks = "0" * (-(-size // CHUNK_BYTES) * 32)
+    large = replace(SAMPLE, files=(FileEntry("f", size, manifest.digest_of(b""), chunks),))
+    assert len(manifest.encode(large)) < manifest.SIZE_LIMIT / 20
 
 
 def test_metrics_that_json_lacks_come_back() -> None:

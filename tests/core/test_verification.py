@@ -6,13 +6,17 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from holdfast.manifest import digest_of
+from holdfast.model import CHUNK_BYTES, FileEntry
 from holdfast.run import Run
-from holdfast.stores import LocalStore
-from holdfast.verification import Verification, verify_files
+from holdfast.stores import Entry, LocalStore
+from holdfast.stores.memory import MemoryStore
+from holdfast.verification import Verification, sealed, verify_files
 from tests.core.helpers import FILES, make_run
 
 
@@ -163,6 +167,71 @@ def test_a_checkpoint_that_vanished_lacks_every_file(run: Run) -> None:
     checkpoint = run.checkpoints[-1]
     shutil.rmtree(newest(run))
     assert {problem.path for problem in run.verify(checkpoint).problems} == set(FILES)
+
+
+LARGE = 2 * CHUNK_BYTES + 77
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> tuple[LocalStore, FileEntry]:
+    """A file of three chunks in the directory `c`."""
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "f").write_bytes(bytes(range(256)) * (LARGE // 256) + bytes(LARGE % 256))
+    store = LocalStore(tmp_path)
+    return store, sealed(store, "c/f", "f", LARGE)
+
+
+def test_a_large_file_is_sealed_by_its_chunks(large: tuple[LocalStore, FileEntry]) -> None:
+    store, entry = large
+    data = store.local_path("c/f").read_bytes()
+    assert entry.digest == digest_of(data)
+    starts = range(0, LARGE, CHUNK_BYTES)
+    assert entry.chunk_digests == tuple(digest_of(data[start : start + CHUNK_BYTES]) for start in starts)
+    heard: list[int] = []
+    assert verify_files(store, "c", [entry], heard.append) == ()
+    assert sum(heard) == LARGE
+
+
+@pytest.mark.parametrize("chunks_known", [True, False])
+@pytest.mark.parametrize("offset", [0, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES, LARGE - 1])
+def test_damage_in_a_large_file_is_named(large: tuple[LocalStore, FileEntry], offset: int, chunks_known: bool) -> None:
+    store, entry = large
+    with store.local_path("c/f").open("r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
+    known = entry if chunks_known else replace(entry, chunks="")
+    (problem,) = verify_files(store, "c", [known])
+    where = f"chunk {offset // CHUNK_BYTES}, " if chunks_known else "(digest differs)"
+    assert problem.path == "f" and where in problem.what and str(store.root) not in problem.what
+
+
+def test_a_large_file_that_can_not_be_opened_is_a_problem(large: tuple[LocalStore, FileEntry]) -> None:
+    store, entry = large
+
+    class Vanishing(LocalStore):
+        """Lists a file that is gone, or another thing, when it is opened."""
+
+        def walk(self, path: str) -> list[Entry]:
+            return [Entry("f", "file", LARGE)]
+
+    path = store.local_path("c/f")
+    path.unlink()
+    for plant in (lambda: None, lambda: os.mkfifo(path), lambda: path.unlink() or path.symlink_to("g")):
+        plant()
+        (problem,) = verify_files(Vanishing(store.root), "c", [entry])
+        assert problem.what.startswith("can't be read: ")
+
+
+def test_other_stores_are_read_from_front_to_back() -> None:
+    store = MemoryStore()
+    store.put("c/f", bytes(LARGE))
+    entry = sealed(store, "c/f", "f", LARGE)
+    assert len(entry.chunk_digests or ()) == 3
+    assert verify_files(store, "c", [entry]) == ()
+    store.put("c/f", bytes(LARGE - 1) + b"x")
+    assert [problem.path for problem in verify_files(store, "c", [entry])] == ["f"]
 
 
 class Unreadable(LocalStore):

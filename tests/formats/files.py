@@ -11,8 +11,8 @@ import torch
 from holdfast.formats.digests import crc32
 from holdfast.formats.direct import Written, write_file
 from holdfast.formats.layout import FileLayout
-from holdfast.formats.memory import storage_bytes, tensor_bytes
 from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
+from holdfast.formats.tensors import storage_bytes, tensor_bytes
 from holdfast.formats.torch_file import TorchPlan, plan_torch
 
 BIG = 2_000_000

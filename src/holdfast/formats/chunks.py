@@ -13,10 +13,11 @@ from pathlib import Path
 import xxhash
 
 from holdfast.errors import CheckpointCorrupt
-from holdfast.formats.digests import CHUNK_BYTES, named
+from holdfast.formats.digests import named
 from holdfast.formats.kernel import UNSUPPORTED, Alignment, Kernel
 from holdfast.formats.memory import address, after, aligned_buffer, copy
 from holdfast.formats.targets import Target, Targets
+from holdfast.model import CHUNK_BYTES
 
 THREADS = 2
 BUFFERED_READ = 2 * 2**20
@@ -28,12 +29,16 @@ OnBytes = Callable[[int], None]
 
 
 class ChunkCorrupt(CheckpointCorrupt):
-    """A chunk's bytes are not those that were written; `path` and `chunk` (number, from 0; -1: the size) say which."""
+    """A chunk's bytes are not those that were written.
+
+    `path` and `chunk` (number, from 0; -1: the size) say which, `what` is the message without the path.
+    """
 
     def __init__(self, path: Path, chunk: int, what: str) -> None:
         super().__init__(f"{path}: {what}")
         self.path = path
         self.chunk = chunk
+        self.what = what
 
 
 class ChunkedFile:
@@ -57,7 +62,8 @@ class ChunkedFile:
         self._digests = chunk_digests
         self._kernel = kernel or Kernel()
         self._scratch = threading.local()
-        self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # O_NONBLOCK: a pipe planted in a checkpoint must not hang the reader.
+        self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self.size = self._checked_size(size)
             self._alignment = self._decide(direct)
@@ -149,7 +155,7 @@ class ChunkedFile:
                 if self._digests is not None:
                     state.update(view)
         if self._digests is not None and named(state.hexdigest()) != self._digests[chunk]:
-            what = f"chunk {chunk} (bytes {start:,} to {end:,}) has other bytes than were written"
+            what = f"has other bytes than were written (chunk {chunk}, bytes {start:,} to {end:,}: digest differs)"
             raise ChunkCorrupt(self.path, chunk, what)
         return end - start
 

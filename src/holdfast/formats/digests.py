@@ -9,9 +9,9 @@ from typing import Any
 
 import xxhash
 
+from holdfast.model import CHUNK_BYTES
+
 ALGORITHM = "xxh3-128"
-CHUNK_BYTES = 16 * 2**20
-"""Bytes of a file that one chunk digest covers (the last one covers the rest)."""
 SLICE = 256 * 1024
 """Bytes that are hashed twice in a row (file and chunk), few enough that the second pass finds them in the cache."""
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.serialization import skip_data
 
 from holdfast.formats.chunks import THREADS, ChunkedFile, OnBytes
-from holdfast.formats.digests import CHUNK_BYTES
-from holdfast.formats.memory import aligned_buffer, storage_over, tensor_bytes
+from holdfast.formats.image import objects_of
+from holdfast.formats.memory import aligned_buffer
 from holdfast.formats.safetensors_file import LENGTH_BYTES, header_bytes, read_header, stock_dtypes
 from holdfast.formats.targets import Target
-
-LOCAL_HEAD = 30
+from holdfast.formats.tensors import tensor_bytes
+from holdfast.model import CHUNK_BYTES
 
 
 def verify_file(
@@ -82,10 +78,7 @@ def load_torch(
             raise ValueError(f"{path} has {file.size:,} bytes, the buffer {buffer.nbytes:,}")
         image = (aligned_buffer(file.size, huge=True) if buffer is None else buffer)[: file.size]
         file.read([Target(0, image)], threads=threads, on_bytes=on_bytes)
-    given: Any = _ImageFile(image)
-    place: Any = _placing(image)
-    with skip_data():
-        return torch.load(given, map_location=place, weights_only=True)
+    return objects_of(image)
 
 
 def _checked_header(file: ChunkedFile) -> memoryview:
@@ -120,61 +113,3 @@ def _check_bounds(targets: Sequence[Target], file: ChunkedFile) -> None:
     starts = [target.offset for target in targets[1:]]
     if any(end > start for end, start in zip(ends, [*starts, file.size], strict=False)):
         raise ValueError(f"{file.path} has tensors that overlap or lie beyond its end")
-
-
-def _placing(image: memoryview) -> Callable[[torch.UntypedStorage, str], torch.UntypedStorage]:
-    """A `map_location` that gives torch.load the storages of an image instead of the empty ones that it made.
-
-    torch numbers storages as it first meets them in the pickle, so they come in the order of their numbers.
-    """
-    storages = iter(_storages(image))
-
-    def place(empty: torch.UntypedStorage, location: str) -> torch.UntypedStorage:
-        del location
-        if empty.nbytes() == 0:
-            return empty
-        view = next(storages)
-        if view.nbytes != empty.nbytes():
-            raise ValueError("the file's storages are not in the order of its pickle")
-        return storage_over(view)
-
-    return place
-
-
-def _storages(image: memoryview) -> list[memoryview]:
-    found: list[tuple[int, memoryview]] = []
-    with zipfile.ZipFile(_ImageFile(image)) as archive:
-        for info in archive.infolist():
-            _, _, name = info.filename.partition("/")
-            if info.file_size and name.startswith("data/"):
-                lengths = struct.unpack_from("<HH", image, info.header_offset + LOCAL_HEAD - 4)
-                start = info.header_offset + LOCAL_HEAD + sum(lengths)
-                found.append((int(name.removeprefix("data/")), image[start : start + info.file_size]))
-    return [view for _, view in sorted(found, key=lambda item: item[0])]
-
-
-class _ImageFile(io.RawIOBase):
-    """A file object over memory, without a copy of it."""
-
-    def __init__(self, image: memoryview) -> None:
-        self._image = image
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._position = max(0, offset + (0, self._position, self._image.nbytes)[whence])
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        part = self._image[self._position : self._position + len(buffer)]
-        buffer[: part.nbytes] = part
-        self._position += part.nbytes
-        return part.nbytes

@@ -15,8 +15,9 @@ import torch
 from holdfast.errors import SettingsError
 from holdfast.formats.direct import DirectWriter
 from holdfast.formats.layout import FileLayout, UnsupportedTensorError
-from holdfast.formats.memory import PAGE, address, storage_bytes, tensor_bytes
+from holdfast.formats.memory import PAGE, address
 from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
+from holdfast.formats.tensors import storage_bytes, tensor_bytes
 from holdfast.formats.torch_planner import TorchPlanner
 from holdfast.inflight import Finish
 from holdfast.integrations.transformers.arguments import plain
@@ -131,7 +132,7 @@ class FastEngine:
         written: dict[str, FileEntry] = {}
         for file in files:
             done = self._writer.write(directory / file.path, file.layout, file.sources)
-            written[file.path] = FileEntry(file.path, done.size, done.digest)
+            written[file.path] = FileEntry.of(file.path, *done)
         return written
 
     def _safetensors(self, recorded: Recorded, root: Path) -> list[_File]:
