@@ -16,15 +16,20 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
+import safetensors.torch
 import torch
 import xxhash
 from safetensors.torch import load_file, save_file
 
+from holdfast.checkpointer import Checkpointer, Facts
 from holdfast.formats import assembly, direct
+from holdfast.formats.chunks import ChunkedFile
 from holdfast.formats.digests import Digester, crc32
 from holdfast.formats.direct import DirectWriter, Written
 from holdfast.formats.layout import FileLayout
@@ -35,6 +40,11 @@ from holdfast.formats.sink import FileSink
 from holdfast.formats.tensors import storage_bytes, tensor_bytes
 from holdfast.formats.torch_file import plan_torch
 from holdfast.formats.torch_planner import TorchPlanner
+from holdfast.integrations.transformers import holding
+from holdfast.integrations.transformers.holding import HeldFiles
+from holdfast.integrations.transformers.loading import serving
+from holdfast.stores import LocalStore
+from holdfast.verification import verify_files
 
 MIB = 2**20
 Sources = dict[str, memoryview]
@@ -334,6 +344,96 @@ def bench_read(args: argparse.Namespace, directory: Path) -> None:
     interleave(methods, args.rounds)
 
 
+class Resumed:
+    """A model and an optimizer, a committed checkpoint of them, and the ways to load it into them."""
+
+    def __init__(self, layers: int, directory: Path) -> None:
+        work = Workload(layers)
+        self.model = _module(work.model)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=2e-5)
+        checkpointer = Checkpointer(directory / "run", "all")
+        checkpointer.begin("auto")
+        with DirectWriter() as writer:
+            self.checkpoint = checkpointer.save(Facts(1), lambda to: write_ours(work, work.arenas, writer, to))
+        checkpointer.close()
+        path = self.checkpoint.path
+        assert path is not None
+        self.store, self.key = LocalStore(path.parent), path.name
+        self.weights, self.state = self.paths = [path / name for name in work.names]
+
+    def reset(self) -> None:
+        """Let go of the optimizer's state, outside of the time that is measured."""
+        self.optimizer.state.clear()
+
+    def stock(self) -> None:
+        """What the Trainer does; nothing is verified."""
+        self.model.load_state_dict(safetensors.torch.load_file(self.weights, device="cpu"))
+        self.optimizer.load_state_dict(torch.load(self.state, map_location="cpu", weights_only=True))
+
+    def held(self, free: int | None = None) -> None:
+        """Verified while it is read, then the same stock calls on what is held."""
+        held = HeldFiles() if free is None else HeldFiles(free=lambda: free)
+        assert held.check(self.checkpoint).ok
+        with serving(held):
+            self.stock()
+
+    def held_unverified(self) -> None:
+        """The same without digests: what verification costs."""
+
+        def unverified(path: Path, digests: object, **options: Any) -> ChunkedFile:
+            del digests
+            return ChunkedFile(path, None, **options)
+
+        with mock.patch.object(holding, "ChunkedFile", unverified):
+            self.held()
+
+    def verify(self, *, chunks: bool = True) -> None:
+        """As `holdfast verify` reads it; without chunks as a manifest of format 1 is."""
+        files = [file if chunks else replace(file, chunks="") for file in self.checkpoint.files]
+        assert not verify_files(self.store, self.key, files)
+
+    def verify_then_stock(self) -> None:
+        """Two passes, the first by one thread."""
+        self.verify(chunks=False)
+        self.stock()
+
+
+def _module(tensors: dict[str, torch.Tensor]) -> torch.nn.Module:
+    """A module with parameters of these dotted names and shapes."""
+    root = torch.nn.Module()
+    for name, tensor in tensors.items():
+        *parents, last = name.split(".")
+        module = root
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, torch.nn.Module())
+            module = getattr(module, parent)
+        module.register_parameter(last, torch.nn.Parameter(torch.zeros_like(tensor)))
+    return root
+
+
+def bench_resume(args: argparse.Namespace, directory: Path) -> None:
+    resumed = Resumed(args.layers, directory)
+    methods: dict[str, Timed] = {
+        "stock, not verified": resumed.stock,
+        "ours: verified, served": resumed.held,
+        "ours: not verified, served": resumed.held_unverified,
+        "ours: no memory, verified, then stock": partial(resumed.held, 0),
+        "whole-file digests, then stock": resumed.verify_then_stock,
+        "verify alone, by chunks": resumed.verify,
+        "verify alone, whole-file digests": partial(resumed.verify, chunks=False),
+    }
+
+    def forget() -> None:
+        resumed.reset()
+        _forget(resumed.paths)
+
+    print("cold (page cache of these files dropped before each)")
+    interleave(methods, args.rounds, forget)
+    print("warm")
+    interleave(methods, args.rounds, resumed.reset)
+
+
 def _clear(directory: Path) -> None:
     for path in directory.iterdir():
         path.unlink()
@@ -350,6 +450,7 @@ def _forget(paths: list[Path]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     benches = {"write": bench_write, "read": bench_read, "plan": bench_plan, "hash": bench_hash, "limits": bench_limits}
+    benches["resume"] = bench_resume
     parser.add_argument("what", choices=benches)
     parser.add_argument("--directory", type=Path, default=Path(), help="where test files go (default: here)")
     parser.add_argument("--rounds", type=int, default=8, help="measured rounds after one warm-up (default: 8)")

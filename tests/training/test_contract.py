@@ -29,6 +29,8 @@ METHODS = {
     "_get_output_dir": ("trial",),
     "_save_checkpoint": ("model", "trial"),
     "_push_from_checkpoint": ("checkpoint_folder",),
+    "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
+    "_load_optimizer_and_scheduler": ("checkpoint",),
     "_load_rng_state": ("checkpoint",),
     "_load_callback_state": (),
     "_load_best_model": (),

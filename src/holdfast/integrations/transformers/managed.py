@@ -18,6 +18,7 @@ from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.callback import GateCallback, SessionCallback
 from holdfast.integrations.transformers.engine import Engine, choose_engine
+from holdfast.integrations.transformers.loading import serving
 from holdfast.integrations.transformers.policy import Keep, choose_policy
 from holdfast.integrations.transformers.session import Session
 from holdfast.retention import Mode
@@ -158,6 +159,14 @@ class ManagedTrainer(_Base):
 
     # -- resuming --------------------------------------------------------------------------------------
 
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with serving(self._holdfast.held):
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
+        with serving(self._holdfast.held):
+            super()._load_optimizer_and_scheduler(*args, **kwargs)
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         self._holdfast.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
 
@@ -184,7 +193,9 @@ class ManagedTrainer(_Base):
             return
         self.state.best_model_checkpoint = str(best.path)
         self.state.best_global_step = best.step
-        super()._load_best_model()
+        with serving(self._holdfast.held):
+            super()._load_best_model()
+        self._holdfast.held.clear()
 
 
 def attach(

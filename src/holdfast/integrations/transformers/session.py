@@ -17,6 +17,8 @@ from holdfast.integrations.transformers.engine import Choice
 from holdfast.integrations.transformers.estimate import checkpoint_bytes, describe_saves, planned_saves
 from holdfast.integrations.transformers.evaluations import Evaluations
 from holdfast.integrations.transformers.fingerprint import fingerprint
+from holdfast.integrations.transformers.holding import HeldFiles
+from holdfast.integrations.transformers.loading import loads_whole_files
 from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
 from holdfast.integrations.transformers.resuming import make_receipt, read_trainer_state, refuse_empty, refuse_unfit
 from holdfast.integrations.transformers.saving import Saves
@@ -39,6 +41,7 @@ class Session:
         self.active = False
         self.saves = Saves(self, engine.engine, may_change=engine.may_change)
         self._engine_text = engine.text
+        self.held = HeldFiles(hold=loads_whole_files(trainer))
         self.evaluations = Evaluations(checkpointer.policy.metric)
         self.fingerprint: dict[str, Any] = {}
         self._reset(None)
@@ -69,7 +72,7 @@ class Session:
     def training(self, resume: Any) -> Iterator[str | None]:
         """Hold the run for one `train()`; yields the path to resume from, None for a fresh start."""
         self._warn_ignored_setting(resume)
-        point = self.checkpointer.begin(resume, settle=False)
+        point = self.checkpointer.begin(resume, settle=False, check=self.held.check)
         try:
             self._reset(point)
             self.fingerprint = fingerprint(self.trainer)
@@ -83,6 +86,7 @@ class Session:
             messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
         finally:
             self.active = False
+            self.held.clear()
             try:
                 self.checkpointer.close()
             finally:
@@ -136,6 +140,7 @@ class Session:
 
         Raises ResumeRefused when nothing would be trained.
         """
+        self.held.clear()
         trainer, state = self.trainer, self.trainer.state
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:
@@ -318,10 +323,10 @@ class Session:
     # -- the best at the end -----------------------------------------------------------------------------
 
     def best_that_holds(self) -> Checkpoint | None:
-        """The best checkpoint whose bytes are right; damaged ones are passed over and said."""
+        """The best checkpoint whose bytes are right, its weights held; damaged ones are passed over and said."""
         run = self.checkpointer.run
         for checkpoint in run.ranking():
-            verification = run.verify(checkpoint)
+            verification = self.held.check_weights(checkpoint)
             if verification.ok:
                 return checkpoint
             run.note_verified(verification)
