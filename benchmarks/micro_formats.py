@@ -377,14 +377,16 @@ class Resumed:
         with serving(held):
             self.stock()
 
-    def held_unverified(self) -> None:
-        """The same without digests: what verification costs."""
+    def held_otherwise(self, *, check: bool = True, huge: bool = True, around: bool | None = None) -> None:
+        """The same without digests (what verification costs), on small pages, or always (never) past the cache."""
 
-        def unverified(path: Path, digests: object, **options: Any) -> ChunkedFile:
-            del digests
-            return ChunkedFile(path, None, **options)
+        def opened(path: Path, digests: Any, **options: Any) -> ChunkedFile:
+            return ChunkedFile(path, digests if check else None, direct=around, **options)
 
-        with mock.patch.object(holding, "ChunkedFile", unverified):
+        with (
+            mock.patch.object(holding, "ChunkedFile", opened),
+            mock.patch.object(holding, "aligned_buffer", lambda size, **_: aligned_buffer(size, huge=huge)),
+        ):
             self.held()
 
     def verify(self, *, chunks: bool = True) -> None:
@@ -417,7 +419,10 @@ def bench_resume(args: argparse.Namespace, directory: Path) -> None:
     methods: dict[str, Timed] = {
         "stock, not verified": resumed.stock,
         "ours: verified, served": resumed.held,
-        "ours: not verified, served": resumed.held_unverified,
+        "ours: not verified, served": partial(resumed.held_otherwise, check=False),
+        "ours: served, 4 KiB pages": partial(resumed.held_otherwise, huge=False),
+        "ours: served, 4 KiB pages, buffered": partial(resumed.held_otherwise, huge=False, around=False),
+        "ours: served, buffered": partial(resumed.held_otherwise, around=False),
         "ours: no memory, verified, then stock": partial(resumed.held, 0),
         "whole-file digests, then stock": resumed.verify_then_stock,
         "verify alone, by chunks": resumed.verify,
@@ -428,10 +433,11 @@ def bench_resume(args: argparse.Namespace, directory: Path) -> None:
         resumed.reset()
         _forget(resumed.paths)
 
+    wanted = {name: run for name, run in methods.items() if args.only is None or args.only in name or "stock, " in name}
     print("cold (page cache of these files dropped before each)")
-    interleave(methods, args.rounds, forget)
+    interleave(wanted, args.rounds, forget)
     print("warm")
-    interleave(methods, args.rounds, resumed.reset)
+    interleave(wanted, args.rounds, resumed.reset)
 
 
 def _clear(directory: Path) -> None:
