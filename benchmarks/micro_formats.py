@@ -377,8 +377,8 @@ class Resumed:
         with serving(held):
             self.stock()
 
-    def held_otherwise(self, *, check: bool = True, huge: bool = True, around: bool | None = None) -> None:
-        """The same without digests (what verification costs), on small pages, or always (never) past the cache."""
+    def held_otherwise(self, *, check: bool = True, huge: bool = False, around: bool | None = None) -> None:
+        """The same without digests (what verification costs), on 2 MiB pages, or always (never) past the cache."""
 
         def opened(path: Path, digests: Any, **options: Any) -> ChunkedFile:
             return ChunkedFile(path, digests if check else None, direct=around, **options)
@@ -420,8 +420,8 @@ def bench_resume(args: argparse.Namespace, directory: Path) -> None:
         "stock, not verified": resumed.stock,
         "ours: verified, served": resumed.held,
         "ours: not verified, served": partial(resumed.held_otherwise, check=False),
-        "ours: served, 4 KiB pages": partial(resumed.held_otherwise, huge=False),
-        "ours: served, 4 KiB pages, buffered": partial(resumed.held_otherwise, huge=False, around=False),
+        "ours: served, 2 MiB pages": partial(resumed.held_otherwise, huge=True),
+        "ours: served, 2 MiB pages, buffered": partial(resumed.held_otherwise, huge=True, around=False),
         "ours: served, buffered": partial(resumed.held_otherwise, around=False),
         "ours: no memory, verified, then stock": partial(resumed.held, 0),
         "whole-file digests, then stock": resumed.verify_then_stock,

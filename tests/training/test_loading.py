@@ -333,6 +333,14 @@ def test_a_damaged_checkpoint_that_is_named_leaves_the_model_untouched(run: Run,
         assert trainer._holdfast.held.size == 0
 
 
+def test_a_refused_resume_lets_go_of_what_was_read(run: Run) -> None:
+    trainer = build(Recipe(rows=8, arguments={"save_steps": 1, "num_train_epochs": 1, "optim": "sgd"}), run.path)
+    holdfast.attach(trainer)
+    with pytest.raises(ResumeRefused, match="optimizer"):
+        trainer.train(resume_from_checkpoint=True)
+    assert trainer._holdfast.held.size == 0
+
+
 def test_a_stock_checkpoint_is_loaded_by_stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(_RECIPE, tmp_path / "stock").train()
     path = get_last_checkpoint(str(tmp_path / "stock"))

@@ -103,7 +103,8 @@ class HeldFiles:
         try:
             if file.size > self._room:
                 raise MemoryError
-            image = aligned_buffer(file.size, huge=True)[: file.size]
+            # Small pages: the first touch of 2 MiB ones can take ten times as long where a host backs the memory.
+            image = aligned_buffer(file.size)[: file.size]
         except (MemoryError, OSError):
             logger.debug(
                 "%s has %d bytes, %d are free: it is verified now and read again to be loaded",
