@@ -1,0 +1,5 @@
+"""`python -m benchmarks.saves`."""
+
+from benchmarks.saves.command import main
+
+main()

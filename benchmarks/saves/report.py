@@ -1,0 +1,157 @@
+"""Renders results: Markdown with its tables, and the plot."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+from benchmarks.saves import machine, tables
+from benchmarks.saves.estimator import Spread
+from benchmarks.saves.results import Results
+from benchmarks.saves.spec import Leg
+from benchmarks.saves.targets import TARGETS, Measured
+
+FILE = "report.md"
+_NOTES = """\
+*Blocked*: the training thread's time in the save call and at any later wait that the method imposes. *True inflation*: wall
+time from the save to the end of the step in which it is durable (or to the next save), less as many undisturbed steps of
+the same process. *Noise*: what the same estimator finds in windows of as many steps where nothing is saved. *Durable*: from
+the call until every file is synced, by the method or by an fsync of the harness; *sync*: how much of it came after the method
+said it was done. *CPU*: seconds of the process and its children over undisturbed steps. *Memory*: peak over a run without
+saves. Medians, [smallest, largest]; n: saves over all rounds.
+"""
+
+
+def write_report(results: Results, output: Path, plot: Path | None = None) -> str:
+    """Write `report.md` and the plot of the first leg; returns the Markdown."""
+    drawn = _draw(results, plot or output / "steps.png", output)
+    text = render(results, drawn)
+    (output / FILE).write_text(text, encoding="utf-8")
+    return text
+
+
+def render(results: Results, image: str = "") -> str:
+    """The whole report; `image` is a line that says where the plot is."""
+    parts = ["# What a save costs", f"Machine: {machine.sentence(results.machine)}.", _NOTES.strip()]
+    for leg in results.legs.values():
+        parts += _leg(results, leg)
+    return "\n\n".join([*parts, *filter(None, [image])]) + "\n"
+
+
+def _leg(results: Results, leg: Leg) -> list[str]:
+    state = tables.state_bytes(results, leg)
+    loads = tables.loads(results, leg)
+    load = f"; load average {min(loads):.1f} to {max(loads):.1f}, the training itself included" if loads else ""
+    rows = tables.save_rows(results, leg)
+    steps = [row.quiet_step for row in rows if row.quiet_step]
+    step = f", undisturbed steps of {min(steps):.2f} to {max(steps):.2f} s" if steps else ""
+    head = f"{tables.about(results, leg)}: {state / 1e9:.3g} GB of tensors{step}{load}."
+    parts = [f"## {leg.name}", head[:1].upper() + head[1:], save_table(rows, state)]
+    resumes = tables.resume_rows(results, leg)
+    if resumes:
+        parts += ["### Resuming, until the state is ready", resume_table(resumes)]
+    limits = tables.limit_rows(results, leg)
+    if limits:
+        parts += ["### Limits of the machine, in the same run", limit_table(limits, tables.limit_bytes(results, leg))]
+    if limits or resumes:
+        by_name = {row.method: row for row in rows}
+        measured = Measured(by_name, {row.way: row for row in resumes}, limits, state)
+        parts += ["### Targets", target_table(measured)]
+    return parts
+
+
+def save_table(rows: list[tables.SaveRow], state: int) -> str:
+    """One row per method."""
+    names = ["method", "blocked, s", "true inflation, s", "noise, s", "durable after, s", "sync, s", "CPU, s"]
+    body: list[list[str]] = []
+    for row in rows:
+        if row.refused is not None:
+            body.append([row.label, f"refused: {_one_line(row.refused)}", *[""] * 8])
+            continue
+        durable, claimed, cpu, size = (row.median(name) or 0.0 for name in ("durable", "claimed", "cpu", "size"))
+        saves = row.method != tables.NONE
+        overlapped = sum(cost.overlapped for cost in row.costs)
+        count = f"{len(row.costs)}" + (f", {overlapped} overlapped by the next" if overlapped else "")
+        body.append(
+            [
+                row.label,
+                _spread(row.spread("blocked"), 4) if saves else "",
+                _spread(row.spread("inflation"), 2),
+                _spread(row.noise, 2),
+                _spread(row.spread("durable"), 2) if saves else "",
+                f"{durable - claimed:.2f}" if saves else "",
+                f"{cpu:.2f}",
+                _memory(row.extra_memory, state) if saves else "",
+                f"{size / 1e9:.3g} GB" if size > 1e8 else f"{size / 1e6:.3g} MB" if saves else "",
+                count,
+            ]
+        )
+    return table([*names, "memory", "bytes", "n"], body)
+
+
+def resume_table(rows: list[tables.ResumeRow]) -> str:
+    """One row per way."""
+    body = [
+        [row.label, f"refused: {_one_line(row.refused)}", "", ""]
+        if row.refused is not None
+        else [row.label, "yes" if row.verified else "no", _spread(row.cold, 2), _spread(row.warm, 2)]
+        for row in rows
+    ]
+    cached = max((row.still_cached for row in rows), default=0.0)
+    note = (
+        "Cold: the files' pages were dropped from this machine's page cache (posix_fadvise); "
+        f"at most {cached:.0%} of them were there when loading began. A host below this machine may hold them still."
+    )
+    return table(["way", "verified", "cold, s", "warm, s"], body) + "\n\n" + note
+
+
+def limit_table(limits: dict[str, Spread], size: int) -> str:
+    """One row per limit."""
+    body = [[name, _spread(spread, 3), f"{size / spread.median / 1e9:.2f}"] for name, spread in limits.items()]
+    return table([f"{size / 1e9:.2f} GB", "s", "GB/s"], body)
+
+
+def target_table(measured: Measured) -> str:
+    """One row per target: what was measured, what must be, what is aimed at."""
+    body: list[list[str]] = []
+    for target in TARGETS:
+        value = target.value(measured)
+        limits = ["" if each is None else f"≤ {each:.3g}{target.unit}" for each in (target.must, target.aim)]
+        found = "" if value is None else f"{value:.3g}{target.unit}"
+        body.append([target.what, found, *limits, target.verdict(measured)])
+    return table(["holdfast (fast engine)", "measured", "must", "aim", "verdict"], body)
+
+
+def _draw(results: Results, image: Path, output: Path) -> str:
+    """Draw the first leg, where matplotlib is installed."""
+    if importlib.util.find_spec("matplotlib") is None:
+        return "No plot: matplotlib is not installed here."
+    from benchmarks.saves.plot import draw
+
+    for leg in results.legs.values():
+        if draw(results, leg, image):
+            return f"![step time against step]({Path(os.path.relpath(image, output)).as_posix()})"
+    return ""
+
+
+def table(head: list[str], body: list[list[str]]) -> str:
+    """Markdown."""
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _spread(spread: Spread | None, digits: int) -> str:
+    if spread is None:
+        return ""
+    return f"{spread.median:.{digits}f} [{spread.low:.{digits}f}, {spread.high:.{digits}f}]"
+
+
+def _memory(extra: float | None, state: int) -> str:
+    if extra is None or not state:
+        return ""
+    return f"{extra / 2**20:+.0f} MiB ({extra / state:.2f} × state)"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:200]

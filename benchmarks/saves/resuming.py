@@ -1,0 +1,183 @@
+"""How long it takes from files to a state that can train: cold and warm, verified and not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from benchmarks.saves import disk
+from benchmarks.saves.course import make_trainer, time_saves
+from benchmarks.saves.methods import METHODS
+from benchmarks.saves.methods.base import load_model, model_state
+from benchmarks.saves.spec import CourseSpec
+from benchmarks.saves.usage import Memory
+from benchmarks.saves.watcher import Watcher, monotonic
+from benchmarks.saves.workloads import build
+
+STEP = 2
+FRESH_STARTS = 2
+Load = Callable[[], object]
+"""What is timed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to resume from what `method` has saved: `begin` makes ready and returns what is timed.
+
+    `whole` times the Trainer's start until its first step, and takes off what a fresh start takes.
+    """
+
+    method: str
+    begin: Callable[[Any, Path], Load]
+    whole: bool = False
+
+
+class Ready(Exception):
+    """Raised where the first step would begin."""
+
+
+class _StopAtFirstStep(TrainerCallback):
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise Ready
+
+
+class _SaveOnce(TrainerCallback):
+    """Saves at one step and ends the training when that is durable."""
+
+    counts = False
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self.memory = Memory()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Two decisions."""
+        control.should_save = state.global_step == STEP
+        control.should_training_stop = state.global_step > STEP and self._watcher.idle
+
+
+def prepare(spec: CourseSpec) -> dict[str, Any]:
+    """Leave one checkpoint of a method in the directory."""
+    torch.set_num_threads(spec.threads)
+    directory = Path(spec.directory)
+    trainer: Any = make_trainer(build(spec.workload, spec.llama), directory)
+    method = METHODS[spec.method](trainer, directory)
+    try:
+        method.setup()
+        watcher = Watcher(method, monotonic)
+        once: Any = _SaveOnce(watcher)
+        trainer.add_callback(once)
+        time_saves(trainer, method, watcher, once)
+        trainer.train()
+        watcher.close()
+        method.close()
+    except Exception as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
+    return {"size": watcher.saves[0].size}
+
+
+def resume(spec: CourseSpec, way: str) -> dict[str, Any]:
+    """Seconds to a ready state: `cold` and `warm`, and `fresh`, what a fresh start takes where that is in them."""
+    torch.set_num_threads(spec.threads)
+    chosen, directory = WAYS[way], Path(spec.directory)
+    path = METHODS[chosen.method](None, directory).path(STEP)
+    try:
+        # The first start of a process takes longer, whatever it starts from.
+        fresh = [_seconds(_new(spec).train) for _ in range(FRESH_STARTS)][-1] if chosen.whole else 0.0
+        load = chosen.begin(_new(spec), path)
+        cached = disk.forget(path)
+        cold = _seconds(load)
+        del load
+        warm = _seconds(chosen.begin(_new(spec), path))
+    except Exception as error:
+        return {"refused": f"{type(error).__name__}: {error}"}
+    times = {"cold": cold - fresh, "warm": warm - fresh, "fresh": fresh}
+    return {**times, "cached_after_dropping": cached, "load": os.getloadavg()[0]}
+
+
+def _new(spec: CourseSpec) -> Any:
+    trainer = make_trainer(build(spec.workload, spec.llama), Path(spec.directory))
+    trainer.add_callback(_StopAtFirstStep())
+    return trainer
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = monotonic()
+    with suppress(Ready):
+        run()
+    return monotonic() - began
+
+
+def _by_trainer(trainer: Any, path: Path) -> Load:
+    return lambda: trainer.train(resume_from_checkpoint=str(path))
+
+
+def _by_holdfast(trainer: Any, path: Path) -> Load:
+    import holdfast
+
+    holdfast.attach(trainer)
+    return lambda: trainer.train(resume_from_checkpoint="auto")
+
+
+def _by_method(name: str, trainer: Any, path: Path) -> Load:
+    """A method's own load, into objects that are there already."""
+    method = METHODS[name](trainer, path.parent)
+    trainer.create_optimizer_and_scheduler(num_training_steps=1000)
+    method.setup()
+    return lambda: method.load(STEP)
+
+
+def _by_readers(verify: bool, trainer: Any, path: Path) -> Load:
+    """holdfast's readers of stock files, in one pass, given the digests that its writer returns."""
+    from holdfast.formats.reading import load_safetensors_into, load_torch
+
+    trainer.create_optimizer_and_scheduler(num_training_steps=1000)
+    weights, moments = next(path.glob("*.safetensors")), path / "optimizer.pt"
+    chunks = {file: _chunk_digests(file) if verify else None for file in (weights, moments)}
+
+    def load() -> None:
+        state = model_state(trainer.model)
+        load_safetensors_into(weights, _named_as_in_file(weights, state), chunks[weights])
+        trainer.optimizer.load_state_dict(load_torch(moments, chunks[moments]))
+        trainer.lr_scheduler.load_state_dict(torch.load(path / "scheduler.pt", weights_only=True))
+        load_model(trainer.model, state)
+
+    return load
+
+
+def _chunk_digests(file: Path) -> tuple[str, ...]:
+    from holdfast.formats.digests import Digester
+
+    digester = Digester()
+    digester.update(memoryview(file.read_bytes()))
+    return digester.finish()[1]
+
+
+def _named_as_in_file(file: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A weight with two names may have the other one in the file."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        names = set(opened.keys())
+    missing, extra = sorted(names - state.keys()), sorted(state.keys() - names)
+    renamed = dict(zip(extra, missing, strict=True))
+    return {renamed.get(name, name): tensor for name, tensor in state.items()}
+
+
+WAYS: dict[str, Way] = {
+    "holdfast": Way("holdfast", _by_holdfast, whole=True),
+    "holdfast-readers": Way("holdfast", partial(_by_readers, True)),
+    "holdfast-readers-unverified": Way("holdfast", partial(_by_readers, False)),
+    "stock-trainer": Way("stock", _by_trainer, whole=True),
+    "stock": Way("stock", partial(_by_method, "stock")),
+    **{name: Way(name, partial(_by_method, name)) for name in ("dcp", "lightning", "moonclip", "orbax")},
+}
+"""By the names of `WAY_FACTS`."""
