@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 # The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
 TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
 
-.PHONY: help setup demo test check format lint types imports unit training docs campaign test-oldest clean
+.PHONY: help setup demo test check format lint types imports unit training docs campaign test-oldest bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,5 +66,17 @@ test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported 
 	VIRTUAL_ENV=$(CURDIR)/.venv-oldest $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints-oldest.txt -e '.[demo]' --group dev
 	@touch $@
 
+BENCH_OUTPUT ?= docs/benchmark
+BENCH_DISK ?= .
+
+bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on this machine (45 minutes)
+	.venv-bench/bin/python -m benchmarks.saves run --output $(BENCH_OUTPUT) --directory $(BENCH_DISK) $(BENCH_OPTIONS)
+
+.venv-bench/.ready: pyproject.toml constraints.txt constraints-bench.txt .venv/.ready
+	$(PYTHON) -m venv .venv-bench
+	VIRTUAL_ENV=$(CURDIR)/.venv-bench $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints.txt -c constraints-bench.txt \
+	  -e '.[hf]' peft moonclip lightning orbax-checkpoint matplotlib
+	@touch $@
+
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,1 +1,1 @@
-"""The benchmark behind `make bench`: what a save costs a training, and what a resume takes, for holdfast and its peers."""
+"""The benchmark behind `make bench`: what a save costs a training, and what a resume takes, here and with others."""

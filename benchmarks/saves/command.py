@@ -25,6 +25,8 @@ examples:
 Ctrl-C leaves what was measured in DIR/results.json; the same command goes on from there, `report` renders it.
 Nothing else should run on the machine meanwhile; the report says what the load was.
 """
+LLAMA = "HOLDFAST_BENCH_LLAMA"
+"""Environment variable: a directory with the 15M Llama (stories15M) in Hugging Face layout."""
 ALL = tuple(METHODS)
 FEW = ("none", "holdfast", "stock", "dcp-async-cached", "moonclip")
 QUICK = ("none", "holdfast", "stock", "moonclip")
@@ -58,7 +60,6 @@ def _run(given: list[str]) -> None:
     from benchmarks.saves.campaign import Campaign
     from benchmarks.saves.report import write_report
     from benchmarks.saves.results import FILE, Results
-    from benchmarks.saves.workloads import llama_directory
 
     options = _run_options(given)
     legs = _legs(options)
@@ -68,7 +69,8 @@ def _run(given: list[str]) -> None:
     results = Results(path, machine.describe(disk))
     if path.exists() and not options.anew:
         results = Results.read(path)
-    campaign = Campaign(results, disk, llama_directory(options.llama))
+    llama = options.llama or os.environ.get(LLAMA)
+    campaign = Campaign(results, disk, str(llama) if llama else None)
     _warn(disk)
     try:
         for leg in legs:
@@ -99,9 +101,10 @@ def _run_options(given: list[str]) -> Any:
     parser.add_argument("--saves", type=int, help="saves of each course that count")
     parser.add_argument("--every", type=int, help="steps from save to save")
     parser.add_argument("--threads", type=int, help="threads of the training")
-    parser.add_argument("--llama", type=Path, help="directory of stories15M; or $HOLDFAST_BENCH_LLAMA")
+    parser.add_argument("--llama", type=Path, help=f"directory of stories15M; or ${LLAMA}")
     parser.add_argument("--plot", type=Path, help="where the plot goes (default: OUTPUT/steps.png)")
     parser.add_argument("--no-resumes", action="store_true", help="leave out loading")
+    parser.add_argument("--no-limits", action="store_true", help="leave out the limits of the machine")
     parser.add_argument("--quick", action="store_true", help="a small model, one round: does the harness work here?")
     parser.add_argument("--anew", action="store_true", help="throw away what OUTPUT holds")
     return parser.parse_args(given)
@@ -119,6 +122,8 @@ def _legs(options: Any) -> list[Leg]:
         changes["methods"] = [name for name in ALL if name in options.only]
     if options.no_resumes:
         changes["resumes"] = False
+    if options.no_limits:
+        changes["limits"] = False
     return [Leg.from_json({**leg.to_json(), **changes}) for leg in legs]
 
 

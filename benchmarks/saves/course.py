@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.utils.logging import disable_progress_bar
-
 from benchmarks.saves.methods import METHODS
 from benchmarks.saves.methods.base import Method, state_bytes
 from benchmarks.saves.spec import CourseSpec
 from benchmarks.saves.usage import Memory, cpu_seconds
 from benchmarks.saves.watcher import Save, Watcher, monotonic
 from benchmarks.saves.workloads import Workload, build
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 WARM_STEPS = 2
 TAIL_STEPS = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import time
@@ -24,10 +25,8 @@ class Buffer:
     def __init__(self, size: int) -> None:
         self.size = -(-size // (2 * MIB)) * 2 * MIB
         self._memory = mmap.mmap(-1, self.size)
-        try:
+        with contextlib.suppress(OSError):
             self._memory.madvise(HUGE_PAGES)
-        except OSError:
-            pass
         self.view = memoryview(self._memory)
         self.array = numpy.frombuffer(self._memory, dtype=numpy.uint8)
         self.array[:] = numpy.arange(256, dtype=numpy.uint8).repeat(self.size // 256)
@@ -40,10 +39,9 @@ def measure(size: int, directory: Path) -> dict[str, float]:
     results = {
         "memcpy, 1 thread": _timed(lambda: numpy.copyto(target.array, source.array)),
         "memcpy, 2 threads": _timed(lambda: _copy(target, source, 2)),
-        "memcpy into new memory": _timed(lambda: source.array.copy()),
+        "memcpy into new memory": _timed(source.array.copy),
         "xxh3-128, 1 thread": _timed(lambda: xxhash.xxh3_128(source.view).digest()),
     }
-    del target
     direct = os.O_DIRECT
     try:
         results["O_DIRECT write and fsync"] = _timed(lambda: _write(path, source, direct))
@@ -69,10 +67,8 @@ def _copy(target: Buffer, source: Buffer, threads: int) -> None:
 def _write(path: Path, source: Buffer, flag: int) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | flag, 0o600)
     try:
-        try:
+        with contextlib.suppress(OSError):
             os.posix_fallocate(descriptor, 0, source.size)
-        except OSError:
-            pass
         _in_blocks(source.size, lambda at: _whole(os.pwrite, descriptor, source.view[at : at + BLOCK], at))
         os.fsync(descriptor)
     finally:

@@ -14,12 +14,13 @@ from benchmarks.saves.targets import TARGETS, Measured
 
 FILE = "report.md"
 _NOTES = """\
-*Blocked*: the training thread's time in the save call and at any later wait that the method imposes. *True inflation*: wall
-time from the save to the end of the step in which it is durable (or to the next save), less as many undisturbed steps of
-the same process. *Noise*: what the same estimator finds in windows of as many steps where nothing is saved. *Durable*: from
-the call until every file is synced, by the method or by an fsync of the harness; *sync*: how much of it came after the method
-said it was done. *CPU*: seconds of the process and its children over undisturbed steps. *Memory*: peak over a run without
-saves. Medians, [smallest, largest]; n: saves over all rounds.
+*Blocked*: the training thread's time in the save call and at any later wait that the method imposes. *True inflation*:
+wall time from the save to the end of the step in which it is durable (or to the next save), less as many undisturbed
+steps of the same process. *Noise*: what the same estimator finds in windows of as many steps where nothing is saved.
+*Durable*: from the call until every file is synced, by the method or by an fsync of the harness; *sync*: how much of it
+came after the method said it was done. *CPU*: seconds of the process and its children over undisturbed steps; what the
+kernel's own write-back threads use is in nobody's. *Memory*: peak over a run without saves. Medians, [smallest,
+largest]; n: saves over all rounds.
 """
 
 

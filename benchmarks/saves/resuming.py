@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
-
 from benchmarks.saves import disk
 from benchmarks.saves.course import make_trainer, time_saves
 from benchmarks.saves.methods import METHODS
@@ -21,6 +19,7 @@ from benchmarks.saves.spec import CourseSpec
 from benchmarks.saves.usage import Memory
 from benchmarks.saves.watcher import Watcher, monotonic
 from benchmarks.saves.workloads import build
+from transformers import TrainerCallback
 
 STEP = 2
 FRESH_STARTS = 2

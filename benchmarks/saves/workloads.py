@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 ROWS = 4096
-LLAMA = "HOLDFAST_BENCH_LLAMA"
-"""Environment variable: a directory with the 15M Llama (stories15M) in Hugging Face layout."""
 
 
 class Tokens(Dataset[dict[str, torch.Tensor]]):
@@ -83,11 +79,10 @@ def _lora_gpt2(layers: int | None, llama: str | None) -> Workload:
 def _lora_llama(layers: int | None, llama: str | None) -> Workload:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    given = llama or os.environ.get(LLAMA)
-    if given:
-        base, what = LlamaForCausalLM.from_pretrained(given, dtype=torch.float32), "stories15M"
+    if llama:
+        base, what = LlamaForCausalLM.from_pretrained(llama, dtype=torch.float32), "stories15M"
         if not isinstance(base, LlamaForCausalLM):
-            raise TypeError(f"{given} holds no Llama")
+            raise TypeError(f"{llama} holds no Llama")
     else:
         shape = {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 6}
         base = LlamaForCausalLM(LlamaConfig(vocab_size=32000, tie_word_embeddings=True, **shape))
@@ -97,8 +92,8 @@ def _lora_llama(layers: int | None, llama: str | None) -> Workload:
 
 
 def _many(count: int | None, llama: str | None) -> Workload:
-    model = ManyTensors(count or 3333)
-    return Workload(model, Tokens(16, 4), 1, f"{3 * model.count} tensors of model and optimizer, 64 values each")
+    model = ManyTensors(count or 2500)
+    return Workload(model, Tokens(16, 4), 1, f"{4 * model.count} tensors of model and optimizer, 64 values in most")
 
 
 def _stack(millions: int | None, llama: str | None) -> Workload:
@@ -203,8 +198,3 @@ _BUILDERS: dict[str, Callable[[int | None, str | None], Workload]] = {
     "stack": _stack,
 }
 NAMES = tuple(_BUILDERS)
-
-
-def llama_directory(given: Path | None) -> str | None:
-    """The directory of the option, else of the environment, else None."""
-    return str(given) if given else os.environ.get(LLAMA)

@@ -6,9 +6,10 @@ import importlib.util
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 KEEP = 2
 """Checkpoints that stay on disk; older ones are removed by the method, or else by the harness in the background."""
@@ -116,6 +117,8 @@ def load_into(trainer: Any, state: dict[str, Any]) -> None:
 
 def state_bytes(trainer: Any) -> int:
     """Bytes of the tensors that a checkpoint must hold."""
+    import torch
+
     moments = [t for state in trainer.optimizer.state.values() for t in state.values() if isinstance(t, torch.Tensor)]
     return sum(t.nbytes for t in [*model_state(trainer.model).values(), *moments])
 

@@ -7,8 +7,6 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
 from benchmarks.saves.methods.base import PATIENCE, Method, load_into, model_state, state_of
 
 
@@ -37,6 +35,8 @@ class _Dcp(Method):
 
     def _template(self) -> dict[str, Any]:
         """DCP fills tensors that are there: those of the model, and new ones where the optimizer has none yet."""
+        import torch
+
         optimizer = self.trainer.optimizer.state_dict()
         order = [p for group in self.trainer.optimizer.param_groups for p in group["params"]]
         wide = torch.float32

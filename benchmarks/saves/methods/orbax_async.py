@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.saves.methods.base import Method, load_into, state_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Orbax(Method):
@@ -45,6 +46,8 @@ class Orbax(Method):
 
 
 def _arrays(value: Any) -> Any:
+    import torch
+
     if isinstance(value, torch.Tensor):
         return _array(value.detach())
     if isinstance(value, dict):
@@ -55,6 +58,8 @@ def _arrays(value: Any) -> Any:
 
 
 def _array(tensor: torch.Tensor) -> Any:
+    import torch
+
     if tensor.dtype != torch.bfloat16:
         return tensor.numpy()
     import ml_dtypes
@@ -67,6 +72,8 @@ def _tensors(value: Any) -> Any:
         return {key: _tensors(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_tensors(item) for item in value]
+    import torch
+
     if not hasattr(value, "dtype"):
         return value
     if value.dtype.name == "bfloat16":

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from benchmarks.saves.methods.base import Method, load_into, load_model, state_of
+
+if TYPE_CHECKING:
+    import torch
 
 
 class NoSave(Method):
@@ -32,6 +34,8 @@ class StockTrainer(Method):
 
     def load(self, step: int) -> None:
         """The loaders of the stock files: safetensors and `torch.load`, without verification."""
+        import torch
+
         path = self.path(step)
         load_model(self.trainer.model, _weights(path))
         self.trainer.optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
@@ -46,10 +50,14 @@ class TorchSave(Method):
 
     def save(self, step: int) -> None:
         """Write the file."""
+        import torch
+
         torch.save(state_of(self.trainer), self.path(step))
 
     def load(self, step: int) -> None:
         """Read the file, without verification."""
+        import torch
+
         load_into(self.trainer, torch.load(self.path(step), weights_only=True))
 
 
