@@ -45,10 +45,10 @@ def main(given: list[str]) -> None:
     disk = options.directory.resolve()
     known = path.exists() and not options.anew
     results = Results.read(path) if known else Results(path, machine.describe(disk))
-    legs = [
-        Leg(name, ("none", OURS), rounds=options.rounds, quiet=6, resumes=False, limits=name in options.sizes)
-        for name in (*options.sizes, *COUNTS)
-    ]
+    plain = Leg("", ("none", OURS), rounds=options.rounds, quiet=6, resumes=False)
+    legs = [replace(plain, workload=name) for name in options.sizes]
+    # Steps are short here: a save must be over before the next one, or what is measured is the wait for it.
+    legs += [replace(plain, workload=name, every=50, limits=False) for name in COUNTS]
     campaign = Campaign(results, disk, None)
     for leg in legs:
         campaign.run(leg)

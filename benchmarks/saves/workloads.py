@@ -126,7 +126,7 @@ class ManyTensors(torch.nn.Module):
 
 
 _ROW_MILLIONS = 8192
-"""Rows times millions of parameters: a step of about a second on one core, whatever the size."""
+"""Rows times millions of parameters: a step of some tenths of a second on one core, whatever the size."""
 
 
 class Stack(torch.nn.Module):
