@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -124,15 +126,18 @@ def turned(methods: tuple[str, ...], turn: int) -> tuple[str, ...]:
 
 
 def _call(command: list[str], environment: dict[str, str], output: Any) -> int | str:
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    """Run a process in a group of its own, so that what it started ends with it."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+    )
     try:
         return process.wait(TIMEOUT)
     except subprocess.TimeoutExpired:
         return f"no answer within {TIMEOUT:.0f} s"
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -161,6 +161,9 @@ def _course(kind: str, given: list[str]) -> None:
     parser.add_argument("--way")
     options = parser.parse_args(given)
     options.answer.write_text(json.dumps(_measure(kind, options)), encoding="utf-8")
+    # A refused method may have left threads behind that would keep the process; its group is ended by the campaign.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def _measure(kind: str, options: Any) -> dict[str, Any]:

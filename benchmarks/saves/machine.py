@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ PACKAGES = (
 def describe(directory: Path) -> dict[str, Any]:
     """Plain values: processor, cores, memory, file system of `directory`, kernel, versions."""
     return {
+        "date": date.today().isoformat(),
         "processor": _field("/proc/cpuinfo", "model name"),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
@@ -31,8 +33,8 @@ def sentence(machine: dict[str, Any]) -> str:
     """One line for the head of a report."""
     memory = machine["memory_bytes"] / 1e9
     return (
-        f"{machine['processor']}, {machine['cores']} cores, {memory:.0f} GB of memory, {machine['file_system']}, "
-        f"Linux {machine['kernel']}, Python {machine['python']}, "
+        f"{machine['date']}, {machine['processor']}, {machine['cores']} cores, {memory:.0f} GB of memory, "
+        f"{machine['file_system']}, Linux {machine['kernel']}, Python {machine['python']}, "
         + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     )
 

@@ -42,7 +42,7 @@ class Watcher:
         self._method = method
         self._clock = clock
         self._queue: queue.Queue[Save | None] = queue.Queue()
-        self._open = 0
+        self._finished = 0
         self._kept: list[int] = []
         self.saves: list[Save] = []
         self.error: BaseException | None = None
@@ -54,11 +54,10 @@ class Watcher:
         """True when every save is durable. Raises what a save failed with."""
         if self.error is not None:
             raise self.error
-        return self._open == 0
+        return self._finished == len(self.saves)
 
     def follow(self, save: Save) -> None:
         """Watch a save that was just begun."""
-        self._open += 1
         self.saves.append(save)
         self._queue.put(save)
 
@@ -87,7 +86,7 @@ class Watcher:
             self._kept.append(save.step)
             while len(self._kept) > KEEP:
                 disk.remove(self._method.path(self._kept.pop(0)))
-        self._open -= 1
+        self._finished += 1
 
 
 def monotonic() -> float:
