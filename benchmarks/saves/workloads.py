@@ -182,10 +182,9 @@ class WideAdamW(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """torch would narrow the moments to the parameters' dtype."""
         super().load_state_dict(state_dict)
-        saved = iter(state_dict["state"].values())
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                self.state[parameter] = dict(next(saved))
+        parameters = [parameter for group in self.param_groups for parameter in group["params"]]
+        for index, saved in state_dict["state"].items():
+            self.state[parameters[index]] = dict(saved)
 
 
 _BUILDERS: dict[str, Callable[[int | None, str | None], Workload]] = {
