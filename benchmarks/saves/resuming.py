@@ -91,15 +91,24 @@ def resume(spec: CourseSpec, way: str) -> dict[str, Any]:
     try:
         # The first start of a process takes longer, whatever it starts from.
         fresh = [_seconds(_new(spec).train) for _ in range(FRESH_STARTS)][-1] if chosen.whole else 0.0
-        load = chosen.begin(_new(spec), path)
-        cached = disk.forget(path)
-        cold = _seconds(load)
-        del load
-        warm = _seconds(chosen.begin(_new(spec), path))
+        cold, cached = _load(chosen, _new(spec), path, forget=True)
+        warm, _ = _load(chosen, _new(spec), path, forget=False)
     except Exception as error:
         return {"refused": f"{type(error).__name__}: {error}"}
     times = {"cold": cold - fresh, "warm": warm - fresh, "fresh": fresh}
     return {**times, "cached_after_dropping": cached, "load": os.getloadavg()[0]}
+
+
+def _load(way: Way, trainer: Any, path: Path, *, forget: bool) -> tuple[float, float]:
+    """Seconds, and the share of the files that was cached when they began. Raises RuntimeError when state lacks."""
+    load = way.begin(trainer, path)
+    cached = disk.forget(path) if forget else 1.0
+    seconds = _seconds(load)
+    trained = sum(parameter.requires_grad for parameter in trainer.model.parameters())
+    ready = sum(bool(state["exp_avg_sq"].any()) for state in trainer.optimizer.state.values())
+    if ready < trained // 2:  # a parameter without a gradient yet has no second moment
+        raise RuntimeError(f"only {ready} of {trained} parameters have their optimizer state after the load")
+    return seconds, cached
 
 
 def _new(spec: CourseSpec) -> Any:

@@ -12,9 +12,11 @@ from benchmarks.saves.methods.base import PATIENCE, Method, load_into, model_sta
 
 class _Dcp(Method):
     def setup(self) -> None:
-        """A process group of one."""
+        """A process group of one, unless this process has it already."""
         import torch.distributed as dist
 
+        if dist.is_initialized():
+            return
         rendezvous = Path(tempfile.mkdtemp(prefix="group-", dir=self.directory)) / "store"
         dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=0, world_size=1)
 
