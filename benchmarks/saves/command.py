@@ -27,6 +27,7 @@ Nothing else should run on the machine meanwhile; the report says what the load 
 """
 LLAMA = "HOLDFAST_BENCH_LLAMA"
 """Environment variable: a directory with the 15M Llama (stories15M) in Hugging Face layout."""
+INTERRUPTED = 130
 ALL = tuple(METHODS)
 FEW = ("none", "holdfast", "stock", "dcp-async-cached", "moonclip")
 QUICK = ("none", "holdfast", "stock", "moonclip")
@@ -72,14 +73,18 @@ def _run(given: list[str]) -> None:
     llama = options.llama or os.environ.get(LLAMA)
     campaign = Campaign(results, disk, str(llama) if llama else None)
     _warn(disk)
+    stopped = False
     try:
         for leg in legs:
             campaign.run(leg)
     except KeyboardInterrupt:
+        stopped = True
         print(f"\nstopped; what was measured is in {path}. The same command goes on from there.")
     except ValueError as error:
         sys.exit(str(error))
     print(write_report(results, options.output, options.plot))
+    if stopped:
+        sys.exit(INTERRUPTED)
 
 
 def _run_options(given: list[str]) -> Any:

@@ -84,7 +84,12 @@ def _lora_llama(layers: int | None, llama: str | None) -> Workload:
         if not isinstance(base, LlamaForCausalLM):
             raise TypeError(f"{llama} holds no Llama")
     else:
-        shape = {"hidden_size": 288, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 6}
+        shape: dict[str, Any] = {
+            "hidden_size": 288,
+            "intermediate_size": 768,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+        }
         base = LlamaForCausalLM(LlamaConfig(vocab_size=32000, tie_word_embeddings=True, **shape))
         what = "a randomly initialised Llama of the shape of stories15M (no directory was given)"
     model = _adapted(base, ["q_proj", "v_proj"])
@@ -160,7 +165,7 @@ class WideAdamW(torch.optim.Optimizer):
             parameters = [p for p in group["params"] if p.grad is not None]
             for parameter in parameters:
                 if not self.state[parameter]:
-                    wide = {"dtype": torch.float32, "memory_format": torch.preserve_format}
+                    wide: dict[str, Any] = {"dtype": torch.float32, "memory_format": torch.preserve_format}
                     self.state[parameter] = {
                         "step": torch.tensor(0.0),
                         "exp_avg": torch.zeros_like(parameter, **wide),
