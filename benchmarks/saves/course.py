@@ -49,7 +49,8 @@ class Ruler(TrainerCallback):
         step = state.global_step
         control.should_save = self._due(step)
         if self._counted == self._spec.saves and not control.should_save and self._watcher.idle:
-            self._done_at = self._done_at or step
+            if self._done_at is None:
+                self._done_at = step
             control.should_training_stop = step >= self._done_at + TAIL_STEPS
 
     @property
