@@ -72,6 +72,7 @@ def _run(given: list[str]) -> None:
         results = Results.read(path)
     llama = options.llama or os.environ.get(LLAMA)
     campaign = Campaign(results, disk, str(llama) if llama else None)
+    disk.mkdir(parents=True, exist_ok=True)
     _warn(disk)
     stopped = False
     try:
