@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
 from holdfast.errors import HoldfastError
 from holdfast.formats.memory import copy
+
+logger = logging.getLogger("holdfast")
+
+PATIENCE_SECONDS = 30.0
+"""How often a training that waits at the gate is told so."""
 
 
 class StateChangedError(HoldfastError):
@@ -27,16 +35,8 @@ class Copy:
     target: memoryview
 
 
-@dataclass(slots=True)
-class Snapshot:
-    """What is to be copied: `at_once` may change in a forward pass, `later` changes in `optimizer.step` only.
-
-    `watched` are the live tensors of `later`: their version counters tell when one was changed too early.
-    """
-
-    at_once: list[Copy] = field(default_factory=list[Copy])
-    later: list[Copy] = field(default_factory=list[Copy])
-    watched: list[tuple[str, torch.Tensor]] = field(default_factory=list[tuple[str, torch.Tensor]])
+Plan = Callable[[], Sequence[Copy] | None]
+"""Says what is to be copied; None when there is no room, and the state is to be written from where it lives."""
 
 
 class Versions:
@@ -53,43 +53,69 @@ class Versions:
 
 
 class Staging:
-    """A snapshot under way: a thread copies; `wait` is the gate.
+    """A snapshot under way: a thread plans and copies; `wait` is the gate, `finish` and `writing` are the writer's.
 
-    `check` also copies everything at once, and compares: it finds what version counters can't see.
+    `watched` are the live tensors: their version counters tell when one was changed too early. `check` also keeps what
+    the bytes were when it began, and compares: it finds what version counters can't see.
     """
 
-    def __init__(self, snapshot: Snapshot, *, check: bool = False) -> None:
-        copy_all(snapshot.at_once)
-        self._later = snapshot.later
-        self._versions = Versions(snapshot.watched)
-        self._true = [bytes(piece.source) for piece in snapshot.later] if check else None
+    def __init__(self, plan: Plan, watched: Sequence[tuple[str, torch.Tensor]], *, check: bool = False) -> None:
+        self._versions = Versions(watched)
+        self._plan = plan
+        self._true: list[bytes] | None = None
+        if check:
+            pieces = plan()
+            self._plan = lambda: pieces
+            self._true = [bytes(piece.source) for piece in pieces or ()]
         self._error: BaseException | None = None
+        self._in_place = False
+        self._passed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="holdfast-stage", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when every byte is copied."""
-        self._thread.join()
+        """Return when the live state may change; says every 30 s that it may not yet."""
+        began = time.monotonic()
+        while not self._passed.wait(PATIENCE_SECONDS):
+            logger.warning("the optimizer has waited for the disk for %.0f s", time.monotonic() - began)
 
     def finish(self) -> None:
-        """Return when every byte is copied. Raises StateChangedError."""
-        self.wait()
+        """Return when all is planned, and copied where there is room. Raises what failed, such as StateChangedError."""
+        self._thread.join()
         if self._error is not None:
+            self._end()
             raise self._error
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Around the write of the state. Raises StateChangedError when it was changed while it was written in place."""
+        try:
+            yield
+            if self._in_place:
+                self._versions.check()
+        finally:
+            self._end()
 
     def _run(self) -> None:
         try:
-            copy_all(self._later)
+            pieces = self._plan()
+            if pieces is None:
+                self._in_place = True
+                return
+            copy_all(pieces)
             self._versions.check()
-            self._check_bytes()
+            self._check_bytes(pieces)
         except BaseException as error:
             self._error = error
-        finally:
-            # The training may free or replace its tensors now.
-            self._versions, self._later, self._true = Versions(()), [], None
+        self._end()
 
-    def _check_bytes(self) -> None:
-        for piece, true in zip(self._later, self._true or [], strict=False):
+    def _end(self) -> None:
+        # The training may free or replace its tensors now.
+        self._versions, self._plan, self._true = Versions(()), _nothing, None
+        self._passed.set()
+
+    def _check_bytes(self, pieces: Sequence[Copy]) -> None:
+        for piece, true in zip(pieces, self._true or [], strict=False):
             if piece.target != true:
                 raise _changed(piece.name)
 
@@ -98,6 +124,10 @@ def copy_all(pieces: Sequence[Copy]) -> None:
     """Copy each piece to its target."""
     for piece in pieces:
         copy(piece.target, piece.source)
+
+
+def _nothing() -> Sequence[Copy] | None:
+    return ()
 
 
 def _changed(name: str) -> StateChangedError:

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 _TRUSTED = ("transformers.", "trl.", "holdfast.")
 """Packages whose callbacks change no weights between a save and the next optimizer step."""
 _READS: dict[str, Callable[[Any], bool]] = {
-    "WandbCallback": lambda callback: str(getattr(callback, "_log_model", "")).endswith("checkpoint"),
+    "WandbCallback": lambda callback: getattr(callback, "_log_model", "checkpoint") == "checkpoint",
     "TrackioCallback": lambda callback: False,
     "SwanLabCallback": lambda callback: False,
     "MLflowCallback": lambda callback: bool(getattr(callback, "_log_artifacts", True)),

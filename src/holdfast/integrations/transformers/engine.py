@@ -15,7 +15,7 @@ import torch
 from holdfast.errors import SettingsError
 from holdfast.formats.direct import DirectWriter
 from holdfast.formats.layout import FileLayout, UnsupportedTensorError
-from holdfast.formats.memory import PAGE, address
+from holdfast.formats.memory import PAGE
 from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
 from holdfast.formats.tensors import storage_bytes, tensor_bytes
 from holdfast.formats.torch_planner import TorchPlanner
@@ -24,8 +24,7 @@ from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.recording import Recorded
 from holdfast.model import FileEntry
 from holdfast.snapshot.arena import Arena, ArenaTooSmallError
-from holdfast.snapshot.in_place import InPlace
-from holdfast.snapshot.staging import Copy, Snapshot, Staging
+from holdfast.snapshot.staging import Copy, Staging
 
 logger = logging.getLogger("holdfast")
 
@@ -51,25 +50,21 @@ class FastEngine:
         self._arena = arena
         self._planner = TorchPlanner()
         self._writer: DirectWriter | None = None
-        self._staging: Staging | InPlace | None = None
+        self._staging: Staging | None = None
         self._in_place = False
 
     def snapshot(self, recorded: Recorded, root: Path, model: torch.nn.Module) -> Finish:
         """Begin to copy what was recorded for the checkpoint at `root`; returns what writes it.
 
         Until `gate` has returned, nothing may change the state. Where the arena is too small, the gate waits for the
-        write instead. Raises UnsupportedTensorError, with nothing begun: the stock writers can do it.
+        write instead. What the engine can't write raises UnsupportedTensorError, here or in what is returned.
         """
-        files = [*self._safetensors(recorded, root), *self._torch_files(recorded, root)]
-        moving = {_extent(buffer) for buffer in model.buffers()}
-        snapshot = Snapshot(watched=_watched(recorded, moving))
-        memory = self._reserve(files)
-        if memory is None:
-            staging = self._staging = InPlace(self._copy_moving(files, moving, snapshot))
-            return partial(self._write_in_place, staging, files)
-        staged = [_staged(file, image, moving, snapshot) for file, image in zip(files, memory, strict=True)]
-        staging = self._staging = Staging(snapshot, check=os.environ.get(CHECK) == "1")
-        return partial(self._write_staged, staging, staged)
+        _copy_buffers(recorded, {_extent(buffer) for buffer in model.buffers()})
+        files: list[_File] = []
+        staging = self._staging = Staging(
+            partial(self._plan, recorded, root, files), _watched(recorded), check=os.environ.get(CHECK) == "1"
+        )
+        return partial(self._write, staging, files)
 
     def prepare(self, size: int) -> None:
         """Take memory for a state of about `size` bytes while the first steps run."""
@@ -96,6 +91,17 @@ class FastEngine:
             self._writer.close()
             self._writer = None
 
+    def _plan(self, recorded: Recorded, root: Path, files: list[_File]) -> list[Copy] | None:
+        """Fill `files` with what is to be written; what has to be copied before, None where there is no room."""
+        live = [*self._safetensors(recorded, root), *self._torch_files(recorded, root)]
+        images = self._reserve(live)
+        if images is None:
+            files += live
+            return None
+        pieces: list[Copy] = []
+        files += [_staged(file, image, pieces) for file, image in zip(live, images, strict=True)]
+        return pieces
+
     def _reserve(self, files: list[_File]) -> list[memoryview] | None:
         """Memory for the image of each file, on page boundaries; None where the arena may not take that much."""
         sizes = [-(-file.layout.size // PAGE) * PAGE for file in files]
@@ -109,31 +115,17 @@ class FastEngine:
                 self._in_place = True
         return None
 
-    def _copy_moving(self, files: list[_File], moving: Extents, snapshot: Snapshot) -> Snapshot:
-        """Let the files' sources that a forward pass may change be copies of their own."""
-        for file in files:
-            for name, source in file.sources.items():
-                if _in_buffers(source, moving):
-                    file.sources[name] = target = memoryview(bytearray(source.nbytes))
-                    snapshot.at_once.append(Copy(f"{file.path}: {name}", source, target))
-        return snapshot
-
-    def _write_staged(self, staging: Staging, files: list[_File], directory: Path) -> dict[str, FileEntry]:
+    def _write(self, staging: Staging, files: list[_File], directory: Path) -> dict[str, FileEntry]:
         staging.finish()
-        return self._write(files, directory)
-
-    def _write_in_place(self, staging: InPlace, files: list[_File], directory: Path) -> dict[str, FileEntry]:
         with staging.writing():
-            return self._write(files, directory)
-
-    def _write(self, files: list[_File], directory: Path) -> dict[str, FileEntry]:
-        if self._writer is None:
-            self._writer = DirectWriter()
-        written: dict[str, FileEntry] = {}
-        for file in files:
-            done = self._writer.write(directory / file.path, file.layout, file.sources)
-            written[file.path] = FileEntry.of(file.path, *done)
-        return written
+            if self._writer is None:
+                self._writer = DirectWriter()
+            return {
+                file.path: FileEntry.of(
+                    file.path, *self._writer.write(directory / file.path, file.layout, file.sources)
+                )
+                for file in files
+            }
 
     def _safetensors(self, recorded: Recorded, root: Path) -> list[_File]:
         files: list[_File] = []
@@ -212,14 +204,13 @@ def parse_arena(size: str | None) -> int | None:
 _UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def _staged(file: _File, image: memoryview, moving: Extents, snapshot: Snapshot) -> _File:
-    """The file with places in its image as sources; what has to be copied there is added to the snapshot."""
+def _staged(file: _File, image: memoryview, pieces: list[Copy]) -> _File:
+    """The file with places in its image as sources; what has to be copied there is added to `pieces`."""
     targets: dict[str, memoryview] = {}
     for name, offset in file.layout.offsets.items():
         source = file.sources[name]
         targets[name] = image[offset : offset + source.nbytes]
-        piece = Copy(f"{file.path}: {name}", source, targets[name])
-        (snapshot.at_once if _in_buffers(source, moving) else snapshot.later).append(piece)
+        pieces.append(Copy(f"{file.path}: {name}", source, targets[name]))
     return _File(file.path, file.layout, targets)
 
 
@@ -236,17 +227,22 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
-def _in_buffers(source: memoryview, buffers: Extents) -> bool:
-    first = address(source)
-    return any(begin <= first < end for begin, end in buffers)
+def _copy_buffers(recorded: Recorded, buffers: Extents) -> None:
+    """Put a copy in the place of every tensor that lies in a buffer: a forward pass may change those."""
+    for path, (tensors, metadata) in recorded.safetensors.items():
+        kept = {name: tensor.clone() if _extent(tensor) in buffers else tensor for name, tensor in tensors.items()}
+        recorded.safetensors[path] = kept, metadata
 
 
-def _watched(recorded: Recorded, moving: Extents) -> list[tuple[str, torch.Tensor]]:
-    """Live tensors by name that only the optimizer may change."""
+def _watched(recorded: Recorded) -> list[tuple[str, torch.Tensor]]:
+    """Live tensors by name. Raises UnsupportedTensorError for one that is not in host memory."""
     found = [(name, t) for tensors, _ in recorded.safetensors.values() for name, t in tensors.items()]
     for value in recorded.torch.values():
         found += _tensors_in(value, "optimizer state")
-    return [(name, tensor) for name, tensor in found if _extent(tensor) not in moving]
+    for name, tensor in found:
+        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+            raise UnsupportedTensorError(f"{name} is a tensor of {tensor.layout} on {tensor.device}")
+    return found
 
 
 def _tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:

@@ -95,10 +95,7 @@ class Saves:
 
         try:
             self._checkpointer.save_in_background(facts, stage, on_commit)
-        except UnsupportedTensorError as error:
-            self._go_stock(str(error))
-            self._checkpointer.save_in_background(facts, stage, on_commit)
-        except StorageError as error:
+        except (StorageError, UnsupportedTensorError) as error:
             self._note(error)
             self._checkpointer.save_in_background(facts, stage, on_commit)
         self._blocked += time.monotonic() - began
@@ -114,12 +111,15 @@ class Saves:
             self._write_stock(write_stock, directory, facts.step)
         recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
         write_state = self._late_state(facts, directory)
+        # Last: what fails before it leaves no snapshot that nobody would write.
         write_tensors = engine.snapshot(recorded, directory, self._trainer.model) if engine else None
 
         def finish(directory: Path) -> Mapping[str, FileEntry]:
+            # The tensors first: written in place, they are what the optimizer waits for, whatever becomes of the rest.
+            written = write_tensors(directory) if write_tensors else {}
             recorded.write_small()
             write_state(directory)
-            return write_tensors(directory) if write_tensors else {}
+            return written
 
         return finish
 
@@ -207,7 +207,7 @@ class Saves:
         if error is None:
             return False
         changed = isinstance(error, StateChangedError)
-        if changed and self._may_change:
+        if isinstance(error, UnsupportedTensorError) or (changed and self._may_change):
             self._go_stock(str(error))
         elif changed or self._failed:
             raise error
