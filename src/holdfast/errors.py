@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 
 class HoldfastError(Exception):
@@ -95,6 +96,10 @@ class StorageError(HoldfastError, OSError):
     def __init__(self, message: str, *, hint: str = "", errno: int | None = None) -> None:
         super().__init__(message, hint=hint)
         self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError's own forgets an errno that was not among its arguments.
+        return partial(type(self), hint=self.hint, errno=self.errno), (self.message,)
 
 
 class LayoutTooNew(HoldfastError):

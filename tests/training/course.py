@@ -22,7 +22,7 @@ from transformers import LlamaForCausalLM, Trainer, TrainerCallback
 import holdfast
 from holdfast.checkpointer import Checkpointer
 from holdfast.formats.sink import FileSink
-from holdfast.integrations.transformers import session
+from holdfast.integrations.transformers import epochs, session
 from holdfast.integrations.transformers.loop_state import LoopState
 from holdfast.stores import LocalStore
 from tests.engine import chosen
@@ -100,7 +100,9 @@ def leave(trainer: Trainer, output: Any, steps: int, outcome: Path) -> None:
     random_state = {"torch": torch.random.get_rng_state(), "numpy": np.random.get_state(), "python": random.getstate()}
     trainer.save_model(str(outcome / "final"))
     optimizer, scheduler = trainer.optimizer.state_dict(), trainer.lr_scheduler.state_dict()
-    torch.save({"optimizer": optimizer, "scheduler": scheduler, "random": random_state}, outcome / "final.pt")
+    weights = trainer.model.state_dict()
+    state = {"weights": weights, "optimizer": optimizer, "scheduler": scheduler, "random": random_state}
+    torch.save(state, outcome / "final.pt")
     receipt = trainer.checkpointer.receipt if hasattr(trainer, "checkpointer") else None
     facts = {
         "history": trainer.state.log_history,
@@ -279,8 +281,8 @@ def _halve(path: Path) -> NoReturn:
 def _trap_loop_state(trap: Trap) -> None:
     original = LoopState.write
 
-    def write(self: LoopState, directory: Path) -> None:
-        original(self, directory)
+    def write(self: LoopState, directory: Path, rank: int = 0) -> None:
+        original(self, directory, rank)
         if trap.springs():
             path = directory / "holdfast_state.json"
             os.truncate(path, path.stat().st_size // 2)
@@ -301,12 +303,12 @@ _WRITERS = {
 
 
 def _lose_loop_state() -> None:
-    LoopState.read = classmethod(lambda cls, directory: None)
+    LoopState.read = classmethod(lambda cls, directory, rank: None)
 
 
 def _lose_epoch_start() -> None:
     original = LoopState.read
-    LoopState.read = classmethod(lambda cls, directory: replace(original(directory), epoch_start=None))
+    LoopState.read = classmethod(lambda cls, directory, rank: replace(original(directory, rank), epoch_start=None))
 
 
 def _lose_sampler_seed() -> None:
@@ -314,7 +316,7 @@ def _lose_sampler_seed() -> None:
 
 
 def _lose_random_state() -> None:
-    session.Session.load_random_state = lambda self, load: None
+    epochs.Epochs.load_random_state = lambda self, load: None
 
 
 _SABOTAGES = {

@@ -41,6 +41,16 @@ def restore(state: RandomState) -> None:
             torch.cuda.set_rng_state(_decode(encoded), index)
 
 
+def capture_generator(generator: torch.Generator) -> str:
+    """The state of a generator of its own, as base64 of its bytes."""
+    return _encode(generator.get_state())
+
+
+def restore_generator(generator: torch.Generator, state: str) -> None:
+    """Put a captured state of such a generator back."""
+    generator.set_state(_decode(state))
+
+
 @contextmanager
 def untouched() -> Iterator[None]:
     """Whatever is drawn inside is not missing outside."""

@@ -28,11 +28,11 @@ class SessionCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.active:
-            self._session.epoch_begins()
+            self._session.epochs.begins(self._session.loop, ended=self._session.ended)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.step_ends()
-        if self._session.active and self._session.saves.asks_for_save():
+        if self._session.active and self._session.saves.asks_for_save(logs=control.should_log):
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

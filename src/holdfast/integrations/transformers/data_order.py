@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+import torch
 
 
 def sampler_of(loader: Any) -> Any:
     """The shuffling sampler with a seed of its own inside a prepared data loader, None when there is none."""
+    return next((part for part in _parts(loader) if hasattr(part, "initial_seed") and hasattr(part, "set_epoch")), None)
+
+
+def generator_of(loader: Any) -> torch.Generator | None:
+    """The generator that the sampler of a prepared data loader draws every epoch's order from, if it has one.
+
+    accelerate gives it one where several processes share a sampler without a seed of its own.
+    """
+    if sampler_of(loader) is not None:
+        return None
+    found = (getattr(part, "generator", None) for part in _parts(loader) if part is not loader)
+    return next((generator for generator in found if isinstance(generator, torch.Generator)), None)
+
+
+def _parts(loader: Any) -> Iterator[Any]:
+    """A prepared data loader, and the loaders and samplers inside it."""
     seen: set[int] = set()
     queue = [loader]
     while queue:
@@ -14,10 +33,8 @@ def sampler_of(loader: Any) -> Any:
         if part is None or id(part) in seen:
             continue
         seen.add(id(part))
-        if hasattr(part, "initial_seed") and hasattr(part, "set_epoch"):
-            return part
+        yield part
         queue += [getattr(part, name, None) for name in ("sampler", "batch_sampler", "base_dataloader")]
-    return None
 
 
 def hold_epoch(sampler: Any, epoch: int) -> None:

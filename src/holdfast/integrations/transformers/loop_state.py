@@ -1,4 +1,4 @@
-"""The state of a training loop that stock checkpoints leave out, and its file `holdfast_state.json`."""
+"""The state of a training loop that stock checkpoints leave out, and its file: `holdfast_state.json` of rank 0."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ class LoopState:
     `epoch_start` the random state from which the data order of the running epoch was drawn; `sampler_seed` the
     seed of accelerate's shuffling sampler; `stopped` True when a callback had ended the training at this step;
     `model_trains` False when the model was left in evaluation mode, which decides what TRL logs next;
-    `loading_draws` True when fetching a batch drew random numbers, as a collator that masks does.
+    `loading_draws` True when fetching a batch drew random numbers, as a collator that masks does;
+    `order_start` the state of a generator that the sampler has to itself, from which the running epoch's order was
+    drawn, or at an epoch's end the next one's will be.
     """
 
     position: Position
@@ -47,26 +49,38 @@ class LoopState:
     stopped: bool
     model_trains: bool = True
     loading_draws: bool = False
+    order_start: str | None = None
     counters: dict[str, int] = field(default_factory=dict[str, int])
     metric_lists: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict[str, Any])
 
-    def write(self, directory: Path) -> None:
-        """Write `holdfast_state.json` into a checkpoint directory."""
+    def write(self, directory: Path, rank: int = 0) -> None:
+        """Write the file of a rank into a checkpoint directory."""
         text = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=1, sort_keys=True)
-        (directory / STATE_NAME).write_text(text + "\n", encoding="utf-8")
+        (directory / state_name(rank)).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, directory: Path) -> LoopState | None:
-        """The loop state of a checkpoint, None where stock tools wrote it. Raises CheckpointCorrupt."""
+    def read(cls, directory: Path, rank: int = 0) -> LoopState | None:
+        """The loop state of a rank, or that of rank 0 where fewer trained; None where stock tools wrote it.
+
+        Raises CheckpointCorrupt.
+        """
+        path = directory / state_name(rank)
+        if not path.exists():
+            path = directory / STATE_NAME
         try:
-            fields = json.loads((directory / STATE_NAME).read_text(encoding="utf-8"))
+            fields = json.loads(path.read_text(encoding="utf-8"))
             if fields.pop("format") > FORMAT_VERSION:
                 raise ValueError("a newer holdfast wrote it")
             return cls(**fields)
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointCorrupt(f"{directory / STATE_NAME} can't be used: {error}") from error
+            raise CheckpointCorrupt(f"{path} can't be used: {error}") from error
+
+
+def state_name(rank: int) -> str:
+    """The file of a rank's loop state: `holdfast_state.json` of rank 0, `holdfast_state_1.json` of rank 1."""
+    return STATE_NAME if rank == 0 else f"holdfast_state_{rank}.json"
 
 
 def capture_trl(trainer: Any) -> tuple[dict[str, int], dict[str, Any]]:

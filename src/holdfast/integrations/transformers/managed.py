@@ -19,6 +19,7 @@ from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.callback import GateCallback, SessionCallback
 from holdfast.integrations.transformers.engine import Engine, choose_engine
 from holdfast.integrations.transformers.loading import serving
+from holdfast.integrations.transformers.parallel import ranks_of
 from holdfast.integrations.transformers.policy import Keep, choose_policy
 from holdfast.integrations.transformers.session import Session
 from holdfast.retention import Mode
@@ -66,13 +67,14 @@ class ManagedTrainer(_Base):
             self.args.greater_is_better = choice.policy.metric.mode == "max"
         self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
         checkpointer = Checkpointer(str(self.args.output_dir), choice.policy, fresh=fresh, back_pressure=back_pressure)
-        self._holdfast = Session(self, checkpointer, choice.notes, choose_engine(self, engine, arena))
+        ranks = ranks_of(self)
+        self._holdfast = Session(self, checkpointer, choice.notes, choose_engine(self, engine, arena), ranks)
         self.callback_handler.callbacks.insert(0, GateCallback(self._holdfast))
         self.add_callback(SessionCallback(self._holdfast))
 
     @property
     def checkpointer(self) -> Checkpointer:
-        """The checkpointer that manages this trainer's run."""
+        """The checkpointer that manages this trainer's run; of several processes, rank 0's: the others' only read."""
         return self._holdfast.checkpointer
 
     # -- training --------------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ class ManagedTrainer(_Base):
         if self._holdfast.ended:
             return [], None
         fetch = super().get_batch_samples
-        return self._holdfast.fetch(lambda: fetch(*args, **kwargs))
+        return self._holdfast.epochs.fetch(lambda: fetch(*args, **kwargs))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -111,7 +113,8 @@ class ManagedTrainer(_Base):
         """A new best is saved even when no save is due; a missing or NaN metric is said, and harms nothing."""
         strategy = plain(self.args.save_strategy)
         self._begin_best_metric()
-        value = self._holdfast.evaluations.new_best(metrics, self.state.best_metric, self.state.global_step)
+        best, step = self.state.best_metric, self.state.global_step
+        value = self._holdfast.ranks.agree(lambda: self._holdfast.evaluations.new_best(metrics, best, step))
         if value is not None:
             self.state.best_metric = value
             self._holdfast.note_new_best()
@@ -145,6 +148,11 @@ class ManagedTrainer(_Base):
             session.saves.pending_push = None
             super()._push_from_checkpoint(str(checkpoint.path))
 
+    def store_flos(self) -> None:
+        """Counted over all ranks, so not while one of them saves apart from the others; it is done before."""
+        if self._holdfast.ranks.single or self._holdfast.saves.staging is None:
+            super().store_flos()
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
         if self._holdfast.saves.staging is None:
@@ -168,7 +176,7 @@ class ManagedTrainer(_Base):
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        self._holdfast.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
+        self._holdfast.epochs.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
 
     def _load_callback_state(self) -> None:
         """Counters of callbacks that both the checkpoint and this training have (patience) go on; settings stay."""
@@ -186,10 +194,8 @@ class ManagedTrainer(_Base):
         if not self._holdfast.active:
             super()._load_best_model()
             return
-        self._holdfast.saves.drain()
-        best = self._holdfast.best_that_holds()
+        best = self._holdfast.ranks.agree(self._holdfast.best_at_the_end)
         if best is None:
-            messages.logger.warning("load_best_model_at_end: no checkpoint can be ranked; the last weights stay")
             return
         self.state.best_model_checkpoint = str(best.path)
         self.state.best_global_step = best.step

@@ -52,11 +52,6 @@ def check_settings(args: Any) -> None:
             "enable_jit_checkpoint=True saves in the middle of a step, past holdfast",
             hint="Set enable_jit_checkpoint=False.",
         )
-    if args.world_size > 1:
-        raise SettingsError(
-            f"this training runs on {args.world_size} processes; holdfast manages one process so far",
-            hint="Train on one process, or without holdfast.attach.",
-        )
 
 
 def _rules(keep: Keep | None) -> tuple[Rule, ...] | None:

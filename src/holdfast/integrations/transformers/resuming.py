@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,7 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
     if loop is None:
         text = "stock tools wrote it: running loss, token counts and the epoch's random state start anew"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
+    reasons += _other_world(point, trainer.args.world_size)
     reasons += _not_restorable(trainer, loop)
     data = now.get("data", {})
     if data.get("rows") is not None and data.get("digest") is None:
@@ -136,6 +138,34 @@ _SENTENCES = {
     ("eval data", "digest"): "the evaluation data has other contents: its metrics can't be compared with earlier ones",
     ("model", "base weights"): "the frozen base model has other weights",
 }
+
+
+def require_there(path: Path, rank: int) -> None:
+    """Raises ResumeRefused on a rank that does not see the checkpoint which rank 0 chose."""
+    if not path.is_dir():
+        raise ResumeRefused(
+            f"rank {rank} does not find {path}, which rank 0 reads",
+            hint="All processes must see the output_dir under one path: put it on a file system that the nodes share.",
+        )
+
+
+def _other_world(point: ResumePoint, now: int) -> list[Reason]:
+    """Why a resume on another number of processes is another course; empty on the same number."""
+    before = processes_of(point.path)
+    if before in (0, now):
+        return []
+    was, this = ("1 process" if count == 1 else f"{count} processes" for count in (before, now))
+    text = f"it was saved by {was}, now {this}: batches, data order and random numbers are divided in another way"
+    return [Reason(Exactness.APPROXIMATE, text)]
+
+
+def processes_of(directory: Path) -> int:
+    """How many processes a checkpoint was saved by, counted by their random states; 0 when there is none."""
+    names = [path.name for path in directory.glob("rng_state*.pth")]
+    return 1 if "rng_state.pth" in names else sum(bool(_RANDOM_STATE.fullmatch(name)) for name in names)
+
+
+_RANDOM_STATE = re.compile(r"rng_state_\d+\.pth")
 
 
 def _not_restorable(trainer: Any, loop: LoopState | None) -> list[Reason]:

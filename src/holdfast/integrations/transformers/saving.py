@@ -7,13 +7,15 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from holdfast.checkpointer import Checkpointer, Facts
 from holdfast.errors import StorageError
 from holdfast.formats.layout import UnsupportedTensorError
-from holdfast.inflight import Finish
+from holdfast.inflight import Finish, as_storage_error
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.bystanders import readers
 from holdfast.integrations.transformers.disk_errors import as_os_error
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from holdfast.integrations.transformers.session import Session
 
 logger = messages.logger
+Files = Mapping[str, bytes]
+"""Contents of files, by path relative to the checkpoint."""
 
 
 class Saves:
@@ -61,26 +65,59 @@ class Saves:
     def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
         """Save the present step: the committed checkpoint, or None when it is on its way to the disk, or turned away.
 
+        Rank 0 decides and writes; each other rank gives it the files that are its own.
         A save is waited for when somebody reads the checkpoint as soon as he hears of it. A failure of the disk throws
         the attempt away and writes anew once, now or with the state of the next step. Raises the second in a row.
         """
-        state = self._trainer.state
-        must = self._session.is_last_step or self._session.is_new_best
-        if self._checkpointer.turns_away(state.global_step, must=must):
-            messages.say_turned_away(self._checkpointer, state.global_step)
+        state, ranks = self._trainer.state, self._session.ranks
+        if ranks.agree(self._turns_away):
             return None
-        self._note(self._checkpointer.failure(wait=True))
-        self._begin(write_stock)
+        if not (ranks.single or state.is_hyper_param_search):
+            self._trainer.store_flos()
+        parts = ranks.together(partial(self._part, write_stock))
+        added = {path: data for part in parts for path, data in part.items()}
+        committed, best = ranks.agree(partial(self._save, write_stock, added))
         self._session.saved_step = state.global_step
+        state.best_model_checkpoint = best
+        return committed
+
+    def _turns_away(self) -> bool:
+        """True, which is said, when the save that is due is not to begin now."""
+        step = self._trainer.state.global_step
+        must = self._session.is_last_step or self._session.is_new_best
+        away = self._checkpointer.turns_away(step, must=must)
+        if away:
+            messages.say_turned_away(self._checkpointer, step)
+        return away
+
+    def _part(self, write_stock: Callable[[], None]) -> Files:
+        """What this rank adds to the checkpoint: whatever its stock writers write, and its loop's state."""
+        if self._session.ranks.leads:
+            return {}
+        step = self._trainer.state.global_step
+        with as_storage_error(step), TemporaryDirectory(prefix="holdfast-") as scratch:
+            directory = Path(scratch) / f"{FULL_PREFIX}{step}"
+            directory.mkdir()
+            self._write_stock(write_stock, directory, step)
+            if not self._trainer.args.save_only_model:
+                self._session.capture_loop().write(directory, self._session.ranks.rank)
+            files = [path for path in directory.rglob("*") if path.is_file()]
+            return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+    def _save(self, write_stock: Callable[[], None], added: Files) -> tuple[Checkpoint | None, str | None]:
+        """Save in the process that writes; returns the committed checkpoint, and the path of the best one."""
+        state = self._trainer.state
+        self._note(self._checkpointer.failure(wait=True))
+        self._begin(write_stock, added)
         if not (readers(self._trainer.callback_handler.callbacks) or self._trainer.args.push_to_hub):
-            return None
+            return None, state.best_model_checkpoint
         if self._note(self._checkpointer.failure(wait=True)):
-            self._begin(write_stock)
+            self._begin(write_stock, added)
             self._checkpointer.wait()
         self._session.restore_best(state)
-        return self._committed
+        return self._committed, state.best_model_checkpoint
 
-    def _begin(self, write_stock: Callable[[], None]) -> None:
+    def _begin(self, write_stock: Callable[[], None], added: Files) -> None:
         """Stage the present step and leave the rest to the background."""
         facts = self._facts()
         self._blocked, began = 0.0, time.monotonic()
@@ -91,7 +128,7 @@ class Saves:
             self._say(checkpoint, durable_at - began)
 
         def stage(directory: Path) -> Finish:
-            return self._stage(facts, write_stock, directory)
+            return self._stage(facts, write_stock, added, directory)
 
         try:
             self._checkpointer.save_in_background(facts, stage, on_commit)
@@ -100,7 +137,7 @@ class Saves:
             self._checkpointer.save_in_background(facts, stage, on_commit)
         self._blocked += time.monotonic() - began
 
-    def _stage(self, facts: Facts, write_stock: Callable[[], None], directory: Path) -> Finish:
+    def _stage(self, facts: Facts, write_stock: Callable[[], None], added: Files, directory: Path) -> Finish:
         """Write what must be written now; returns what writes the rest."""
         engine = self.engine
         with ExitStack() as replaced:
@@ -110,6 +147,7 @@ class Saves:
                 replaced.enter_context(self._tokenizer_files.reused(self._trainer, recorded.small))
             self._write_stock(write_stock, directory, facts.step)
         recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
+        recorded.small |= {directory / path: data for path, data in added.items() if not (directory / path).exists()}
         write_state = self._late_state(facts, directory)
         # Last: what fails before it leaves no snapshot that nobody would write.
         write_tensors = engine.snapshot(recorded, directory, self._trainer.model) if engine else None
@@ -127,7 +165,7 @@ class Saves:
         stock = directory.parent / f"{FULL_PREFIX}{step}"
         self.staging = directory.parent
         try:
-            with as_os_error(directory.parent), self._session.arguments_as_given():
+            with as_os_error(directory.parent), self._session.arguments_as_given(), self._session.ranks.apart():
                 write_stock()
         finally:
             self.staging = None
@@ -193,11 +231,17 @@ class Saves:
         self.gate()
         self._checkpointer.wait()
 
-    def asks_for_save(self) -> bool:
+    def asks_for_save(self, *, logs: bool) -> bool:
         """True when the present step is to be saved in place of one that failed, or was put off.
 
-        A second failure in a row is raised.
+        A second failure in a row is raised. Several processes agree at the steps that are logged (`logs`), when they
+        wait for each other anyway, and at the last.
         """
+        if not (self._session.ranks.single or logs or self._session.is_last_step):
+            return False
+        return self._session.ranks.agree(self._makes_up)
+
+    def _makes_up(self) -> bool:
         failed = self._note(self._checkpointer.failure())
         owed = self._checkpointer.owes and (self._session.is_last_step or not self._checkpointer.busy)
         return failed or owed

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,30 +13,39 @@ import torch
 from holdfast.checkpointer import Checkpointer
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
-from holdfast.integrations.transformers.data_order import hold_epoch, release_epoch, sampler_of
+from holdfast.integrations.transformers.data_order import sampler_of
 from holdfast.integrations.transformers.engine import Choice
+from holdfast.integrations.transformers.epochs import Epochs, is_whole
 from holdfast.integrations.transformers.estimate import checkpoint_bytes, describe_saves, planned_saves
 from holdfast.integrations.transformers.evaluations import Evaluations
 from holdfast.integrations.transformers.fingerprint import fingerprint
 from holdfast.integrations.transformers.holding import HeldFiles
 from holdfast.integrations.transformers.loading import loads_whole_files
 from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
-from holdfast.integrations.transformers.resuming import make_receipt, read_trainer_state, refuse_empty, refuse_unfit
+from holdfast.integrations.transformers.resuming import (
+    make_receipt,
+    read_trainer_state,
+    refuse_empty,
+    refuse_unfit,
+    require_there,
+)
 from holdfast.integrations.transformers.saving import Saves
 from holdfast.model import Checkpoint
+from holdfast.receipt import Receipt
 from holdfast.run import ResumePoint
-from holdfast.snapshot import random_state
+from holdfast.snapshot.ranks import Ranks
 
-_WATCHED_FETCHES = 4
-"""Fetches of each epoch within which drawing random numbers would be noticed."""
 logger = messages.logger
 
 
 class Session:
     """What `ManagedTrainer` knows beside the trainer's own attributes. It lives as long as the trainer."""
 
-    def __init__(self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...], engine: Choice) -> None:
+    def __init__(
+        self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...], engine: Choice, ranks: Ranks
+    ) -> None:
         self.trainer = trainer
+        self.ranks = ranks
         self.checkpointer = checkpointer
         self.notes = notes
         self.active = False
@@ -51,15 +61,11 @@ class Session:
         self.loop: LoopState | None = None
         self.ended = False
         """True when a resumed training turns out to be over: no further step may run."""
-        self._first_epoch = point is not None
-        self._fetched = 0
-        self._loading_draws = False
+        self.epochs = Epochs(self.trainer, resuming=False)
         self.tr_loss: torch.Tensor | None = None
         self.tr_loss_to_add: float = 0.0
         self._trainer_state: dict[str, Any] = {}
         self._position: Position = "step_end"
-        self._epoch_start: random_state.RandomState | None = None
-        self._resume_random: random_state.RandomState | None = None
         self._grad_norm: torch.Tensor | float | None = None
         self._learning_rate: float | None = None
         self.saved_step = -1
@@ -71,19 +77,18 @@ class Session:
     @contextmanager
     def training(self, resume: Any) -> Iterator[str | None]:
         """Hold the run for one `train()`; yields the path to resume from, None for a fresh start."""
-        self._warn_ignored_setting(resume)
-        point = self.checkpointer.begin(resume, settle=False, check=self.held.check)
+        if self.ranks.leads:
+            self._warn_ignored_setting(resume)
+        point = self.ranks.agree(partial(self.checkpointer.begin, resume, settle=False, check=self.held.check))
         try:
             self._reset(point)
-            self.fingerprint = fingerprint(self.trainer)
+            self.fingerprint = self.ranks.agree(partial(fingerprint, self.trainer))
             if point is not None:
                 self._prepare_resume(point)
             self.active = True
             with self._own_arguments():
                 yield str(point.path) if point else None
-            self.checkpointer.wait()
-            self.restore_best(self.trainer.state)
-            messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
+            self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
         finally:
             self.active = False
             self.held.clear()
@@ -92,12 +97,28 @@ class Session:
             finally:
                 self.saves.close()
 
+    def _conclude(self) -> str | None:
+        """The end of a training that nothing interrupted; returns the path of the best checkpoint."""
+        self.checkpointer.wait()
+        self.restore_best(self.trainer.state)
+        messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
+        self.checkpointer.close()
+        return self.trainer.state.best_model_checkpoint
+
     def _prepare_resume(self, point: ResumePoint) -> None:
-        refuse_unfit(point, self.fingerprint)
+        self.ranks.agree(partial(refuse_unfit, point, self.fingerprint))
+        self.ranks.together(partial(self._read, point))
+        self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, point))
+
+    def _read(self, point: ResumePoint) -> None:
+        require_there(point.path, self.ranks.rank)
         self._trainer_state = read_trainer_state(point.path)
-        self.loop = LoopState.read(point.path)
+        self.loop = LoopState.read(point.path, self.ranks.rank)
+
+    def _note_resumed(self, point: ResumePoint) -> Receipt:
         receipt = make_receipt(point, self.fingerprint, self.trainer, self.loop)
         self.checkpointer.note_resumed(receipt)
+        return receipt
 
     def _warn_ignored_setting(self, resume: Any) -> None:
         setting = self.trainer.args.resume_from_checkpoint
@@ -144,22 +165,27 @@ class Session:
         trainer, state = self.trainer, self.trainer.state
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:
-            self._say_start(state)
+            self.ranks.agree(partial(self._say_start, state))
             return
-        self._first_epoch = True
-        over = self._is_over(self.point, state.max_steps)
-        self.checkpointer.settle()
-        self.restore_best(state)
-        if self.point.checkpoint.run_id == self.checkpointer.run.id:
+        self.epochs = Epochs(trainer, resuming=True)
+        over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
+        if mine:
             self.saved_step = self.point.checkpoint.step
             self.evaluations.start(self.saved_step, self.point.checkpoint.metrics)
         if self.loop is not None:
             self._restore_loop(self.loop, loader)
-        self._say_start(state, over=over)
-        if self.loop is not None and self.loop.position == "step_end" and (over or _is_whole(state.epoch)):
+        self.ranks.agree(partial(self._say_start, state, over=over))
+        if self.loop is not None and self.loop.position == "step_end" and (over or is_whole(state.epoch)):
             self._finish_epoch(self.loop, self.point)
         if over or trainer.control.should_training_stop:
             self._end(self.point)
+
+    def _settle(self, point: ResumePoint, state: Any) -> tuple[bool, bool, str | None]:
+        """Whether the training is over, whether the checkpoint is of this run, and the path of the best one."""
+        over = self._is_over(point, state.max_steps)
+        self.checkpointer.settle()
+        self.restore_best(state)
+        return over, point.checkpoint.run_id == self.checkpointer.run.id, state.best_model_checkpoint
 
     def _is_over(self, point: ResumePoint, max_steps: int) -> bool:
         """True when the training had reached its end, or a callback had ended it, at the checkpoint."""
@@ -208,7 +234,7 @@ class Session:
             learning_rate=loop.learning_rate,
         )  # fmt: skip
         self.tr_loss_to_add = 0.0 if hasattr(trainer, "_tr_loss") else tr_loss.item()
-        self._resume_random = random_state.capture()
+        self.epochs.end_replayed()
 
     def take_loss(self) -> float:
         """The restored running loss, once."""
@@ -216,43 +242,6 @@ class Session:
         return value
 
     # -- where the loop stands ---------------------------------------------------------------------------
-
-    def epoch_begins(self) -> None:
-        """Note, or on a resume in mid-epoch put back, the random state that the data order is drawn from."""
-        epoch_start = self.loop.epoch_start if self.loop is not None else None
-        in_mid_epoch = self._first_epoch and not self.ended and not _is_whole(self.trainer.state.epoch)
-        sampler = sampler_of(self.trainer.callback_handler.train_dataloader)
-        if in_mid_epoch and epoch_start is not None:
-            random_state.restore(epoch_start)
-        if sampler is not None:
-            release_epoch(sampler)
-            if in_mid_epoch:
-                hold_epoch(sampler, int(self.trainer.state.epoch))
-        self._first_epoch = False
-        self._fetched = 0
-        self._epoch_start = random_state.capture()
-
-    def fetch(self, fetch: Callable[[], Any]) -> Any:
-        """The next batches; notes whether fetching them draws random numbers, which a resume can't repeat.
-
-        The first fetch of an epoch draws for the order alone, a few more show the rest: watching costs time.
-        """
-        self._fetched += 1
-        if self._loading_draws or not 1 < self._fetched <= _WATCHED_FETCHES:
-            return fetch()
-        before = random_state.capture()
-        batches = fetch()
-        self._loading_draws = random_state.capture() != before
-        return batches
-
-    def load_random_state(self, load: Callable[[], None]) -> None:
-        """In place of the stock loader: after a replayed epoch end the state is the one after it."""
-        if self._resume_random is None:
-            load()
-        else:
-            random_state.restore(self._resume_random)
-        if _is_whole(self.trainer.state.epoch):
-            self._epoch_start = random_state.capture()
 
     def step_ends(self) -> None:
         """Called when an optimizer step is done, before it is logged, evaluated or saved."""
@@ -273,10 +262,16 @@ class Session:
         """Metrics of an evaluation at the present step; joined to its checkpoint when that is saved already."""
         step = self.trainer.state.global_step
         found = self.evaluations.note(step, metrics)
-        if self.active and self.saved_step == step and found:
+        if self.active and self.saved_step == step:
+            self.trainer.state.best_model_checkpoint = self.ranks.agree(partial(self._record, step, found))
+
+    def _record(self, step: int, found: dict[str, float]) -> str | None:
+        """Join metrics to what was saved; returns the path of the best checkpoint."""
+        if found:
             self.checkpointer.record(step, found)
-            if not self.checkpointer.busy:
-                self.restore_best(self.trainer.state)
+        if found and not self.checkpointer.busy:
+            self.restore_best(self.trainer.state)
+        return self.trainer.state.best_model_checkpoint
 
     def note_new_best(self) -> None:
         """The present step is the best so far."""
@@ -311,16 +306,25 @@ class Session:
             initial_step=int(getattr(trainer, "_initial_global_step", 0)),
             grad_norm=self._grad_norm.item() if isinstance(self._grad_norm, torch.Tensor) else self._grad_norm,
             learning_rate=self._learning_rate,
-            epoch_start=self._epoch_start,
+            epoch_start=self.epochs.start,
+            order_start=self.epochs.order_to_resume(),
             sampler_seed=getattr(sampler, "initial_seed", None),
             stopped=bool(trainer.control.should_training_stop) and trainer.state.global_step < trainer.state.max_steps,
             model_trains=bool(trainer.model.training),
-            loading_draws=self._loading_draws or (self.loop is not None and self.loop.loading_draws),
+            loading_draws=self.epochs.loading_draws or (self.loop is not None and self.loop.loading_draws),
             counters=counters,
             metric_lists=lists,
         )
 
     # -- the best at the end -----------------------------------------------------------------------------
+
+    def best_at_the_end(self) -> Checkpoint | None:
+        """What `load_best_model_at_end` loads, once all is saved; None, which is said, when nothing is ranked."""
+        self.saves.drain()
+        best = self.best_that_holds()
+        if best is None:
+            logger.warning("load_best_model_at_end: no checkpoint can be ranked; the last weights stay")
+        return best
 
     def best_that_holds(self) -> Checkpoint | None:
         """The best checkpoint whose bytes are right, its weights held; damaged ones are passed over and said."""
@@ -340,9 +344,5 @@ class Session:
         saves = describe_saves(self.trainer, state, self.checkpointer.policy)
         if self.saves.engine is not None and planned_saves(self.trainer.args, state):
             self.saves.engine.prepare(checkpoint_bytes(self.trainer))
-        messages.say_start(self.checkpointer, self.notes, resume=resume, saves=f"{saves}; {self._engine_text}")
-
-
-def _is_whole(epoch: float | None) -> bool:
-    """True at the boundary between two epochs."""
-    return float(epoch or 0).is_integer()
+        engine = self._engine_text if self.ranks.single else f"{self._engine_text}, {self.ranks.size} processes"
+        messages.say_start(self.checkpointer, self.notes, resume=resume, saves=f"{saves}; {engine}")

@@ -1,0 +1,323 @@
+"""Data parallel trainings on two processes: exact resumes, decisions that all share, failures that reach all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("trl")
+
+from transformers import LlamaForCausalLM, TrainerCallback
+
+import holdfast
+from holdfast.formats.sink import FileSink
+from holdfast.stores import LocalStore
+from tests.training.comparing import differences, load
+from tests.training.course import Kill
+from tests.training.ranked import WORLD, complete, course, forbid_writing, home_of, log_path, logs_of, run_ranks
+from tests.training.tiny import Recipe, build, by_length
+
+pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
+
+STEPS = {"rows": 36, "arguments": {"gradient_accumulation_steps": 2, "save_steps": 2, "num_train_epochs": 2}}
+"""Five batches of each rank make three steps of an epoch, the last of them with one batch: six in all."""
+SHORT = {"save_steps": 1, "num_train_epochs": 1}
+SCORES = {1: 0.5, 2: 0.4, 3: 0.9, 4: 0.6, 5: 0.7, 6: 0.65}
+FULL = Recipe(**STEPS)
+LORA = Recipe("sft", lora=True, holdfast={"engine": "stock"}, **STEPS)
+EVALUATED = Recipe(
+    rows=36,
+    scores=SCORES,
+    arguments={
+        "gradient_accumulation_steps": 2, "save_steps": 2, "num_train_epochs": 2, "eval_strategy": "steps",
+        "eval_steps": 1, "metric_for_best_model": "accuracy", "load_best_model_at_end": True, "save_total_limit": 1,
+        "logging_steps": 4,
+    },
+)  # fmt: skip
+UNSEEDED = Recipe(
+    rows=36, arguments={**STEPS["arguments"], "accelerator_config": {"use_seedable_sampler": False}, "save_steps": 1}
+)
+UNSEEDED_BY_EPOCH = replace(UNSEEDED, arguments={**UNSEEDED.arguments, "save_steps": 3})
+GROUPED = Recipe(rows=36, arguments={**STEPS["arguments"], **by_length()})
+LIVES = (
+    ("full, all killed after a save", FULL, [Kill("save", 2)], None),
+    ("full, rank 0 in a tensor file", FULL, [Kill("tensor file", 1, 2)], 0),
+    ("full, rank 0 in the loop state", FULL, [Kill("loop state", 1, 2)], 0),
+    ("full, rank 0 in the rename", FULL, [Kill("rename", 1, 2)], 0),
+    ("full, rank 1 alone, in a step", FULL, [Kill("step", 5)], 1),
+    ("full, twice", FULL, [Kill("step", 5), Kill("tensor file", 1, 1)], None),
+    ("SFT LoRA, stock engine", LORA, [Kill("save", 2)], None),
+    ("SFT LoRA, stock engine, rank 0 in a file", LORA, [Kill("torch.save", 1, 2)], 0),
+    ("evaluated, the best loaded at the end", EVALUATED, [Kill("step", 5)], None),
+    ("evaluated, rank 1 at the evaluation", EVALUATED, [Kill("evaluation", 4)], 1),
+    ("a sampler without a seed of its own", UNSEEDED, [Kill("step", 6)], None),
+    ("the same, at an epoch's end", UNSEEDED_BY_EPOCH, [Kill("save", 2)], None),
+    ("grouped by length", GROUPED, [Kill("step", 5)], None),
+)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The outcome of a recipe that nothing interrupts, once."""
+    found: list[tuple[Recipe, Path]] = []
+
+    def reference(recipe: Recipe) -> Path:
+        for known, home in found:
+            if known == recipe:
+                return home
+        found.append((recipe, complete(tmp_path_factory.mktemp("reference") / "home", recipe)))
+        return found[-1][1]
+
+    return reference
+
+
+@pytest.mark.parametrize(("recipe", "kills", "victim"), [life[1:] for life in LIVES], ids=[life[0] for life in LIVES])
+def test_a_killed_training_ends_as_if_it_had_not_been_killed(
+    recipe: Recipe, kills: list[Kill], victim: int | None, tmp_path: Path, uninterrupted: Any
+) -> None:
+    reference, home = uninterrupted(recipe), complete(tmp_path / "home", recipe, *kills, victim=victim)
+    for rank in range(WORLD):
+        assert not differences(home_of(reference, rank), home_of(home, rank)), f"rank {rank}"
+        outcome = load(home_of(home, rank) / "outcome")
+        assert outcome["receipt"]["level"] == "exact", outcome["receipt"]
+        assert outcome["steps trained"] == 6 - outcome["receipt"]["step"]
+
+
+def test_ranks_differ_where_they_should_and_only_rank_0_speaks(uninterrupted: Any) -> None:
+    """What makes the comparison above worth something: each rank has a state of its own to get right."""
+    home = uninterrupted(FULL)
+    newest = home / "run" / "checkpoint-6"
+    states = [json.loads((newest / name).read_text()) for name in ("holdfast_state.json", "holdfast_state_1.json")]
+    assert states[0]["tr_loss"] == states[1]["tr_loss"] == 0.0
+    assert (newest / "rng_state_0.pth").read_bytes() != (newest / "rng_state_1.pth").read_bytes()
+    verification = holdfast.Run.open(home / "run")
+    assert all(verification.verify(checkpoint).ok for checkpoint in verification.checkpoints)
+    assert "holdfast: saved step 6" in log_path(home, 0).read_text()
+    assert "holdfast" not in log_path(home, 1).read_text()
+
+
+def test_both_engines_leave_the_same(uninterrupted: Any) -> None:
+    fast, stock = uninterrupted(FULL), uninterrupted(replace(FULL, holdfast={"engine": "stock"}))
+    assert not differences(fast, stock)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_another_number_of_processes_is_another_course(before: int, after: int, tmp_path: Path) -> None:
+    recipe = Recipe(rows=32, arguments={"save_steps": 1, "max_steps": 3})
+    course(tmp_path, recipe, Kill("step", 3), world=before)
+    assert course(tmp_path, recipe, world=after) == [0] * after, logs_of(tmp_path)
+    receipt = load(tmp_path / "outcome")["receipt"]
+    assert receipt["level"] == "approximate"
+    words = {1: "1 process", 2: "2 processes"}
+    assert any(f"saved by {words[before]}, now {words[after]}:" in reason["text"] for reason in receipt["reasons"])
+
+
+# -- what fails on one fails on all ----------------------------------------------------------------------
+
+
+def _report(home: Path, rank: int, value: Any) -> None:
+    (home / f"report-{rank}.json").write_text(json.dumps(value))
+
+
+def _reports(home: Path) -> list[Any]:
+    return [json.loads((home / f"report-{rank}.json").read_text()) for rank in range(WORLD)]
+
+
+def _try(rank: int, home: Path, recipe: Recipe, trouble: str, resume: Any) -> None:
+    """Train with trouble in this rank, and report how it ended."""
+    os.fsync = lambda descriptor: None
+    if rank:
+        forbid_writing(home / "run")
+    try:
+        os.chdir(home)
+        trainer = build(recipe, Path("run"))
+        checkpointer = holdfast.attach(trainer, **recipe.holdfast)
+        _TROUBLES[trouble](rank, trainer)
+        trainer.train(resume_from_checkpoint=resume)
+        steps = [checkpoint.step for checkpoint in checkpointer.run.checkpoints]
+        _report(home, rank, ["ended", trainer.state.global_step, trainer.state.best_model_checkpoint, steps])
+    except Exception as error:
+        _report(home, rank, [type(error).__name__, str(error), getattr(error, "errno", None)])
+        raise
+
+
+def _tried(home: Path, trouble: str = "none", resume: Any = None, recipe: Recipe | None = None) -> list[Any]:
+    """How a training with trouble ended, by rank."""
+    recipe = recipe or Recipe(rows=32, arguments=SHORT)
+    run_ranks(home, _try, home, recipe, trouble, resume)
+    return _reports(home)
+
+
+def _no_trouble(rank: int, trainer: Any) -> None:
+    pass
+
+
+class Unhurried(TrainerCallback):
+    """Steps that take as long as a small write, so that its failure is known before the next."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        time.sleep(0.1)
+
+
+def _failing(owner: Any, name: str, *calls: int) -> Any:
+    """A disk that is full at these calls of `owner.name`, for whoever makes them."""
+
+    def trouble(rank: int, trainer: Any) -> None:
+        trainer.add_callback(Unhurried())
+        original, made = getattr(owner, name), [0]
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            made[0] += 1
+            if made[0] in calls:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(*arguments, **options)
+
+        setattr(owner, name, call)
+
+    return trouble
+
+
+def _slow(rank: int, trainer: Any) -> None:
+    original = FileSink.write
+
+    def write(sink: FileSink, *arguments: Any) -> None:
+        time.sleep(0.1)
+        original(sink, *arguments)
+
+    FileSink.write = write
+
+
+def _no_scratch(rank: int, trainer: Any) -> None:
+    if rank == 1:
+        tempfile.tempdir = "/nowhere"
+
+
+def _raising(rank: int, trainer: Any) -> None:
+    class Raise(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if rank == 1 and state.global_step == 2:
+                raise RuntimeError("out of memory")
+
+    trainer.add_callback(Raise())
+
+
+def _elsewhere(rank: int, trainer: Any) -> None:
+    """For this rank the run's path leads nowhere, as on a node that does not share the file system."""
+    if rank == 1:
+        os.chdir("/")
+
+
+def _reading(rank: int, trainer: Any) -> None:
+    """A callback that opens what was saved as soon as it hears of it, and looks for the best."""
+
+    class Read(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            assert (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "holdfast.json").is_file()
+            assert Path(state.best_model_checkpoint).resolve().parent == Path(args.output_dir).resolve()
+
+    trainer.add_callback(Read())
+
+
+_TROUBLES = {
+    "none": _no_trouble, "slow": _slow, "no scratch": _no_scratch, "raises": _raising, "elsewhere": _elsewhere,
+    "reads": _reading, "one write fails": _failing(FileSink, "write", 1),
+    "all writes fail": _failing(FileSink, "write", *range(3, 100)),
+    "all commits fail": _failing(LocalStore, "write", *range(2, 100)),
+    "the stock writers fail": _failing(LlamaForCausalLM, "save_pretrained", *range(2, 100)),
+}  # fmt: skip
+
+
+def test_a_used_directory_is_refused_on_every_rank(tmp_path: Path) -> None:
+    assert [report[0] for report in _tried(tmp_path)] == ["ended", "ended"]
+    one, other = _tried(tmp_path)
+    assert one == other
+    assert one[0] == "RunInUse"
+
+
+def test_an_unfit_checkpoint_is_refused_on_every_rank(tmp_path: Path) -> None:
+    _tried(tmp_path)
+    sgd = Recipe(rows=32, arguments={**SHORT, "optim": "sgd"})
+    one, other = _tried(tmp_path, resume="auto", recipe=sgd)
+    assert one == other
+    assert one[0] == "ResumeRefused" and "sgd" in one[1]
+
+
+def test_a_rank_that_does_not_find_the_checkpoint_stops_all(tmp_path: Path) -> None:
+    _tried(tmp_path)
+    one, other = _tried(tmp_path, "elsewhere", "auto", Recipe(rows=32, arguments={**SHORT, "num_train_epochs": 2}))
+    assert one == other
+    assert one[0] == "ResumeRefused" and "rank 1 does not find" in one[1]
+
+
+def test_one_failed_write_is_made_good_at_the_next_logged_step(tmp_path: Path) -> None:
+    recipe = Recipe(rows=32, arguments={"save_steps": 3, "max_steps": 8, "logging_steps": 5})
+    for report in _tried(tmp_path, "one write fails", recipe=recipe):
+        assert report[:2] == ["ended", 8], logs_of(tmp_path)
+        assert report[3] == [5, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("engine", "trouble"),
+    [("fast", "all writes fail"), ("stock", "all commits fail"), ("stock", "the stock writers fail")],
+)
+def test_two_failures_of_the_disk_reach_every_rank(engine: str, trouble: str, tmp_path: Path) -> None:
+    recipe = Recipe(rows=32, arguments=SHORT, holdfast={"engine": engine})
+    one, other = _tried(tmp_path, trouble, recipe=recipe)
+    assert one == other
+    assert one[0] == "StorageError" and one[2] == errno.ENOSPC
+
+
+def test_a_rank_that_cannot_give_its_part_stops_all(tmp_path: Path) -> None:
+    one, other = _tried(tmp_path, "no scratch")
+    assert one == other
+    assert one[0] == "StorageError" and one[2] == errno.ENOENT
+
+
+def test_an_error_in_one_rank_leaves_none_hanging_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    one, other = _tried(tmp_path, "raises")
+    assert other[:2] == ["RuntimeError", "out of memory"]
+    assert one[0] != "ended"
+    assert [report[:2] for report in _tried(tmp_path, resume="auto")] == [["ended", 4], ["ended", 4]]
+
+
+@pytest.mark.parametrize("back_pressure", ["skip", "latest"])
+def test_a_busy_disk_turns_every_rank_away(back_pressure: str, tmp_path: Path) -> None:
+    recipe = Recipe(rows=64, arguments=SHORT, holdfast={"back_pressure": back_pressure})
+    one, other = _tried(tmp_path, "slow", recipe=recipe)
+    assert one == other
+    assert one[1] == 8 and one[3][-1] == 8 and len(one[3]) < 8
+
+
+def test_who_reads_a_checkpoint_finds_it_committed_on_every_rank(tmp_path: Path) -> None:
+    one, other = _tried(tmp_path, "reads", recipe=EVALUATED)
+    assert one == other
+    assert one[0] == "ended", logs_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [({"save_on_each_node": True}, "save_on_each_node=True"), ({"fsdp": "full_shard"}, "2 processes with FSDP")],
+)
+def test_what_is_not_served_is_refused_on_every_rank(arguments: dict[str, Any], named: str, tmp_path: Path) -> None:
+    one, other = _tried(tmp_path, recipe=Recipe(arguments=arguments))
+    assert one == other
+    assert one[0] == "SettingsError" and named in one[1]
+
+
+def _write(rank: int, home: Path) -> None:
+    (home / "run").mkdir()
+    forbid_writing(home / "run")
+    (home / "run" / "file").write_text("")
+
+
+def test_control_a_rank_that_writes_would_be_noticed(tmp_path: Path) -> None:
+    assert run_ranks(tmp_path, _write, tmp_path, world=1) == [1]
+    assert not list((tmp_path / "run").iterdir())
