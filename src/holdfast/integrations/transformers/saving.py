@@ -65,9 +65,10 @@ class Saves:
     def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
         """Save the present step: the committed checkpoint, or None when it is on its way to the disk, or turned away.
 
-        Rank 0 decides and writes; each other rank gives it the files that are its own.
-        A save is waited for when somebody reads the checkpoint as soon as he hears of it. A failure of the disk throws
-        the attempt away and writes anew once, now or with the state of the next step. Raises the second in a row.
+        Rank 0 decides and writes; each other rank gives it the files that are its own. A save is waited for when
+        somebody reads the checkpoint as soon as he hears of it, and at the last step: no later one could make it good.
+        A failure of the disk throws the attempt away and writes anew once, now or with the state of the next step.
+        Raises the second in a row.
         """
         state, ranks = self._trainer.state, self._session.ranks
         if ranks.agree(self._turns_away):
@@ -109,13 +110,17 @@ class Saves:
         state = self._trainer.state
         self._note(self._checkpointer.failure(wait=True))
         self._begin(write_stock, added)
-        if not (readers(self._trainer.callback_handler.callbacks) or self._trainer.args.push_to_hub):
+        if not (self._session.is_last_step or self._somebody_reads()):
             return None, state.best_model_checkpoint
         if self._note(self._checkpointer.failure(wait=True)):
             self._begin(write_stock, added)
             self._checkpointer.wait()
         self._session.restore_best(state)
         return self._committed, state.best_model_checkpoint
+
+    def _somebody_reads(self) -> bool:
+        """True when the checkpoint is looked at as soon as the trainer says that it is saved."""
+        return bool(readers(self._trainer.callback_handler.callbacks)) or bool(self._trainer.args.push_to_hub)
 
     def _begin(self, write_stock: Callable[[], None], added: Files) -> None:
         """Stage the present step and leave the rest to the background."""
