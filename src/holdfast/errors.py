@@ -39,6 +39,13 @@ class SettingsError(HoldfastError, ValueError):
     exit_code = 2
 
 
+class QuantityError(HoldfastError, ValueError):
+    """A size, a duration or a number of parameters can't be understood."""
+
+    code = "quantity"
+    exit_code = 2
+
+
 class RunNotFound(HoldfastError, FileNotFoundError):
     """The directory holds no run."""
 

@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from holdfast.errors import QuantityError
+
+SIZES = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+"""Bytes of each unit that a size is written in."""
+DURATIONS = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
+"""Seconds of each unit that a duration is written in."""
+COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+"""What each letter behind a parameter count stands for."""
+_LARGEST = 10**21
+_QUANTITY = re.compile(r"([0-9]{1,22}(?:\.[0-9]{1,22})?) ?([A-Za-z]*)")
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _AGE_UNITS = ((60, 1, "s"), (3_600, 60, "min"), (48 * 3_600, 3_600, "h"), (60 * 86_400, 86_400, "d"))
 """Ages below so many seconds are given in units of so many seconds."""
@@ -36,6 +48,53 @@ def format_moment(moment: datetime) -> str:
 def format_number(value: float) -> str:
     """Six significant digits: `0.302134`, `1e-07`, `NaN`."""
     return "NaN" if math.isnan(value) else f"{value:.6g}"
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as `16GB` or `1.5 TiB`, rounded down. Raises QuantityError, also without a unit."""
+    return int(_parse(text, SIZES, "a size", "16GB"))
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `30s`, `5min` or `1.5h`. Raises QuantityError, also without a unit."""
+    return _parse(text, DURATIONS, "a duration", "30s")
+
+
+def parse_parameters(text: str) -> int:
+    """A number of parameters such as `13B`, `7.2b` or `350M`. Raises QuantityError, also without a letter."""
+    return int(_parse(text, COUNTS, "a number of parameters", "13B", any_case=True))
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds in one unit with two or three digits: `0.25 s`, `31 s`, `4.5 min`, `12 h`, `9.5 d`; `never` for infinity."""
+    if math.isinf(seconds):
+        return "never"
+    for limit, size, name in ((60, 1, "s"), (3_600, 60, "min"), (86_400, 3_600, "h")):
+        if seconds < limit:
+            return f"{_short(seconds / size)} {name}"
+    return f"{_short(seconds / 86_400)} d"
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
+
+
+def _parse(text: str, units: Mapping[str, float], what: str, example: str, *, any_case: bool = False) -> float:
+    """The number times its unit, above zero and below what any machine holds."""
+    found = _QUANTITY.fullmatch(text.strip())
+    hint = f"Write it like {example}; the units are {', '.join(units)}."
+    if found is None:
+        raise QuantityError(f"{text!r} is not {what}", hint=hint)
+    number, unit = found.groups()
+    unit = unit.upper() if any_case else unit
+    if not unit:
+        raise QuantityError(f"{text!r} has no unit: a bare number is not {what}", hint=hint)
+    if unit not in units:
+        raise QuantityError(f"{text!r}: there is no unit {unit!r} for {what}", hint=hint)
+    value = float(number) * units[unit]
+    if not 0 < value <= _LARGEST:
+        raise QuantityError(f"{text!r} is {'zero' if value == 0 else 'beyond any machine'}", hint=hint)
+    return value
 
 
 def align_numbers(values: list[float | None]) -> list[str]:
