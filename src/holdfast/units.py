@@ -66,7 +66,7 @@ def parse_parameters(text: str) -> int:
 
 
 def format_duration(seconds: float) -> str:
-    """Seconds in one unit with two or three digits: `0.25 s`, `31 s`, `4.5 min`, `12 h`, `9.5 d`; `never` for infinity."""
+    """Seconds in one unit, with two digits below ten: `0.25 s`, `31 s`, `4.5 min`, `9.5 d`; `never` for infinity."""
     if math.isinf(seconds):
         return "never"
     for limit, size, name in ((60, 1, "s"), (3_600, 60, "min"), (86_400, 3_600, "h")):

@@ -23,9 +23,7 @@ def decoder(parameters: int, dtype: str) -> Inventory:
     return Inventory(tensors, tensors, parameters, exact=False, description=_describe(parameters, dtype))
 
 
-def decoder_with_lora(
-    parameters: int, dtype: str, rank: int, targets: Sequence[str], adapter_dtype: str
-) -> Inventory:
+def decoder_with_lora(parameters: int, dtype: str, rank: int, targets: Sequence[str], adapter_dtype: str) -> Inventory:
     """The adapter of such a model: for each target, matrices of in_features x rank and rank x out_features.
 
     Raises SettingsError for a target that such a model does not have.

@@ -6,9 +6,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.errors import SettingsError
 from holdfast.operations.planning.schedule import Schedule
 from holdfast.operations.simulation.replay import replay
-from holdfast.retention import All, Best, Latest, Policy
+from holdfast.retention import All, Best, Daily, Hourly, Latest, Policy, Within
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,17 +20,23 @@ class Phase:
     checkpoints: int
 
 
-def most_kept(policy: Policy, schedule: Schedule, seconds_per_step: float = 1.0) -> int:
+def most_kept(policy: Policy, schedule: Schedule, seconds_per_step: float | None) -> int:
     """The most checkpoints that the policy leaves after a save, whatever the metric does.
 
-    The rules that don't rank are replayed; those that do may keep as many more as they name.
+    The rules that don't rank are replayed; those that do may keep as many more as they name. Raises SettingsError for a
+    rule that counts hours when the time of a step is not known.
     """
-    possible = len(schedule.saves) + schedule.between_saves
+    possible = len(schedule.saves) + (schedule.between_saves if policy.metric else 0)
     if any(isinstance(rule, All) for rule in policy.rules):
         return possible
+    timed = [rule.spec() for rule in policy.rules if isinstance(rule, (Within, Hourly, Daily))]
+    if timed and seconds_per_step is None:
+        raise SettingsError(
+            f"how many checkpoints {timed[0]!r} keeps depends on the time", hint="Say how long a step takes."
+        )
     best = sum(rule.k for rule in policy.rules if isinstance(rule, Best))
     others = tuple(rule for rule in policy.rules if not isinstance(rule, Best)) or (Latest(1),)
-    moments = replay(Policy(others), schedule, {}, seconds_per_step=seconds_per_step).moments
+    moments = replay(Policy(others), schedule, {}, seconds_per_step=seconds_per_step or 1.0).moments
     return min(max(len(moment.kept) for moment in moments) + best, possible)
 
 

@@ -49,8 +49,8 @@ def weights_bytes(tensors: Sequence[Tensor]) -> int:
 def torch_bytes(sizes: Iterable[int], parameters: int, stem: str = "optimizer") -> int:
     """Bytes of a `torch.save` file with storages of these sizes for so many parameters.
 
-    A zip archive of stored records, each aligned to 64 bytes (PyTorch, caffe2/serialize/inline_container.cc). The pickle
-    is estimated, at about 100 bytes a tensor.
+    A zip archive of stored records, each aligned to 64 bytes (PyTorch, caffe2/serialize/inline_container.cc). The
+    pickle is estimated, at about 80 bytes a tensor.
     """
     storages = list(sizes)
     pickle = _PICKLED_FIRST + _PICKLED_TENSOR * len(storages) + _PICKLED_PARAMETER * parameters

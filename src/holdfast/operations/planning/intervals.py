@@ -26,7 +26,7 @@ class Failures:
     def daly(self) -> float:
         """The higher-order estimate, and the MTBF itself where a save costs twice that or more.
 
-        J. T. Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, FGCS 22(3), 2006, eq. 37.
+        J. T. Daly, A higher order estimate of the optimum checkpoint interval for restart dumps, FGCS 22(3), 2006.
         """
         ratio = self.save_cost / (2 * self.mtbf)
         if ratio >= 1:
@@ -45,7 +45,7 @@ class Failures:
     def overhead(self, interval: float) -> float:
         """Expected time beyond the training itself, as a part of it, when saving every `interval` seconds of training.
 
-        Daly's complete model with exponential failures: M exp(R/M) (exp((t + cost)/M) - 1) / t - 1 (eq. 13).
+        Daly's complete model with exponential failures: M exp(R/M) (exp((t + cost)/M) - 1) / t - 1.
         """
         try:
             lengthened = math.exp(self.restart / self.mtbf) * math.expm1((interval + self.save_cost) / self.mtbf)

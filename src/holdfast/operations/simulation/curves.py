@@ -35,9 +35,7 @@ def make_curve(kind: str, evaluations: Sequence[int], steps: int, seed: int) -> 
         return Curve("eval_loss", {step: noisy(step / steps, noise.gauss(0, 1)) for step in evaluations})
     path = Path(kind).expanduser()
     if not path.is_file():
-        raise SettingsError(
-            f"{kind} is neither a file nor a shape", hint=f"Name a CSV file, or {' or '.join(SHAPES)}."
-        )
+        raise SettingsError(f"{kind} is neither a file nor a shape", hint=f"Name a CSV file, or {' or '.join(SHAPES)}.")
     return read_curve(path)
 
 
@@ -72,7 +70,7 @@ def read_curve(path: Path) -> Curve:
     if "step" not in lower or not metrics:
         raise SettingsError(f"{path} has no column 'step' and one of values beside it", hint=_HINT)
     column = metrics[0]
-    values = {}
+    values: dict[int, float] = {}
     for number, row in enumerate(rows[1:], start=2):
         step, value = _numbers(path, number, row, lower.index("step"), column)
         if value is not None:

@@ -46,10 +46,11 @@ def _why(replay: Replay, resume: Checkpoint | None, deploy: Checkpoint | None) -
     if resume is None:
         return ["Nothing was saved before the stop: the training starts anew."]
     lost = replay.until - resume.step
-    texts = [
+    kept = (
         f"Recovery: step {resume.step} is the newest whole checkpoint, so the least work is lost "
         f"({lost:,} {'step' if lost == 1 else 'steps'}). It holds weights, optimizer, scheduler and random states."
-    ]
+    )
+    texts = [kept]
     if metric is None or deploy is None:
         return [*texts, "Quality: nothing was evaluated, so no checkpoint can be called the best."]
     value, newest = metric.value(deploy.metrics), metric.value(resume.metrics)
@@ -60,9 +61,9 @@ def _why(replay: Replay, resume: Checkpoint | None, deploy: Checkpoint | None) -
     if deploy.generation == resume.generation:
         return [*texts, "Both are the same here: the newest happens to be the best so far."]
     shipped = "an unranked model" if newest is None else f"{metric.name} {format_number(newest)}"
-    return [
-        *texts,
+    differ = (
         f"They differ because recovery asks how far the training came, and quality how good it was: resuming from "
         f"{deploy.step} would repeat {resume.step - deploy.step:,} steps that are safe on disk, and deploying "
-        f"{resume.step} would ship {shipped}.",
-    ]
+        f"{resume.step} would ship {shipped}."
+    )
+    return [*texts, differ]

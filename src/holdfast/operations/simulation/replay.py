@@ -89,16 +89,16 @@ def replay(
         moment = MIDNIGHT + timedelta(seconds=step * seconds_per_step)
         metrics = {policy.metric.name: values[step]} if policy.metric and step in values else {}
         parent = moments[-1].checkpoint.generation if moments else None
-        new = _checkpoint(len(moments) + 1, parent, step, moment, metrics, size)
+        files = (FileEntry("model.safetensors", size, ""),)
+        number = len(moments) + 1
+        new = Checkpoint("simulated", number, 0, parent, step, None, Kind.FULL, moment, metrics, files)
         plan = make_plan((*on_disk, new), policy, now=moment)
         moments.append(Moment(new, occasion, plan))
         on_disk = plan.keep
     return Replay(policy, schedule, last, tuple(moments))
 
 
-def _occasions(
-    metric: Metric | None, schedule: Schedule, values: Mapping[int, float]
-) -> list[tuple[int, Occasion]]:
+def _occasions(metric: Metric | None, schedule: Schedule, values: Mapping[int, float]) -> list[tuple[int, Occasion]]:
     found = dict.fromkeys(schedule.saves, Occasion.SCHEDULE)
     best: float | None = None
     for step in schedule.evaluations if metric else ():
@@ -109,10 +109,3 @@ def _occasions(
             best = value
             found.setdefault(step, Occasion.NEW_BEST)
     return sorted(found.items())
-
-
-def _checkpoint(
-    generation: int, parent: int | None, step: int, created: datetime, metrics: Mapping[str, float], size: int
-) -> Checkpoint:
-    files = (FileEntry("model.safetensors", size, ""),)
-    return Checkpoint("simulated", generation, 0, parent, step, None, Kind.FULL, created, metrics, files)
