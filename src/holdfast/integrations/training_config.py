@@ -138,7 +138,7 @@ class _Values:
         return tuple(value)
 
     def strategy(self, name: str, default: str) -> str:
-        # YAML 1.1 reads a bare `no` as false, and so does the reader of trl, which takes it for the strategy all the same.
+        # YAML 1.1 reads a bare `no` as false.
         value = self.values.get(name, default)
         word = "no" if value is False or value is None else str(value).lower()
         if word not in ("no", "steps", "epoch", "best"):

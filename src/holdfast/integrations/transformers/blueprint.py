@@ -6,6 +6,7 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ def inventory_of(
 ) -> Inventory:
     """The tensors of a model directory, a config.json or a cached hub model, trained in full or by a LoRA.
 
-    `dtype` is what the weights are loaded in, `auto` for the config's own. An adapter is fp32, as PEFT makes it, or bf16
-    under a quantized base, as TRL does. Raises SettingsError.
+    `dtype` is what the weights are loaded in, `auto` for the config's own. An adapter is fp32, as PEFT makes it, or
+    bf16 under a quantized base, as TRL does. Raises SettingsError.
     """
     _need("torch", "transformers", *(["peft"] if lora_rank else []))
     with _quiet():
@@ -125,11 +126,7 @@ def _with_lora(
             f"this LoRA does not fit the model: {reason}", hint="Name modules: --lora-target"
         ) from error
     saved = get_peft_model_state_dict(adapted)
-    trained = [(name, parameter) for name, parameter in adapted.named_parameters() if parameter.requires_grad]
-    return (
-        tuple(_tensor(name, value, adapter_dtype) for name, value in saved.items()),
-        tuple(_tensor(name, value, adapter_dtype) for name, value in trained),
-    )
+    return tuple(_tensor(name, value, adapter_dtype) for name, value in saved.items()), _trained(adapted, adapter_dtype)
 
 
 def _saved(built: Any) -> tuple[Tensor, ...]:
@@ -140,8 +137,13 @@ def _saved(built: Any) -> tuple[Tensor, ...]:
     return tuple(seen.values())
 
 
-def _trained(built: Any) -> tuple[Tensor, ...]:
-    return tuple(_tensor(name, value) for name, value in built.named_parameters() if value.requires_grad)
+def _trained(built: Any, dtype: str | None = None) -> tuple[Tensor, ...]:
+    """What the optimizer steps; tied weights once."""
+    from torch.nn import Embedding
+
+    tables = {id(module.weight) for module in built.modules() if isinstance(module, Embedding)}
+    trained = ((name, value) for name, value in built.named_parameters() if value.requires_grad)
+    return tuple(replace(_tensor(name, value, dtype), embedding=id(value) in tables) for name, value in trained)
 
 
 def _tensor(name: str, value: Any, dtype: str | None = None) -> Tensor:

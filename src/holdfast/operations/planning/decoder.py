@@ -80,5 +80,5 @@ def _tensors(parameters: int, dtype: str) -> list[Tensor]:
                 tensors.append(Tensor(f"model.layers.{layer}.{name}.weight", (out, wide), dtype))
                 left -= wide * out
     rows, rest = divmod(left, hidden)
-    tensors += [Tensor("model.embed_tokens.weight", (rows, hidden), dtype)] if rows else []
+    tensors += [Tensor("model.embed_tokens.weight", (rows, hidden), dtype, embedding=True)] if rows else []
     return tensors + ([Tensor("model.norm.weight", (rest,), dtype)] if rest else [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.errors import SettingsError
 from holdfast.operations.planning.tensors import Tensor
@@ -53,10 +53,10 @@ def state_tensors(optimizer: Optimizer, trained: Iterable[Tensor], *, master_wei
     tensors = list(trained)
     state: State = []
     for tensor in tensors:
-        stepped = Tensor(tensor.name, tensor.shape, "fp32") if master_weights else tensor
+        stepped = replace(tensor, dtype="fp32") if master_weights else tensor
         state += [stepped] if master_weights else []
         state += optimizer.state_of(stepped)
-    large = any(tensor.numel >= SMALLEST_8BIT for tensor in tensors)
+    large = any(tensor.numel >= SMALLEST_8BIT and not tensor.embedding for tensor in tensors)
     return [*state, *(optimizer.shared if large else ())]
 
 
@@ -87,10 +87,13 @@ def _full_precision(count: int) -> Callable[[Tensor], State]:
 
 
 def _blockwise(count: int) -> Callable[[Tensor], State]:
-    """bitsandbytes' 8-bit state: a byte a value and an fp32 scale a block (Dettmers et al. 2022, arXiv:2110.02861)."""
+    """bitsandbytes' 8-bit state: a byte a value and an fp32 scale a block (Dettmers et al. 2022, arXiv:2110.02861).
+
+    Embeddings keep fp32 state: transformers' Trainer asks for that.
+    """
 
     def state_of(tensor: Tensor) -> State:
-        if tensor.numel < SMALLEST_8BIT:
+        if tensor.embedding or tensor.numel < SMALLEST_8BIT:
             return [_like(tensor, "fp32")] * count
         return [_like(tensor, "i8"), Tensor("", (-(-tensor.numel // BLOCK),), "fp32")] * count
 

@@ -10,7 +10,7 @@ from holdfast.operations.planning.tensors import Inventory
 
 RNG_STATE = 14_700
 """Bytes of one process' random states: torch's and numpy's Mersenne Twisters, 2.5 and 5 kB, and Python's."""
-TRAINER_FILES = 14_000
+TRAINER_FILES = 40_000
 """Bytes of scheduler, training arguments, config, trainer state and manifest, of transformers 5 and holdfast."""
 ADAPTER_FILES = 5_300
 """Bytes of the model card that PEFT adds, less the model's config that it leaves out."""

@@ -29,11 +29,12 @@ def dtype_named(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One tensor: `dtype` is a key of `WIDTHS`."""
+    """One tensor: `dtype` is a key of `WIDTHS`; `embedding` says that it is an embedding's table."""
 
     name: str
     shape: tuple[int, ...]
     dtype: str
+    embedding: bool = False
 
     @property
     def numel(self) -> int:
