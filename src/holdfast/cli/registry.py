@@ -25,5 +25,9 @@ COMMANDS = {
     "pin": Entry("holdfast.cli.pinning:pin", "Keep a checkpoint whatever the policy says."),
     "unpin": Entry("holdfast.cli.pinning:unpin", "Let the policy decide on a checkpoint again; drops its tags."),
     "tag": Entry("holdfast.cli.pinning:tag", "Give a checkpoint a name, and keep it."),
+    "plan": Entry(
+        "holdfast.cli.planning:plan", "Say how large checkpoints will be, what they need, and how often to save."
+    ),
+    "simulate": Entry("holdfast.cli.simulating:simulate", "Replay a retention policy over a training, and crash it."),
     "demo": Entry("holdfast.demo.command:demo", "Fine-tune a tiny model, crash it, and resume it."),
 }
