@@ -15,6 +15,8 @@ from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 
 HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "datasets", "asyncio"}
+WITHOUT_RUN = {"plan", "simulate"}
+"""Commands about a training that has not begun."""
 REPORT = """
 import json, sys
 from holdfast.cli.main import main
@@ -67,4 +69,17 @@ def test_every_command_explains_itself_with_examples(call: Call, name: str) -> N
     assert COMMANDS[name].sentence in shown
     assert f"Examples:\n  holdfast {name} " in shown
     assert "--format [auto|human|json]" in shown
-    assert "RUN " in shown
+    assert name in WITHOUT_RUN or "RUN " in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["plan", "--params", "13B", "--steps", "100", "--save-every", "10", "--limit", "2"],
+        ["simulate", "--steps", "100", "--save-every", "10", "--eval-every", "10", "--limit", "2"],
+    ],
+)
+def test_planning_from_numbers_imports_nothing_heavy(arguments: list[str]) -> None:
+    modules = _modules_of(*arguments)
+    assert "holdfast.operations.planning.sizes" in modules
+    assert modules.isdisjoint(HEAVY | {"rich", "yaml", "matplotlib"})

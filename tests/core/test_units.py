@@ -7,7 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from holdfast.units import align_numbers, format_age, format_number, format_size
+from holdfast.errors import QuantityError
+from holdfast.units import (
+    align_numbers,
+    format_age,
+    format_duration,
+    format_number,
+    format_size,
+    parse_duration,
+    parse_parameters,
+    parse_size,
+)
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -60,3 +70,66 @@ def test_numbers() -> None:
 def test_a_column_of_numbers_has_the_same_decimals() -> None:
     assert align_numbers([0.5, None, 1.3021, math.nan, 1e-9]) == ["0.5000", "", "1.3021", "NaN", "1e-09"]
     assert align_numbers([3.0, 4.0]) == ["3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("16GB", 16 * 10**9),
+        ("1.5 TiB", 3 * 2**39),
+        (" 1MB ", 10**6),
+        ("512MiB", 2**29),
+        ("2GiB", 2**31),
+        ("1TB", 10**12),
+    ],
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30), ("250ms", 0.25), ("5min", 300), ("5m", 300), ("1.5h", 5400), ("2 d", 172_800)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(("text", "number"), [("13B", 13 * 10**9), ("7.2b", 72 * 10**8), ("350M", 350 * 10**6)])
+def test_parameter_counts_are_read(text: str, number: int) -> None:
+    assert parse_parameters(text) == number
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("16", "a bare number is not a size"),
+        ("0GB", "zero"),
+        ("-1GB", "is not a size"),
+        ("GB", "is not a size"),
+        ("", "is not a size"),
+        ("1e9GB", "is not a size"),
+        ("nanGB", "is not a size"),
+        ("infTB", "is not a size"),
+        ("1gb", "there is no unit 'gb'"),
+        ("1GB/s", "is not a size"),
+        ("99999999999999999999TB", "beyond any machine"),
+        ("9" * 5000 + "GB", "is not a size"),
+        ("\u0663GB", "is not a size"),
+    ],
+)
+def test_what_is_no_size_says_so(text: str, part: str) -> None:
+    with pytest.raises(QuantityError, match=part) as caught:
+        parse_size(text)
+    assert "Write it like 16GB" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.25, "0.25 s"), (9.4, "9.4 s"), (31.2, "31 s"), (270, "4.5 min"), (43_200, "12 h"), (820_800, "9.5 d")],
+)
+def test_durations_for_people(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_no_end_is_never() -> None:
+    assert format_duration(math.inf) == "never"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def _print_interval(report: Report, failures: Failures, output: Output) -> None:
     output.line()
     rows = [(name, seconds, failures.overhead(seconds)) for name, seconds in named]
     rows += [("", seconds, overhead) for seconds, overhead in failures.curve()]
-    most = max(overhead for _, _, overhead in rows[len(named) :])
+    most = max((o for _, _, o in rows[len(named) :] if math.isfinite(o)), default=0)
     columns = (
         Column("", essential=True), Column("Save every", "right", essential=True), Column("Steps", "right"),
         Column("Time lost", "right", essential=True), Column("Curve"),
@@ -171,7 +172,7 @@ def _print_interval(report: Report, failures: Failures, output: Output) -> None:
             Cell.of(name, "bold"),
             Cell.of(format_duration(seconds)),
             Cell.of("" if (steps := report.steps(seconds)) is None else f"{steps:,}"),
-            Cell.of(f"{overhead:.2%}"),
+            Cell.of(f"{overhead:.2%}" if math.isfinite(overhead) else "no end"),
             Cell.of("" if name else bar(overhead, most, _BAR, blocks=blocks), "cyan"),
         )
         for name, seconds, overhead in rows

@@ -19,7 +19,7 @@ def bar(value: float, most: float, width: int, *, blocks: bool) -> str:
     """A horizontal bar: `width` characters where the value is `most` or more, at least one for more than nothing."""
     if not value > 0 or not most > 0:
         return ""
-    length = min(max(round(value / most * width), 1), width)
+    length = width if value >= most else max(round(value / most * width), 1)
     return (FULL if blocks else "#") * length
 
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from holdfast.retention import Metric, Policy, default_policy
+from holdfast.retention import Metric, Policy, default_policy, parse
 from holdfast.units import parse_duration, parse_parameters, parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -64,4 +64,8 @@ def policy_of(keep: str | None, limit: int | None, metric: Metric | None) -> Pol
     """The policy of `--keep` or `--limit`; everything is kept without either. Raises PolicyError."""
     if keep is not None and limit is not None:
         raise click.UsageError("--keep and --limit are two ways to say the same: give one.")
-    return default_policy(limit, metric) if keep is None else Policy.from_spec(keep, metric)
+    if keep is None:
+        return default_policy(limit, metric)
+    if metric is None and any(rule.needs_metric for rule in parse(keep)):
+        raise click.UsageError(f"{keep} ranks checkpoints, and nothing is evaluated: add --eval-every.")
+    return Policy.from_spec(keep, metric)

@@ -184,7 +184,7 @@ def _whole(every: float, steps: int, name: str) -> int:
 
 
 def _policy(options: PlanOptions, config: TrainingConfig | None, *, evaluates: bool) -> Policy:
-    metric = LOSS if evaluates or (options.keep and config is None) else None
+    metric = LOSS if evaluates else None
     if evaluates and config is not None:
         name = config.metric if config.metric.startswith("eval_") else f"eval_{config.metric}"
         mode = {True: "max", False: "min", None: None}[config.greater_is_better]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from holdfast.operations.planning.tensors import WIDTHS, Tensor
+from holdfast.operations.planning.tensors import Tensor
 
 _SAFETENSORS_DTYPES = {
-    "fp64": "F64", "fp32": "F32", "bf16": "BF16", "fp16": "F16", "fp8": "F8_E4M3", "i64": "I64", "i32": "I32",
-    "i16": "I16", "i8": "U8",
+    "i64": "I64", "fp64": "F64", "fp32": "F32", "i32": "I32", "bf16": "BF16", "fp16": "F16", "i16": "I16",
+    "fp8": "F8_E4M3", "i8": "U8",
 }  # fmt: skip
+_ORDER = {dtype: place for place, dtype in enumerate(_SAFETENSORS_DTYPES)}
+"""The file's order of dtypes, which is that of the table above."""
 SHARD = 50 * 10**9
 """Bytes of the largest shard that transformers 5 writes; smaller files have one shard."""
 _LOCAL_HEADER, _CENTRAL_HEADER, _DESCRIPTOR, _EXTRA = 30, 46, 16, 4
@@ -29,7 +31,7 @@ def safetensors_bytes(tensors: Sequence[Tensor]) -> int:
     """
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for tensor in sorted(tensors, key=lambda tensor: (-WIDTHS[tensor.dtype], tensor.name)):
+    for tensor in sorted(tensors, key=lambda tensor: (_ORDER[tensor.dtype], tensor.name)):
         begin, end = end, end + tensor.nbytes
         dtype = _SAFETENSORS_DTYPES[tensor.dtype]
         header[tensor.name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}

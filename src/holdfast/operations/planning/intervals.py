@@ -38,7 +38,7 @@ class Failures:
         low, high = 0.0, self.mtbf
         for _ in range(_TURNS):
             middle = (low + high) / 2
-            rising = (middle / self.mtbf - 1) * math.exp((middle + self.save_cost) / self.mtbf) + 1 > 0
+            rising = 1 - middle / self.mtbf < math.exp(-(middle + self.save_cost) / self.mtbf)
             low, high = (low, middle) if rising else (middle, high)
         return (low + high) / 2
 

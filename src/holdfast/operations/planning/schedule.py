@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from holdfast.errors import SettingsError
 
-MOST_SAVES = 20_000
+MOST_SAVES = 5_000
 """More saves than any training needs, and as many as can be replayed in a minute."""
 
 

@@ -1,0 +1,38 @@
+"""The replayed schedule against a real training with the same metric: the same steps are left, for the same reasons."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import holdfast
+from holdfast.operations.planning.schedule import Schedule
+from holdfast.operations.simulation.replay import replay
+from holdfast.retention import Metric, default_policy
+from tests.training.tiny import Recipe, build
+
+pytestmark = pytest.mark.training
+
+SCORES = {2: 0.3, 4: 0.6, 6: 0.8, 8: 0.5, 10: 0.7, 12: 0.9, 14: 0.4, 15: 0.2}
+
+
+@pytest.mark.parametrize(("limit", "save_steps"), [(1, 4), (2, 2), (3, 5)])
+def test_a_real_training_leaves_what_the_replay_says(tmp_path: Path, limit: int, save_steps: int) -> None:
+    arguments: dict[str, Any] = {
+        "save_steps": save_steps, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": limit,
+        "metric_for_best_model": "eval_accuracy",
+    }  # fmt: skip
+    trainer = build(Recipe(arguments=arguments, scores=SCORES), tmp_path)
+    ckpt = holdfast.attach(trainer)
+    trainer.train()
+    steps = trainer.state.global_step
+    assert steps == 15
+    replayed = replay(default_policy(limit, Metric("eval_accuracy", "max")), Schedule(steps, save_steps, 2), SCORES)
+    events = list(ckpt.run.events.read())
+    committed = [event["step"] for event in events if event["event"] == "saved"]
+    removed = {event["step"]: event["reason"] for event in events if event["event"] == "removed"}
+    assert committed == [moment.checkpoint.step for moment in replayed.moments]
+    assert [c.step for c in ckpt.run.checkpoints] == [c.step for c in replayed.on_disk]
+    assert removed == {c.step: reason for moment in replayed.moments for c, reason in moment.removed}
