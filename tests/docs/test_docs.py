@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from holdfast.cli.main import main as cli
 from holdfast.cli.registry import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +63,10 @@ def test_a_loop_of_your_own_runs_as_the_guide_says(tmp_path: Path, monkeypatch: 
 
     exec(compile(block, "guide.md", "exec"), {"write_files_into": write_files_into})
     assert (tmp_path / "runs" / "mine" / "checkpoint-100" / "model.bin").read_bytes() == b"weights"
+
+
+def test_the_textbook_answer_in_the_guide_is_what_the_command_prints() -> None:
+    guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"\$ holdfast (simulate .*)", guide)
+    (answer,) = [block for language, block in _CODE.findall(guide) if language == "text" and "Crash after" in block]
+    assert answer in CliRunner().invoke(cli, line.split()).stdout

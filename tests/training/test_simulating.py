@@ -31,7 +31,7 @@ def test_a_real_training_leaves_what_the_replay_says(tmp_path: Path, limit: int,
     assert steps == 15
     replayed = replay(default_policy(limit, Metric("eval_accuracy", "max")), Schedule(steps, save_steps, 2), SCORES)
     events = list(ckpt.run.events.read())
-    committed = [event["step"] for event in events if event["event"] == "saved"]
+    committed = [event["step"] for event in events if event["event"] == "committed"]
     removed = {event["step"]: event["reason"] for event in events if event["event"] == "removed"}
     assert committed == [moment.checkpoint.step for moment in replayed.moments]
     assert [c.step for c in ckpt.run.checkpoints] == [c.step for c in replayed.on_disk]
