@@ -19,12 +19,16 @@ def make_checkpoint(
     kind: Kind = Kind.FULL,
     created: datetime | None = None,
     size: int = 1000,
+    optimizer: int = 0,
     timeline: int = 0,
     parent: int | None = None,
     state: State = State.COMMITTED,
     run_id: str = "run-test",
 ) -> Checkpoint:
-    """A checkpoint of one file of `size` bytes; the step is 100 times the generation unless given."""
+    """A checkpoint of weights of `size` bytes and, where it has any, an optimizer's state.
+
+    The step is 100 times the generation unless given.
+    """
     return Checkpoint(
         run_id=run_id,
         generation=generation,
@@ -35,7 +39,10 @@ def make_checkpoint(
         kind=kind,
         created=created or EPOCH + timedelta(minutes=10 * generation),
         metrics=dict(metrics or {}),
-        files=(FileEntry("model.safetensors", size, f"xxh3-128:{generation:032x}"),),
+        files=(
+            FileEntry("model.safetensors", size, f"xxh3-128:{generation:032x}"),
+            *([FileEntry("optimizer.pt", optimizer, "xxh3-128:" + "0" * 32)] if optimizer else []),
+        ),
         state=state,
     )
 

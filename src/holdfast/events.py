@@ -21,15 +21,15 @@ logger = logging.getLogger("holdfast")
 
 Event = dict[str, Any]
 
-DURABLE = frozenset({"metrics", "timeline", "removed", "quarantined", "resumed", "run"})
+DURABLE = frozenset({"metrics", "timeline", "removed", "thinned", "quarantined", "resumed", "run"})
 """Events that are on disk before the call returns; the others only tell of what the manifests know anyway."""
 
 
 class EventLog:
     """Appends and reads `.holdfast/events.jsonl`.
 
-    Every event has `time` (UTC, ISO 8601) and `event`: run, committed, removed, verified, quarantined, metrics,
-    timeline, resumed, pinned, unpinned, tagged, failed, finished, recovered; the other fields depend on it.
+    Every event has `time` (UTC, ISO 8601) and `event`: run, committed, removed, thinned, verified, quarantined,
+    metrics, timeline, resumed, pinned, unpinned, tagged, failed, finished, recovered; the other fields depend on it.
     What the events say together is kept: asking again reads what any process appended since, and nothing twice.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,13 @@ FULL_PREFIX = "checkpoint-"
 """Directory prefix of resumable checkpoints; stock tools look for it."""
 WEIGHTS_PREFIX = "weights-"
 """Directory prefix of weights-only checkpoints; stock tools can't take one for a resume point."""
+RESUME_FILES = (
+    *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "random_states_*.pkl"),
+    *("holdfast_state*.json",),
+)
+"""Names of files that a resume needs and weights alone don't: what stock `save_only_model` leaves out, and our own."""
+RESUME_DIRECTORIES = ("optimizer_[0-9]*", "global_step*")
+"""Names of directories of which the same holds: sharded optimizers, DeepSpeed's states."""
 
 
 class Kind(StrEnum):
@@ -110,6 +118,20 @@ class Checkpoint:
         return sum(entry.size for entry in self.files)
 
     @property
+    def weights(self) -> tuple[FileEntry, ...]:
+        """The files that stay when it is thinned: all but those that only a resume needs."""
+        return tuple(entry for entry in self.files if not _only_for_resume(entry.path))
+
+    @property
+    def thinnable(self) -> bool:
+        """True for a full one of this timeline that has weights, and beside them something to drop."""
+        return self.resumable and 0 < len(self.weights) < len(self.files)
+
+    def thinned(self) -> Checkpoint:
+        """The same checkpoint as it is when only its weights are left: of the same generation, not yet on disk."""
+        return replace(self, kind=Kind.WEIGHTS, files=self.weights, path=None)
+
+    @property
     def resumable(self) -> bool:
         """True when it holds everything a resume needs and stands in the current timeline."""
         return self.kind is Kind.FULL and self.state is State.COMMITTED
@@ -117,6 +139,13 @@ class Checkpoint:
     def with_metrics(self, late: Mapping[str, float]) -> Checkpoint:
         """The same checkpoint with metrics that became known after its commit."""
         return replace(self, metrics={**self.metrics, **late}) if late else self
+
+
+def _only_for_resume(path: str) -> bool:
+    *directories, name = path.split("/")
+    return any(fnmatchcase(name, pattern) for pattern in RESUME_FILES) or any(
+        fnmatchcase(directory, pattern) for directory in directories for pattern in RESUME_DIRECTORIES
+    )
 
 
 def parse_name(name: str) -> tuple[Kind, int] | None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from holdfast import layout, manifest
 from holdfast.catalog import Catalog, Foreign, Listing
 from holdfast.errors import CheckpointCorrupt, StorageError
+from holdfast.linking import link_files
 from holdfast.manifest import MANIFEST_NAME
-from holdfast.model import Checkpoint, FileEntry, State, parse_name
+from holdfast.model import FULL_PREFIX, Checkpoint, FileEntry, Kind, State, parse_name
 from holdfast.stores import Entry, Store, is_leftover_of
 from holdfast.verification import OnBytes, Verification, parents_of, sealed, verify_files
 
@@ -143,15 +144,36 @@ class Repository:
         undo.callback(self.store.rename, self.move(name, layout.REPLACED), name)
         return False
 
+    def thin(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Commit the weights of a checkpoint as `weights-<step>`, of the same generation; returns that one.
+
+        Its files are further names of the same bytes; where there are no hard links they are copied, and checked. The
+        full one stays, and counts for as long as it is there: it is to be removed next. Raises StorageError.
+        """
+        staging = self.stage()
+        thinned = checkpoint.thinned()
+        try:
+            known = link_files(self.store, self._key(checkpoint), f"{staging.key}/{thinned.name}", thinned.files)
+        except BaseException as error:
+            self.discard(staging)
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                raise StorageError(
+                    f"checkpoint step {checkpoint.step} could not be thinned: {error.strerror or error}",
+                    hint="It stays whole.",
+                    errno=error.errno,
+                ) from error
+            raise
+        return self.commit(staging, thinned, known)
+
     def remove(self, checkpoint: Checkpoint, dispose: Dispose | None = None) -> None:
         """Take a checkpoint away: out of sight in one rename, then its manifest, then the rest.
 
         The rest is left to `dispose`, where it is given.
         """
-        trash = f"{layout.TRASH}/{uuid.uuid4().hex}"
-        moved = self.move(self._key(checkpoint), trash)
+        # Into the trash itself: a full disk has no room for a directory around it.
+        trash = self._move(self._key(checkpoint), layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
-            self.store.delete(f"{moved}/{MANIFEST_NAME}")
+            self.store.delete(f"{trash}/{MANIFEST_NAME}")
             (dispose or self.store.delete)(trash)
 
     def quarantine(self, checkpoint: Checkpoint) -> Path:
@@ -181,12 +203,18 @@ class Repository:
         no reason to refuse a resume.
         """
         self._make_durable()
+        with suppress(OSError):
+            self.store.make_directory(layout.TRASH)  # while there is room for it
         done = [f"put back {entry.path}" for entry in self._entries(layout.REPLACED) if self._put_back(entry.path)]
         for room, what in ((layout.STAGING, "an unfinished save"), (layout.TRASH, "an unfinished removal")):
             for entry in self._entries(room):
                 with suppress(OSError):
                     self.store.delete(f"{room}/{entry.path}")
                     done.append(f"cleared {what}")
+        for twin in _twins(self._catalog.room("", State.COMMITTED).checkpoints):
+            with suppress(OSError):
+                self.remove(twin)
+                done.append(f"dropped {twin.name}: {FULL_PREFIX}{twin.step} was not thinned to the end")
         for entry in self._entries(layout.META):
             if any(is_leftover_of(entry.path, name) for name in _REPLACED_UNDER_LOCK):
                 with suppress(OSError):
@@ -220,8 +248,13 @@ class Repository:
     # -- reading ---------------------------------------------------------------------------------------
 
     def listing(self) -> Listing:
-        """Committed checkpoints of this run by generation, and foreign directories by name."""
-        return self._catalog.room("", State.COMMITTED)
+        """Committed checkpoints of this run by generation, and foreign directories by name.
+
+        Of one that is being thinned the full one counts, for as long as it is there.
+        """
+        found = self._catalog.room("", State.COMMITTED)
+        twins = _twins(found.checkpoints)
+        return Listing(tuple(c for c in found.checkpoints if c not in twins), found.foreign) if twins else found
 
     def aside(self) -> tuple[Checkpoint, ...]:
         """Checkpoints of abandoned timelines and quarantined ones, by generation."""
@@ -289,7 +322,10 @@ class Repository:
 
     def move(self, key: str, home: str) -> str:
         """Durably move a directory into `home`, which is made; returns its new key. A failure moves it back."""
-        parent, _, name = key.rpartition("/")
+        return self._move(key, home, key.rpartition("/")[2])
+
+    def _move(self, key: str, home: str, name: str) -> str:
+        parent = key.rpartition("/")[0]
         moved = f"{home}/{name}"
         self.store.make_directory(home)
         with ExitStack() as undo:
@@ -303,6 +339,12 @@ class Repository:
 
 _REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json")
 """Files of holdfast that only the holder of the run's lock replaces."""
+
+
+def _twins(checkpoints: tuple[Checkpoint, ...]) -> list[Checkpoint]:
+    """Thinned checkpoints whose full ones are still there."""
+    full = {checkpoint.generation for checkpoint in checkpoints if checkpoint.kind is Kind.FULL}
+    return [c for c in checkpoints if c.kind is Kind.WEIGHTS and c.generation in full]
 
 
 def _readable_manifest(checkpoint: Checkpoint) -> bytes:

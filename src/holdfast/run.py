@@ -199,7 +199,8 @@ class Run:
         if checkpoint.kind is not Kind.FULL:
             raise ResumeRefused(
                 f"step {checkpoint.step} of {self.path} holds weights only, no optimizer state to resume from",
-                hint="Start a new run from its weights, or resume from another one: " + self._resumable_steps(),
+                hint=f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), "
+                "or resume from another one: " + self._resumable_steps(),
             )
         verification = check(checkpoint) if check is not None else self.verify(checkpoint, on_bytes)
         if not verification.ok:
@@ -279,6 +280,23 @@ class Run:
         self.repository.remove(checkpoint, dispose)
         fields = {"step": checkpoint.step, "generation": checkpoint.generation}
         self.events.append("removed", **fields, size_bytes=checkpoint.size_bytes, reason=reason)
+
+    def thin(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> Checkpoint:
+        """Leave a checkpoint's weights only, of the same generation; returns what is left. Raises StorageError.
+
+        The weights are committed before the full one is removed; pins, tags and late metrics go by generation, and
+        stay. `dispose` may free the bytes later.
+        """
+        self._check_lock()
+        old = self.repository.committed(checkpoint.thinned().name)
+        thinned = self.repository.thin(checkpoint)
+        if old is not None and old.generation != checkpoint.generation:
+            self.pin_board.hand_over(old.generation, checkpoint.generation)
+        self.repository.remove(checkpoint, dispose)
+        fields = {"step": checkpoint.step, "generation": checkpoint.generation}
+        freed = checkpoint.size_bytes - thinned.size_bytes
+        self.events.append("thinned", **fields, size_bytes=thinned.size_bytes, freed_bytes=freed, reason=reason)
+        return thinned
 
     def quarantine(self, verification: Verification) -> Path:
         """Move a damaged checkpoint aside; returns where it lies."""

@@ -35,8 +35,9 @@ def test_without_yes_and_without_a_terminal_it_is_a_dry_run(run: Run, call: Call
 def test_yes_removes(run: Run, call: Call) -> None:
     result = call("prune", run.path, "--keep", "best:1", "-y")
 
-    assert "Removed 1 checkpoint, freed 1.0 kB." in result.stdout
+    assert "Removed 1 checkpoint, thinned 1, freed 1.1 kB." in result.stdout
     assert _steps(run) == [1, 3]
+    assert sorted(path.name for path in run.path.iterdir() if path.name[0] != ".") == ["checkpoint-3", "weights-1"]
     assert Run.open(run.path).policy == run.policy
 
 
@@ -126,6 +127,20 @@ def test_json(run: Run, call: Call) -> None:
 
     done = json.loads(call("prune", run.path, "--keep", "latest:1", "--format", "json", "-y").stdout)
     assert (done["applied"], done["removed"], done["freed_bytes"]) == (True, [1, 2], 2000)
+
+
+def test_json_says_what_is_thinned(run: Run, call: Call) -> None:
+    shown = json.loads(call("prune", run.path, "--keep", "best:1", "--format", "json", "-y").stdout)
+    assert [(d["step"], d["action"], d["keep"]) for d in shown["decisions"]] == [
+        (1, "thin", True), (2, "remove", False), (3, "keep", True),
+    ]  # fmt: skip
+    assert (shown["frees_bytes"], shown["freed_bytes"], shown["removed"], shown["thinned"]) == (1100, 1100, [2], [1])
+
+
+def test_a_dry_run_shows_what_would_be_thinned(run: Run, call: Call) -> None:
+    text = call("prune", run.path, "--keep", "best:1", "--dry-run").stdout
+    assert "Removes 1, thins 1 of 3 checkpoints and frees 1.1 kB; 2 stay (1.9 kB)." in text
+    assert _steps(run) == [1, 2, 3]
 
 
 def test_help_lists_every_rule(call: Call) -> None:

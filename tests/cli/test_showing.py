@@ -14,7 +14,7 @@ from tests.operations.runs import make_run
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return make_run(tmp_path / "run", {100: 0.5, 200: 0.25, 300: 0.4}, keep="best:2,latest:1")
+    return make_run(tmp_path / "run", {100: 0.5, 200: 0.25, 300: 0.4}, keep="best:2:full,latest:1")
 
 
 @pytest.mark.parametrize("format_", ["auto", "human"])
@@ -39,7 +39,7 @@ def test_everything_that_people_ask(run: Run, call: Call, format_: str) -> None:
 
 def test_what_the_next_prune_removes_says_so(run: Run, call: Call) -> None:
     file = run.path / ".holdfast" / "run.json"
-    file.write_text(file.read_text().replace("best:2,", ""))
+    file.write_text(file.read_text().replace("best:2:full,", ""))
 
     shown = call("show", run.path, "200").stdout
 

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from holdfast import manifest
-from holdfast.model import Checkpoint, FileEntry
-from holdfast.repository import Repository, Staging
+from holdfast.linking import link_files
+from holdfast.model import Checkpoint, FileEntry, Kind, State
+from holdfast.repository import Dispose, Repository, Staging
 from holdfast.run import OnBytes, ResumePoint, Run
 from holdfast.stores.memory import MemoryStore
 from holdfast.verification import Verification
@@ -36,6 +37,11 @@ def one(run: Run) -> None:
 def two(run: Run) -> None:
     commit(run, 1, 2)
     commit(run, 2, 4)
+
+
+def two_and_a_twin(run: Run) -> None:
+    two(run)
+    run.repository.thin(by_generation(run, 1))
 
 
 def four(run: Run) -> None:
@@ -73,6 +79,10 @@ def quarantine_the_damaged(run: Run) -> None:
         run.quarantine(verification)
 
 
+def thin_the_first(run: Run) -> None:
+    run.thin(by_generation(run, 1), "kept for quality only")
+
+
 def rewind(run: Run) -> None:
     if any(checkpoint.generation == 2 for checkpoint in run.checkpoints):
         run.rewind(by_generation(run, 2))
@@ -81,6 +91,10 @@ def rewind(run: Run) -> None:
 FIRST_AND_ONLY = Scenario(
     "save the only step again", one, again,
     before=1, after=2, survive=frozenset(),
+)  # fmt: skip
+THIN = Scenario(
+    "thin", two, thin_the_first,
+    before=2, after=2, survive=frozenset({1, 2}), listed=(frozenset({1, 2}),),
 )  # fmt: skip
 SCENARIOS = [
     Scenario("save", two, save, before=2, after=3, survive=frozenset({1, 2})),
@@ -99,6 +113,9 @@ SCENARIOS = [
         "rewind", four, rewind, before=4, after=2, survive=frozenset({1, 2, 3, 4}),
         listed=(frozenset({1, 2, 3, 4}), frozenset({1, 2})),
     ),
+    THIN,
+    replace(THIN, name="thin where there are no hard links", can_link=False),
+    replace(THIN, name="thin again after a failure", setup=two_and_a_twin),
 ]  # fmt: skip
 
 
@@ -107,7 +124,7 @@ def test_every_stop_keeps_the_promises(scenario: Scenario) -> None:
     assert World().explore(scenario) > 50
 
 
-@pytest.mark.parametrize("scenario", [SCENARIOS[2], SCENARIOS[-1]], ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", [SCENARIOS[2], SCENARIOS[6], THIN], ids=lambda scenario: scenario.name)
 def test_every_power_cut_in_the_recovery_from_a_kill_keeps_them_too(scenario: Scenario) -> None:
     assert World().explore(scenario, "killed") > 500
 
@@ -181,6 +198,29 @@ class NoIntent(Run):
         return newer
 
 
+class FullRemovedFirst(Run):
+    """A thinning that removes the full one before the weights are committed."""
+
+    def thin(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> Checkpoint:
+        staging, thinned = self.repository.stage(), checkpoint.thinned()
+        link_files(self.store, checkpoint.name, f"{staging.key}/{thinned.name}", thinned.files)
+        self.repository.remove(checkpoint)
+        return self.repository.commit(staging, thinned)
+
+
+class NoTwins(Repository):
+    """A recovery that leaves a thinned checkpoint beside its full one."""
+
+    def recover(self) -> list[str]:
+        twins = [c for c in self._catalog.room("", State.COMMITTED).checkpoints if c.kind is Kind.WEIGHTS]
+        for twin in twins:
+            self.store.rename(twin.name, f"{twin.name}.kept")
+        done = super().recover()
+        for twin in twins:
+            self.store.rename(f"{twin.name}.kept", twin.name)
+        return done
+
+
 class NoVerification(Run):
     def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
         return Verification(checkpoint, ())
@@ -202,7 +242,7 @@ def save_and_touch(run: Run) -> None:
     touch_an_older_one(run)
 
 
-SAVE, ONLY, ONLY_WITHOUT_EXCHANGE, OLDER, RETENTION, QUARANTINE, REWIND = SCENARIOS
+SAVE, ONLY, ONLY_WITHOUT_EXCHANGE, OLDER, RETENTION, QUARANTINE, REWIND = SCENARIOS[:7]
 TOUCHED = replace(SAVE, name="touched", action=save_and_touch)
 DAMAGED = replace(QUARANTINE, name="damaged", action=lambda run: None)
 
@@ -221,6 +261,10 @@ DAMAGED = replace(QUARANTINE, name="damaged", action=lambda run: None)
         (World(repository_class=SourceSyncedFirst), ONLY_WITHOUT_EXCHANGE),
         (World(repository_class=RecoveryWithoutSync), ONLY),
         (World(run_class=NoIntent), REWIND),
+        (World(run_class=FullRemovedFirst), THIN),
+        (World(repository_class=NoTwins), THIN),
+        (World(make_store=NoDirectorySync), THIN),
+        (World(make_store=NoFileSync), replace(THIN, can_link=False)),
         (World(run_class=NoVerification), DAMAGED),
         (World(run_class=OrderByTime), TOUCHED),
     ],

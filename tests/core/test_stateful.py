@@ -1,4 +1,4 @@
-"""Random histories of a run (save, pin, prune, rewind, damage, die, restart) against a plain reference."""
+"""Random histories of a run (save, pin, prune, thin, rewind, damage, die, restart) against a plain reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from holdfast.model import Checkpoint
+from holdfast.errors import ResumeRefused
+from holdfast.model import Checkpoint, Kind
 from holdfast.operations import prune
 from holdfast.retention import Policy
 from holdfast.testing.faults import Fault, Injector
@@ -36,11 +37,12 @@ class Death(Fault):
 
 @dataclass
 class Reference:
-    """What should be there: (generation, step) in order, the pinned, the damaged, the values of the metric."""
+    """What should be there: (generation, step) in order, the pinned, the damaged, the thinned, the metric's values."""
 
     kept: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     pinned: set[int] = field(default_factory=set[int])
     damaged: set[int] = field(default_factory=set[int])
+    thinned: set[int] = field(default_factory=set[int])
     loss: dict[int, float] = field(default_factory=dict[int, float])
 
     def save(self, generation: int, step: int, loss: float) -> None:
@@ -52,12 +54,20 @@ class Reference:
 
     def after_prune(self, best: int, latest: int) -> list[tuple[int, int]]:
         ranked = sorted((g for g, _ in self.kept), key=lambda g: (self.loss[g], -g))[:best]
-        newest = [g for g, _ in self.kept][-latest:]
+        newest = [g for g, _ in self.kept if g not in self.thinned][-latest:]
         return [(g, s) for g, s in self.kept if g in {*ranked, *newest, *self.pinned}]
+
+    def thins(self, best: int, latest: int) -> set[int]:
+        """Generations that are kept for their metric alone."""
+        newest = [g for g, _ in self.kept if g not in self.thinned][-latest:]
+        return {g for g, _ in self.after_prune(best, latest)} - {*newest} - self.pinned
+
+    def resumable(self) -> set[int]:
+        return {g for g, _ in self.kept} - self.damaged - self.thinned
 
     def after_resume(self) -> list[tuple[int, int]]:
         """The newest undamaged one is the newest of all: damaged ones above it are in quarantine."""
-        newest = max((g for g, _ in self.kept if g not in self.damaged), default=0)
+        newest = max(self.resumable(), default=0)
         return [(g, s) for g, s in self.kept if g <= newest]
 
 
@@ -134,26 +144,37 @@ class Histories(RuleBasedStateMachine):
             self.run.pin_board.unpin(generation)
             self.reference.pinned.discard(generation)
 
-    @rule(best=st.integers(1, 3), latest=st.integers(1, 3))
-    def prune(self, best: int, latest: int) -> None:
-        prune.apply(self.run, self.run.plan(Policy.from_spec(f"best:{best},latest:{latest}", LOSS)))
+    @rule(best=st.integers(1, 3), latest=st.integers(1, 3), whole=st.booleans())
+    def prune(self, best: int, latest: int, whole: bool) -> None:
+        prune.apply(self.run, self.run.plan(_policy(best, latest, whole)))
+        thinned = set() if whole else self.reference.thins(best, latest)
         self.reference.kept = self.reference.after_prune(best, latest)
+        self.reference.thinned |= thinned
 
-    @rule(best=st.integers(1, 3), latest=st.integers(1, 3), after=st.integers(1, 25))
-    def die_while_pruning(self, best: int, latest: int, after: int) -> None:
+    @rule(best=st.integers(1, 3), latest=st.integers(1, 3), whole=st.booleans(), after=st.integers(1, 40))
+    def die_while_pruning(self, best: int, latest: int, whole: bool, after: int) -> None:
         if self.reference.damaged:
             return
-        plan = self.run.plan(Policy.from_spec(f"best:{best},latest:{latest}", LOSS))
+        plan = self.run.plan(_policy(best, latest, whole))
+        may_thin = set() if whole else self.reference.thins(best, latest)
         self.die_in(lambda: prune.apply(self.run, plan), after)
         listed = self.listed()
         assert set(self.reference.after_prune(best, latest)) <= set(listed) <= set(self.reference.kept)
         self.reference.kept = listed
+        thinned = {c.generation for c in self.run.checkpoints if c.kind is Kind.WEIGHTS}
+        assert self.reference.thinned & {g for g, _ in listed} <= thinned <= self.reference.thinned | may_thin
+        self.reference.thinned = thinned
 
     @precondition(lambda self: self.reference.kept and not self.reference.damaged)
     @rule(number=st.integers(0, 9))
     def rewind(self, number: int) -> None:
         target = self.pick(number)
         self.checkpointer.close()
+        if target.kind is Kind.WEIGHTS:
+            with pytest.raises(ResumeRefused, match="weights only"):
+                make_checkpointer(self.path).begin(target.step)
+            self.restart()
+            return
         self.begin(target.step)
         self.reference.kept = [(g, s) for g, s in self.reference.kept if g <= target.generation]
         self.step = target.step
@@ -170,7 +191,7 @@ class Histories(RuleBasedStateMachine):
         assert self.listed() in (rewound, self.reference.kept)
         self.reference.kept = self.listed()
 
-    @precondition(lambda self: len(self.reference.kept) - len(self.reference.damaged) > 1)
+    @precondition(lambda self: len(self.reference.resumable()) > 1)
     @rule(number=st.integers(0, 9), offset=st.integers(0, 199))
     def damage(self, number: int, offset: int) -> None:
         checkpoint = self.pick(number)
@@ -206,7 +227,13 @@ class Histories(RuleBasedStateMachine):
             assert self.run.verify(checkpoint).ok == (checkpoint.generation not in self.reference.damaged)
             if checkpoint.generation not in self.reference.damaged:
                 assert checkpoint.path is not None
-                assert all((checkpoint.path / f).read_bytes() == content(f, checkpoint.step) for f in FILES)
+                files = FILES[:1] if checkpoint.generation in self.reference.thinned else FILES
+                assert (checkpoint.kind is Kind.WEIGHTS) == (checkpoint.generation in self.reference.thinned)
+                assert all((checkpoint.path / f).read_bytes() == content(f, checkpoint.step) for f in files)
+
+
+def _policy(best: int, latest: int, whole: bool) -> Policy:
+    return Policy.from_spec(f"best:{best}{':full' * whole},latest:{latest}", LOSS)
 
 
 def _explore(examples: int) -> None:

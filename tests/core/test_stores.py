@@ -27,7 +27,7 @@ class TestMemoryStore(StoreConformance):
 
 class TestMemoryStoreWithoutExchange(StoreConformance):
     def make_store(self, empty: Path) -> Store:
-        return MemoryStore(can_exchange=False)
+        return MemoryStore(can_exchange=False, can_link=False)
 
 
 class TestFaultyStoreWithoutFault(StoreConformance):

@@ -11,7 +11,7 @@ from holdfast.operations.listing import list_checkpoints
 from tests.operations.runs import SIZE, flip, make_run, training, write
 
 FIELDS = [
-    "step", "epoch", "generation", "timeline", "parent", "kind", "metrics", "kept_because", "pinned", "tags",
+    "step", "epoch", "generation", "timeline", "parent", "kind", "metrics", "action", "kept_because", "pinned", "tags",
     "size_bytes", "created", "state", "path",
 ]  # fmt: skip
 
@@ -69,6 +69,7 @@ def test_json_has_exactly_the_documented_fields(tmp_path: Path) -> None:
         "parent": 1,
         "kind": "full",
         "metrics": {"eval_loss": 0.25, "eval_runtime": 1.5},
+        "action": "keep",
         "kept_because": ["everything is kept", "newest: the recovery point"],
         "pinned": False,
         "tags": [],

@@ -27,7 +27,7 @@ def _steps(run: Run) -> list[int]:
 def test_removes_what_was_shown(run: Run) -> None:
     removed: list[int] = []
 
-    done = prune_as_shown(run, LATEST, run.plan(LATEST), on_removed=lambda c: removed.append(c.step))
+    done = prune_as_shown(run, LATEST, run.plan(LATEST), on_done=lambda c: removed.append(c.step))
 
     assert _steps(run) == [3]
     assert removed == [1, 2]

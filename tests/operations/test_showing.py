@@ -27,7 +27,7 @@ def conditions(
 ) -> tuple[str, ...]:
     plan = make_plan(checkpoints, policy, now=NOW, pinned=pinned)
     decision = next(d for d in plan.decisions if d.checkpoint.generation == generation)
-    row = Row(decision.checkpoint, decision.keep, decision.reasons, "committed", False, (), False, False)
+    row = Row(decision.checkpoint, decision.stays, decision.reasons, "committed", False, (), False, False)
     return what_removes(row, policy, Context(checkpoints, policy.metric, NOW, pinned))
 
 

@@ -185,7 +185,7 @@ def test_a_policy_describes_itself(spec: str, sentence: str) -> None:
 
 
 def test_the_default_policy_is_what_people_expect_of_a_limit() -> None:
-    assert default_policy(3, LOSS) == Policy((Best(3), Latest(1)), LOSS)
+    assert default_policy(3, LOSS) == Policy((Best(3, full=True), Latest(1)), LOSS)
     assert default_policy(3, None) == Policy((Latest(3),), None)
     assert default_policy(None, LOSS).rules == (All(),)
     assert default_policy(None, None).rules == (All(),)
@@ -217,6 +217,7 @@ def runs(draw: st.DrawFn) -> list[Checkpoint]:
                 kind=draw(st.sampled_from(Kind)),
                 created=EPOCH + timedelta(minutes=draw(st.integers(-3000, 3000))),
                 size=draw(st.integers(0, 10**12)),
+                optimizer=draw(st.sampled_from([0, 1, 2 * 10**12])),
                 state=draw(st.sampled_from([State.COMMITTED] * 4 + [State.SET_ASIDE, State.QUARANTINED])),
             )
         )
@@ -226,7 +227,7 @@ def runs(draw: st.DrawFn) -> list[Checkpoint]:
 METRICS = st.builds(Metric, st.just("eval_loss"), st.sampled_from(["min", "max"]))
 SMALL = st.integers(1, 6)
 SMALL_RULES = st.one_of(
-    SMALL.map(Best),
+    st.builds(Best, SMALL, st.booleans()),
     SMALL.map(Latest),
     SMALL.map(lambda n: Every(n * 50)),
     SMALL.map(lambda n: Within(n * 3600)),
@@ -246,11 +247,13 @@ def test_laws_of_every_plan(
     plan = make_plan(run, policy, now=NOW, pinned=pinned, protected=protected)
     expected = sorted(generations(run))
     assert [decision.checkpoint.generation for decision in plan.decisions] == expected
-    assert sorted(generations(plan.keep + plan.remove)) == expected
+    assert sorted(generations(plan.keep + plan.thin + plan.remove)) == expected
     assert plan.kept_bytes + plan.freed_bytes == sum(checkpoint.size_bytes for checkpoint in run)
     assert all(decision.reasons and all(decision.reasons) for decision in plan.decisions)
     removed = set(generations(plan.remove))
-    assert removed.isdisjoint(pinned | protected.keys())
+    thinned = set(generations(plan.thin))
+    assert (removed | thinned).isdisjoint(pinned | protected.keys())
+    assert all(checkpoint.thinnable for checkpoint in plan.thin)
     assert all(checkpoint.state is State.COMMITTED for checkpoint in plan.remove)
 
 
@@ -270,7 +273,7 @@ def test_order_of_input_does_not_matter_and_the_answer_is_the_same_again(
     # NaN is unequal to itself, so a plan is compared by what it decides.
     def answer() -> list[tuple[int, bool, tuple[str, ...]]]:
         plan = make_plan(run, policy, now=NOW)
-        return [(d.checkpoint.generation, d.keep, d.reasons) for d in plan.decisions]
+        return [(d.checkpoint.generation, d.outcome, d.reasons) for d in plan.decisions]
 
     first = answer()
     shuffle.shuffle(run)
@@ -279,8 +282,11 @@ def test_order_of_input_does_not_matter_and_the_answer_is_the_same_again(
 
 @given(runs(), POLICIES)
 def test_a_plan_carried_out_leaves_nothing_to_remove(run: list[Checkpoint], policy: Policy) -> None:
-    kept = make_plan(run, policy, now=NOW).keep
-    assert make_plan(kept, policy, now=NOW).remove == ()
+    plan = make_plan(run, policy, now=NOW)
+    left = [*plan.keep, *(checkpoint.thinned() for checkpoint in plan.thin)]
+    again = make_plan(left, policy, now=NOW)
+    assert not again.changes
+    assert again.kept_bytes == plan.kept_bytes
 
 
 @given(runs(), METRICS, st.sampled_from([Best, Latest, Hourly, Daily, Within]), SMALL, SMALL)
@@ -292,9 +298,10 @@ def test_a_larger_number_never_keeps_less(
     more: int,
 ) -> None:
     scale = 3600 if rule is Within else 1
-    fewer = make_plan(run, Policy((rule(n * scale),), metric), now=NOW).keep
-    larger = make_plan(run, Policy((rule((n + more) * scale),), metric), now=NOW).keep
-    assert set(generations(fewer)) <= set(generations(larger))
+    fewer = make_plan(run, Policy((rule(n * scale),), metric), now=NOW)
+    larger = make_plan(run, Policy((rule((n + more) * scale),), metric), now=NOW)
+    assert set(generations(larger.remove)) <= set(generations(fewer.remove))
+    assert fewer.kept_bytes <= larger.kept_bytes
 
 
 @given(runs(), METRICS)

@@ -32,7 +32,7 @@ from holdfast.retention.rules import Seconds, rule_classes
 
 COUNTS = st.integers(1, 10**9)
 RULES: list[st.SearchStrategy[Rule]] = [
-    st.builds(Best, COUNTS),
+    st.builds(Best, COUNTS, st.booleans()),
     st.builds(Latest, COUNTS),
     st.builds(Every, COUNTS),
     st.builds(Within, COUNTS),
@@ -136,7 +136,16 @@ def test_examples_of_the_table_are_specs_of_their_own_rule() -> None:
     for example, meaning in rule_table():
         (rule,) = parse(example)
         assert rule.spec() == example
-        assert meaning == type(rule).meaning()
+        flags = [word for word in type(rule).flags if getattr(rule, word)]
+        assert meaning == (type(rule).flags[flags[0]] if flags else type(rule).meaning())
+
+
+def test_a_flag_follows_the_number() -> None:
+    assert parse("Best:3:FULL") == (Best(3, full=True),)
+    assert format_spec(parse("latest:2, best:3 : full")) == "latest:2,best:3:full"
+    for wrong in ("best:full", "best:full:3", "best:3:full:full", "best:3:whole", "latest:2:full", "best:3:full:4"):
+        with pytest.raises(PolicyError):
+            parse(wrong)
 
 
 @pytest.fixture

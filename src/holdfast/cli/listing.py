@@ -13,7 +13,7 @@ from holdfast.cli.tables import Cell, Column, Span, Table
 from holdfast.cli.text import count, shorten
 from holdfast.model import Kind
 from holdfast.operations.listing import DAMAGED, Listing, Row, list_checkpoints
-from holdfast.retention import Metric
+from holdfast.retention import Metric, Plan
 from holdfast.run import Run
 from holdfast.units import align_numbers, format_age, format_number, format_size
 
@@ -61,10 +61,16 @@ def _print(run: Run, listing: Listing, output: Output) -> None:
 
 def _summary(listing: Listing) -> str:
     text = f"{count(len(listing.rows), 'checkpoint')}, {format_size(listing.size_bytes)}."
-    going = listing.plan.remove
-    if going:
-        text += f" The next prune removes {len(going)} and frees {format_size(listing.plan.freed_bytes)}."
+    plan = listing.plan
+    if plan.changes:
+        text += f" The next prune {what_it_does(plan)} and frees {format_size(plan.freed_bytes)}."
     return text
+
+
+def what_it_does(plan: Plan) -> str:
+    """`removes 2`, `thins 1` or `removes 2, thins 1`."""
+    parts = [(len(plan.remove), "removes"), (len(plan.thin), "thins")]
+    return ", ".join(f"{word} {number}" for number, word in parts if number)
 
 
 def checkpoint_table(listing: Listing) -> Table:
@@ -115,7 +121,9 @@ def marks(row: Row) -> tuple[Span, ...]:
 
 
 def why(row: Row) -> tuple[Span, ...]:
-    """The plan's reasons; what would go says so."""
+    """The plan's reasons; what would go, or be thinned, says so."""
+    if row.thin:
+        return (*row.reasons, ("would be thinned to weights: kept for quality only", "yellow"))
     if row.keep:
         return row.reasons
     return tuple((f"would be removed: {reason}", "yellow") for reason in row.reasons)

@@ -1,4 +1,4 @@
-"""`holdfast prune`: show what a policy drops, ask, and remove exactly that."""
+"""`holdfast prune`: show what a policy drops and thins, ask, and do exactly that."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any
 import click
 
 from holdfast.cli.command import command, format_option, run_argument
+from holdfast.cli.listing import what_it_does
 from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Table
 from holdfast.cli.text import count
 from holdfast.operations.prune import Pruned
 from holdfast.operations.pruning import policy_for, prune_as_shown
-from holdfast.retention import Mode, Plan, Policy, format_spec, rule_table
+from holdfast.retention import Mode, Outcome, Plan, Policy, format_spec, rule_table
 from holdfast.run import Run
 from holdfast.units import align_numbers, format_size
 
@@ -51,7 +52,7 @@ def prune(
     plan = run.plan(policy)
     if not output.is_json:
         _print_plan(run, policy, plan, output)
-    done = _carry_out(run, policy, plan, output, yes) if plan.remove and not dry_run else None
+    done = _carry_out(run, policy, plan, output, yes) if plan.changes and not dry_run else None
     if output.is_json:
         output.json(_to_json(policy, plan, done))
 
@@ -64,7 +65,7 @@ def _carry_out(run: Run, policy: Policy, plan: Plan, output: Output, yes: bool) 
         if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
             output.note("dry run: nothing was removed; add --yes to remove")
             return None
-        if not click.confirm(f"Remove {count(len(plan.remove), 'checkpoint')}?", err=True):
+        if not click.confirm(f"{_todo(plan)}?", err=True):
             output.note("nothing was removed")
             return None
     with output.progress("verifying the recovery point") as progress:
@@ -73,14 +74,20 @@ def _carry_out(run: Run, policy: Policy, plan: Plan, output: Output, yes: bool) 
             policy,
             plan,
             on_bytes=progress.advance,
-            on_removed=lambda checkpoint: progress.describe(f"removed step {checkpoint.step}"),
+            on_done=lambda checkpoint: progress.describe(f"done with step {checkpoint.step}"),
         )
     for checkpoint in done.spared:
         output.note(f"step {checkpoint.step} was pinned in the meantime, and stays")
     if not output.is_json:
-        removed = count(len(done.removed), "checkpoint")
-        output.line((f"Removed {removed}, freed {format_size(done.freed_bytes)}.", "green"))
+        text = f"Removed {count(len(done.removed), 'checkpoint')}"
+        text += f", thinned {len(done.thinned)}" if done.thinned else ""
+        output.line((f"{text}, freed {format_size(done.freed_bytes)}.", "green"))
     return done
+
+
+def _todo(plan: Plan) -> str:
+    parts = [("Remove", len(plan.remove)), ("Thin", len(plan.thin))]
+    return ", ".join(f"{word} {count(number, 'checkpoint')}" for word, number in parts if number)
 
 
 def _print_plan(run: Run, policy: Policy, plan: Plan, output: Output) -> None:
@@ -89,12 +96,16 @@ def _print_plan(run: Run, policy: Policy, plan: Plan, output: Output) -> None:
     if plan.decisions:
         output.table(_table(policy, plan))
         output.line()
-    if plan.remove:
-        going = f"Removes {len(plan.remove)} of {count(len(plan.decisions), 'checkpoint')}"
-        left = f"{len(plan.keep)} stay ({format_size(plan.kept_bytes)})"
+    if plan.changes:
+        does = what_it_does(plan)
+        going = f"{does[0].upper()}{does[1:]} of {count(len(plan.decisions), 'checkpoint')}"
+        left = f"{len(plan.keep) + len(plan.thin)} stay ({format_size(plan.kept_bytes)})"
         output.line((f"{going} and frees {format_size(plan.freed_bytes)}; {left}.", "bold"))
     else:
         output.line(f"Nothing to remove: {count(len(plan.keep), 'checkpoint')}, {format_size(plan.kept_bytes)}.")
+
+
+_STYLES = {Outcome.KEEP: "green", Outcome.THIN: "bold yellow", Outcome.REMOVE: "bold red"}
 
 
 def _table(policy: Policy, plan: Plan) -> Table:
@@ -110,7 +121,7 @@ def _table(policy: Policy, plan: Plan) -> Table:
     rows = (
         (
             Cell.of(str(decision.checkpoint.step), "bold"),
-            Cell.of("keep", "green") if decision.keep else Cell.of("remove", "bold red"),
+            Cell.of(decision.outcome.value, _STYLES[decision.outcome]),
             Cell.of(format_size(decision.checkpoint.size_bytes)),
             Cell.of(value),
             Cell(decision.reasons),
@@ -129,7 +140,8 @@ def _to_json(policy: Policy, plan: Plan, done: Pruned | None) -> dict[str, Any]:
             {
                 "step": decision.checkpoint.step,
                 "generation": decision.checkpoint.generation,
-                "keep": decision.keep,
+                "action": decision.outcome.value,
+                "keep": decision.stays,
                 "reasons": list(decision.reasons),
                 "size_bytes": decision.checkpoint.size_bytes,
             }
@@ -138,5 +150,6 @@ def _to_json(policy: Policy, plan: Plan, done: Pruned | None) -> dict[str, Any]:
         "frees_bytes": plan.freed_bytes,
         "applied": done is not None,
         "removed": [checkpoint.generation for checkpoint in done.removed] if done else [],
+        "thinned": [checkpoint.generation for checkpoint in done.thinned] if done else [],
         "freed_bytes": done.freed_bytes if done else 0,
     }

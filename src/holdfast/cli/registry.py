@@ -22,6 +22,7 @@ COMMANDS = {
     "resume": Entry("holdfast.cli.choosing:resume", "Print the path that is safe to resume from."),
     "best": Entry("holdfast.cli.choosing:best", "Print the path of the best checkpoint by the run's metric."),
     "prune": Entry("holdfast.cli.pruning:prune", "Remove what a retention policy drops, after showing it."),
+    "thin": Entry("holdfast.cli.thinning:thin", "Leave a checkpoint's weights only, and free the rest."),
     "pin": Entry("holdfast.cli.pinning:pin", "Keep a checkpoint whatever the policy says."),
     "unpin": Entry("holdfast.cli.pinning:unpin", "Let the policy decide on a checkpoint again; drops its tags."),
     "tag": Entry("holdfast.cli.pinning:tag", "Give a checkpoint a name, and keep it."),

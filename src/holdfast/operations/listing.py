@@ -10,7 +10,7 @@ from typing import Any
 
 from holdfast.model import Checkpoint, State
 from holdfast.repository import Foreign
-from holdfast.retention import Metric, Plan, Policy, make_plan, rank
+from holdfast.retention import Metric, Outcome, Plan, Policy, make_plan, rank
 from holdfast.run import Run
 
 DAMAGED = "damaged"
@@ -22,6 +22,7 @@ class Row:
     """One checkpoint as it is listed.
 
     `keep` and `reasons` are the plan's decision: reasons to keep it, or one sentence why the next prune removes it.
+    `thin`: of what is kept, the next prune leaves the weights alone.
     """
 
     checkpoint: Checkpoint
@@ -32,6 +33,14 @@ class Row:
     tags: tuple[str, ...]
     best: bool
     newest: bool
+    thin: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the next prune does with it."""
+        if not self.keep:
+            return Outcome.REMOVE
+        return Outcome.THIN if self.thin else Outcome.KEEP
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines: sizes in bytes, times in ISO 8601 UTC, non-finite metrics as strings."""
@@ -44,6 +53,7 @@ class Row:
             "parent": checkpoint.parent,
             "kind": checkpoint.kind.value,
             "metrics": {name: finite_or_name(value) for name, value in checkpoint.metrics.items()},
+            "action": self.outcome.value,
             "kept_because": list(self.reasons) if self.keep else [],
             "pinned": self.pinned,
             "tags": list(self.tags),
@@ -98,13 +108,14 @@ def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
         rows.append(
             Row(
                 checkpoint,
-                keep=decision.keep,
+                keep=decision.stays,
                 reasons=decision.reasons,
                 state=DAMAGED if generation in damaged else checkpoint.state.value,
                 pinned=generation in pins.pinned,
                 tags=pins.names(generation),
                 best=generation == best,
                 newest=generation == newest,
+                thin=decision.outcome is Outcome.THIN,
             )
         )
     return rows
@@ -129,7 +140,7 @@ def _rows_aside(run: Run, policy: Policy) -> list[Row]:
         rows.append(
             Row(
                 checkpoint,
-                keep=decision.keep,
+                keep=decision.stays,
                 reasons=decision.reasons,
                 state=checkpoint.state.value,
                 pinned=checkpoint.generation in pins.pinned,

@@ -1,7 +1,8 @@
-"""Carrying out a retention plan: remove what it drops, reason by reason."""
+"""Carrying out a retention plan: thin and remove what it says, reason by reason."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,25 +11,33 @@ from holdfast.repository import Dispose
 from holdfast.retention import Plan
 from holdfast.run import Run
 
+logger = logging.getLogger("holdfast")
+
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was removed, by generation, and what was spared because somebody pinned it in the meantime."""
+    """What was removed, by generation, what was spared because somebody pinned it in the meantime, what was thinned
+    (as it was before), and what could not be.
+    """
 
     removed: tuple[Checkpoint, ...]
     spared: tuple[Checkpoint, ...]
+    thinned: tuple[Checkpoint, ...] = ()
+    not_thinned: tuple[Checkpoint, ...] = ()
 
     @property
     def freed_bytes(self) -> int:
-        return sum(checkpoint.size_bytes for checkpoint in self.removed)
+        dropped = sum(checkpoint.size_bytes for checkpoint in self.removed)
+        return dropped + sum(checkpoint.size_bytes - checkpoint.thinned().size_bytes for checkpoint in self.thinned)
 
 
 def apply(
-    run: Run, plan: Plan, on_removed: Callable[[Checkpoint], None] | None = None, dispose: Dispose | None = None
+    run: Run, plan: Plan, on_done: Callable[[Checkpoint], None] | None = None, dispose: Dispose | None = None
 ) -> Pruned:
-    """Remove what `plan` drops, oldest first; `dispose` may free the bytes later. The run's lock must be held.
+    """Remove what `plan` drops, then thin what it thins, oldest first. The run's lock must be held.
 
-    Pins are read again before each removal: people may pin while a training runs.
+    `on_done` hears of each; `dispose` may free the bytes later. Pins are read again before each: people may pin while a
+    training runs. What can't be thinned stays whole, and is said.
     """
     removed: list[Checkpoint] = []
     spared: list[Checkpoint] = []
@@ -38,6 +47,21 @@ def apply(
             continue
         run.remove(checkpoint, "; ".join(plan.reasons(checkpoint.generation)), dispose)
         removed.append(checkpoint)
-        if on_removed is not None:
-            on_removed(checkpoint)
-    return Pruned(tuple(removed), tuple(spared))
+        if on_done is not None:
+            on_done(checkpoint)
+    thinned: list[Checkpoint] = []
+    not_thinned: list[Checkpoint] = []
+    for checkpoint in plan.thin:
+        if checkpoint.generation in run.pins.held:
+            spared.append(checkpoint)
+            continue
+        try:
+            run.thin(checkpoint, "; ".join(plan.reasons(checkpoint.generation)), dispose)
+        except OSError as error:
+            logger.warning("%s stays whole: %s", checkpoint.name, error)
+            not_thinned.append(checkpoint)
+            continue
+        thinned.append(checkpoint)
+        if on_done is not None:
+            on_done(checkpoint)
+    return Pruned(tuple(removed), tuple(spared), tuple(thinned), tuple(not_thinned))

@@ -42,7 +42,7 @@ def prune_as_shown(
     shown: Plan,
     *,
     on_bytes: OnBytes | None = None,
-    on_removed: Callable[[Checkpoint], None] | None = None,
+    on_done: Callable[[Checkpoint], None] | None = None,
 ) -> prune.Pruned:
     """Take the run's lock and carry out `shown`, after a check of the recovery point that it leaves.
 
@@ -55,19 +55,19 @@ def prune_as_shown(
             raise PlanChanged(
                 f"{run.path} changed after the plan was shown: nothing was removed", hint="Run it again to see it anew."
             )
-        if plan.remove:
-            _check_recovery_point(run, plan, on_bytes)
-        return prune.apply(run, plan, on_removed)
+        if plan.changes:
+            check_recovery_point(run, plan, on_bytes)
+        return prune.apply(run, plan, on_done)
 
 
 def same_decisions(one: Plan, other: Plan) -> bool:
-    """True when both keep and remove the same checkpoints; reasons and late metrics don't matter."""
-    return [(d.checkpoint.generation, d.keep) for d in one.decisions] == [
-        (d.checkpoint.generation, d.keep) for d in other.decisions
+    """True when both keep, thin and remove the same checkpoints; reasons and late metrics don't matter."""
+    return [(d.checkpoint.generation, d.outcome) for d in one.decisions] == [
+        (d.checkpoint.generation, d.outcome) for d in other.decisions
     ]
 
 
-def _check_recovery_point(run: Run, plan: Plan, on_bytes: OnBytes | None) -> None:
+def check_recovery_point(run: Run, plan: Plan, on_bytes: OnBytes | None) -> None:
     """Something to resume from must be left: the newest resumable checkpoint that is kept, known to hold."""
     damaged = run.events.damaged()
     kept = [c for c in plan.keep if c.resumable and c.generation not in damaged]

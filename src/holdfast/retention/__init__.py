@@ -1,8 +1,8 @@
 """Retention as arithmetic: checkpoints, a policy and a time in; a plan with reasons out."""
 
 from holdfast.retention.metrics import Metric, Mode, known_mode
-from holdfast.retention.plan import Decision, Plan, Policy, default_policy, make_plan, rank
-from holdfast.retention.rules import All, Best, Context, Daily, Every, Hourly, Latest, Pinned, Rule, Within
+from holdfast.retention.plan import Decision, Outcome, Plan, Policy, default_policy, make_plan, rank
+from holdfast.retention.rules import All, Best, Context, Daily, Every, Hold, Hourly, Latest, Pinned, Rule, Within
 from holdfast.retention.spec import format_spec, parse, rule_table
 
 __all__ = [
@@ -12,10 +12,12 @@ __all__ = [
     "Daily",
     "Decision",
     "Every",
+    "Hold",
     "Hourly",
     "Latest",
     "Metric",
     "Mode",
+    "Outcome",
     "Pinned",
     "Plan",
     "Policy",

@@ -1,19 +1,21 @@
-"""The retention plan: which checkpoints stay, which go, and a reason for each."""
+"""The retention plan: which checkpoints stay, which are thinned to weights, which go, and a reason for each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from holdfast.errors import PolicyError
 from holdfast.model import Checkpoint, State
 from holdfast.retention.metrics import Metric
-from holdfast.retention.rules import All, Best, Context, Latest, Pinned, Rule, rank
+from holdfast.retention.rules import All, Best, Context, Hold, Latest, Pinned, Rule, rank
 from holdfast.retention.spec import format_spec, parse
 
-__all__ = ["Decision", "Plan", "Policy", "default_policy", "make_plan", "rank"]
+__all__ = ["Decision", "Outcome", "Plan", "Policy", "default_policy", "make_plan", "rank"]
 
 _NOT_COMMITTED = {
     State.SET_ASIDE: "set aside by a rewind: not in this timeline",
@@ -60,13 +62,41 @@ class Policy:
         return f"{first}, plus {more}" if more else first
 
 
+class Outcome(StrEnum):
+    """What a plan does with a checkpoint."""
+
+    KEEP = "keep"
+    THIN = "thin"
+    REMOVE = "remove"
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to one checkpoint, with every reason to keep it, or one sentence why it goes."""
+    """What happens to one checkpoint: every reason to keep it (whole, or thinned), or one sentence why it goes.
+
+    `hold` is how firmly it is kept.
+    """
 
     checkpoint: Checkpoint
-    keep: bool
+    outcome: Outcome
     reasons: tuple[str, ...]
+    hold: Hold
+
+    @property
+    def stays(self) -> bool:
+        """True when its weights at least are kept."""
+        return self.outcome is not Outcome.REMOVE
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what is left of it."""
+        match self.outcome:
+            case Outcome.KEEP:
+                return self.checkpoint.size_bytes
+            case Outcome.THIN:
+                return self.checkpoint.thinned().size_bytes
+            case Outcome.REMOVE:
+                return 0
 
 
 @dataclass(frozen=True)
@@ -77,23 +107,36 @@ class Plan:
 
     @property
     def keep(self) -> tuple[Checkpoint, ...]:
-        """Checkpoints that stay, ordered by generation."""
-        return tuple(decision.checkpoint for decision in self.decisions if decision.keep)
+        """Checkpoints that stay as they are, ordered by generation."""
+        return self._with(Outcome.KEEP)
+
+    @property
+    def thin(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of which the weights stay, ordered by generation."""
+        return self._with(Outcome.THIN)
 
     @property
     def remove(self) -> tuple[Checkpoint, ...]:
         """Checkpoints that go, ordered by generation."""
-        return tuple(decision.checkpoint for decision in self.decisions if not decision.keep)
+        return self._with(Outcome.REMOVE)
+
+    @property
+    def changes(self) -> bool:
+        """True when anything is thinned or removed."""
+        return any(decision.outcome is not Outcome.KEEP for decision in self.decisions)
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of the checkpoints that stay."""
-        return sum(checkpoint.size_bytes for checkpoint in self.keep)
+        """Bytes of what stays."""
+        return sum(decision.kept_bytes for decision in self.decisions)
 
     @property
     def freed_bytes(self) -> int:
-        """Bytes of the checkpoints that go."""
-        return sum(checkpoint.size_bytes for checkpoint in self.remove)
+        """Bytes of what goes."""
+        return sum(decision.checkpoint.size_bytes for decision in self.decisions) - self.kept_bytes
+
+    def _with(self, outcome: Outcome) -> tuple[Checkpoint, ...]:
+        return tuple(decision.checkpoint for decision in self.decisions if decision.outcome is outcome)
 
     def reasons(self, generation: int) -> tuple[str, ...]:
         """Reasons of the decision on that generation; KeyError when the plan doesn't hold it."""
@@ -105,7 +148,7 @@ class Plan:
 
 
 def default_policy(limit: int | None, metric: Metric | None) -> Policy:
-    """What people expect of `save_total_limit`: the best by the metric plus the newest, else just the newest.
+    """What people expect of `save_total_limit`: the best by the metric plus the newest, else just the newest; whole.
 
     With a metric at most `limit` + 1 checkpoints stay, without one `limit`; with limit None everything does.
     PolicyError when `limit` is below 1.
@@ -114,7 +157,7 @@ def default_policy(limit: int | None, metric: Metric | None) -> Policy:
         return Policy((All(),), metric)
     if metric is None:
         return Policy((Latest(limit),))
-    return Policy((Best(limit), Latest(1)), metric)
+    return Policy((Best(limit, full=True), Latest(1)), metric)
 
 
 def make_plan(
@@ -130,29 +173,40 @@ def make_plan(
     `now` is an aware time. `pinned` are generations that people hold on to; `protected` maps generations that
     must not go now to the reason (resumed from, being uploaded). These stay whatever the rules say, and so
     does the newest checkpoint that can be resumed from, or the newest of any kind where none can. What is
-    quarantined or set aside takes part in no rule and stays.
+    quarantined or set aside takes part in no rule and stays. What is kept for its metric alone is thinned to its
+    weights, where it has any and the rule doesn't ask for it whole.
     ValueError when a generation stands twice or `now` has no time zone.
     """
     ordered = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.generation))
     everything = Context(ordered, policy.metric, now, frozenset(pinned))
     context = replace(everything, checkpoints=tuple(c for c in ordered if c.state is State.COMMITTED))
     grounds = [
-        *(rule.keeps(context) for rule in policy.rules),
-        Pinned().keeps(everything),
-        _recovery_point(context.checkpoints),
-        {c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED},
-        protected or {},
+        *(_Ground(rule.keeps(context), rule.held(context), rule.keeps_whole(context)) for rule in policy.rules),
+        _Ground(Pinned().keeps(everything)),
+        _Ground(_recovery_point(context.checkpoints)),
+        _Ground({c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED}),
+        _Ground(protected or {}),
     ]
     missed = _Missed.of(policy, _places(context))
     return Plan(tuple(_decide(checkpoint, grounds, missed) for checkpoint in ordered))
 
 
-def _decide(checkpoint: Checkpoint, grounds: Sequence[Mapping[int, str]], missed: _Missed) -> Decision:
-    """Keep it where there is any ground (generation to reason) to."""
-    found = [ground[checkpoint.generation] for ground in grounds if checkpoint.generation in ground]
-    if found:
-        return Decision(checkpoint, True, tuple(dict.fromkeys(found)))
-    return Decision(checkpoint, False, (missed.why(checkpoint),))
+class _Ground(NamedTuple):
+    """One ground to keep checkpoints: generation to reason, how firmly, and whether weights alone would not do."""
+
+    reasons: Mapping[int, str]
+    hold: Hold = Hold.LAW
+    whole: bool = True
+
+
+def _decide(checkpoint: Checkpoint, grounds: Sequence[_Ground], missed: _Missed) -> Decision:
+    """Keep it where there is any ground to; thin it where none of them needs all of it."""
+    found = [ground for ground in grounds if checkpoint.generation in ground.reasons]
+    if not found:
+        return Decision(checkpoint, Outcome.REMOVE, (missed.why(checkpoint),), Hold.NOT)
+    thins = checkpoint.thinnable and not any(ground.whole for ground in found)
+    reasons = tuple(dict.fromkeys(ground.reasons[checkpoint.generation] for ground in found))
+    return Decision(checkpoint, Outcome.THIN if thins else Outcome.KEEP, reasons, max(ground.hold for ground in found))
 
 
 def _recovery_point(committed: tuple[Checkpoint, ...]) -> dict[int, str]:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from enum import IntEnum
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -17,6 +18,21 @@ from holdfast.retention.metrics import Metric
 Seconds = Annotated[int, "written in a spec as a number and one of UNITS"]
 UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 """Units of a duration in a spec, in seconds, largest first."""
+
+
+class Hold(IntEnum):
+    """How firmly a checkpoint is kept: under pressure the lowest go first."""
+
+    NOT = 0
+    """By no rule."""
+    QUALITY = 1
+    """For its metric alone."""
+    MILESTONE = 2
+    """As a milestone."""
+    RECOVERY = 3
+    """To go on from: it is one of the newest, or of a span of time."""
+    LAW = 4
+    """Whatever the rules say: pinned, in use, or the one recovery point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +73,16 @@ def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint,
 class Rule(ABC):
     """Base of all rules. A subclass is a whole rule: its fields are its arguments, its name is its spec word.
 
-    Arguments are whole numbers of 1 or more; PolicyError on anything else.
+    Arguments are whole numbers of 1 or more; PolicyError on anything else. Fields that are bool are flags: words that
+    may follow the arguments in a spec, their meanings in `flags`. `hold` is how firmly the rule keeps.
     The docstring's first line and `example` make the rule's row in the help.
     """
 
     # No slots in subclasses: a slotted dataclass is a second class, and both would be found as rules.
     example: ClassVar[str]
     needs_metric: ClassVar[bool] = False
+    hold: ClassVar[Hold] = Hold.RECOVERY
+    flags: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         for name in self.arguments():
@@ -88,7 +107,7 @@ class Rule(ABC):
     def arguments(cls) -> dict[str, Any]:
         """Names and types (int, Seconds) of the arguments, in the order of the spec."""
         hints = get_type_hints(cls, include_extras=True)
-        return {field.name: hints[field.name] for field in fields(cls)}
+        return {field.name: hints[field.name] for field in fields(cls) if field.name not in cls.flags}
 
     def spec(self) -> str:
         """The rule as text, such as `best:3`; `parse` gives the same rule back."""
@@ -96,11 +115,20 @@ class Rule(ABC):
         for name, kind in self.arguments().items():
             value = getattr(self, name)
             parts.append(format_duration(value) if kind == Seconds else str(value))
+        parts += [flag for flag in self.flags if getattr(self, flag)]
         return ":".join(parts)
 
     @abstractmethod
     def keeps(self, context: Context) -> Mapping[int, str]:
         """Generations that the rule keeps, each with its reason."""
+
+    def held(self, context: Context) -> Hold:
+        """How firmly the rule keeps what it keeps now."""
+        return self.hold
+
+    def keeps_whole(self, context: Context) -> bool:
+        """False when weights alone serve as well: what is kept for nothing else is thinned."""
+        return self.held(context) is not Hold.QUALITY
 
     @abstractmethod
     def phrase(self, metric: Metric | None) -> str:
@@ -130,8 +158,13 @@ class Best(Rule):
     """
 
     k: int
+    full: bool = False
     example: ClassVar[str] = "best:3"
     needs_metric: ClassVar[bool] = True
+    hold: ClassVar[Hold] = Hold.QUALITY
+    flags: ClassVar[Mapping[str, str]] = {
+        "full": "The same, whole: without it, what no other rule keeps is thinned to its weights."
+    }
 
     def keeps(self, context: Context) -> Mapping[int, str]:
         metric = context.metric
@@ -147,6 +180,14 @@ class Best(Rule):
             f"({metric.value(checkpoint.metrics):.6g}, {metric.direction})"
             for place, checkpoint in enumerate(ranked, start=1)
         }
+
+    def held(self, context: Context) -> Hold:
+        # As long as nothing is ranked, it keeps the newest: they are what there is to go on from.
+        ranks = context.metric is not None and bool(rank(context.checkpoints, context.metric))
+        return Hold.QUALITY if ranks else Hold.RECOVERY
+
+    def keeps_whole(self, context: Context) -> bool:
+        return self.full or super().keeps_whole(context)
 
     def phrase(self, metric: Metric | None) -> str:
         best = "the best" if self.k == 1 else f"the best {self.k}"
@@ -185,6 +226,7 @@ class Every(Rule):
 
     steps: int
     example: ClassVar[str] = "every:1000"
+    hold: ClassVar[Hold] = Hold.MILESTONE
 
     def keeps(self, context: Context) -> Mapping[int, str]:
         milestones = (c for c in context.checkpoints if c.step > 0 and c.step % self.steps == 0)
@@ -255,6 +297,7 @@ class Pinned(Rule):
     """Everything that a person pinned; always in force, whether written or not."""
 
     example: ClassVar[str] = "pinned"
+    hold: ClassVar[Hold] = Hold.LAW
 
     def keeps(self, context: Context) -> Mapping[int, str]:
         return {c.generation: "pinned" for c in context.checkpoints if c.generation in context.pinned}

@@ -39,7 +39,11 @@ def format_spec(rules: Iterable[Rule]) -> str:
 
 def rule_table() -> list[tuple[str, str]]:
     """One row per rule for help and docs: an example spec and what it means in one sentence."""
-    return [(cls.example, cls.meaning()) for cls in rule_classes().values()]
+    rows: list[tuple[str, str]] = []
+    for cls in rule_classes().values():
+        rows.append((cls.example, cls.meaning()))
+        rows += [(f"{cls.example}:{flag}", meaning) for flag, meaning in cls.flags.items()]
+    return rows
 
 
 def _parse_rule(piece: str, spec: str) -> Rule:
@@ -53,7 +57,11 @@ def _parse_rule(piece: str, spec: str) -> Rule:
         near = get_close_matches(word, rule_classes(), n=1)
         guess = f"Did you mean {near[0]!r}? " if near else ""
         raise PolicyError(f"there is no retention rule {word!r} in {spec!r}", hint=guess + _what_there_is())
-    return cls(**_parse_arguments(cls, piece, parts))
+    flags = {flag: True for flag in cls.flags if flag in parts[len(cls.arguments()) :]}
+    arguments = _parse_arguments(cls, piece, [part for part in parts if part not in flags])
+    if len(parts) != len(arguments) + len(flags):
+        raise _bad(piece, f"{parts[-1]!r} stands twice", cls)
+    return cls(**arguments, **flags)
 
 
 def _parse_arguments(cls: type[Rule], piece: str, parts: list[str]) -> dict[str, int]:

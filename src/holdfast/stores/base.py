@@ -119,6 +119,13 @@ class Store(Protocol):
         """Swap two names in one step; False (and nothing done) where the file system can't."""
         ...
 
+    def link(self, source: str, target: str) -> bool:
+        """Give a file a second name; False (and nothing done) where the file system has no hard links.
+
+        The new name is durable once its directory is synced. Raises FileExistsError rather than replace.
+        """
+        ...
+
     def delete(self, path: str) -> None:
         """Remove a file or a whole tree; no error when it is gone. Links are removed, not followed."""
         ...

@@ -119,6 +119,15 @@ class LocalStore:
     def exchange(self, one: str, other: str) -> bool:
         return exchange_names(self.local_path(one), self.local_path(other))
 
+    def link(self, source: str, target: str) -> bool:
+        try:
+            os.link(self.local_path(source), self.local_path(target), follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _NO_LINKS:
+                return False
+            raise
+        return True
+
     def delete(self, path: str) -> None:
         target = self.local_path(path)
         if target.is_dir() and not target.is_symlink():
@@ -143,6 +152,8 @@ class LocalStore:
         return descriptor
 
 
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
+"""What systems say of a hard link that a file system can't make, or not one more of."""
 _KINDS: dict[int, EntryKind] = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "link"}
 
 

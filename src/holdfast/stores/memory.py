@@ -57,15 +57,16 @@ class MemoryStore:
     killed process loses nothing: go on with the same store.
     """
 
-    def __init__(self, before: Before | None = None, *, can_exchange: bool = True) -> None:
+    def __init__(self, before: Before | None = None, *, can_exchange: bool = True, can_link: bool = True) -> None:
         self.before = before
+        self.can_link = can_link
         self.can_exchange = can_exchange
         self._root = _Directory()
         self._clock = count(1)
 
     def crash(self, luck: Luck = no_luck) -> MemoryStore:
         """The store after a power cut; `luck` says which unsynced names and bytes survive all the same."""
-        after = MemoryStore(can_exchange=self.can_exchange)
+        after = MemoryStore(can_exchange=self.can_exchange, can_link=self.can_link)
         after._root = _after_crash(self._root, "", luck)
         return after
 
@@ -204,6 +205,17 @@ class MemoryStore:
             raise _error(errno.ENOENT, one)
         mine, theirs = home.entries[name], other_home.entries[other_name]
         home.entries[name], other_home.entries[other_name] = theirs, mine
+        return True
+
+    def link(self, source: str, target: str) -> bool:
+        if not self.can_link:
+            return False
+        self._announce("link", target)
+        file = self._file(source)
+        home, name = self._place(target)
+        if name in home.entries:
+            raise _error(errno.EEXIST, target)
+        home.entries[name] = file
         return True
 
     def delete(self, path: str) -> None:

@@ -130,6 +130,10 @@ class FaultyStore(LocalStore):
         plain = super()
         return self.injector.run("exchange", one, lambda: plain.exchange(one, other))
 
+    def link(self, source: str, target: str) -> bool:
+        plain = super()
+        return self.injector.run("link", target, lambda: plain.link(source, target))
+
     def delete(self, path: str) -> None:
         plain = super()
 

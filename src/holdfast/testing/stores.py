@@ -129,6 +129,19 @@ class StoreConformance(ABC):
         with pytest.raises(FileNotFoundError):
             store.rename("missing", "other")
 
+    def test_a_link_is_a_second_name_or_nothing(self, store: Store) -> None:
+        store.write("file", b"bytes")
+        store.make_directory("home")
+        if not store.link("file", "home/other"):
+            assert store.list("home") == []
+            return
+        with pytest.raises(FileExistsError):
+            store.link("file", "home/other")
+        store.delete("file")
+        assert store.read("home/other", limit=10) == b"bytes"
+        with pytest.raises(FileNotFoundError):
+            store.link("file", "home/third")
+
     def test_exchange_swaps_or_does_nothing(self, store: Store) -> None:
         for name in ("one", "two"):
             store.make_directory(name)

@@ -57,6 +57,7 @@ def say_commit(checkpointer: Checkpointer, checkpoint: Checkpoint, blocked: floa
     assert plan is not None
     because = "; ".join(_telling(plan.reasons(checkpoint.generation)))
     gone = f"; removed {', '.join(c.name for c in plan.remove)}" if plan.remove else ""
+    gone += f"; thinned to weights {', '.join(str(c.step) for c in plan.thin)}" if plan.thin else ""
     value = _value(checkpointer.policy, checkpoint)
     size = format_size(checkpoint.size_bytes)
     took = f"held up {blocked:.3f} s, durable after {durable:.2f} s"

@@ -1,0 +1,141 @@
+"""Thinning on a real disk: the same bytes under another name, nothing lost on the way, no way back taken by mistake."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from holdfast.errors import CheckpointCorrupt, CheckpointNotFound, ResumeRefused, RunLocked
+from holdfast.model import Kind
+from holdfast.operations.thinning import ThinRefused, thin
+from holdfast.run import Run
+from tests.operations.runs import flip, make_run, training
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "run", {1: 0.1, 2: 0.2, 3: 0.3})
+
+
+def _names(run: Run) -> list[str]:
+    return sorted(path.name for path in run.path.iterdir() if not path.name.startswith("."))
+
+
+def test_the_weights_are_the_same_file(run: Run) -> None:
+    weights = run.path / "checkpoint-1" / "model.safetensors"
+    before = os.stat(weights)
+
+    done = thin(run, 1)
+
+    after = os.stat(run.path / "weights-1" / "model.safetensors")
+    assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
+    assert _names(run) == ["checkpoint-2", "checkpoint-3", "weights-1"]
+    assert done.freed_bytes == 100
+    thinned = run.find(1)
+    assert (thinned.kind, thinned.generation, thinned.metrics) == (Kind.WEIGHTS, 1, done.before.metrics)
+    assert [file.path for file in thinned.files] == ["model.safetensors"]
+    assert run.verify(thinned).ok
+    assert run.best == thinned
+
+
+def test_pins_tags_and_late_metrics_stay_with_it(run: Run) -> None:
+    run.record_metrics(1, {"eval_loss": 0.05})
+    thin(run, 1)
+    run.pin_board.tag(1, "release")
+    run.record_metrics(1, {"other": 2.0})
+    again = Run.open(run.path)
+    assert again.find("release").metrics == {"eval_loss": 0.05, "eval_runtime": 1.5, "other": 2.0}
+    assert again.plan().reasons(1) == ("everything is kept", "pinned")
+
+
+def test_it_is_told_in_the_events(run: Run) -> None:
+    thin(run, 1)
+    (event,) = [event for event in run.events.read() if event["event"] == "thinned"]
+    assert (event["step"], event["generation"], event["freed_bytes"]) == (1, 1, 100)
+    assert event["reason"] == "asked for"
+
+
+def test_a_thinned_one_is_no_resume_point(run: Run) -> None:
+    thin(run, 2)
+    with pytest.raises(ResumeRefused, match="weights only") as error:
+        run.resume_point(2)
+    assert "Start a new run from its weights" in error.value.hint
+    assert "weights-2" in error.value.hint
+    assert "steps 1, 3" in error.value.hint
+    assert run.resume_point().checkpoint.step == 3
+
+
+def test_a_resume_leaves_it_in_the_run(run: Run) -> None:
+    """A new generation would have made it the newest, and a resume would have set it aside."""
+    thin(run, 1)
+    with training(run.path) as checkpointer:
+        assert checkpointer.run.latest is not None
+        assert checkpointer.run.latest.step == 3
+    assert _names(run) == ["checkpoint-2", "checkpoint-3", "weights-1"]
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"), [(3, "the recovery point"), (2, "pinned"), (1, "holds weights only already")]
+)
+def test_what_must_stay_whole_is_refused(run: Run, step: int, reason: str) -> None:
+    thin(run, 1)
+    run.pin_board.pin(2)
+    with pytest.raises(ThinRefused, match=reason):
+        thin(run, step)
+    assert _names(run) == ["checkpoint-2", "checkpoint-3", "weights-1"]
+
+
+def test_what_is_not_there_is_refused(run: Run) -> None:
+    with pytest.raises(CheckpointNotFound):
+        thin(run, 7)
+
+
+def test_a_damaged_recovery_point_stops_it(run: Run) -> None:
+    flip(run.path / "checkpoint-3" / "model.safetensors")
+    with pytest.raises(CheckpointCorrupt):
+        thin(run, 1)
+    assert "checkpoint-1" in _names(run)
+
+
+def test_the_lock_is_respected(run: Run) -> None:
+    with training(run.path), pytest.raises(RunLocked):
+        thin(run, 1)
+
+
+def test_the_policy_thins_what_leaves_the_recovery_set(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4, 5: 0.15}, keep="latest:2,best:2")
+    assert _names(run) == ["checkpoint-4", "checkpoint-5", "weights-1"]
+    run = make_run(tmp_path / "whole", {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}, keep="latest:2,best:2:full")
+    assert _names(run) == ["checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-4"]
+
+
+def test_without_hard_links_it_is_copied_and_said(
+    run: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("holdfast.stores.local.os.link", refuse)
+    thin(run, 1)
+    assert "no hard links" in caplog.text
+    assert run.verify(run.find(1)).ok
+
+
+def test_a_copy_of_damaged_bytes_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.stores.local.LocalStore.link", lambda *_: False)
+    flip(run.path / "checkpoint-1" / "model.safetensors")
+    with pytest.raises(OSError, match="digest differs"):
+        thin(run, 1)
+    assert _names(run) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+def test_a_reader_sees_one_of_the_two(run: Run) -> None:
+    with run.writing():
+        run.repository.thin(run.find(1))
+        first = Run.open(run.path).checkpoints[0]
+        assert (first.generation, first.kind) == (1, Kind.FULL)
+        assert not Run.open(run.path).plan().changes
+    with run.writing():
+        assert _names(run) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
