@@ -39,7 +39,7 @@ class SettingsError(HoldfastError, ValueError):
     exit_code = 2
 
 
-class QuantityError(HoldfastError, ValueError):
+class QuantityError(SettingsError):
     """A size, a duration or a number of parameters can't be understood."""
 
     code = "quantity"

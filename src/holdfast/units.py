@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from holdfast.errors import QuantityError
 
@@ -50,9 +51,12 @@ def format_number(value: float) -> str:
     return "NaN" if math.isnan(value) else f"{value:.6g}"
 
 
-def parse_size(text: str) -> int:
-    """Bytes of a size such as `16GB` or `1.5 TiB`, rounded down. Raises QuantityError, also without a unit."""
-    return int(_parse(text, SIZES, "a size", "16GB"))
+def parse_size(text: object, what: str | None = None) -> int:
+    """Bytes of a size such as `16GB` or `1.5 TiB`, rounded down; `what` names the setting in errors.
+
+    Raises QuantityError, also without a unit: nobody can know what a bare number counts.
+    """
+    return int(_parse(text, SIZES, "a size", "16GB", name=what))
 
 
 def parse_duration(text: str) -> float:
@@ -62,7 +66,7 @@ def parse_duration(text: str) -> float:
 
 def parse_parameters(text: str) -> int:
     """A number of parameters such as `13B`, `7.2b` or `350M`. Raises QuantityError, also without a letter."""
-    return int(_parse(text, COUNTS, "a number of parameters", "13B", any_case=True))
+    return int(_parse(text, COUNTS, "a number of parameters", "13B"))
 
 
 def format_duration(seconds: float) -> str:
@@ -79,21 +83,22 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}"
 
 
-def _parse(text: str, units: Mapping[str, float], what: str, example: str, *, any_case: bool = False) -> float:
+def _parse(text: object, units: Mapping[str, float], what: str, example: str, *, name: str | None = None) -> float:
     """The number times its unit, above zero and below what any machine holds."""
-    found = _QUANTITY.fullmatch(text.strip())
+    shown = f"{name} {text!r}" if name else repr(text)
+    found = _QUANTITY.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
     hint = f"Write it like {example}; the units are {', '.join(units)}."
     if found is None:
-        raise QuantityError(f"{text!r} is not {what}", hint=hint)
+        raise QuantityError(f"{shown} is not {what}", hint=hint)
     number, unit = found.groups()
-    unit = unit.upper() if any_case else unit
     if not unit:
-        raise QuantityError(f"{text!r} has no unit: a bare number is not {what}", hint=hint)
-    if unit not in units:
-        raise QuantityError(f"{text!r}: there is no unit {unit!r} for {what}", hint=hint)
-    value = float(number) * units[unit]
+        raise QuantityError(f"{shown} has no unit: a bare number is not {what}", hint=hint)
+    scale = {known.lower(): size for known, size in units.items()}.get(unit.lower())
+    if scale is None:
+        raise QuantityError(f"{shown}: there is no unit {unit!r} for {what}", hint=hint)
+    value = float(Decimal(number) * Decimal(str(scale)))
     if not 0 < value <= _LARGEST:
-        raise QuantityError(f"{text!r} is {'zero' if value == 0 else 'beyond any machine'}", hint=hint)
+        raise QuantityError(f"{shown} is {'zero' if value == 0 else 'beyond any machine'}", hint=hint)
     return value
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.cli.pruning import prune
 from holdfast.run import Run
+from holdfast.units import SIZE_UNITS
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run, training
 
@@ -87,6 +88,8 @@ def test_another_metric_and_its_direction(run: Run, call: Call) -> None:
         (["--metric", "oddity"], "mode='min' or mode='max'"),
         (["--mode", "max"], "--mode needs --metric"),
         (["--keep", "best:1", "--metric", "eval_accuracy"], "has a value of eval_accuracy"),
+        (["--budget", "200"], "'200', a bare number: say in which unit"),
+        (["--budget", "much"], "no size"),
         (["--mode", "up"], "'min', 'max'"),
     ],
 )
@@ -141,6 +144,30 @@ def test_a_dry_run_shows_what_would_be_thinned(run: Run, call: Call) -> None:
     text = call("prune", run.path, "--keep", "best:1", "--dry-run").stdout
     assert "Removes 1, thins 1 of 3 checkpoints and frees 1.1 kB; 2 stay (1.9 kB)." in text
     assert _steps(run) == [1, 2, 3]
+
+
+def test_a_budget_gives_up_in_order(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZE_UNITS, "kB", 1000)  # these checkpoints are small
+    shown = json.loads(
+        call("prune", run.path, "--keep", "best:3:full,latest:1", "--budget", "2.8kB", "--format", "json").stdout
+    )
+    assert [d["action"] for d in shown["decisions"]] == ["thin", "thin", "keep"]
+    assert (shown["budget_bytes"], shown["kept_bytes"], shown["fits"]) == (2800, 2800, True)
+    assert shown["decisions"][0]["reasons"][0] == "over the budget of 2.8 kB: thinned, kept for quality only"
+
+    result = call("prune", run.path, "--keep", "best:3:full,latest:1", "--budget", "2kB", "-y")
+
+    assert "Removed 1 checkpoint, thinned 1, freed 1.1 kB." in result.stdout
+    assert _steps(run) == [1, 3]
+    reasons = [event["reason"] for event in run.events.read() if event["event"] in ("removed", "thinned")]
+    assert reasons[0] == "over the budget of 2.0 kB: the lowest-ranked of the best"
+
+
+def test_a_budget_that_can_not_be_reached_is_said(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZE_UNITS, "kB", 1000)
+    result = call("prune", run.path, "--budget", "1kB", "-y")
+    assert "1.0 kB can't be reached: 1.9 kB stay under any budget" in result.stderr
+    assert _steps(run) == [1, 3]
 
 
 def test_help_lists_every_rule(call: Call) -> None:

@@ -110,7 +110,7 @@ def test_parameter_counts_are_read(text: str, number: int) -> None:
         ("1e9GB", "is not a size"),
         ("nanGB", "is not a size"),
         ("infTB", "is not a size"),
-        ("1gb", "there is no unit 'gb'"),
+        ("1xb", "there is no unit 'xb'"),
         ("1GB/s", "is not a size"),
         ("99999999999999999999TB", "beyond any machine"),
         ("9" * 5000 + "GB", "is not a size"),
@@ -133,3 +133,39 @@ def test_durations_for_people(seconds: float, text: str) -> None:
 
 def test_no_end_is_never() -> None:
     assert format_duration(math.inf) == "never"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("200GB", 200 * 10**9),
+        (" 512 MiB ", 512 * 2**20),
+        ("1.5tb", 1_500_000_000_000),
+        ("0.1GB", 100_000_000),
+        ("3TiB", 3 * 2**40),
+    ],
+)
+def test_sizes_of_settings_are_read(text: str, size: int) -> None:
+    assert parse_size(text, "budget") == size
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("200", "a bare number"),
+        (200, "a bare number"),
+        (2e11, "a bare number|not a size"),
+        ("much", "not a size|no unit"),
+        ("16 parsecs", "not a size|no unit"),
+        ("-1GB", "not a size|no unit"),
+        ("1e3GB", "not a size|no unit"),
+        ("GB", "not a size|no unit"),
+        ("", "not a size|no unit"),
+        (True, "not a size|no unit"),
+        ("0GB", "zero"),
+    ],
+)
+def test_what_is_no_size_is_refused(text: object, problem: str) -> None:
+    with pytest.raises(QuantityError, match=f"^budget .*({problem})") as error:
+        parse_size(text, "budget")
+    assert error.value.hint

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 import holdfast
 from holdfast.errors import SettingsError, StorageError
 from holdfast.formats.sink import FileSink
-from holdfast.integrations.transformers.engine import CHECK, parse_arena
+from holdfast.integrations.transformers.engine import CHECK
 from holdfast.snapshot import staging
 from holdfast.snapshot.staging import StateChangedError
 from tests.training.cells import Cell, complete, failures_of, inside
@@ -309,14 +309,6 @@ def test_a_save_that_was_put_off_is_made_up_for(tmp_path: Path, sinks: _Sinks) -
 def test_an_unknown_back_pressure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="back_pressure is 'drop'"):
         _attached(tmp_path / "run", back_pressure="drop")
-
-
-@pytest.mark.parametrize("size", ["16", "GB", "sixteen GB", "16PB", ""])
-def test_an_arena_needs_a_number_and_a_unit(size: str) -> None:
-    with pytest.raises(SettingsError, match="no size"):
-        parse_arena(size)
-    assert parse_arena("1.5GB") == 1_500_000_000
-    assert parse_arena(" 512 MiB ") == 512 * 2**20
 
 
 def test_an_unknown_engine_is_refused(tmp_path: Path) -> None:

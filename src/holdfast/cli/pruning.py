@@ -13,10 +13,10 @@ from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Table
 from holdfast.cli.text import count
 from holdfast.operations.prune import Pruned
-from holdfast.operations.pruning import policy_for, prune_as_shown
+from holdfast.operations.pruning import plan_for, policy_for, prune_as_shown
 from holdfast.retention import Mode, Outcome, Plan, Policy, format_spec, rule_table
 from holdfast.run import Run
-from holdfast.units import align_numbers, format_size
+from holdfast.units import SIZES, align_numbers, format_size, parse_size
 
 _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_table())
 
@@ -26,12 +26,18 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
     examples=[
         ("holdfast prune runs/sft --keep best:3,latest:1", "show the plan, then ask"),
         ("holdfast prune runs/sft --keep latest:2 --dry-run", "only show it"),
+        ("holdfast prune runs/sft --budget 200GB", "as the run's policy says, and no more than 200 GB of it"),
         ("holdfast prune runs/sft --keep best:1 --metric eval_accuracy --mode max --yes", "from a script"),
     ],
 )
 @run_argument
 @click.option(
     "--keep", metavar="SPEC", help="Rules, joined by commas, such as best:3,latest:2; the run's own by default."
+)
+@click.option(
+    "--budget",
+    metavar="SIZE",
+    help=f"Give up more, in order, to keep no more than that: 200GB; units {', '.join(SIZES)}.",
 )
 @click.option("--metric", metavar="NAME", help="Rank by this metric instead of the run's own.")
 @click.option(
@@ -41,26 +47,40 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @format_option
 def prune(
-    *, run: Run, keep: str | None, metric: str | None, mode: Mode | None, dry_run: bool, yes: bool, output: Output
+    *,
+    run: Run,
+    keep: str | None,
+    budget: str | None,
+    metric: str | None,
+    mode: Mode | None,
+    dry_run: bool,
+    yes: bool,
+    output: Output,
 ) -> None:
     """The newest checkpoint that can be resumed from, and what is pinned or tagged, stay under any policy. The
-    policy of the run does not change. Without a terminal to ask on, nothing is removed unless --yes is given.
+    policy of the run does not change. A budget gives up, in this order: the optimizer states of what is kept for its
+    metric alone, the lowest-ranked best, the oldest milestone, the oldest of the latest; never the last best. Without
+    a terminal to ask on, nothing is removed unless --yes is given.
     """
     if mode is not None and metric is None:
         raise click.UsageError("--mode needs --metric: name the metric that it is the direction of.")
     policy = policy_for(run, keep, metric, mode)
-    plan = run.plan(policy)
+    limit = None if budget is None else parse_size(budget, "--budget")
+    plan = plan_for(run, policy, limit)
     if not output.is_json:
         _print_plan(run, policy, plan, output)
-    done = _carry_out(run, policy, plan, output, yes) if plan.changes and not dry_run else None
+    if limit is not None and plan.kept_bytes > limit:
+        least = f"{format_size(plan.kept_bytes)} stay under any budget: the newest, the best, and what is pinned"
+        output.note(f"{format_size(limit)} can't be reached: {least}")
+    done = _carry_out(run, policy, plan, limit, output, yes=yes) if plan.changes and not dry_run else None
     if output.is_json:
-        output.json(_to_json(policy, plan, done))
+        output.json(_to_json(policy, plan, limit, done))
 
 
 prune.help = f"{prune.help}\n\n\b\nRules:\n{_RULES}"
 
 
-def _carry_out(run: Run, policy: Policy, plan: Plan, output: Output, yes: bool) -> Pruned | None:
+def _carry_out(run: Run, policy: Policy, plan: Plan, budget: int | None, output: Output, *, yes: bool) -> Pruned | None:
     if not yes:
         if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
             output.note("dry run: nothing was removed; add --yes to remove")
@@ -73,6 +93,7 @@ def _carry_out(run: Run, policy: Policy, plan: Plan, output: Output, yes: bool) 
             run,
             policy,
             plan,
+            budget=budget,
             on_bytes=progress.advance,
             on_done=lambda checkpoint: progress.describe(f"done with step {checkpoint.step}"),
         )
@@ -131,7 +152,7 @@ def _table(policy: Policy, plan: Plan) -> Table:
     return Table(columns, tuple(rows)).informative()
 
 
-def _to_json(policy: Policy, plan: Plan, done: Pruned | None) -> dict[str, Any]:
+def _to_json(policy: Policy, plan: Plan, budget: int | None, done: Pruned | None) -> dict[str, Any]:
     return {
         "policy": format_spec(policy.rules),
         "metric": policy.metric.name if policy.metric else None,
@@ -147,6 +168,9 @@ def _to_json(policy: Policy, plan: Plan, done: Pruned | None) -> dict[str, Any]:
             }
             for decision in plan.decisions
         ],
+        "budget_bytes": budget,
+        "kept_bytes": plan.kept_bytes,
+        "fits": budget is None or plan.kept_bytes <= budget,
         "frees_bytes": plan.freed_bytes,
         "applied": done is not None,
         "removed": [checkpoint.generation for checkpoint in done.removed] if done else [],

@@ -8,8 +8,9 @@ from holdfast.errors import CheckpointCorrupt, HoldfastError, PolicyError
 from holdfast.model import Checkpoint
 from holdfast.operations import prune
 from holdfast.operations.checking import note
-from holdfast.retention import Metric, Mode, Plan, Policy, parse
+from holdfast.retention import Metric, Mode, Plan, Policy, fit, parse
 from holdfast.run import Run
+from holdfast.units import format_size
 from holdfast.verification import OnBytes
 
 
@@ -36,11 +37,20 @@ def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None
     return policy
 
 
+def plan_for(run: Run, policy: Policy, budget: int | None = None) -> Plan:
+    """What the policy keeps, thins and removes; with a budget (bytes) also what is given up to stay within it."""
+    plan = run.plan(policy)
+    if budget is None:
+        return plan
+    return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
+
+
 def prune_as_shown(
     run: Run,
     policy: Policy,
     shown: Plan,
     *,
+    budget: int | None = None,
     on_bytes: OnBytes | None = None,
     on_done: Callable[[Checkpoint], None] | None = None,
 ) -> prune.Pruned:
@@ -50,7 +60,7 @@ def prune_as_shown(
     resumable checkpoint does not hold; nothing is removed then.
     """
     with run.writing():
-        plan = run.plan(policy)
+        plan = plan_for(run, policy, budget)
         if not same_decisions(plan, shown):
             raise PlanChanged(
                 f"{run.path} changed after the plan was shown: nothing was removed", hint="Run it again to see it anew."

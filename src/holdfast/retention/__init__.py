@@ -2,6 +2,7 @@
 
 from holdfast.retention.metrics import Metric, Mode, known_mode
 from holdfast.retention.plan import Decision, Outcome, Plan, Policy, default_policy, make_plan, rank
+from holdfast.retention.pressure import Measure, entries, fit, size
 from holdfast.retention.rules import All, Best, Context, Daily, Every, Hold, Hourly, Latest, Pinned, Rule, Within
 from holdfast.retention.spec import format_spec, parse, rule_table
 
@@ -15,6 +16,7 @@ __all__ = [
     "Hold",
     "Hourly",
     "Latest",
+    "Measure",
     "Metric",
     "Mode",
     "Outcome",
@@ -24,10 +26,13 @@ __all__ = [
     "Rule",
     "Within",
     "default_policy",
+    "entries",
+    "fit",
     "format_spec",
     "known_mode",
     "make_plan",
     "parse",
     "rank",
     "rule_table",
+    "size",
 ]

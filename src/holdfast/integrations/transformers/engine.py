@@ -25,6 +25,7 @@ from holdfast.integrations.transformers.recording import Recorded
 from holdfast.model import FileEntry
 from holdfast.snapshot.arena import Arena, ArenaTooSmallError
 from holdfast.snapshot.staging import Copy, Staging
+from holdfast.units import parse_size
 
 logger = logging.getLogger("holdfast")
 
@@ -157,7 +158,7 @@ class Choice(NamedTuple):
 
 def choose_engine(trainer: Any, engine: str, arena: str | None) -> Choice:
     """The fast engine where it is asked for or, by "auto", where it can serve. Raises SettingsError where it can't."""
-    limit = parse_arena(arena)
+    limit = None if arena is None else parse_size(arena, "arena")
     if engine not in get_args(Engine):
         raise SettingsError(f"engine is {engine!r}", hint="It is 'auto', 'fast' or 'stock'.")
     if engine == "stock":
@@ -186,22 +187,6 @@ _SLACK = 2**20
 """Bytes of headers, and of a pickle, beyond an estimate that counts tensors."""
 _STEPS_IN_BACKWARD = ("lomo", "layerwise")
 """Words in the names of optimizers that step while gradients are computed, before anything could wait at the gate."""
-
-
-def parse_arena(size: str | None) -> int | None:
-    """Bytes of a size with a unit such as 16GB or 512MiB; None stays None. Raises SettingsError."""
-    if size is None:
-        return None
-    number = size.rstrip("BMGTKiktmgb ")
-    unit = size[len(number) :].strip()
-    try:
-        return int(float(number) * _UNITS[unit])
-    except (ValueError, KeyError):
-        hint = f"Give a number and one of {', '.join(_UNITS)}: arena='16GB'."
-        raise SettingsError(f"arena is {size!r}, which is no size", hint=hint) from None
-
-
-_UNITS = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 def _staged(file: _File, image: memoryview, pieces: list[Copy]) -> _File:
