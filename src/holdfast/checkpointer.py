@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
@@ -12,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from holdfast import layout
 from holdfast.background import BackgroundWriter, BackPressure
-from holdfast.errors import HoldfastError, RunInUse, RunNotFound, StorageError
+from holdfast.errors import DiskFull, HoldfastError, RunInUse, RunNotFound, SettingsError, StorageError
 from holdfast.external import external_path, open_external
+from holdfast.headroom import Headroom, Limits, OnDiskFull
 from holdfast.inflight import Finish, InFlight, as_storage_error
 from holdfast.janitor import Janitor
 from holdfast.model import Checkpoint, Kind, parse_name
@@ -25,9 +27,10 @@ from holdfast.operations import prune
 from holdfast.receipt import Receipt
 from holdfast.references import Reference
 from holdfast.repository import Repository, Staging
-from holdfast.retention import Plan, Policy
+from holdfast.retention import Plan, Policy, fit
 from holdfast.run import ResumePoint, Run
 from holdfast.stores import LocalStore
+from holdfast.units import format_size, parse_size
 from holdfast.verification import Check
 
 logger = logging.getLogger("holdfast")
@@ -61,6 +64,9 @@ class Facts:
 class Checkpointer:
     """Saves, keeps and finds the checkpoints of one run directory for one training process.
 
+    `budget` ("200GB") bounds what the checkpoints take, the one being written included; `min_free` stays free on
+    the disk. Where room is short, it is made by policy; where it can't be, `save` raises DiskFull before it writes, or
+    waits for room with `on_disk_full="pause"`. `refused` are the steps that were not saved for lack of room.
     `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what
     the policy decided last.
     """
@@ -72,8 +78,13 @@ class Checkpointer:
         *,
         fresh: Fresh = "refuse",
         back_pressure: BackPressure = "wait",
+        budget: str | None = None,
+        min_free: str | None = None,
+        on_disk_full: OnDiskFull = "finish",
     ) -> None:
         self.path = Path(path)
+        self.headroom = Headroom(_limits(budget, min_free, on_disk_full))
+        self.refused: list[int] = []
         self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
         self.fresh: Fresh = fresh
         self.back_pressure: BackPressure = back_pressure
@@ -117,6 +128,10 @@ class Checkpointer:
             self._run = run
             self._janitor = Janitor(run.store)
             self._owed = False
+            self.refused = []
+            known = run.checkpoints
+            for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
+                self.headroom.learn(checkpoint)
             self._unsettled = point if outside is None else None
             self._parent = self._unsettled.checkpoint.generation if self._unsettled else None
             self._resumed_from = None
@@ -148,7 +163,7 @@ class Checkpointer:
             self._writer.wait()
             if self._resumed_from is not None:
                 self._resumed_from = None
-                prune.apply(run, run.plan(self.policy))
+                prune.apply(run, self._planned())
         finally:
             if self._janitor is not None:
                 self._janitor.finish()
@@ -225,15 +240,20 @@ class Checkpointer:
         """Write one checkpoint, commit it, then let the policy remove others; returns the committed one.
 
         `write` is called with the directory to fill. A failure of the disk throws the attempt away and writes
-        anew once. Raises StorageError after the second, and whatever else `write` raises after the first.
+        anew once. Raises DiskFull where there is no room, StorageError after the second failure, and whatever else
+        `write` raises after the first.
         """
         run = self.run
+        self.make_room(facts.step)
         draft = self._draft(run, facts)
         try:
             checkpoint = self._attempt(run, draft, write)
         except StorageError as error:
             run.events.append("failed", step=facts.step, error=error.message, retried=True)
             logger.warning("%s Writing it anew.", error.message)
+            if error.is_full:
+                self.headroom.strike(error)
+                self.make_room(facts.step)
             checkpoint = self._attempt(run, draft, write)
         self.committed(checkpoint)
         return checkpoint
@@ -247,6 +267,7 @@ class Checkpointer:
         """
         self._writer.wait()
         run = self.run
+        self.make_room(facts.step)
         draft = self._draft(run, facts)
         staging = run.repository.stage()
         try:
@@ -283,7 +304,46 @@ class Checkpointer:
     def committed(self, checkpoint: Checkpoint) -> None:
         """Go on from a committed checkpoint: it is the parent of the next one, and the policy decides anew."""
         self._parent = checkpoint.generation
+        self.headroom.learn(checkpoint)
         self.decide()
+
+    def make_room(self, step: int) -> None:
+        """Return when there is room for the checkpoint of `step`. Raises DiskFull."""
+        self.headroom.make(self.run, self.policy, step, self._planned, self._dispose_now)
+
+    def refuse(self, step: int, error: StorageError) -> None:
+        """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""
+        if self.headroom.limits.on_disk_full == "stop":
+            raise error
+        self.refused += [] if step in self.refused else [step]
+        self.run.events.append("refused", step=step, error=error.message)
+        logger.error("STEP %d IS NOT SAVED. %s\n  %s The training goes on.", step, error.message, error.hint)
+
+    def end_well(self) -> None:
+        """Raises DiskFull when saves were refused, unless `on_disk_full="continue"`. Call it when all else is done."""
+        if not self.refused or self.headroom.limits.on_disk_full == "continue":
+            return
+        latest = self.run.latest
+        newest = f"the newest checkpoint is step {latest.step}" if latest else "there is no checkpoint"
+        count = "1 save was" if len(self.refused) == 1 else f"{len(self.refused)} saves were"
+        raise DiskFull(
+            f"the training is over, but {count} refused for lack of room (step {', '.join(map(str, self.refused))}); "
+            f"{newest} in {self.path}",
+            hint="The model in memory is that of the end. on_disk_full='continue' ends without this error.",
+            errno=errno.ENOSPC,
+        )
+
+    def _dispose_now(self) -> None:
+        if self._janitor is not None:
+            self._janitor.finish()
+
+    def _planned(self) -> Plan:
+        """What the policy and the budget say of what is committed now."""
+        held = {} if self._resumed_from is None else {self._resumed_from: "resumed from"}
+        plan, budget = self.run.plan(self.policy, also_protected=held), self.headroom.limits.budget
+        if budget is None:
+            return plan
+        return fit(plan, budget, self.policy.metric, why=f"over the budget of {format_size(budget)}")
 
     @property
     def busy(self) -> bool:
@@ -302,8 +362,7 @@ class Checkpointer:
 
     def decide(self) -> Plan:
         """Apply the policy to what is committed now; returns the plan that was carried out."""
-        held = {} if self._resumed_from is None else {self._resumed_from: "resumed from"}
-        plan = self.run.plan(self.policy, also_protected=held)
+        plan = self._planned()
         prune.apply(self.run, plan, dispose=self._janitor.dispose if self._janitor else None)
         self.plan = plan
         return plan
@@ -349,6 +408,18 @@ class Checkpointer:
         except BaseException:
             run.repository.discard(staging)
             raise
+
+
+def _limits(budget: str | None, min_free: str | None, on_disk_full: OnDiskFull) -> Limits:
+    if on_disk_full not in get_args(OnDiskFull):
+        raise SettingsError(
+            f"on_disk_full is {on_disk_full!r}", hint="It is 'finish' (the default), 'continue', 'pause' or 'stop'."
+        )
+    return Limits(
+        None if budget is None else parse_size(budget, "budget"),
+        0 if min_free is None else parse_size(min_free, "min_free"),
+        on_disk_full,
+    )
 
 
 def _fill(staging: Staging, draft: Checkpoint, write: Callable[[Path], T]) -> T:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno as numbers
 from functools import partial
 from typing import Any, ClassVar
+
+FULL = frozenset({numbers.ENOSPC, numbers.EDQUOT})
+"""What systems say when bytes, inodes or a quota run out."""
 
 
 class HoldfastError(Exception):
@@ -107,6 +111,17 @@ class StorageError(HoldfastError, OSError):
     def __reduce__(self) -> tuple[Any, ...]:
         # OSError's own forgets an errno that was not among its arguments.
         return partial(type(self), hint=self.hint, errno=self.errno), (self.message,)
+
+    @property
+    def is_full(self) -> bool:
+        """True where room was short: bytes, inodes or a quota."""
+        return self.errno in FULL
+
+
+class DiskFull(StorageError):
+    """There is no room for a checkpoint, and no more may be given up for it."""
+
+    code = "disk-full"
 
 
 class LayoutTooNew(HoldfastError):

@@ -23,13 +23,16 @@ Event = dict[str, Any]
 
 DURABLE = frozenset({"metrics", "timeline", "removed", "thinned", "quarantined", "resumed", "run"})
 """Events that are on disk before the call returns; the others only tell of what the manifests know anyway."""
+TELLING = frozenset({"removed", "thinned"})
+"""Of these, events of what is done already: where there is no room for the line, it is only warned about."""
 
 
 class EventLog:
     """Appends and reads `.holdfast/events.jsonl`.
 
     Every event has `time` (UTC, ISO 8601) and `event`: run, committed, removed, thinned, verified, quarantined,
-    metrics, timeline, resumed, pinned, unpinned, tagged, failed, finished, recovered; the other fields depend on it.
+    metrics, timeline, resumed, pinned, unpinned, tagged, failed, refused, finished, recovered; the other
+    fields depend on it.
     What the events say together is kept: asking again reads what any process appended since, and nothing twice.
     """
 
@@ -50,7 +53,7 @@ class EventLog:
         try:
             self._store.append(layout.EVENTS, line, durable=event in DURABLE)
         except OSError as error:
-            if event in DURABLE:
+            if event in DURABLE - TELLING:
                 raise
             logger.warning("The event log of %s missed %r: %s", self._store.local_path(""), event, error)
         return record

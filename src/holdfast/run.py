@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Generator, Mapping
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from holdfast import layout
-from holdfast.errors import CheckpointNotFound, HoldfastError, ResumeRefused, RunNotFound
+from holdfast.errors import FULL, CheckpointNotFound, HoldfastError, ResumeRefused, RunNotFound
 from holdfast.events import EventLog
 from holdfast.joining import Joiner
 from holdfast.lock import RunLock
@@ -24,6 +25,8 @@ from holdfast.retention import Plan, Policy, make_plan, rank
 from holdfast.runfile import RunFile, read_run_file, write_run_file
 from holdfast.stores import LocalStore
 from holdfast.verification import Check, OnBytes, Verification
+
+logger = logging.getLogger("holdfast")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Run:
         self.lock = RunLock(self.store)
         self._joiner = Joiner()
         self._generations_known = False
+        self._unwritten: list[tuple[int, dict[str, float]]] = []
 
     # -- opening ---------------------------------------------------------------------------------------
 
@@ -128,7 +132,7 @@ class Run:
     def listing(self) -> Listing:
         """`checkpoints` and `foreign` in one look at the disk."""
         listing = self.repository.listing()
-        return replace(listing, checkpoints=self._joiner.join(listing.checkpoints, self.events.late_metrics()))
+        return replace(listing, checkpoints=self._joiner.join(listing.checkpoints, self._late_metrics()))
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
@@ -271,8 +275,26 @@ class Run:
         return max(self.repository.highest_generation, self.events.last_generation()) + 1
 
     def record_metrics(self, generation: int, metrics: dict[str, float]) -> None:
-        """Metrics of a committed checkpoint that became known after its commit."""
-        self.events.append("metrics", generation=generation, metrics=metrics)
+        """Metrics of a committed checkpoint that became known after its commit.
+
+        Where the disk is too full for them, they are kept in memory, and written with the next ones.
+        """
+        self._unwritten.append((generation, metrics))
+        try:
+            while self._unwritten:
+                found = self._unwritten[0]
+                self.events.append("metrics", generation=found[0], metrics=found[1])
+                self._unwritten.pop(0)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            logger.warning("Metrics of %s wait in memory for room on the disk: %s", self.path, error)
+
+    def _late_metrics(self) -> dict[int, dict[str, float]]:
+        late = self.events.late_metrics()
+        for generation, metrics in self._unwritten:
+            late[generation] = {**late.get(generation, {}), **metrics}
+        return late
 
     def remove(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> None:
         """Remove one checkpoint, with the reason in the event log; `dispose` may free its bytes later."""

@@ -187,8 +187,8 @@ def test_a_policy_describes_itself(spec: str, sentence: str) -> None:
 def test_the_default_policy_is_what_people_expect_of_a_limit() -> None:
     assert default_policy(3, LOSS) == Policy((Best(3, full=True), Latest(1)), LOSS)
     assert default_policy(3, None) == Policy((Latest(3),), None)
-    assert default_policy(None, LOSS).rules == (All(),)
-    assert default_policy(None, None).rules == (All(),)
+    assert default_policy(None, LOSS).rules == (All(), Best(3), Latest(2))
+    assert default_policy(None, None).rules == (All(), Latest(2))
     with pytest.raises(PolicyError):
         default_policy(0, None)
 

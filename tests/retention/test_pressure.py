@@ -63,6 +63,13 @@ def test_the_one_best_is_thinned_before_it_could_go() -> None:
     assert sequence(run_of(None, None, None), "latest:3", None) == ["kkk", "-kk", "--k"]
 
 
+def test_what_is_kept_because_there_is_room_goes_first() -> None:
+    run = run_of(0.1, 0.3, 0.2, 0.9, 0.8)
+    assert sequence(run, "all,best:2,latest:2") == ["kkkkk", "k-kkk", "t-kkk", "t-tkk", "t--kk", "t---k"]
+    assert sequence(run, "all") == ["kkkkk", "k-kkk", "k--kk", "k---k", "t---k"]
+    assert sequence(run, "all", None) == ["kkkkk", "-kkkk", "--kkk", "---kk", "----k"]
+
+
 def test_pins_are_never_given_up() -> None:
     assert sequence(run_of(0.5, 0.1, 0.2), "latest:1", pinned=frozenset({1})) == ["k-k"]
 

@@ -150,11 +150,12 @@ class Plan:
 def default_policy(limit: int | None, metric: Metric | None) -> Policy:
     """What people expect of `save_total_limit`: the best by the metric plus the newest, else just the newest; whole.
 
-    With a metric at most `limit` + 1 checkpoints stay, without one `limit`; with limit None everything does.
+    With a metric at most `limit` + 1 checkpoints stay, without one `limit`; with limit None everything does, and when
+    room runs out the best 3 and the latest 2 stay longest.
     PolicyError when `limit` is below 1.
     """
     if limit is None:
-        return Policy((All(),), metric)
+        return Policy((All(), *([Best(3)] if metric else []), Latest(2)), metric)
     if metric is None:
         return Policy((Latest(limit),))
     return Policy((Best(limit, full=True), Latest(1)), metric)

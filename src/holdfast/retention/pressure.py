@@ -39,10 +39,11 @@ def fit(
 ) -> Plan:
     """The plan with as much given up, in a fixed order, as it takes to keep no more than `limit`.
 
-    First what is kept for quality only is thinned, the oldest first; then go the lowest-ranked of these, the oldest
-    milestones, the oldest of the rest. Never given up are the newest that can be resumed from, what is pinned or
-    protected, and the weights of the best: the plan may take more than `limit` in the end. A larger limit never keeps
-    less. `why` begins the reason of each step. With `may_thin=False` nothing is thinned: that needs a little room.
+    First go the oldest of what is kept because there is room. Then what is kept for quality only is thinned, the oldest
+    first; then go the lowest-ranked of these, the oldest milestones, the oldest of the rest. Never given up are the
+    newest that can be resumed from, what is pinned or protected, and the weights of the best: the plan may take more
+    than `limit` in the end. A larger limit never keeps less. `why` begins the reason of each step. With
+    `may_thin=False` nothing is thinned: that needs a little room.
     """
     decisions = {d.checkpoint.generation: d if may_thin else _whole(d) for d in plan.decisions}
     kept = sum(_measured(decision, measure) for decision in decisions.values())
@@ -58,7 +59,7 @@ def fit(
 
 def _steps(plan: Plan, metric: Metric | None, may_thin: bool) -> Iterator[_Step]:
     """Everything that can be given up, in order; it depends on nothing but the plan."""
-    may_go = [d for d in plan.decisions if d.stays and d.hold is not Hold.LAW]
+    may_go = [d for d in plan.decisions if d.stays]
     ranked = rank((d.checkpoint for d in plan.decisions if d.stays), metric) if metric else ()
     places = {checkpoint.generation: place for place, checkpoint in enumerate(ranked, start=1)}
 
@@ -67,12 +68,16 @@ def _steps(plan: Plan, metric: Metric | None, may_thin: bool) -> Iterator[_Step]
 
     by_hold = {hold: [d for d in may_go if d.hold is hold] for hold in Hold}
     quality = by_hold[Hold.QUALITY]
+    yield from (
+        _Step(d, Outcome.REMOVE, "the oldest that no other rule keeps") for d in by_hold[Hold.ROOM] if place(d) > 1
+    )
     if may_thin:
         yield from (_Step(d, Outcome.THIN, "thinned, kept for quality only") for d in quality if _can_thin(d))
     in_turn = [
         *((d, "the lowest-ranked of the best") for d in sorted(quality, key=place, reverse=True)),
         *((d, "the oldest milestone") for d in by_hold[Hold.MILESTONE]),
         *((d, "the oldest of the latest") for d in by_hold[Hold.RECOVERY]),
+        *((d, "the oldest that no other rule keeps") for d in by_hold[Hold.ROOM] if place(d) == 1),
     ]
     for decision, what in in_turn:
         if place(decision) > 1:

@@ -25,13 +25,15 @@ class Hold(IntEnum):
 
     NOT = 0
     """By no rule."""
-    QUALITY = 1
+    ROOM = 1
+    """Because there is room."""
+    QUALITY = 2
     """For its metric alone."""
-    MILESTONE = 2
+    MILESTONE = 3
     """As a milestone."""
-    RECOVERY = 3
+    RECOVERY = 4
     """To go on from: it is one of the newest, or of a span of time."""
-    LAW = 4
+    LAW = 5
     """Whatever the rules say: pinned, in use, or the one recovery point."""
 
 
@@ -311,9 +313,10 @@ class Pinned(Rule):
 
 @dataclass(frozen=True)
 class All(Rule):
-    """Everything: nothing is ever removed."""
+    """Everything, as long as there is room; then the oldest that no other rule keeps go first."""
 
     example: ClassVar[str] = "all"
+    hold: ClassVar[Hold] = Hold.ROOM
 
     def keeps(self, context: Context) -> Mapping[int, str]:
         return {checkpoint.generation: "everything is kept" for checkpoint in context.checkpoints}

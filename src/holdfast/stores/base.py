@@ -34,6 +34,14 @@ class Stamp(NamedTuple):
     changed_ns: int
 
 
+class Room(NamedTuple):
+    """What is free for this user, and the size of the whole; `free_entries` None where inodes are not counted."""
+
+    free_bytes: int
+    free_entries: int | None
+    total_bytes: int
+
+
 def is_leftover_of(entry: str, name: str) -> bool:
     """True when a directory entry is what a killed `replace` of the file `name` left beside it."""
     return entry.startswith(f".{name}.") and entry.endswith(TEMPORARY_SUFFIX)
@@ -134,6 +142,6 @@ class Store(Protocol):
         """Time of last change, seconds since the epoch. Only for messages, never for order."""
         ...
 
-    def free_bytes(self) -> int:
-        """Bytes that this user can still write."""
+    def room(self) -> Room:
+        """What this user can still write."""
         ...

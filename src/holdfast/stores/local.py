@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from holdfast.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Stamp, walk_by_listing
+from holdfast.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, walk_by_listing
 from holdfast.stores.renaming import exchange_names, rename_without_replacing
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -139,8 +139,10 @@ class LocalStore:
     def modified(self, path: str) -> float:
         return self.local_path(path).lstat().st_mtime
 
-    def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
+    def room(self) -> Room:
+        found = os.statvfs(self.root)
+        entries = found.f_favail if found.f_files else None
+        return Room(found.f_bavail * found.f_frsize, entries, found.f_blocks * found.f_frsize)
 
     def _open_regular(self, path: str) -> int:
         target = self._base + path

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from holdfast.stores.base import Entry, Stamp, walk_by_listing
+from holdfast.stores.base import Entry, Room, Stamp, walk_by_listing
 
 ROOT = Path("/in-memory")
 """The made-up place below which `local_path` answers."""
@@ -129,8 +129,8 @@ class MemoryStore:
         node = self._find(path)
         return node.modified if isinstance(node, _Directory) else 0.0
 
-    def free_bytes(self) -> int:
-        return 2**60
+    def room(self) -> Room:
+        return Room(2**60, None, 2**60)
 
     # -- the protocol: writing -------------------------------------------------------------------------
 

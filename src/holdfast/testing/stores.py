@@ -28,7 +28,9 @@ class StoreConformance(ABC):
     def test_a_new_store_is_empty(self, store: Store) -> None:
         assert store.list("") == store.walk("") == []
         assert not store.exists("file")
-        assert store.free_bytes() >= 0
+        room = store.room()
+        assert 0 <= room.free_bytes <= room.total_bytes
+        assert room.free_entries is None or room.free_entries >= 0
 
     def test_what_is_not_there_lists_as_empty_and_reads_as_an_error(self, store: Store) -> None:
         assert store.list("missing") == store.walk("missing") == []

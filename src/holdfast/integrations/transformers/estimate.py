@@ -6,8 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from holdfast.headroom import Headroom
 from holdfast.integrations.transformers.arguments import plain
-from holdfast.retention import All, Policy
+from holdfast.retention import Best, Every, Latest, Pinned, Policy
 from holdfast.units import format_size
 
 _MOMENTS = {"sgd": 0.0, "adafactor": 0.05, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
@@ -17,9 +18,7 @@ _MOMENTS = {"sgd": 0.0, "adafactor": 0.05, "lion": 1.0, "rmsprop": 1.0, "adagrad
 def checkpoint_bytes(trainer: Any) -> int:
     """About the bytes of one checkpoint: what is saved of the weights, and the optimizer's moments."""
     model, args = trainer.model, trainer.args
-    adapter = hasattr(model, "peft_config")
-    saved = [p for p in model.parameters() if p.requires_grad or not adapter]
-    weights = sum(p.numel() * p.element_size() for p in saved)
+    weights = _weights(trainer)
     if args.save_only_model:
         return weights
     name = plain(args.optim).lower()
@@ -43,17 +42,48 @@ def planned_saves(args: Any, state: Any) -> int:
     return 0
 
 
-def describe_saves(trainer: Any, state: Any, policy: Policy) -> str:
-    """For the start line: saves to come, their size, and the sum where everything is kept."""
+def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom) -> str:
+    """For the start line: saves to come, the size of one, the most that will be on disk, what is free, the verdict."""
     saves = planned_saves(trainer.args, state)
     if saves == 0:
         return "nothing is scheduled to be saved"
-    one = checkpoint_bytes(trainer)
-    text = f"{saves} {'save' if saves == 1 else 'saves'} to come, about {format_size(one)} each"
-    if any(isinstance(rule, All) for rule in policy.rules):
-        free = shutil.disk_usage(_existing(Path(trainer.args.output_dir))).free
-        text += f"; no limit is set, so all are kept: about {format_size(one * saves)} in all, {format_size(free)} free"
-    return text
+    one, limits = headroom.expected, headroom.limits
+    peak = _kept_bytes(policy, saves, one, _weights(trainer), state.max_steps) + one
+    if limits.budget is not None:
+        peak = min(peak, limits.budget)
+    free = shutil.disk_usage(_existing(Path(trainer.args.output_dir))).free
+    fits = "fits" if peak + limits.min_free <= free else "DOES NOT FIT: older ones go as room runs out"
+    if one + limits.min_free > free:
+        fits = "NO ROOM FOR ONE"
+    return (
+        f"{saves} {'save' if saves == 1 else 'saves'} to come, about {format_size(one)} each; at most "
+        f"{format_size(peak)} on disk (kept and one in flight), {format_size(free)} free: {fits}"
+    )
+
+
+def _weights(trainer: Any) -> int:
+    adapter = hasattr(trainer.model, "peft_config")
+    return sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad or not adapter)
+
+
+def _kept_bytes(policy: Policy, saves: int, one: int, weights: int, steps: int) -> int:
+    """The most that the policy keeps of so many saves; rules that go by time may keep them all."""
+    kept = 0
+    for rule in policy.rules:
+        match rule:
+            case Best(k=k, full=full):
+                kept += k * (one if full else weights)
+            case Latest(n=n):
+                kept += n * one
+            case Every(steps=every):
+                kept += steps // every * one
+            case Pinned():
+                pass
+            case _:
+                kept += saves * one
+    if not any(isinstance(rule, Latest) for rule in policy.rules):
+        kept += one
+    return min(kept, saves * one)
 
 
 def _existing(path: Path) -> Path:

@@ -14,6 +14,7 @@ from transformers.trainer_callback import ExportableState
 from holdfast.background import BackPressure
 from holdfast.checkpointer import Checkpointer, Fresh
 from holdfast.errors import SettingsError
+from holdfast.headroom import OnDiskFull
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.callback import GateCallback, SessionCallback
@@ -55,6 +56,9 @@ class ManagedTrainer(_Base):
         engine: Engine = "auto",
         arena: str | None = None,
         back_pressure: BackPressure = "wait",
+        budget: str | None = None,
+        min_free: str | None = None,
+        on_disk_full: OnDiskFull = "finish",
     ) -> None:
         messages.make_visible()
         if back_pressure not in get_args(BackPressure):
@@ -66,7 +70,10 @@ class ManagedTrainer(_Base):
             # Stock callbacks such as EarlyStoppingCallback read the direction from here.
             self.args.greater_is_better = choice.policy.metric.mode == "max"
         self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
-        checkpointer = Checkpointer(str(self.args.output_dir), choice.policy, fresh=fresh, back_pressure=back_pressure)
+        checkpointer = Checkpointer(
+            str(self.args.output_dir), choice.policy, fresh=fresh, back_pressure=back_pressure,
+            budget=budget, min_free=min_free, on_disk_full=on_disk_full,
+        )  # fmt: skip
         ranks = ranks_of(self)
         self._holdfast = Session(self, checkpointer, choice.notes, choose_engine(self, engine, arena), ranks)
         self.callback_handler.callbacks.insert(0, GateCallback(self._holdfast))
@@ -214,6 +221,9 @@ def attach(
     engine: Engine = "auto",
     arena: str | None = None,
     back_pressure: BackPressure = "wait",
+    budget: str | None = None,
+    min_free: str | None = None,
+    on_disk_full: OnDiskFull = "finish",
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`).
 
@@ -224,7 +234,11 @@ def attach(
     most `arena` ("16GB"; half of what is free by default); `"stock"` lets the library's own writers write; `"auto"` is
     fast where that can serve, else stock, and the start line says why. `back_pressure` is for a save that is due while
     the one before is on its way to the disk: "wait" for that, "skip" it, or save the "latest" step once there is room
-    (a new best and the last step always wait). Raises SettingsError, PolicyError.
+    (a new best and the last step always wait). `budget="200GB"` bounds what the checkpoints take, the one being
+    written included, and `min_free="20GB"` stays free; where room is short, it is made by policy. A save without room
+    is refused before it writes: the training goes on, and `train` raises DiskFull at its end; with
+    `on_disk_full="continue"` it does not, "pause" waits for room, "stop" raises at once. Raises SettingsError,
+    PolicyError.
     """
     if isinstance(trainer, ManagedTrainer):
         raise SettingsError("this trainer is managed already", hint="Call attach once; a ManagedTrainer needs none.")
@@ -239,8 +253,9 @@ def attach(
     adopted = cast(ManagedTrainer, trainer)
     try:
         adopted._holdfast_setup(
-            keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure
-        )
+            keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
+            budget=budget, min_free=min_free, on_disk_full=on_disk_full,
+        )  # fmt: skip
     except BaseException:
         trainer.__class__ = original
         raise

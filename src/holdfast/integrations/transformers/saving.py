@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.errors import StorageError
+from holdfast.errors import DiskFull, StorageError
 from holdfast.formats.layout import UnsupportedTensorError
 from holdfast.inflight import Finish, as_storage_error
 from holdfast.integrations.transformers import messages
@@ -107,16 +107,30 @@ class Saves:
 
     def _save(self, write_stock: Callable[[], None], added: Files) -> tuple[Checkpoint | None, str | None]:
         """Save in the process that writes; returns the committed checkpoint, and the path of the best one."""
-        state = self._trainer.state
-        self._note(self._checkpointer.failure(wait=True))
+        try:
+            self._note(self._checkpointer.failure(wait=True))
+            committed = self._save_now(write_stock, added)
+        except StorageError as error:
+            if not error.is_full:
+                raise
+            self._refuse(error)
+            committed = None
+        return committed, self._trainer.state.best_model_checkpoint
+
+    def _save_now(self, write_stock: Callable[[], None], added: Files) -> Checkpoint | None:
         self._begin(write_stock, added)
         if not (self._session.is_last_step or self._somebody_reads()):
-            return None, state.best_model_checkpoint
+            return None
         if self._note(self._checkpointer.failure(wait=True)):
             self._begin(write_stock, added)
             self._checkpointer.wait()
-        self._session.restore_best(state)
-        return self._committed, state.best_model_checkpoint
+        self._session.restore_best(self._trainer.state)
+        return self._committed
+
+    def _refuse(self, error: StorageError) -> None:
+        """Go on without the present step: there is no room for it."""
+        self._failed = False
+        self._checkpointer.refuse(self._trainer.state.global_step, error)
 
     def _somebody_reads(self) -> bool:
         """True when the checkpoint is looked at as soon as the trainer says that it is saved."""
@@ -125,7 +139,7 @@ class Saves:
     def _begin(self, write_stock: Callable[[], None], added: Files) -> None:
         """Stage the present step and leave the rest to the background."""
         facts = self._facts()
-        self._blocked, began = 0.0, time.monotonic()
+        self._blocked, began, self._committed = 0.0, time.monotonic(), None
 
         def on_commit(checkpoint: Checkpoint, durable_at: float) -> None:
             self._failed = False
@@ -138,6 +152,8 @@ class Saves:
         try:
             self._checkpointer.save_in_background(facts, stage, on_commit)
         except (StorageError, UnsupportedTensorError) as error:
+            if isinstance(error, DiskFull) or (isinstance(error, StorageError) and error.is_full and self._failed):
+                raise
             self._note(error)
             self._checkpointer.save_in_background(facts, stage, on_commit)
         self._blocked += time.monotonic() - began
@@ -232,9 +248,13 @@ class Saves:
             self._blocked += time.monotonic() - began
 
     def drain(self) -> None:
-        """Return when every save is durable. Raises what one failed with."""
+        """Return when every save is durable, or refused for lack of room. Raises what one failed with otherwise."""
         self.gate()
-        self._checkpointer.wait()
+        error = self._checkpointer.failure(wait=True)
+        if isinstance(error, StorageError) and error.is_full:
+            self._refuse(error)
+        elif error is not None:
+            raise error
 
     def asks_for_save(self, *, logs: bool) -> bool:
         """True when the present step is to be saved in place of one that failed, or was put off.
@@ -252,9 +272,17 @@ class Saves:
         return failed or owed
 
     def _note(self, error: BaseException | None) -> bool:
-        """True when there is an error to be made good by a save of the present step; the second in a row is raised."""
+        """True when there is an error to be made good by a save of the present step; the second in a row is raised.
+
+        The second for lack of room is none to die of: it is refused.
+        """
         if error is None:
             return False
+        if isinstance(error, StorageError) and error.is_full:
+            self._checkpointer.headroom.strike(error)
+            if self._failed:
+                self._refuse(error)
+                return False
         changed = isinstance(error, StateChangedError)
         if isinstance(error, UnsupportedTensorError) or (changed and self._may_change):
             self._go_stock(str(error))

@@ -98,11 +98,12 @@ class Session:
                 self.saves.close()
 
     def _conclude(self) -> str | None:
-        """The end of a training that nothing interrupted; returns the path of the best checkpoint."""
-        self.checkpointer.wait()
+        """The end of a training that nothing interrupted; returns the path of the best checkpoint. Raises DiskFull."""
+        self.saves.drain()
         self.restore_best(self.trainer.state)
         messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
         self.checkpointer.close()
+        self.checkpointer.end_well()
         return self.trainer.state.best_model_checkpoint
 
     def _prepare_resume(self, point: ResumePoint) -> None:
@@ -341,7 +342,10 @@ class Session:
         resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"
         if over:
             resume += ", which is the end: nothing is left to train"
-        saves = describe_saves(self.trainer, state, self.checkpointer.policy)
+        headroom = self.checkpointer.headroom
+        if not self.checkpointer.run.checkpoints:
+            headroom.expected = checkpoint_bytes(self.trainer)
+        saves = describe_saves(self.trainer, state, self.checkpointer.policy, headroom)
         if self.saves.engine is not None and planned_saves(self.trainer.args, state):
             self.saves.engine.prepare(checkpoint_bytes(self.trainer))
         engine = self._engine_text if self.ranks.single else f"{self._engine_text}, {self.ranks.size} processes"
