@@ -17,7 +17,7 @@ from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Span, Table
 from holdfast.cli.text import count
 from holdfast.errors import SettingsError
-from holdfast.model import Checkpoint
+from holdfast.model import Checkpoint, Kind
 from holdfast.operations.planning.decoder import decoder
 from holdfast.operations.planning.optimizers import optimizer_named
 from holdfast.operations.planning.schedule import Schedule
@@ -63,12 +63,13 @@ def simulate(*, output: Output, kind: str | None, mode: Mode | None, png: Path |
     policy = policy_of(options["keep"], options["limit"], metric)
     if (options["crash_at"] or 1) > schedule.steps:
         raise click.UsageError(f"--crash-at is beyond the last step, {schedule.steps}.")
-    size = _size(options["params"], options["size"])
+    size, weights = _sizes(options["params"], options["size"])
     replayed = replay(
         policy,
         schedule,
         curve.values if curve else {},
         size=size,
+        weights=weights,
         seconds_per_step=options["step_time"] or 1.0,
         until=options["crash_at"],
     )
@@ -95,12 +96,14 @@ def _curve(kind: str | None, mode: Mode | None, schedule: Schedule, seed: int) -
     return make_curve(kind or "u-shape", schedule.evaluations, schedule.steps, seed)
 
 
-def _size(params: int | None, size: int | None) -> int:
+def _sizes(params: int | None, size: int | None) -> tuple[int, int]:
+    """Bytes of one checkpoint, and of its weights: a third, as with AdamW, where nobody says more."""
     if params is not None and size is not None:
         raise click.UsageError("--params and --size are two ways to say the same: give one.")
     if params is not None:
-        return measure(decoder(params, "bf16"), optimizer_named("adamw")).total
-    return size or 0
+        sizes = measure(decoder(params, "bf16"), optimizer_named("adamw"))
+        return sizes.total, sizes.weights
+    return size or 0, (size or 0) // 3
 
 
 def _warn(curve: Curve | None, schedule: Schedule, output: Output) -> None:
@@ -124,6 +127,8 @@ def _print(replayed: Replay, output: Output) -> None:
     output.line()
     if replayed.moments:
         output.table(_table(replayed))
+        if any(moment.thinned for moment in replayed.moments):
+            output.line("w: thinned, its weights are left")
         output.line()
         _print_plot(replayed, output)
 
@@ -147,20 +152,21 @@ def _table(replayed: Replay) -> Table:
 
 def _cells(moment: Moment, value: str, sized: bool) -> tuple[Cell, ...]:
     removed: tuple[Span, ...] = tuple((f"{c.step}: {reason}", "yellow") for c, reason in moment.removed)
+    thinned: tuple[Span, ...] = tuple((f"{c.step}: thinned, {reason}", "cyan") for c, reason in moment.thinned)
     return (
         Cell.of(str(moment.checkpoint.step), "bold"),
         Cell.of(moment.occasion.value),
         Cell.of(value),
         Cell.of(_steps(moment.kept)),
-        Cell(removed),
+        Cell((*removed, *thinned)),
         Cell.of(_amount(moment.kept, sized) if sized else ""),
         Cell.of(_amount(moment.most, sized)),
     )
 
 
 def _steps(checkpoints: tuple[Checkpoint, ...]) -> str:
-    """Their steps, the middle of a long list left out."""
-    steps = [str(checkpoint.step) for checkpoint in checkpoints]
+    """Their steps, the middle of a long list left out; with a w those of which the weights are left."""
+    steps = [f"{c.step}{'w' if c.kind is Kind.WEIGHTS else ''}" for c in checkpoints]
     if len(steps) > 12:
         steps = [*steps[:4], f"({len(steps) - 8} more)", *steps[-4:]]
     return " ".join(steps)
@@ -228,6 +234,7 @@ def _to_json(replayed: Replay, end: Outcome) -> dict[str, Any]:
                 "metrics": dict(moment.checkpoint.metrics),
                 "on_disk": [checkpoint.step for checkpoint in moment.kept],
                 "removed": [{"step": checkpoint.step, "reason": reason} for checkpoint, reason in moment.removed],
+                "thinned": [{"step": checkpoint.step, "reason": reason} for checkpoint, reason in moment.thinned],
                 "bytes": _bytes(moment.kept),
                 "bytes_during_save": _bytes(moment.most),
             }

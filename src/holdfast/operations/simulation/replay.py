@@ -11,7 +11,7 @@ from enum import StrEnum
 from holdfast.errors import SettingsError
 from holdfast.model import Checkpoint, FileEntry, Kind
 from holdfast.operations.planning.schedule import Schedule
-from holdfast.retention import Metric, Plan, Policy, make_plan
+from holdfast.retention import Metric, Outcome, Plan, Policy, make_plan
 
 MIDNIGHT = datetime(2000, 1, 1, tzinfo=UTC)
 """When a replayed training begins: rules that count hours and days see whole ones from there."""
@@ -35,8 +35,12 @@ class Moment:
 
     @property
     def kept(self) -> tuple[Checkpoint, ...]:
-        """What lies on disk afterwards, by generation."""
-        return self.plan.keep
+        """What lies on disk afterwards, by generation; of what was thinned, the weights."""
+        return tuple(
+            d.checkpoint.thinned() if d.outcome is Outcome.THIN else d.checkpoint
+            for d in self.plan.decisions
+            if d.stays
+        )
 
     @property
     def most(self) -> tuple[Checkpoint, ...]:
@@ -46,7 +50,12 @@ class Moment:
     @property
     def removed(self) -> tuple[tuple[Checkpoint, str], ...]:
         """What went, each with the reason."""
-        return tuple((d.checkpoint, "; ".join(d.reasons)) for d in self.plan.decisions if not d.keep)
+        return tuple((d.checkpoint, "; ".join(d.reasons)) for d in self.plan.decisions if not d.stays)
+
+    @property
+    def thinned(self) -> tuple[tuple[Checkpoint, str], ...]:
+        """What lost all but its weights now, each with the reason why these stay."""
+        return tuple((d.checkpoint, "; ".join(d.reasons)) for d in self.plan.decisions if d.outcome is Outcome.THIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +79,15 @@ def replay(
     values: Mapping[int, float],
     *,
     size: int = 0,
+    weights: int = 0,
     seconds_per_step: float = 1.0,
     until: int | None = None,
 ) -> Replay:
     """Save as an attached trainer does, and let the real rules decide after each commit.
 
     `values` is the metric at evaluated steps (NaN and missing ones too). A step that is a new best is saved even when
-    no save is due; a save without an evaluation of its own step is not ranked. `size` in bytes.
+    no save is due; a save without an evaluation of its own step is not ranked. `size` in bytes, and `weights` those of
+    them that are left of a thinned one.
     """
     last = schedule.steps if until is None else min(until, schedule.steps)
     if last * seconds_per_step > _LONGEST:
@@ -89,12 +100,12 @@ def replay(
         moment = MIDNIGHT + timedelta(seconds=step * seconds_per_step)
         metrics = {policy.metric.name: values[step]} if policy.metric and step in values else {}
         parent = moments[-1].checkpoint.generation if moments else None
-        files = (FileEntry("model.safetensors", size, ""),)
+        files = (FileEntry("model.safetensors", weights, ""), FileEntry("optimizer.pt", size - weights, ""))
         number = len(moments) + 1
         new = Checkpoint("simulated", number, 0, parent, step, None, Kind.FULL, moment, metrics, files)
         plan = make_plan((*on_disk, new), policy, now=moment)
         moments.append(Moment(new, occasion, plan))
-        on_disk = plan.keep
+        on_disk = moments[-1].kept
     return Replay(policy, schedule, last, tuple(moments))
 
 
