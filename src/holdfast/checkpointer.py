@@ -6,37 +6,32 @@ import errno
 import logging
 import os
 import time
-import uuid
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar
 
-from holdfast import layout
 from holdfast.background import BackgroundWriter, BackPressure
-from holdfast.errors import DiskFull, HoldfastError, RunInUse, RunNotFound, SettingsError, StorageError
+from holdfast.entrance import Fresh, Resume, enter, resume_point
+from holdfast.errors import DiskFull, StorageError
 from holdfast.external import external_path, open_external
 from holdfast.headroom import Headroom, Limits, OnDiskFull
 from holdfast.inflight import Finish, InFlight, as_storage_error
 from holdfast.janitor import Janitor
-from holdfast.model import Checkpoint, Kind, parse_name
+from holdfast.model import Checkpoint, Kind
 from holdfast.operations import prune
 from holdfast.receipt import Receipt
-from holdfast.references import Reference
-from holdfast.repository import Repository, Staging
+from holdfast.repository import Staging
 from holdfast.retention import Plan, Policy, fit
 from holdfast.run import ResumePoint, Run
-from holdfast.stores import LocalStore
-from holdfast.units import format_size, parse_size
+from holdfast.units import format_size
 from holdfast.verification import Check
 
 logger = logging.getLogger("holdfast")
 
 T = TypeVar("T")
-Fresh = Literal["refuse", "new-run"]
 Stage = Callable[[Path], Finish]
 """Fills a directory with what must be written now; returns what can be written later."""
 OnCommit = Callable[[Checkpoint, float], None]
@@ -83,7 +78,7 @@ class Checkpointer:
         on_disk_full: OnDiskFull = "finish",
     ) -> None:
         self.path = Path(path)
-        self.headroom = Headroom(_limits(budget, min_free, on_disk_full))
+        self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full))
         self.refused: list[int] = []
         self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
         self.fresh: Fresh = fresh
@@ -106,9 +101,7 @@ class Checkpointer:
 
     # -- beginning and ending ----------------------------------------------------------------------------
 
-    def begin(
-        self, resume: Reference | Literal[False] | None, *, settle: bool = True, check: Check | None = None
-    ) -> ResumePoint | None:
+    def begin(self, resume: Resume, *, settle: bool = True, check: Check | None = None) -> ResumePoint | None:
         """Take the run for this process; returns where to resume from, None for a fresh start.
 
         `None`/`False` is a fresh start; `True` and `"latest"` the newest verified checkpoint, an error when there
@@ -119,11 +112,9 @@ class Checkpointer:
         """
         self.receipt = None
         outside = external_path(resume, self.path)
-        with _as_unwritable(self.path):
-            run = self._open_or_create(resume)
-            run.begin_writing()
+        run = enter(self.path, self.policy, resume, fresh=self.fresh)
         try:
-            point = open_external(outside, check) if outside is not None else self._resume_point(run, resume, check)
+            point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
             run.set_policy(self.policy)
             self._run = run
             self._janitor = Janitor(run.store)
@@ -169,70 +160,6 @@ class Checkpointer:
                 self._janitor.finish()
             self._run = self._janitor = self._in_flight = None
             run.lock.release()
-
-    def _open_or_create(self, resume: Reference | Literal[False] | None) -> Run:
-        try:
-            run = Run.open(self.path)
-        except RunNotFound:
-            present = _stock_checkpoints(self.path)
-            if present and external_path(resume, self.path) is None:
-                if self.fresh != "new-run" or not (_is_fresh(resume) or resume == "auto"):
-                    raise _used(self.path, present, "that holdfast did not commit", ways=_BY_PATH) from None
-                Repository(LocalStore(self.path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
-            return Run.create(self.path, self.policy)
-        if not _is_fresh(resume):
-            return run
-        listing = run.repository.listing()
-        present = [checkpoint.name for checkpoint in listing.checkpoints]
-        foreign = [directory.path.name for directory in listing.foreign]
-        if self.fresh == "new-run" and (present or foreign or run.store.exists(f"{layout.PREVIOUS}/{run.id}")):
-            return self._new_run(run)
-        if present:
-            raise _used(self.path, present, "and this start would not resume from them", ways=_AUTO + _BY_PATH)
-        if foreign:
-            raise _used(self.path, foreign, f"that can't be used ({listing.foreign[0].reason})", ways=_BY_PATH)
-        return run
-
-    def _new_run(self, old: Run) -> Run:
-        """Set the old run aside as a whole, and begin a new one in the same directory."""
-        home = f"{layout.PREVIOUS}/{old.id}"
-        if old.store.exists(home):  # an earlier attempt was killed
-            home += f"-{_short_id()}"
-        with old.writing():
-            old.repository.set_aside_everything(home)
-            # The identity goes last: until then the old run goes on, with generations that nothing else names.
-            for key in (layout.QUARANTINE, layout.TIMELINES, layout.PINS, layout.EVENTS, layout.RUN):
-                if old.store.exists(key):
-                    old.repository.move(key, f"{home}/{layout.META}")
-        logger.warning("The run that was in %s is set aside, whole, in %s", self.path, self.path / home)
-        return Run.create(self.path, self.policy)
-
-    def _resume_point(
-        self, run: Run, resume: Reference | Literal[False] | None, check: Check | None
-    ) -> ResumePoint | None:
-        if resume is None or resume is False:
-            return None
-        reference = "latest" if resume is True else resume
-        listing = run.repository.listing()
-        if reference == "auto" and not (listing.checkpoints or listing.foreign):
-            return None
-        point = run.resume_point(reference, check=check)
-        for verification in point.passed_over:
-            where = run.quarantine(verification)
-            logger.warning(
-                "%s. Resuming from step %d instead. It is kept in %s",
-                verification.summary(),
-                point.checkpoint.step,
-                where,
-            )
-        if reference in ("auto", "latest"):
-            step = point.checkpoint.step
-            unusable = tuple(foreign for foreign in listing.foreign if _step_of(foreign.path) > step)
-            for foreign in unusable:
-                text = "%s is no resume point: %s. Resuming from step %d instead."
-                logger.warning(text, foreign.path, foreign.reason, step)
-            point = replace(point, unusable=unusable)
-        return point
 
     # -- saving ----------------------------------------------------------------------------------------
 
@@ -410,67 +337,9 @@ class Checkpointer:
             raise
 
 
-def _limits(budget: str | None, min_free: str | None, on_disk_full: OnDiskFull) -> Limits:
-    if on_disk_full not in get_args(OnDiskFull):
-        raise SettingsError(
-            f"on_disk_full is {on_disk_full!r}", hint="It is 'finish' (the default), 'continue', 'pause' or 'stop'."
-        )
-    return Limits(
-        None if budget is None else parse_size(budget, "budget"),
-        0 if min_free is None else parse_size(min_free, "min_free"),
-        on_disk_full,
-    )
-
-
 def _fill(staging: Staging, draft: Checkpoint, write: Callable[[Path], T]) -> T:
     """Make the checkpoint's own directory and let `write` fill it; returns what that returns."""
     directory = staging.path / draft.name
     with as_storage_error(draft.step):
         directory.mkdir()
         return write(directory)
-
-
-@contextmanager
-def _as_unwritable(path: Path) -> Generator[None]:
-    try:
-        yield
-    except HoldfastError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"{path} can't be written: {error.strerror or error}",
-            hint="Give an output_dir that this user can write.",
-            errno=error.errno,
-        ) from error
-
-
-def _is_fresh(resume: Reference | Literal[False] | None) -> bool:
-    return resume is None or resume is False
-
-
-def _stock_checkpoints(path: Path) -> list[str]:
-    if not path.is_dir():
-        return []
-    found = [(parsed[1], child.name) for child in path.iterdir() if (parsed := parse_name(child.name))]
-    return [name for _, name in sorted(found)]
-
-
-def _step_of(path: Path) -> int:
-    parsed = parse_name(path.name)
-    return parsed[1] if parsed else -1
-
-
-_AUTO = 'Go on from the newest: train(resume_from_checkpoint="auto"). '
-_BY_PATH = 'Go on from a certain one: train(resume_from_checkpoint="{last}"). '
-_ANEW = 'Begin anew and set the old ones aside, whole: attach(trainer, fresh="new-run"). Or give another output_dir.'
-
-
-def _used(path: Path, present: list[str], why: str, *, ways: str) -> RunInUse:
-    names = present[0] if len(present) == 1 else f"{present[0]} to {present[-1]}"
-    count = "a checkpoint" if len(present) == 1 else f"{len(present)} checkpoints"
-    hint = ways.format(last=path / present[-1]) + _ANEW
-    return RunInUse(f"{path} already holds {count} ({names}) {why}", hint=hint)
-
-
-def _short_id() -> str:
-    return uuid.uuid4().hex[:8]

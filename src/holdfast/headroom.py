@@ -7,15 +7,15 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
-from holdfast.errors import DiskFull, StorageError
+from holdfast.errors import DiskFull, SettingsError, StorageError
 from holdfast.model import Checkpoint
 from holdfast.operations import prune
 from holdfast.retention import All, Measure, Outcome, Plan, Policy, entries, fit, size
 from holdfast.run import Run
 from holdfast.stores import Room
-from holdfast.units import format_size
+from holdfast.units import format_size, parse_size
 
 logger = logging.getLogger("holdfast")
 
@@ -38,6 +38,19 @@ class Limits:
     budget: int | None = None
     min_free: int = 0
     on_disk_full: OnDiskFull = "finish"
+
+    @classmethod
+    def of(cls, budget: str | None, min_free: str | None, on_disk_full: OnDiskFull) -> Limits:
+        """Limits from sizes as people write them. Raises SettingsError."""
+        if on_disk_full not in get_args(OnDiskFull):
+            raise SettingsError(
+                f"on_disk_full is {on_disk_full!r}", hint="It is 'finish' (the default), 'continue', 'pause' or 'stop'."
+            )
+        return cls(
+            None if budget is None else parse_size(budget, "budget"),
+            0 if min_free is None else parse_size(min_free, "min_free"),
+            on_disk_full,
+        )
 
 
 class _Shortage(NamedTuple):

@@ -7,44 +7,27 @@ import os
 import uuid
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 from holdfast import layout
-from holdfast.errors import FULL, CheckpointNotFound, HoldfastError, ResumeRefused, RunNotFound
+from holdfast.errors import FULL, HoldfastError, RunNotFound
 from holdfast.events import EventLog
 from holdfast.joining import Joiner
 from holdfast.lock import RunLock
-from holdfast.model import Checkpoint, FileEntry, Kind
+from holdfast.model import Checkpoint, FileEntry
 from holdfast.pins import PinBoard, Pins
 from holdfast.references import Known, Reference, resolve
 from holdfast.repository import Dispose, Foreign, Listing, Repository, Staging
+from holdfast.resume_point import ResumePoint, resume_point
 from holdfast.retention import Plan, Policy, make_plan, rank
 from holdfast.runfile import RunFile, read_run_file, write_run_file
 from holdfast.stores import LocalStore
 from holdfast.verification import Check, OnBytes, Verification
 
 logger = logging.getLogger("holdfast")
-
-
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
-    """Where it is safe to go on from, why, and which newer ones were passed over for what.
-
-    `passed_over` are damaged checkpoints, `unusable` directories whose manifest is missing or can't be read.
-    """
-
-    checkpoint: Checkpoint
-    reason: str
-    passed_over: tuple[Verification, ...] = ()
-    unusable: tuple[Foreign, ...] = ()
-
-    @property
-    def path(self) -> Path:
-        assert self.checkpoint.path is not None
-        return self.checkpoint.path
 
 
 class Run:
@@ -197,22 +180,7 @@ class Run:
         `check` takes the place of `verify`, for a caller that keeps what it reads.
         Raises CheckpointNotFound when there is none, ResumeRefused when the named one can't be resumed from.
         """
-        if isinstance(reference, str) and reference in ("auto", "latest"):
-            return self._newest_verified(check or partial(self.verify, on_bytes=on_bytes))
-        checkpoint = self.find(reference)
-        if checkpoint.kind is not Kind.FULL:
-            raise ResumeRefused(
-                f"step {checkpoint.step} of {self.path} holds weights only, no optimizer state to resume from",
-                hint=f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), "
-                "or resume from another one: " + self._resumable_steps(),
-            )
-        verification = check(checkpoint) if check is not None else self.verify(checkpoint, on_bytes)
-        if not verification.ok:
-            raise ResumeRefused(
-                f"step {checkpoint.step} of {self.path} is damaged: " + "; ".join(map(str, verification.problems)),
-                hint="Resume from another one: " + self._resumable_steps(but=checkpoint),
-            )
-        return ResumePoint(checkpoint, f"step {checkpoint.step}, asked for as {str(reference)!r}; verified")
+        return resume_point(self, reference, check or partial(self.verify, on_bytes=on_bytes))
 
     def plan(
         self,
@@ -380,33 +348,3 @@ class Run:
         damaged = self.events.damaged()
         sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
         return {max(sound): "newest: the recovery point"} if sound else {}
-
-    def _newest_verified(self, check: Check) -> ResumePoint:
-        passed: list[Verification] = []
-        for checkpoint in reversed([c for c in self.checkpoints if c.resumable]):
-            verification = check(checkpoint)
-            if verification.ok:
-                why = "the newest checkpoint" if not passed else "the newest checkpoint that holds"
-                return ResumePoint(checkpoint, f"step {checkpoint.step}: {why}; verified", tuple(passed))
-            passed.append(verification)
-        if passed:
-            raise CheckpointNotFound(
-                f"{self.path} has no valid checkpoint left: " + "; ".join(v.summary() for v in passed),
-                hint=f"Inspect them with: holdfast verify {self.path}",
-            )
-        raise CheckpointNotFound(f"{self.path} has no checkpoint to resume from", hint=self._why_nothing())
-
-    def _resumable_steps(self, but: Checkpoint | None = None) -> str:
-        steps = [str(checkpoint.step) for checkpoint in self.checkpoints if checkpoint.resumable and checkpoint != but]
-        return f"steps {', '.join(steps)}" if steps else "there is none"
-
-    def _why_nothing(self) -> str:
-        listing = self.repository.listing()
-        if any(checkpoint.kind is Kind.WEIGHTS for checkpoint in listing.checkpoints):
-            return (
-                "Its checkpoints hold weights only (save_only_model=True): start a new run from the weights of one, "
-                "in another output_dir."
-            )
-        if listing.foreign:
-            return "; ".join(f"{foreign.path.name} is not one: {foreign.reason}" for foreign in listing.foreign)
-        return "Nothing was saved yet."

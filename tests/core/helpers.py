@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from holdfast import layout
-from holdfast.checkpointer import Checkpointer, Facts, Fresh
+from holdfast.checkpointer import Checkpointer, Facts
+from holdfast.entrance import Fresh
 from holdfast.manifest import MANIFEST_NAME
 from holdfast.model import Checkpoint, Kind
 from holdfast.retention import Metric, Policy

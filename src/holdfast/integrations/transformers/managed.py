@@ -12,7 +12,8 @@ from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
 from holdfast.background import BackPressure
-from holdfast.checkpointer import Checkpointer, Fresh
+from holdfast.checkpointer import Checkpointer
+from holdfast.entrance import Fresh
 from holdfast.errors import SettingsError
 from holdfast.headroom import OnDiskFull
 from holdfast.integrations.transformers import messages
