@@ -14,7 +14,8 @@ import torch
 
 from holdfast.formats.tensors import tensor_bytes
 from holdfast.snapshot import staging as staging_module
-from holdfast.snapshot.staging import Copy, Staging, StateChangedError
+from holdfast.snapshot.piece import Copy
+from holdfast.snapshot.staging import Staging, StateChangedError
 
 
 def _pieces(tensor: torch.Tensor, target: bytearray) -> list[Copy]:

@@ -22,6 +22,7 @@ from holdfast.errors import SettingsError, StorageError
 from holdfast.formats.sink import FileSink
 from holdfast.integrations.transformers.engine import CHECK
 from holdfast.snapshot import staging
+from holdfast.snapshot.device import DeviceCopy
 from holdfast.snapshot.staging import StateChangedError
 from tests.training.cells import Cell, complete, failures_of, inside
 from tests.training.comparing import differences
@@ -79,6 +80,29 @@ def test_both_engines_leave_the_same(lora: bool, tmp_path: Path) -> None:
     for name in ("model.safetensors", "adapter_model.safetensors"):
         for path in (stock / "run").glob(f"checkpoint-*/{name}"):
             assert path.read_bytes() == (fast / "run" / path.parent.name / name).read_bytes()
+
+
+def test_what_is_copied_from_a_device_is_written_as_it_is(tmp_path: Path) -> None:
+    """The CPU plays the device here: the way is the same, its streams do nothing."""
+    plain, one = _attached(tmp_path / "plain")
+    plain.train()
+    trainer, two = _attached(tmp_path / "device")
+    engine = trainer._holdfast.saves.engine
+    engine._device = DeviceCopy(torch.device("cpu"))
+    trainer.train()
+    assert trainer._holdfast.saves.engine is engine
+    for first, second in zip(one.run.checkpoints, two.run.checkpoints, strict=True):
+        assert _tensors(first) == _tensors(second) and two.run.verify(second).ok
+
+
+def test_a_device_without_host_memory_for_a_copy_is_saved_by_the_stock_writers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer, ckpt = _attached(tmp_path / "run", arena="0.01MB")
+    trainer._holdfast.saves.engine._device = DeviceCopy(torch.device("cpu"))
+    trainer.train()
+    assert "the stock writers save from here on" in caplog.text and "has to be copied" in caplog.text
+    assert ckpt.run.latest is not None and ckpt.run.latest.step == trainer.state.max_steps
 
 
 class _Sinks:

@@ -32,3 +32,19 @@ def storage_over(view: memoryview) -> torch.UntypedStorage:
     if view.nbytes == 0:
         return torch.UntypedStorage(0)
     return torch.frombuffer(view, dtype=torch.uint8).untyped_storage()
+
+
+def flat_bytes(live: torch.Tensor | torch.UntypedStorage) -> torch.Tensor:
+    """The bytes of a contiguous tensor, or of a storage, as a flat `uint8` tensor on its own device, no copy.
+
+    Raises ValueError for a tensor whose bytes don't lie in a row.
+    """
+    storage = live.untyped_storage() if isinstance(live, torch.Tensor) else live
+    flat: Any = torch.empty(0, dtype=torch.uint8, device=storage.device)
+    flat.set_(storage)
+    if not isinstance(live, torch.Tensor):
+        return flat
+    if live.layout != torch.strided or not live.is_contiguous() or live.is_neg() or live.is_conj():
+        raise ValueError(f"needs a plain contiguous tensor, got {live.layout} with strides {live.stride()}")
+    start = live.storage_offset() * live.element_size()
+    return flat[start : start + live.numel() * live.element_size()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from holdfast.formats.memory import PAGE, aligned_buffer, touch
 SHARE = 0.5
 """The part of the memory that is free when the arena grows that it may take, where no limit is given."""
 _UNLIMITED = 2**63
+OnMemory = Callable[[memoryview], None]
 
 
 class ArenaTooSmallError(MemoryError):
@@ -21,11 +23,14 @@ class ArenaTooSmallError(MemoryError):
 class Arena:
     """One buffer that every save copies into. One snapshot at a time owns it.
 
-    `limit` is in bytes; None is half of what is free when it grows.
+    `limit` is in bytes; None is half of what is free when it grows. `pin` and `unpin` hear of memory that is taken and
+    let go: a device may want to reach it.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, *, pin: OnMemory | None = None, unpin: OnMemory | None = None) -> None:
         self._limit = limit
+        self._pin = pin
+        self._unpin = unpin
         self._buffer = memoryview(bytearray())
         self._guard = threading.Lock()
 
@@ -53,12 +58,16 @@ class Arena:
             self.reserve(size)
 
     def _grow(self, size: int) -> None:
+        if self._unpin is not None:
+            self._unpin(self._buffer)
         self._buffer = memoryview(bytearray())
         allowed = self._limit if self._limit is not None else int(available_memory() * SHARE)
         if size > allowed:
             raise ArenaTooSmallError(f"the state has {size:,} bytes, the copy of it may take {allowed:,}")
         self._buffer = aligned_buffer(-(-size // PAGE) * PAGE, huge=True)
         touch(self._buffer)
+        if self._pin is not None:
+            self._pin(self._buffer)
 
 
 def available_memory() -> int:

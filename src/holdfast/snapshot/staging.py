@@ -7,12 +7,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
 from holdfast.errors import HoldfastError
 from holdfast.formats.memory import copy
+from holdfast.snapshot.device import DeviceCopy
+from holdfast.snapshot.piece import Copy
 
 logger = logging.getLogger("holdfast")
 
@@ -24,15 +25,6 @@ class StateChangedError(HoldfastError):
     """The training state was changed while it was being copied."""
 
     code = "state-changed"
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """One piece of live host memory, and where its bytes go."""
-
-    name: str
-    source: memoryview
-    target: memoryview
 
 
 Plan = Callable[[], Sequence[Copy] | None]
@@ -56,17 +48,28 @@ class Staging:
     """A snapshot under way: a thread plans and copies; `wait` is the gate, `finish` and `writing` are the writer's.
 
     `watched` are the live tensors: their version counters tell when one was changed too early. `check` also keeps what
-    the bytes were when it began, and compares: it finds what version counters can't see.
+    the bytes were when it began, and compares: it finds what version counters can't see. `device` copies what is not
+    in host memory; there the device's queue waits at the gate, and the training's thread only until all is queued.
     """
 
-    def __init__(self, plan: Plan, watched: Sequence[tuple[str, torch.Tensor]], *, check: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        watched: Sequence[tuple[str, torch.Tensor]],
+        *,
+        check: bool = False,
+        device: DeviceCopy | None = None,
+    ) -> None:
+        self._device = device
+        if device is not None:
+            device.begin()
         self._versions = Versions(watched)
         self._plan = plan
         self._true: list[bytes] | None = None
         if check:
             pieces = plan()
             self._plan = lambda: pieces
-            self._true = [bytes(piece.source) for piece in pieces or ()]
+            self._true = [piece.read() for piece in pieces or ()]
         self._error: BaseException | None = None
         self._in_place = False
         self._passed = threading.Event()
@@ -78,6 +81,8 @@ class Staging:
         began = time.monotonic()
         while not self._passed.wait(PATIENCE_SECONDS):
             logger.warning("the optimizer has waited for the disk for %.0f s", time.monotonic() - began)
+        if self._device is not None:
+            self._device.gate()
 
     def finish(self) -> None:
         """Return when all is planned, and copied where there is room. Raises what failed, such as StateChangedError."""
@@ -102,12 +107,21 @@ class Staging:
             if pieces is None:
                 self._in_place = True
                 return
-            copy_all(pieces)
-            self._versions.check()
+            copy_all([piece for piece in pieces if isinstance(piece.source, memoryview)])
+            self._copy_from_device([piece for piece in pieces if not isinstance(piece.source, memoryview)])
             self._check_bytes(pieces)
         except BaseException as error:
             self._error = error
         self._end()
+
+    def _copy_from_device(self, pieces: Sequence[Copy]) -> None:
+        """Queue what lies on the device; all is checked before the gate opens, and here when this returns."""
+        if self._device is not None:
+            self._device.copy(pieces)
+        self._versions.check()
+        if self._device is not None:
+            self._passed.set()
+            self._device.wait()
 
     def _end(self) -> None:
         # The training may free or replace its tensors now.
@@ -121,8 +135,9 @@ class Staging:
 
 
 def copy_all(pieces: Sequence[Copy]) -> None:
-    """Copy each piece to its target."""
+    """Copy each piece of host memory to its target."""
     for piece in pieces:
+        assert isinstance(piece.source, memoryview)
         copy(piece.target, piece.source)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Mapping
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
@@ -17,19 +17,20 @@ from holdfast.formats.direct import DirectWriter
 from holdfast.formats.layout import FileLayout, UnsupportedTensorError
 from holdfast.formats.memory import PAGE
 from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
-from holdfast.formats.tensors import storage_bytes, tensor_bytes
+from holdfast.formats.tensors import flat_bytes, storage_bytes, tensor_bytes
 from holdfast.formats.torch_planner import TorchPlanner
 from holdfast.inflight import Finish
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.recording import Recorded
 from holdfast.model import FileEntry
 from holdfast.snapshot.arena import Arena, ArenaTooSmallError
-from holdfast.snapshot.staging import Copy, Staging
+from holdfast.snapshot.device import DeviceCopy
+from holdfast.snapshot.piece import Copy
+from holdfast.snapshot.staging import Staging
 from holdfast.units import parse_size
 
 logger = logging.getLogger("holdfast")
 
-T = TypeVar("T")
 Extents = set[tuple[int, int]]
 """First and last address (exclusive) of pieces of memory."""
 CHECK = "HOLDFAST_CHECK_SNAPSHOT"
@@ -37,18 +38,25 @@ CHECK = "HOLDFAST_CHECK_SNAPSHOT"
 
 
 class _File(NamedTuple):
-    """A file to be written: path relative to the checkpoint, layout, and the memory of each of its sources."""
+    """A file to be written: path relative to the checkpoint, layout, and the memory of each of its sources.
+
+    What is live may be on a device, as flat bytes; what is written is in host memory.
+    """
 
     path: str
     layout: FileLayout
-    sources: dict[str, memoryview]
+    sources: Mapping[str, memoryview | torch.Tensor]
 
 
 class FastEngine:
-    """Writes what the stock writers would have written: from a copy of the state in its arena, or in place."""
+    """Writes what the stock writers would have written: from a copy of the state in its arena, or in place.
 
-    def __init__(self, arena: Arena) -> None:
+    `device` brings what is on an accelerator; without it, all is in host memory.
+    """
+
+    def __init__(self, arena: Arena, device: DeviceCopy | None = None) -> None:
         self._arena = arena
+        self._device = device
         self._planner = TorchPlanner()
         self._writer: DirectWriter | None = None
         self._staging: Staging | None = None
@@ -63,7 +71,10 @@ class FastEngine:
         _copy_buffers(recorded, {_extent(buffer) for buffer in model.buffers()})
         files: list[_File] = []
         staging = self._staging = Staging(
-            partial(self._plan, recorded, root, files), _watched(recorded), check=os.environ.get(CHECK) == "1"
+            partial(self._plan, recorded, root, files),
+            self._watched(recorded),
+            check=os.environ.get(CHECK) == "1",
+            device=self._device,
         )
         return partial(self._write, staging, files)
 
@@ -111,6 +122,10 @@ class FastEngine:
                 memory = self._arena.reserve(sum(sizes))
                 return [memory[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True)]
             except ArenaTooSmallError as error:
+                if self._device is not None:
+                    raise UnsupportedTensorError(
+                        f"{error}; what is on {self._device.device} has to be copied"
+                    ) from error
                 text = "%s: saves are written from the live state, and the next optimizer step waits for the disk"
                 logger.warning(text, error)
                 self._in_place = True
@@ -123,7 +138,7 @@ class FastEngine:
                 self._writer = DirectWriter()
             return {
                 file.path: FileEntry.of(
-                    file.path, *self._writer.write(directory / file.path, file.layout, file.sources)
+                    file.path, *self._writer.write(directory / file.path, file.layout, _in_host(file.sources))
                 )
                 for file in files
             }
@@ -132,7 +147,7 @@ class FastEngine:
         files: list[_File] = []
         for path, (tensors, metadata) in recorded.safetensors.items():
             layout = plan_safetensors({name: TensorSpec.of(t) for name, t in tensors.items()}, metadata)
-            sources = {name: _live_bytes(name, tensor_bytes, tensors[name].detach()) for name in layout.offsets}
+            sources = {name: self._source(name, tensors[name].detach()) for name in layout.offsets}
             files.append(_File(path.relative_to(root).as_posix(), layout, sources))
         return files
 
@@ -140,9 +155,29 @@ class FastEngine:
         files: list[_File] = []
         for path, value in recorded.torch.items():
             plan = self._planner.plan(value)
-            sources = {name: _live_bytes(name, storage_bytes, storage) for name, storage in plan.storages.items()}
+            sources = {name: self._source(name, storage) for name, storage in plan.storages.items()}
             files.append(_File(path.relative_to(root).as_posix(), plan.layout, sources))
         return files
+
+    def _source(self, name: str, live: torch.Tensor | torch.UntypedStorage) -> memoryview | torch.Tensor:
+        """Live bytes, no copy. Raises UnsupportedTensorError."""
+        try:
+            if self._device is not None and live.device.type == self._device.device.type:
+                return flat_bytes(live)
+            return tensor_bytes(live) if isinstance(live, torch.Tensor) else storage_bytes(live)
+        except (ValueError, TypeError) as error:
+            raise UnsupportedTensorError(f"{name}: {error}") from error
+
+    def _watched(self, recorded: Recorded) -> list[tuple[str, torch.Tensor]]:
+        """Live tensors by name. Raises UnsupportedTensorError for one that nothing here can copy."""
+        found = [(name, t) for tensors, _ in recorded.safetensors.values() for name, t in tensors.items()]
+        for value in recorded.torch.values():
+            found += _tensors_in(value, "optimizer state")
+        known = {"cpu"} if self._device is None else {"cpu", self._device.device.type}
+        for name, tensor in found:
+            if tensor.device.type not in known or tensor.layout != torch.strided:
+                raise UnsupportedTensorError(f"{name} is a tensor of {tensor.layout} on {tensor.device}")
+        return found
 
 
 Engine = Literal["auto", "fast", "stock"]
@@ -166,15 +201,21 @@ def choose_engine(trainer: Any, engine: str, arena: str | None) -> Choice:
     reason = why_not_fast(trainer)
     if reason and engine == "fast":
         raise SettingsError(f"engine='fast' can't save this training: {reason}", hint="Use engine='auto' or 'stock'.")
+    device = trainer.args.device
+    if not reason and device.type != "cpu" and engine == "auto":
+        reason = f"its tensors are on {device.type}, where the fast engine is new; engine='fast' asks for it"
     if reason:
         return Choice(None, f"stock engine: {reason}", False)
-    return Choice(FastEngine(Arena(limit)), "fast engine", engine == "auto")
+    if device.type == "cpu":
+        return Choice(FastEngine(Arena(limit)), "fast engine", engine == "auto")
+    copy = DeviceCopy(device)
+    return Choice(FastEngine(Arena(limit, pin=copy.pin, unpin=copy.unpin), copy), f"fast engine on {device}", False)
 
 
 def why_not_fast(trainer: Any) -> str:
     """Why the fast engine can't serve this trainer, empty when it can."""
     args = trainer.args
-    if args.device.type != "cpu":
+    if args.device.type not in ("cpu", "cuda"):
         return f"its tensors are on {args.device.type}"
     if getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False):
         return "DeepSpeed and FSDP write their own files"
@@ -199,11 +240,8 @@ def _staged(file: _File, image: memoryview, pieces: list[Copy]) -> _File:
     return _File(file.path, file.layout, targets)
 
 
-def _live_bytes(name: str, read: Callable[[T], memoryview], live: T) -> memoryview:
-    try:
-        return read(live)
-    except (ValueError, TypeError) as error:
-        raise UnsupportedTensorError(f"{name}: {error}") from error
+def _in_host(sources: Mapping[str, memoryview | torch.Tensor]) -> dict[str, memoryview]:
+    return {name: source for name, source in sources.items() if isinstance(source, memoryview)}
 
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
@@ -217,17 +255,6 @@ def _copy_buffers(recorded: Recorded, buffers: Extents) -> None:
     for path, (tensors, metadata) in recorded.safetensors.items():
         kept = {name: tensor.clone() if _extent(tensor) in buffers else tensor for name, tensor in tensors.items()}
         recorded.safetensors[path] = kept, metadata
-
-
-def _watched(recorded: Recorded) -> list[tuple[str, torch.Tensor]]:
-    """Live tensors by name. Raises UnsupportedTensorError for one that is not in host memory."""
-    found = [(name, t) for tensors, _ in recorded.safetensors.values() for name, t in tensors.items()]
-    for value in recorded.torch.values():
-        found += _tensors_in(value, "optimizer state")
-    for name, tensor in found:
-        if tensor.device.type != "cpu" or tensor.layout != torch.strided:
-            raise UnsupportedTensorError(f"{name} is a tensor of {tensor.layout} on {tensor.device}")
-    return found
 
 
 def _tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:
