@@ -134,7 +134,7 @@ def test_a_training_file_of_trl(call: Call, tmp_path: Path) -> None:
     file = tmp_path / "sft.yaml"
     file.write_text(YAML.format(model=_llama(tmp_path / "m")))
     found = json.loads(call("plan", file, "--format", "json").stdout)
-    assert found["disk"]["policy"] == "best:2,latest:1"
+    assert found["disk"]["policy"] == "best:2:full,latest:1"
     assert (found["disk"]["saves"], found["disk"]["kept"]) == (10, 3)
     assert found["disk"]["free_bytes"] > 0
     assert found["checkpoint_bytes"]["optimizer"] == pytest.approx(4 * _parameters_by_hand(), rel=0.1)

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast.cli.pruning import prune
 from holdfast.run import Run
-from holdfast.units import SIZE_UNITS
+from holdfast.units import SIZES
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run, training
 
@@ -88,8 +88,8 @@ def test_another_metric_and_its_direction(run: Run, call: Call) -> None:
         (["--metric", "oddity"], "mode='min' or mode='max'"),
         (["--mode", "max"], "--mode needs --metric"),
         (["--keep", "best:1", "--metric", "eval_accuracy"], "has a value of eval_accuracy"),
-        (["--budget", "200"], "'200', a bare number: say in which unit"),
-        (["--budget", "much"], "no size"),
+        (["--budget", "200"], "'200' has no unit: a bare number is not a size"),
+        (["--budget", "much"], "'much'"),
         (["--mode", "up"], "'min', 'max'"),
     ],
 )
@@ -147,7 +147,7 @@ def test_a_dry_run_shows_what_would_be_thinned(run: Run, call: Call) -> None:
 
 
 def test_a_budget_gives_up_in_order(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZE_UNITS, "kB", 1000)  # these checkpoints are small
+    monkeypatch.setitem(SIZES, "kB", 1000)  # these checkpoints are small
     shown = json.loads(
         call("prune", run.path, "--keep", "best:3:full,latest:1", "--budget", "2.8kB", "--format", "json").stdout
     )
@@ -164,7 +164,7 @@ def test_a_budget_gives_up_in_order(run: Run, call: Call, monkeypatch: pytest.Mo
 
 
 def test_a_budget_that_can_not_be_reached_is_said(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZE_UNITS, "kB", 1000)
+    monkeypatch.setitem(SIZES, "kB", 1000)
     result = call("prune", run.path, "--budget", "1kB", "-y")
     assert "1.0 kB can't be reached: 1.9 kB stay under any budget" in result.stderr
     assert _steps(run) == [1, 3]

@@ -66,7 +66,7 @@ def test_a_save_reads_the_event_log_from_where_it_was_left(path: Path) -> None:
         store = store_of(checkpointer.run)
         before = (path / layout.EVENTS).stat().st_size
         # Without the bytes that a commit hashes, the log is all that is read in pieces.
-        with patch("holdfast.repository.file_digest", lambda _store, _path: "xxh3-128:" + "0" * 32):
+        with patch("holdfast.verification.file_digest", lambda _store, _path: "xxh3-128:" + "0" * 32):
             store.forget()
             save(checkpointer, 52, 0.5)
         added = (path / layout.EVENTS).stat().st_size - before

@@ -183,6 +183,8 @@ class Histories(RuleBasedStateMachine):
     @rule(number=st.integers(0, 9), after=st.integers(1, 25))
     def die_while_rewinding(self, number: int, after: int) -> None:
         target = self.pick(number)
+        if target.kind is Kind.WEIGHTS:  # it is refused before anything is rewound, as `rewind` shows
+            return
         self.checkpointer.close()
         self.checkpointer = make_checkpointer(self.path)
         self.run.lock.acquire()

@@ -222,7 +222,7 @@ def test_others_that_fill_the_disk_cost_no_more_than_a_save(disk: Mount, one: in
 
 
 def test_a_budget_holds_with_the_one_in_flight(out: Path, one: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(units.SIZE_UNITS, "kB", 1000)
+    monkeypatch.setitem(units.SIZES, "kB", 1000)
     size = sum(path.stat().st_size for path in _one_checkpoint(out.parent / "one"))
     budget = int(size * 3.5)
     peaks: list[int] = []
@@ -285,10 +285,10 @@ def test_a_full_disk_in_the_middle_of_every_save(out: Path, engine: str) -> None
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        ({"budget": "200"}, "budget is '200', a bare number"),
-        ({"budget": 200}, "budget is 200, which is a bare number"),
-        ({"min_free": "much"}, "min_free is 'much', which is no size"),
-        ({"arena": "16"}, "arena is '16', a bare number"),
+        ({"budget": "200"}, "budget '200' has no unit: a bare number"),
+        ({"budget": 200}, "budget 200 has no unit: a bare number"),
+        ({"min_free": "much"}, "min_free 'much' is not a size"),
+        ({"arena": "16"}, "arena '16' has no unit: a bare number"),
         ({"on_disk_full": "panic"}, "on_disk_full is 'panic'"),
     ],
 )
@@ -299,7 +299,7 @@ def test_settings_that_make_no_sense(out: Path, options: dict[str, Any], part: s
 
 
 def test_min_free_is_kept_free(disk: Mount, one: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(units.SIZE_UNITS, "kB", 1000)
+    monkeypatch.setitem(units.SIZES, "kB", 1000)
     out = disk(small(one, 8)) / "run"
     trainer, _ = attached(out, min_free=f"{one * 4 / 1000}kB", settings=EVERY_STEP)
     trainer.train()

@@ -75,7 +75,7 @@ class Injector:
         def make(root: Path | str) -> LocalStore:
             return FaultyStore(root, self)
 
-        with patch("holdfast.run.LocalStore", make), patch("holdfast.checkpointer.LocalStore", make):
+        with patch("holdfast.run.LocalStore", make), patch("holdfast.entrance.LocalStore", make):
             yield self
 
 

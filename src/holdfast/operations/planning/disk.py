@@ -36,7 +36,15 @@ def most_kept(policy: Policy, schedule: Schedule, seconds_per_step: float | None
         )
     best = sum(rule.k for rule in policy.rules if isinstance(rule, Best))
     others = tuple(rule for rule in policy.rules if not isinstance(rule, Best)) or (Latest(1),)
-    moments = replay(Policy(others), schedule, {}, seconds_per_step=seconds_per_step or 1.0).moments
+    sign = 1.0 if policy.metric and policy.metric.mode == "max" else -1.0
+    rising = {step: sign * step for step in schedule.evaluations} if policy.metric else {}
+    moments = [
+        moment
+        for values in ({}, rising)  # nothing is saved between two saves, and a new best whenever there can be one
+        for moment in replay(
+            Policy(others, policy.metric), schedule, values, seconds_per_step=seconds_per_step or 1.0
+        ).moments
+    ]
     return min(max(len(moment.kept) for moment in moments) + best, possible)
 
 
