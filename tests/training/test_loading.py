@@ -36,6 +36,7 @@ from tests.training.tiny import Recipe, build
 pytestmark = [
     pytest.mark.training, pytest.mark.timeout(600),
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning"),
 ]  # fmt: skip
 
 TENSOR_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")

@@ -11,9 +11,12 @@ import holdfast
 from holdfast.operations.planning.schedule import Schedule
 from holdfast.operations.simulation.replay import replay
 from holdfast.retention import Metric, default_policy
-from tests.training.tiny import Recipe, build
+from tests.training.tiny import NEWEST, Recipe, build
 
-pytestmark = pytest.mark.training
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.skipif(not NEWEST, reason="the replay is of transformers 5, which evaluates the last step in any case"),
+]
 
 SCORES = {2: 0.3, 4: 0.6, 6: 0.8, 8: 0.5, 10: 0.7, 12: 0.9, 14: 0.4, 15: 0.2}
 

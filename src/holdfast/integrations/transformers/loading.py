@@ -117,11 +117,14 @@ def _torch_load(held: HeldFiles) -> Any:
         f: Any, map_location: Any = None, pickle_module: Any = None, *, weights_only: Any = None, mmap: Any = None,
         **options: Any,
     ) -> Any:  # fmt: skip
+        if isinstance(map_location, (str, torch.device)) and torch.device(map_location).type == "cpu":
+            map_location = (
+                "cpu"  # transformers 4 says cpu:0 where several processes train, and torch knows no such place
+            )
         image = held.take(f)
         if image is None:
             return stock(f, map_location, pickle_module, weights_only=weights_only, mmap=mmap, **options)
-        on_cpu = isinstance(map_location, (str, torch.device)) and str(map_location) == "cpu"
-        if on_cpu and weights_only and pickle_module is None and not options and is_zip(image):
+        if map_location == "cpu" and weights_only and pickle_module is None and not options and is_zip(image):
             return objects_of(image)
         given: Any = ImageFile(image)
         return stock(given, map_location, pickle_module, weights_only=weights_only, **options)
