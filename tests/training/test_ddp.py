@@ -49,11 +49,11 @@ UNSEEDED_BY_EPOCH = replace(UNSEEDED, arguments={**UNSEEDED.arguments, "save_ste
 GROUPED = Recipe(rows=36, arguments={**STEPS["arguments"], **by_length()})
 LIVES = (
     ("full, all killed after a save", FULL, [Kill("save", 2)], None),
-    ("full, rank 0 in a tensor file", FULL, [Kill("tensor file", 1, 2)], 0),
+    ("full, rank 0 in its weights", FULL, [Kill("weights", 1, 2)], 0),
     ("full, rank 0 in the loop state", FULL, [Kill("loop state", 1, 2)], 0),
     ("full, rank 0 in the rename", FULL, [Kill("rename", 1, 2)], 0),
     ("full, rank 1 alone, in a step", FULL, [Kill("step", 5)], 1),
-    ("full, twice", FULL, [Kill("step", 5), Kill("tensor file", 1, 1)], None),
+    ("full, twice", FULL, [Kill("step", 5), Kill("weights", 1, 1)], None),
     ("SFT LoRA, stock engine", LORA, [Kill("save", 2)], None),
     ("SFT LoRA, stock engine, rank 0 in a file", LORA, [Kill("torch.save", 1, 2)], 0),
     ("evaluated, the best loaded at the end", EVALUATED, [Kill("step", 5)], None),
