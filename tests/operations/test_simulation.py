@@ -49,6 +49,16 @@ def test_the_textbook_question() -> None:
     assert any("They differ" in text for text in end.why)
 
 
+def test_a_thinned_best_is_deployed_and_nothing_to_resume_from() -> None:
+    values = {100: 1.0, 200: 2.0, 300: 3.0}
+    replayed = replay(Policy.from_spec("best:1,latest:1", LOSS), Schedule(300, 100, 100), values, size=90, weights=30)
+    end = outcome(replayed)
+    assert [(c.name, c.size_bytes) for c in end.on_disk] == [("weights-100", 30), ("checkpoint-300", 90)]
+    assert [c.step for moment in replayed.moments for c, _ in moment.thinned] == [100]
+    assert end.deploy is not None and end.deploy.step == 100
+    assert "100 has its weights alone, nothing to resume from" in end.why[-1]
+
+
 def test_when_the_newest_is_the_best_that_is_said() -> None:
     schedule = Schedule(300, 100, 100)
     end = outcome(replay(default_policy(2, LOSS), schedule, {100: 3.0, 200: 2.0, 300: 1.0}, until=250))

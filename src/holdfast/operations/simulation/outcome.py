@@ -61,9 +61,13 @@ def _why(replay: Replay, resume: Checkpoint | None, deploy: Checkpoint | None) -
     if deploy.generation == resume.generation:
         return [*texts, "Both are the same here: the newest happens to be the best so far."]
     shipped = "an unranked model" if newest is None else f"{metric.name} {format_number(newest)}"
+    from_best = (
+        f"resuming from {deploy.step} would repeat {resume.step - deploy.step:,} steps that are safe on disk"
+        if deploy.resumable
+        else f"{deploy.step} has its weights alone, nothing to resume from"
+    )
     differ = (
-        f"They differ because recovery asks how far the training came, and quality how good it was: resuming from "
-        f"{deploy.step} would repeat {resume.step - deploy.step:,} steps that are safe on disk, and deploying "
-        f"{resume.step} would ship {shipped}."
+        f"They differ because recovery asks how far the training came, and quality how good it was: {from_best}, and "
+        f"deploying {resume.step} would ship {shipped}."
     )
     return [*texts, differ]
