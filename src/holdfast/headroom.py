@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 from holdfast.errors import DiskFull, SettingsError, StorageError
 from holdfast.model import Checkpoint
 from holdfast.operations import prune
-from holdfast.retention import All, Measure, Outcome, Plan, Policy, entries, fit, size
+from holdfast.retention import All, Measure, Plan, Policy, entries, fit, size
 from holdfast.run import Run
 from holdfast.stores import Room
 from holdfast.units import format_size, parse_size
@@ -126,8 +126,10 @@ class Headroom:
 
     def _after_strike(self, run: Run) -> _Shortage | None:
         """A quota, or others that fill the disk at the same time: the file system's word is not enough."""
+        if self._struck is None:
+            return None
         room = run.store.room()
-        if self._struck is None or (self._struck == errno.ENOSPC and room.free_bytes >= 2 * self._needed(room)):
+        if self._struck == errno.ENOSPC and room.free_bytes >= 2 * self._needed(room):
             return None
         limit = _taken(run, size) - max(self.expected, 1)
         return _Shortage("the disk was full in the middle of a save", limit, size)
@@ -138,7 +140,7 @@ class Headroom:
 
     def _free(self, run: Run, policy: Policy, short: _Shortage, plan: Plan) -> bool:
         """Give up what it takes; False when nothing can be given up, or not enough."""
-        least = _measured(fit(plan, -1, policy.metric, why=short.why, measure=short.measure), short.measure)
+        least = sum(map(short.measure, fit(plan, -1, policy.metric, why=short.why, measure=short.measure).left))
         return least <= short.limit and self._give_up(run, policy, short, plan)
 
     def _give_up(self, run: Run, policy: Policy, short: _Shortage, plan: Plan) -> bool:
@@ -183,8 +185,3 @@ class Headroom:
 
 def _taken(run: Run, measure: Measure) -> int:
     return sum(map(measure, run.checkpoints))
-
-
-def _measured(plan: Plan, measure: Measure) -> int:
-    kept = (d.checkpoint.thinned() if d.outcome is Outcome.THIN else d.checkpoint for d in plan.decisions if d.stays)
-    return sum(map(measure, kept))

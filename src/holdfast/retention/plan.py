@@ -88,15 +88,20 @@ class Decision:
         return self.outcome is not Outcome.REMOVE
 
     @property
-    def kept_bytes(self) -> int:
-        """Bytes of what is left of it."""
+    def left(self) -> Checkpoint | None:
+        """What is left of it: all, its weights, or nothing."""
         match self.outcome:
             case Outcome.KEEP:
-                return self.checkpoint.size_bytes
+                return self.checkpoint
             case Outcome.THIN:
-                return self.checkpoint.thinned().size_bytes
+                return self.checkpoint.thinned()
             case Outcome.REMOVE:
-                return 0
+                return None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what is left of it."""
+        return self.left.size_bytes if self.left else 0
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,11 @@ class Plan:
     def keep(self) -> tuple[Checkpoint, ...]:
         """Checkpoints that stay as they are, ordered by generation."""
         return self._with(Outcome.KEEP)
+
+    @property
+    def left(self) -> tuple[Checkpoint, ...]:
+        """What is there when the plan is carried out, ordered by generation; of what is thinned, the weights."""
+        return tuple(left for decision in self.decisions if (left := decision.left))
 
     @property
     def thin(self) -> tuple[Checkpoint, ...]:

@@ -95,13 +95,7 @@ def _whole(decision: Decision) -> Decision:
 
 
 def _measured(decision: Decision, measure: Measure) -> int:
-    match decision.outcome:
-        case Outcome.KEEP:
-            return measure(decision.checkpoint)
-        case Outcome.THIN:
-            return measure(decision.checkpoint.thinned())
-        case Outcome.REMOVE:
-            return 0
+    return measure(left) if (left := decision.left) else 0
 
 
 def _given_up(step: _Step, why: str) -> Decision:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from holdfast.headroom import Headroom
 from holdfast.integrations.transformers.arguments import plain
+from holdfast.operations.planning.disk import free_bytes
 from holdfast.retention import Best, Every, Latest, Pinned, Policy
 from holdfast.units import format_size
 
@@ -51,7 +51,7 @@ def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom)
     peak = _kept_bytes(policy, saves, one, _weights(trainer), state.max_steps) + one
     if limits.budget is not None:
         peak = min(peak, limits.budget)
-    free = shutil.disk_usage(_existing(Path(trainer.args.output_dir))).free
+    free = free_bytes(Path(trainer.args.output_dir))
     fits = "fits" if peak + limits.min_free <= free else "DOES NOT FIT: older ones go as room runs out"
     if one + limits.min_free > free:
         fits = "NO ROOM FOR ONE"
@@ -84,10 +84,3 @@ def _kept_bytes(policy: Policy, saves: int, one: int, weights: int, steps: int) 
     if not any(isinstance(rule, Latest) for rule in policy.rules):
         kept += one
     return min(kept, saves * one)
-
-
-def _existing(path: Path) -> Path:
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

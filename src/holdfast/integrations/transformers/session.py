@@ -342,11 +342,11 @@ class Session:
         resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"
         if over:
             resume += ", which is the end: nothing is left to train"
-        headroom = self.checkpointer.headroom
+        headroom, one = self.checkpointer.headroom, checkpoint_bytes(self.trainer)
         if not self.checkpointer.run.checkpoints:
-            headroom.expected = checkpoint_bytes(self.trainer)
+            headroom.expected = one
         saves = describe_saves(self.trainer, state, self.checkpointer.policy, headroom)
         if self.saves.engine is not None and planned_saves(self.trainer.args, state):
-            self.saves.engine.prepare(checkpoint_bytes(self.trainer))
+            self.saves.engine.prepare(one)
         engine = self._engine_text if self.ranks.single else f"{self._engine_text}, {self.ranks.size} processes"
         messages.say_start(self.checkpointer, self.notes, resume=resume, saves=f"{saves}; {engine}")

@@ -36,11 +36,7 @@ class Moment:
     @property
     def kept(self) -> tuple[Checkpoint, ...]:
         """What lies on disk afterwards, by generation; of what was thinned, the weights."""
-        return tuple(
-            d.checkpoint.thinned() if d.outcome is Outcome.THIN else d.checkpoint
-            for d in self.plan.decisions
-            if d.stays
-        )
+        return self.plan.left
 
     @property
     def most(self) -> tuple[Checkpoint, ...]:
