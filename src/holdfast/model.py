@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,18 @@ RESUME_FILES = (
 """Names of files that a resume needs and weights alone don't: what stock `save_only_model` leaves out, and our own."""
 RESUME_DIRECTORIES = ("optimizer_[0-9]*", "global_step*")
 """Names of directories of which the same holds: sharded optimizers, DeepSpeed's states."""
+
+
+WEIGHTS_FILES = ("*.safetensors", "pytorch_model*", "adapter_model*")
+"""Names of files and directories that weights are in, whole or in shards."""
+
+
+class Role(StrEnum):
+    """What a file of a checkpoint is for: weights, what only a resume needs, or anything else."""
+
+    WEIGHTS = "weights"
+    OPTIMIZER = "optimizer"
+    OTHER = "other"
 
 
 class Kind(StrEnum):
@@ -120,7 +133,7 @@ class Checkpoint:
     @property
     def weights(self) -> tuple[FileEntry, ...]:
         """The files that stay when it is thinned: all but those that only a resume needs."""
-        return tuple(entry for entry in self.files if not _only_for_resume(entry.path))
+        return tuple(entry for entry in self.files if role_of(entry.path) is not Role.OPTIMIZER)
 
     @property
     def thinnable(self) -> bool:
@@ -141,11 +154,17 @@ class Checkpoint:
         return replace(self, metrics={**self.metrics, **late}) if late else self
 
 
-def _only_for_resume(path: str) -> bool:
+@lru_cache(maxsize=4096)
+def role_of(path: str) -> Role:
+    """What the file of that path, relative to its checkpoint, is for."""
     *directories, name = path.split("/")
-    return any(fnmatchcase(name, pattern) for pattern in RESUME_FILES) or any(
-        fnmatchcase(directory, pattern) for directory in directories for pattern in RESUME_DIRECTORIES
-    )
+    if _matches([name], RESUME_FILES) or _matches(directories, RESUME_DIRECTORIES):
+        return Role.OPTIMIZER
+    return Role.WEIGHTS if _matches([*directories, name], WEIGHTS_FILES) else Role.OTHER
+
+
+def _matches(names: list[str], patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
 def parse_name(name: str) -> tuple[Kind, int] | None:

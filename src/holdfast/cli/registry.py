@@ -18,6 +18,7 @@ COMMANDS = {
     "events": Entry(
         "holdfast.cli.history:events", "Print the event log: what was saved, removed and checked, and why."
     ),
+    "du": Entry("holdfast.cli.usage:du", "Say where the bytes are, and what would free them."),
     "verify": Entry("holdfast.cli.verifying:verify", "Check every byte against the manifests."),
     "resume": Entry("holdfast.cli.choosing:resume", "Print the path that is safe to resume from."),
     "best": Entry("holdfast.cli.choosing:best", "Print the path of the best checkpoint by the run's metric."),

@@ -31,6 +31,11 @@ class Output:
         self.is_rich = format_ == "human" or (format_ == "auto" and sys.stdout.isatty())
         self._console: Console | None = None
 
+    @property
+    def draws_blocks(self) -> bool:
+        """True where block characters can be written."""
+        return self.is_rich and self._rich().encoding.lower().startswith("utf")
+
     def json(self, value: Any) -> None:
         """One indented JSON document on stdout."""
         click.echo(to_json(value, indent=2))
