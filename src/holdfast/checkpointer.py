@@ -18,9 +18,11 @@ from holdfast.entrance import Fresh, Resume, enter, resume_point
 from holdfast.errors import DiskFull, StorageError
 from holdfast.external import external_path, open_external
 from holdfast.headroom import Headroom, Limits, OnDiskFull
+from holdfast.hooks import Hooks
 from holdfast.inflight import Finish, InFlight, as_storage_error
 from holdfast.janitor import Janitor
 from holdfast.model import Checkpoint, Kind
+from holdfast.observers import Observers
 from holdfast.operations import prune
 from holdfast.receipt import Receipt
 from holdfast.repository import Staging
@@ -62,8 +64,9 @@ class Checkpointer:
     `budget` ("200GB") bounds what the checkpoints take, the one being written included; `min_free` stays free on
     the disk. Where room is short, it is made by policy; where it can't be, `save` raises DiskFull before it writes, or
     waits for room with `on_disk_full="pause"`. `refused` are the steps that were not saved for lack of room.
-    `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what
-    the policy decided last.
+    `hooks` hear what happens to the checkpoints, and `prometheus` (an address, or a file "name.prom") gets their
+    metrics while a training runs. `receipt` says, after a resume, how exact it is and why (None before, and after a
+    fresh start); `plan` is what the policy decided last.
     """
 
     def __init__(
@@ -76,8 +79,11 @@ class Checkpointer:
         budget: str | None = None,
         min_free: str | None = None,
         on_disk_full: OnDiskFull = "finish",
+        hooks: Hooks | None = None,
+        prometheus: str | None = None,
     ) -> None:
         self.path = Path(path)
+        self._observers = Observers(hooks, prometheus)
         self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full))
         self.refused: list[int] = []
         self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
@@ -114,6 +120,7 @@ class Checkpointer:
         outside = external_path(resume, self.path)
         run = enter(self.path, self.policy, resume, fresh=self.fresh)
         try:
+            self._observers.begin(run)
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
             run.set_policy(self.policy)
             self._run = run
@@ -130,6 +137,7 @@ class Checkpointer:
                 self.settle()
         except BaseException:
             self._run = None
+            self._observers.end()
             run.lock.release()
             raise
         return point
@@ -160,6 +168,7 @@ class Checkpointer:
                 self._janitor.finish()
             self._run = self._janitor = self._in_flight = None
             run.lock.release()
+            self._observers.end()
 
     # -- saving ----------------------------------------------------------------------------------------
 
@@ -170,7 +179,7 @@ class Checkpointer:
         anew once. Raises DiskFull where there is no room, StorageError after the second failure, and whatever else
         `write` raises after the first.
         """
-        run = self.run
+        run, began = self.run, time.monotonic()
         self.make_room(facts.step)
         draft = self._draft(run, facts)
         try:
@@ -182,7 +191,9 @@ class Checkpointer:
                 self.headroom.strike(error)
                 self.make_room(facts.step)
             checkpoint = self._attempt(run, draft, write)
+        durable = time.monotonic() - began
         self.committed(checkpoint)
+        self.note_kept(checkpoint, blocked=time.monotonic() - began, durable=durable)
         return checkpoint
 
     def save_in_background(self, facts: Facts, stage: Stage, on_commit: OnCommit) -> None:
@@ -233,6 +244,25 @@ class Checkpointer:
         self._parent = checkpoint.generation
         self.headroom.learn(checkpoint)
         self.decide()
+
+    def note_kept(self, checkpoint: Checkpoint, *, blocked: float, durable: float, **more: Any) -> None:
+        """Put into the event log what a save cost, in seconds of training held up and until it was durable, and why
+        the policy keeps it.
+        """
+        metric, plan = self.policy.metric, self.plan
+        self.run.events.append(
+            "kept",
+            generation=checkpoint.generation,
+            step=checkpoint.step,
+            name=checkpoint.name,
+            size_bytes=checkpoint.size_bytes,
+            metric=None if metric is None else metric.name,
+            value=None if metric is None else metric.value(checkpoint.metrics),
+            reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
+            blocked_seconds=blocked,
+            durable_seconds=durable,
+            **more,
+        )
 
     def make_room(self, step: int) -> None:
         """Return when there is room for the checkpoint of `step`. Raises DiskFull."""

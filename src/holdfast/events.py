@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,9 +30,8 @@ TELLING = frozenset({"removed", "thinned"})
 class EventLog:
     """Appends and reads `.holdfast/events.jsonl`.
 
-    Every event has `time` (UTC, ISO 8601) and `event`: run, committed, removed, thinned, verified, quarantined,
-    metrics, timeline, resumed, pinned, unpinned, tagged, failed, refused, finished, recovered; the other
-    fields depend on it.
+    Every event has `time` (UTC, ISO 8601) and `event`, its name; docs/events.md says what each name means and what
+    other fields it has. `listeners` hear of each event of this process once it is written.
     What the events say together is kept: asking again reads what any process appended since, and nothing twice.
     """
 
@@ -41,6 +40,7 @@ class EventLog:
         self._tail = Tail(store, layout.EVENTS)
         self._state = _Folded()
         self._guard = threading.Lock()
+        self.listeners: list[Callable[[Event], None]] = []
 
     def append(self, event: str, **fields: Any) -> Event:
         """Write one event and return it. Raises OSError for a durable one; another is only warned about.
@@ -56,6 +56,8 @@ class EventLog:
             if event in DURABLE - TELLING:
                 raise
             logger.warning("The event log of %s missed %r: %s", self._store.local_path(""), event, error)
+        for hear in self.listeners:
+            hear(record)
         return record
 
     def read(self) -> Iterator[Event]:

@@ -47,6 +47,14 @@ class RunLock:
         """True while this object holds the lock."""
         return "_lock" in self.__dict__ and self._lock.is_locked
 
+    @property
+    def in_use(self) -> bool:
+        """True while a process holds the lock, this one included. It is only asked for, never taken: whoever looks on
+        must not be in the way of a training that begins. A holder on another host counts as alive.
+        """
+        owner = self.owner()
+        return self.held or (owner is not None and not _is_dead(owner))
+
     def acquire(self) -> None:
         """Take the lock. Raises RunLocked, naming the holder and the ways forward."""
         from filelock import Timeout

@@ -31,5 +31,6 @@ COMMANDS = {
         "holdfast.cli.planning:plan", "Say how large checkpoints will be, what they need, and how often to save."
     ),
     "simulate": Entry("holdfast.cli.simulating:simulate", "Replay a retention policy over a training, and crash it."),
+    "metrics": Entry("holdfast.cli.metrics:metrics", "Print or serve the numbers of runs for Prometheus."),
     "demo": Entry("holdfast.demo.command:demo", "Fine-tune a tiny model, crash it, and resume it."),
 }

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
-from inspect import signature
-from typing import TYPE_CHECKING, Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer
@@ -16,11 +15,13 @@ from holdfast.checkpointer import Checkpointer
 from holdfast.entrance import Fresh
 from holdfast.errors import SettingsError
 from holdfast.headroom import OnDiskFull
+from holdfast.hooks import Hook
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.callback import GateCallback, SessionCallback
 from holdfast.integrations.transformers.engine import Engine, choose_engine
 from holdfast.integrations.transformers.loading import serving
+from holdfast.integrations.transformers.options import Options
 from holdfast.integrations.transformers.parallel import ranks_of
 from holdfast.integrations.transformers.policy import Keep, choose_policy
 from holdfast.integrations.transformers.session import Session
@@ -45,38 +46,19 @@ class ManagedTrainer(_Base):
 
     def __init__(self, *args: Any, holdfast: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._holdfast_setup(**_options(holdfast))
+        self._holdfast_setup(Options.of(holdfast))
 
-    def _holdfast_setup(
-        self,
-        *,
-        keep: Keep | None = None,
-        metric: str | None = None,
-        mode: Mode | None = None,
-        fresh: Fresh = "refuse",
-        engine: Engine = "auto",
-        arena: str | None = None,
-        back_pressure: BackPressure = "wait",
-        budget: str | None = None,
-        min_free: str | None = None,
-        on_disk_full: OnDiskFull = "finish",
-    ) -> None:
+    def _holdfast_setup(self, options: Options) -> None:
         messages.make_visible()
-        if back_pressure not in get_args(BackPressure):
-            raise SettingsError(f"back_pressure is {back_pressure!r}", hint="It is 'wait', 'skip' or 'latest'.")
-        if fresh not in ("refuse", "new-run"):
-            raise SettingsError(f"fresh is {fresh!r}", hint="It is 'refuse' (the default) or 'new-run'.")
-        choice = choose_policy(self.args, keep=keep, metric=metric, mode=mode)
+        choice = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
         if self.args.metric_for_best_model is not None and choice.policy.metric is not None:
             # Stock callbacks such as EarlyStoppingCallback read the direction from here.
             self.args.greater_is_better = choice.policy.metric.mode == "max"
         self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
-        checkpointer = Checkpointer(
-            str(self.args.output_dir), choice.policy, fresh=fresh, back_pressure=back_pressure,
-            budget=budget, min_free=min_free, on_disk_full=on_disk_full,
-        )  # fmt: skip
+        checkpointer = options.checkpointer(str(self.args.output_dir), choice.policy)
         ranks = ranks_of(self)
-        self._holdfast = Session(self, checkpointer, choice.notes, choose_engine(self, engine, arena), ranks)
+        engine = choose_engine(self, options.engine, options.arena)
+        self._holdfast = Session(self, checkpointer, choice.notes, engine, ranks)
         self.callback_handler.callbacks.insert(0, GateCallback(self._holdfast))
         self.add_callback(SessionCallback(self._holdfast))
 
@@ -225,6 +207,11 @@ def attach(
     budget: str | None = None,
     min_free: str | None = None,
     on_disk_full: OnDiskFull = "finish",
+    on_commit: Hook | None = None,
+    on_remove: Hook | None = None,
+    on_resume: Hook | None = None,
+    on_failure: Hook | None = None,
+    prometheus: str | None = None,
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`).
 
@@ -238,9 +225,16 @@ def attach(
     (a new best and the last step always wait). `budget="200GB"` bounds what the checkpoints take, the one being
     written included, and `min_free="20GB"` stays free; where room is short, it is made by policy. A save without room
     is refused before it writes: the training goes on, and `train` raises DiskFull at its end; with
-    `on_disk_full="continue"` it does not, "pause" waits for room, "stop" raises at once. Raises SettingsError,
+    `on_disk_full="continue"` it does not, "pause" waits for room, "stop" raises at once. `on_commit`, `on_remove`,
+    `on_resume` and `on_failure` are called with the event of each (docs/events.md); `prometheus=":9400"` serves metrics
+    while the training runs, `prometheus="/path/sft.prom"` writes them for a node exporter. Raises SettingsError,
     PolicyError.
     """
+    options = Options(
+        keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
+        budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus,
+        on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
+    )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):
         raise SettingsError("this trainer is managed already", hint="Call attach once; a ManagedTrainer needs none.")
     if not isinstance(trainer, Trainer):
@@ -253,25 +247,8 @@ def attach(
     trainer.__class__ = managed
     adopted = cast(ManagedTrainer, trainer)
     try:
-        adopted._holdfast_setup(
-            keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
-            budget=budget, min_free=min_free, on_disk_full=on_disk_full,
-        )  # fmt: skip
+        adopted._holdfast_setup(options)
     except BaseException:
         trainer.__class__ = original
         raise
     return adopted.checkpointer
-
-
-def _options(given: Any) -> dict[str, Any]:
-    """The `holdfast` argument of a ManagedTrainer, checked. Raises SettingsError."""
-    known = [name for name in signature(attach).parameters if name != "trainer"]
-    if given is None:
-        return {}
-    wrong = [str(name) for name in given if name not in known] if isinstance(given, dict) else [repr(given)]
-    if wrong:
-        raise SettingsError(
-            f"holdfast={{...}} takes no {', '.join(wrong)}",
-            hint=f"It is a dict of attach's options: {', '.join(known)}.",
-        )
-    return given

@@ -223,16 +223,8 @@ class Saves:
         )
 
     def _say(self, checkpoint: Checkpoint, durable: float) -> None:
-        plan = self._checkpointer.plan
-        self._checkpointer.run.events.append(
-            "kept",
-            generation=checkpoint.generation,
-            step=checkpoint.step,
-            reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
-            engine="fast" if self.engine else "stock",
-            blocked_seconds=self._blocked,
-            durable_seconds=durable,
-        )
+        engine = "fast" if self.engine else "stock"
+        self._checkpointer.note_kept(checkpoint, blocked=self._blocked, durable=durable, engine=engine)
         messages.say_commit(self._checkpointer, checkpoint, self._blocked, durable)
 
     @property
