@@ -72,7 +72,7 @@ def _new_run(path: Path, policy: Policy, old: Run) -> Run:
     with old.writing():
         old.repository.set_aside_everything(home)
         # The identity goes last: until then the old run goes on, with generations that nothing else names.
-        for key in (layout.QUARANTINE, layout.TIMELINES, layout.PINS, layout.EVENTS, layout.RUN):
+        for key in (layout.QUARANTINE, layout.TIMELINES, layout.PINS, layout.METRICS, layout.EVENTS, layout.RUN):
             if old.store.exists(key):
                 old.repository.move(key, f"{home}/{layout.META}")
     logger.warning("The run that was in %s is set aside, whole, in %s", path, path / home)

@@ -14,6 +14,7 @@ REWIND = f"{META}/rewind.json"
 PINS = f"{META}/pins.json"
 PINS_LOCK = f"{META}/pins.lock"
 EVENTS = f"{META}/events.jsonl"
+METRICS = f"{META}/metrics.jsonl"
 
 NOT_JSON = (ValueError, RecursionError)
 """What a JSON decoder raises for bytes that are none: bad syntax or shape, bad UTF-8, or too deep."""

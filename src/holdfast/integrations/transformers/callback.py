@@ -41,6 +41,10 @@ class SessionCallback(TrainerCallback):
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.note_metrics(kwargs.get("metrics") or {})
 
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self._session.active:
+            self._session.logbook.log(state.global_step, logs or {})
+
 
 class GateCallback(TrainerCallback):
     """Holds back whoever could change a state that is still being copied: the optimizer, and callbacks of others.

@@ -21,6 +21,7 @@ from holdfast.integrations.transformers.evaluations import Evaluations
 from holdfast.integrations.transformers.fingerprint import fingerprint
 from holdfast.integrations.transformers.holding import HeldFiles
 from holdfast.integrations.transformers.loading import loads_whole_files
+from holdfast.integrations.transformers.logbook import Logbook
 from holdfast.integrations.transformers.loop_state import LoopState, Position, capture_trl, restore_trl
 from holdfast.integrations.transformers.resuming import (
     make_receipt,
@@ -53,6 +54,7 @@ class Session:
         self._engine_text = engine.text
         self.held = HeldFiles(hold=loads_whole_files(trainer))
         self.evaluations = Evaluations(checkpointer.policy.metric)
+        self.logbook = Logbook(leads=ranks.leads)
         self.fingerprint: dict[str, Any] = {}
         self._reset(None)
 
@@ -89,8 +91,10 @@ class Session:
             with self._own_arguments():
                 yield str(point.path) if point else None
             self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
+            self.logbook.end("finished")
         finally:
             self.active = False
+            self.logbook.end("failed")
             self.held.clear()
             try:
                 self.checkpointer.close()
@@ -167,12 +171,14 @@ class Session:
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:
             self.ranks.agree(partial(self._say_start, state))
+            self.logbook.begin(self.checkpointer.run, None, state.max_steps)
             return
         self.epochs = Epochs(trainer, resuming=True)
         over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
         if mine:
             self.saved_step = self.point.checkpoint.step
             self.evaluations.start(self.saved_step, self.point.checkpoint.metrics)
+        self.logbook.begin(self.checkpointer.run, self.point, state.max_steps)
         if self.loop is not None:
             self._restore_loop(self.loop, loader)
         self.ranks.agree(partial(self._say_start, state, over=over))
