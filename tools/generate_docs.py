@@ -13,6 +13,7 @@ from holdfast.cli.main import main as cli
 from holdfast.cli.registry import COMMANDS
 from holdfast.errors import HoldfastError
 from holdfast.manifest import json_schema
+from holdfast.operations.doctor import GROUPS, Rule, rules_of
 from holdfast.retention import rule_table
 from holdfast.retention.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
 
@@ -50,12 +51,58 @@ def rules_page() -> str:
     )
 
 
+def doctor_page() -> str:
+    """`docs/doctor.md`: every rule of `holdfast doctor`."""
+    parts = [NOTICE + DOCTOR]
+    for title, module in GROUPS:
+        parts.append(f"\n## {title}\n")
+        parts += [_rule_section(rule) for rule in rules_of(module)]
+    return "".join(parts)
+
+
+def _rule_section(rule: Rule) -> str:
+    solved = f"**With `holdfast.attach`**: {rule.solved}.\n\n" if rule.solved else ""
+    looks = ", ".join(KINDS[source] for source in KINDS if source in rule.sources)
+    return (
+        f"\n### {rule.id}\n\n**{rule.title}** ({rule.severity.value}; looks at {looks})\n\n{rule.what}\n\n"
+        f"**Why**: {rule.why}\n\n**Fix**: {rule.fix}\n\n{solved}"
+    ).rstrip("\n") + "\n"
+
+
 def schema_page() -> str:
     """`docs/holdfast.schema.json`: JSON Schema of the manifest."""
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
 
 
-PAGES = {"cli.md": cli_page, "rules.md": rules_page, "holdfast.schema.json": schema_page}
+KINDS = {"script": "scripts", "yaml": "YAML files", "run": "runs", "trainer": "trainers at attach"}
+DOCTOR = """# Doctor
+
+`holdfast doctor SCRIPT_OR_YAML_OR_RUN` looks for what is wrong, or may go wrong, with a training's checkpoints;
+`holdfast.attach(trainer)` does it too, and logs what it finds once. Ids never change: **E** fails or loses work,
+**W** may, **I** is good to know. Exit code 1 on an error.
+
+```console
+$ holdfast doctor train.py
+$ holdfast doctor sft.yaml runs/sft --format json
+$ holdfast doctor train.py --step-time 2.5s --params 13B --mtbf 8h --grace 30s
+$ holdfast doctor --explain W204
+```
+
+A script is read, never run. Read are calls of `TrainingArguments`, TRL's configs and classes derived from them, with
+literals, arithmetic on literals, names that are bound once, `**dict(...)` and later `args.save_steps = 100`;
+`holdfast.attach(...)`, `trainer.train(...)`, LoRA configs, `gguf_file=` and calls that seed. What depends on more
+than the text (a command line, a function's argument, a value that changes) is listed as not known, with the rules
+that could not be judged without it: none of them guesses. In an attached training, rules about what holdfast solves
+are silent.
+
+A comment on the line that a finding names silences it: `# holdfast: ignore W204`, several ids with commas, or none
+for all; `--ignore W204` does so for the whole call.
+
+What depends on time takes a failure every 24 hours (`--mtbf`) and a disk of 1 GB/s (`--bandwidth`) where nothing is
+said; a grace period of 30 s is taken under SLURM and Kubernetes, which is their default. For the time of a step
+(`--step-time`) and the size of a checkpoint (`--params`, `--checkpoint-size`) there is no default; a run knows both.
+"""
+PAGES = {"cli.md": cli_page, "rules.md": rules_page, "doctor.md": doctor_page, "holdfast.schema.json": schema_page}
 
 
 def main() -> int:

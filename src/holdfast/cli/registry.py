@@ -30,6 +30,9 @@ COMMANDS = {
     "plan": Entry(
         "holdfast.cli.planning:plan", "Say how large checkpoints will be, what they need, and how often to save."
     ),
+    "doctor": Entry(
+        "holdfast.cli.doctoring:doctor", "Look for what is wrong, or may go wrong, with a training's checkpoints."
+    ),
     "simulate": Entry("holdfast.cli.simulating:simulate", "Replay a retention policy over a training, and crash it."),
     "metrics": Entry("holdfast.cli.metrics:metrics", "Print or serve the numbers of runs for Prometheus."),
     "demo": Entry("holdfast.demo.command:demo", "Fine-tune a tiny model, crash it, and resume it."),

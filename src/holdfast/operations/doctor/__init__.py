@@ -1,0 +1,22 @@
+"""What is wrong, or may go wrong, with a training's checkpoints: rules with stable ids, and who puts them to what."""
+
+from holdfast.operations.doctor.examine import Options, examine, examine_run, judge, rule_named
+from holdfast.operations.doctor.findings import Finding, Gap, Report, Rule, Severity, Where
+from holdfast.operations.doctor.rules import GROUPS, RULES, rules_of
+
+__all__ = [
+    "GROUPS",
+    "RULES",
+    "Finding",
+    "Gap",
+    "Options",
+    "Report",
+    "Rule",
+    "Severity",
+    "Where",
+    "examine",
+    "examine_run",
+    "judge",
+    "rule_named",
+    "rules_of",
+]

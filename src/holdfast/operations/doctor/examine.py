@@ -1,0 +1,193 @@
+"""Examining a target: gather its facts, put every rule to them, and report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from holdfast import layout
+from holdfast.errors import PolicyError, RunNotFound, SettingsError
+from holdfast.operations.doctor import surroundings
+from holdfast.operations.doctor.facts import DEFAULT_BANDWIDTH, DEFAULT_MTBF, Facts, Pace
+from holdfast.operations.doctor.findings import Finding, Gap, Report, Rule, in_order
+from holdfast.operations.doctor.rules import RULES
+from holdfast.operations.doctor.run_facts import facts_of_run
+from holdfast.operations.doctor.script import read_script
+from holdfast.operations.doctor.settings import NotKnown
+from holdfast.operations.doctor.training_file import ENDINGS, read_training_file
+from holdfast.retention import Metric, Policy, default_policy, known_mode, parse
+from holdfast.run import Run
+
+_ALL = "*"
+QUIET = frozenset({"run", "trainer"})
+"""Kinds of target of which it is not told what could not be judged: a person can't complete them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What only a person knows, in seconds, bytes, bytes per second and steps; None where it was not said."""
+
+    step_seconds: float | None = None
+    checkpoint_bytes: int | None = None
+    bandwidth: float | None = None
+    mtbf: float | None = None
+    grace: float | None = None
+    steps: int | None = None
+    ignore: frozenset[str] = frozenset()
+
+
+def examine(target: Path, options: Options | None = None) -> tuple[Report, ...]:
+    """One report for a YAML file or a run, one for each config of a script.
+
+    Raises RunNotFound for a directory that is no run, SettingsError for a file that can't be read as what it is, and
+    OSError for what is not there.
+    """
+    options = options or Options()
+    if target.is_dir():
+        if not (target / layout.RUN).is_file():
+            raise _no_run(target)
+        return (examine_run(Run.open(target), options),)
+    if target.suffix.lower() in ENDINGS:
+        facts, ignored = read_training_file(target)
+        found = [facts]
+    elif target.suffix == ".py":
+        script = read_script(target)
+        found, ignored = list(script.facts), script.ignored
+    else:
+        target.stat()
+        raise SettingsError(
+            f"{target} is neither a Python script (.py) nor a YAML file (.yaml, .yml) nor a run directory",
+            hint="Give the script, the file of `trl sft --config`, or the output_dir.",
+        )
+    return tuple(judge(_complete(facts, options), options.ignore, ignored) for facts in found)
+
+
+def examine_run(run: Run, options: Options | None = None) -> Report:
+    """The findings on a run directory. Raises PolicyError when its policy was edited into nonsense."""
+    options = options or Options()
+    facts = facts_of_run(run)
+    return judge(replace(facts, pace=_pace(facts.pace, options)), options.ignore)
+
+
+def judge(
+    facts: Facts, ignore: Iterable[str] = (), ignored_lines: Mapping[int, frozenset[str]] | None = None
+) -> Report:
+    """Every rule put to the facts; `ignore` are ids to leave out, `ignored_lines` ids by line (`*` for all)."""
+    findings: list[Finding] = []
+    gaps: dict[str, list[str]] = {}
+    left_out = set(ignore)
+    ignored: list[str] = []
+    for rule in RULES.values():
+        if facts.source not in rule.sources or (facts.attached and rule.solved):
+            continue
+        try:
+            found = rule.check(facts)
+        except NotKnown as error:
+            gaps.setdefault(str(error), []).append(rule.id)
+            continue
+        if found is None:
+            continue
+        where = facts.locate(found)
+        here = (ignored_lines or {}).get(where.line, frozenset())
+        if rule.id in left_out or rule.id in here or _ALL in here:
+            ignored.append(rule.id)
+            continue
+        findings.append(Finding(rule, found.what, found.fix or rule.fix, where))
+    missing = () if facts.source in QUIET else tuple(Gap(what, tuple(ids)) for what, ids in gaps.items())
+    return Report(
+        str(facts.where) if facts.source == "script" else facts.where.path,
+        facts.source,
+        in_order(findings),
+        facts.unread,
+        missing,
+        tuple(ignored),
+    )
+
+
+def rule_named(id_: str) -> Rule:
+    """The rule of that id, in any case. Raises SettingsError, with a near one."""
+    found = RULES.get(id_.strip().upper())
+    if found is not None:
+        return found
+    same = [known for known in RULES if known[1:] == id_.strip()[1:]]
+    guess = f"Did you mean {same[0]}? " if same else ""
+    raise SettingsError(f"there is no rule {id_!r}", hint=f"{guess}The rules are {', '.join(RULES)}.")
+
+
+def _complete(facts: Facts, options: Options) -> Facts:
+    """With what the directory, the environment and the options say."""
+    policy, chosen = _policy(facts)
+    facts = replace(facts, policy=policy, chosen=chosen, pace=_pace(facts.pace, options))
+    try:
+        directory = str(facts.settings["output_dir"])
+    except NotKnown:
+        return facts
+    return replace(
+        facts,
+        place=surroundings.look_at(directory),
+        checkpoints_there=surroundings.checkpoints_in(directory),
+        places_before=surroundings.loggers_before(directory),
+    )
+
+
+def _pace(pace: Pace, options: Options) -> Pace:
+    scheduler, grace = surroundings.scheduler(os.environ)
+    return replace(
+        pace,
+        step_seconds=options.step_seconds or pace.step_seconds,
+        checkpoint_bytes=options.checkpoint_bytes or pace.checkpoint_bytes,
+        bandwidth=options.bandwidth or DEFAULT_BANDWIDTH,
+        mtbf=options.mtbf or DEFAULT_MTBF,
+        mtbf_given=options.mtbf is not None,
+        grace=options.grace or grace,
+        scheduler="" if options.grace else scheduler,
+        steps=options.steps,
+    )
+
+
+def _policy(facts: Facts) -> tuple[Policy | None, Metric | None]:
+    """What an attached training keeps, and what it ranks by; None where that can't be read."""
+    if not facts.attached:
+        return None, None
+    try:
+        metric = _metric(facts) if facts.evaluates or facts.value(facts.metric, "metric") else None
+        keep = facts.value(facts.keep, "keep")
+        if keep is None:
+            return default_policy(facts.settings.limit, metric), metric
+        rules = parse(keep if isinstance(keep, str) else ",".join(map(str, keep)))
+    except (NotKnown, PolicyError):
+        return None, None
+    ranks = any(rule.needs_metric for rule in rules)
+    # That it can't rank is a finding of its own; what it keeps is known all the same.
+    stand_in = Metric("eval_loss", "min") if ranks and metric is None else metric
+    return Policy(rules, stand_in), metric
+
+
+def _metric(facts: Facts) -> Metric | None:
+    """As attach chooses it: name, then the direction that is said, else the table's. Raises NotKnown."""
+    name = str(facts.value(facts.metric, "metric") or facts.settings["metric_for_best_model"] or "eval_loss")
+    mode, greater = facts.value(facts.mode, "mode"), facts.settings["greater_is_better"]
+    if mode is None and facts.metric is None and greater is not None and bool(greater) == name.endswith("loss"):
+        mode = "max" if greater else "min"  # transformers would not have guessed that
+    mode = mode or known_mode(name)
+    if mode not in ("min", "max"):
+        return None
+    return Metric(name if name.startswith("eval_") else f"eval_{name}", mode)
+
+
+def _no_run(target: Path) -> RunNotFound:
+    scripts = sorted(path.name for path in target.iterdir() if path.suffix in (".py", *ENDINGS))[:10]
+    found = surroundings.checkpoints_in(target)
+    if found:
+        what = f"{target} has {len(found)} checkpoints that holdfast did not commit, and no run"
+        hint = "Give the training's script in its place."
+    else:
+        what, hint = f"{target} is no run directory", "Give a script, a YAML file, or the output_dir of a training."
+        runs = sorted(child.name for child in target.iterdir() if (child / layout.RUN).is_file())[:10]
+        if runs:
+            hint = f"There are runs below it: {', '.join(runs)}"
+    if scripts:
+        hint += f" There are files in it: {', '.join(scripts)}"
+    return RunNotFound(what, hint=hint)

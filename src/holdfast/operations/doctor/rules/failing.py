@@ -1,0 +1,98 @@
+"""How often to save: against failures, against the cost of saving, and against a preemption's grace period."""
+
+from __future__ import annotations
+
+from holdfast.operations.doctor.facts import DEFAULT_BANDWIDTH, Facts
+from holdfast.operations.doctor.findings import Found
+from holdfast.operations.doctor.rules.writing import rule
+from holdfast.operations.planning.intervals import Failures
+from holdfast.units import format_duration, format_size
+
+DOMINATES = 0.1
+"""The part of the time above which saving is too much."""
+
+
+@rule(
+    "W501",
+    "failures come more often than saves",
+    why="Between two failures nothing new is saved: the training repeats the same steps and gets nowhere.",
+    fix="Save more often.",
+)
+def longer_than_between_failures(facts: Facts) -> Found | None:
+    """The time between two saves is longer than the usual time between two failures (`--mtbf`; 24 h by default)."""
+    every = facts.save_every
+    if every is None or (facts.total_steps or every) < every:
+        return None
+    interval = every * facts.pace.step
+    if interval <= facts.pace.mtbf:
+        return None
+    assumed = "" if facts.pace.mtbf_given else " (assumed; --mtbf)"
+    what = f"a save every {format_duration(interval)}, a failure every {format_duration(facts.pace.mtbf)}{assumed}"
+    return Found(what, ("save_steps",), _advice(facts))
+
+
+@rule(
+    "W502",
+    "saving takes more time than it is worth",
+    why="The stock Trainer stands still while it saves. holdfast writes in the background, but one save can't begin "
+    "before the last has ended.",
+    fix="Save less often.",
+)
+def saving_dominates(facts: Facts) -> Found | None:
+    """Saves take more than a tenth of the time; with holdfast, longer than the time between them."""
+    every = facts.save_every
+    if every is None:
+        return None
+    cost, interval = facts.pace.save_seconds, every * facts.pace.step
+    part = cost / (interval + cost)
+    if part <= DOMINATES or (facts.attached and cost <= interval):
+        return None
+    what = (
+        f"a save of {_size(facts)} takes {format_duration(cost)}{_assumed(facts)}, and comes every "
+        f"{format_duration(interval)} of training: {part:.0%} of the time"
+    )
+    return Found(what, ("save_steps",), _advice(facts))
+
+
+@rule(
+    "E503",
+    "the grace period is shorter than a save",
+    why="The process is killed in the middle of the save that was to rescue it; only older checkpoints are left.",
+    fix="Ask for more: #SBATCH --signal=B:TERM@300, or terminationGracePeriodSeconds: 300; or save less often large "
+    "and more often small (LoRA, an 8-bit optimizer).",
+)
+def grace_too_short(facts: Facts) -> Found | None:
+    """Ending a step and writing a checkpoint takes longer than a preemption leaves (`--grace`, or 30 s under SLURM
+    and Kubernetes).
+    """
+    pace = facts.pace
+    if pace.grace is None or not facts.saves:
+        return None
+    needed = pace.save_seconds + (pace.step_seconds or 0)
+    if needed <= pace.grace:
+        return None
+    by = f" of {pace.scheduler}" if pace.scheduler else ""
+    what = (
+        f"the grace period{by} is {format_duration(pace.grace)}, and to end a step and save {_size(facts)} takes "
+        f"{format_duration(needed)}{_assumed(facts)}"
+    )
+    return Found(what, ("save_steps",))
+
+
+def _advice(facts: Facts) -> str:
+    """The interval that loses the least time, in steps, where the cost of a save is known."""
+    if facts.pace.checkpoint_bytes is None:
+        return f"Save at least every {max(int(facts.pace.mtbf / 10 / facts.pace.step), 1):,} steps."
+    failures = Failures(facts.pace.save_seconds, facts.pace.mtbf)
+    steps = max(round(failures.optimum() / facts.pace.step), 1)
+    lost = failures.overhead(failures.optimum())
+    return f"Set save_steps to about {steps:,}: there the least time is lost, {lost:.1%}."
+
+
+def _size(facts: Facts) -> str:
+    return format_size(facts.pace.checkpoint_bytes or 0)
+
+
+def _assumed(facts: Facts) -> str:
+    rate = facts.pace.bandwidth
+    return f" (at {format_size(int(rate))}/s, assumed; --bandwidth)" if rate == DEFAULT_BANDWIDTH else ""

@@ -1,0 +1,111 @@
+"""A training's arguments as far as they are known: given, left to their default, or not to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DEFAULTS: dict[str, Any] = {
+    "output_dir": "trainer_output", "eval_strategy": "no", "eval_steps": None, "save_strategy": "steps",
+    "save_steps": 500, "save_total_limit": None, "save_only_model": False, "enable_jit_checkpoint": False,
+    "load_best_model_at_end": False, "metric_for_best_model": None, "greater_is_better": None,
+    "resume_from_checkpoint": None, "num_train_epochs": 3.0, "max_steps": -1, "seed": 42, "data_seed": None,
+    "report_to": "none", "hub_token": None, "ignore_data_skip": False, "logging_steps": 500,
+}  # fmt: skip
+"""What transformers' TrainingArguments take when nothing is said."""
+TRL_DEFAULTS = {"logging_steps": 10}
+"""Where TRL's configs differ."""
+OLD_NAMES = {"evaluation_strategy": "eval_strategy", "push_to_hub_token": "hub_token"}
+"""Names that older versions of transformers take."""
+
+
+class NotKnown(Exception):
+    """A rule asked for something that nobody can know here; the message names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as it was given, and the line where; `line` 0 where there is none."""
+
+    value: Any
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """An expression that only running the program could evaluate.
+
+    `varies` says that it will be another one at every start (a clock, a random number).
+    """
+
+    text: str
+    line: int = 0
+    varies: bool = False
+
+
+Argument = Given | Unread
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Training arguments by name. What is not among them has its default when `complete`, else it is not known."""
+
+    values: Mapping[str, Argument] = field(default_factory=dict[str, Argument])
+    complete: bool = True
+    trl: bool = False
+    why_incomplete: str = ""
+
+    def __getitem__(self, name: str) -> Any:
+        """The value in force. Raises NotKnown."""
+        found = self.values.get(name)
+        if isinstance(found, Given):
+            return found.value
+        if isinstance(found, Unread):
+            raise NotKnown(f"{name}={found.text}" + (f" (line {found.line})" if found.line else ""))
+        if not self.complete:
+            raise NotKnown(self.why_incomplete or name)
+        return TRL_DEFAULTS[name] if self.trl and name in TRL_DEFAULTS else DEFAULTS[name]
+
+    def given(self, name: str) -> bool:
+        """True when something was said about it, readable or not; raises NotKnown where that is not known."""
+        if name in self.values:
+            return True
+        if not self.complete:
+            raise NotKnown(self.why_incomplete or name)
+        return False
+
+    def word(self, name: str) -> str:
+        """A setting that is one of a few words (`no`, `steps`, `epoch`, `best`); YAML reads a bare `no` as false."""
+        value = self[name]
+        return "no" if value is False or value is None else str(getattr(value, "value", value)).lower()
+
+    def number(self, name: str) -> float:
+        """A setting that is a number. Raises NotKnown also where it is none: the training will say so itself."""
+        value = self[name]
+        try:
+            return float("nan" if isinstance(value, bool) else value)
+        except (TypeError, ValueError):
+            raise NotKnown(f"{name}={value!r}") from None
+
+    def line(self, name: str) -> int:
+        """Where it was given, 0 where it was not."""
+        found = self.values.get(name)
+        return found.line if found else 0
+
+    @property
+    def eval_steps(self) -> float:
+        """Steps between two evaluations, or a part of the training below 1; by default as often as it logs."""
+        return self.number("logging_steps" if self["eval_steps"] is None else "eval_steps")
+
+    @property
+    def limit(self) -> int | None:
+        """`save_total_limit` where it limits anything."""
+        value = self["save_total_limit"]
+        return int(value) if isinstance(value, (int, float)) and value > 0 else None
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """`name=expression (line 3)` for each that can't be read."""
+        found = [(name, value) for name, value in self.values.items() if isinstance(value, Unread)]
+        return tuple(f"{name}={value.text}" + (f" (line {value.line})" if value.line else "") for name, value in found)
