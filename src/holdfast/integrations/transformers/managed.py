@@ -19,6 +19,7 @@ from holdfast.hooks import Hook
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
 from holdfast.integrations.transformers.callback import GateCallback, SessionCallback
+from holdfast.integrations.transformers.diagnosis import say_findings
 from holdfast.integrations.transformers.engine import Engine, choose_engine
 from holdfast.integrations.transformers.loading import serving
 from holdfast.integrations.transformers.options import Options
@@ -50,15 +51,17 @@ class ManagedTrainer(_Base):
 
     def _holdfast_setup(self, options: Options) -> None:
         messages.make_visible()
-        choice = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
-        if self.args.metric_for_best_model is not None and choice.policy.metric is not None:
-            # Stock callbacks such as EarlyStoppingCallback read the direction from here.
-            self.args.greater_is_better = choice.policy.metric.mode == "max"
-        self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
-        checkpointer = options.checkpointer(str(self.args.output_dir), choice.policy)
+        policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
         ranks = ranks_of(self)
+        if ranks.leads:
+            say_findings(self, policy, options)
+        if self.args.metric_for_best_model is not None and policy.metric is not None:
+            # Stock callbacks such as EarlyStoppingCallback read the direction from here.
+            self.args.greater_is_better = policy.metric.mode == "max"
+        self._holdfast_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
+        checkpointer = options.checkpointer(str(self.args.output_dir), policy)
         engine = choose_engine(self, options.engine, options.arena)
-        self._holdfast = Session(self, checkpointer, choice.notes, engine, ranks)
+        self._holdfast = Session(self, checkpointer, engine, ranks)
         self.callback_handler.callbacks.insert(0, GateCallback(self._holdfast))
         self.add_callback(SessionCallback(self._holdfast))
 

@@ -37,10 +37,8 @@ def make_visible() -> None:
         logger.propagate = False
 
 
-def say_start(checkpointer: Checkpointer, notes: tuple[str, ...], *, resume: str, saves: str) -> None:
-    """Notes and receipt, then one line: policy, metric with its direction, directory, resume point, saves to come."""
-    for note in notes:
-        logger.warning("%s", note)
+def say_start(checkpointer: Checkpointer, *, resume: str, saves: str) -> None:
+    """The receipt, then one line: policy, metric with its direction, directory, resume point, saves to come."""
     receipt = checkpointer.receipt
     if receipt is not None:
         level = logging.INFO if receipt.level is Exactness.EXACT else logging.WARNING

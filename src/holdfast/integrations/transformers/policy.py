@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from holdfast.errors import PolicyError, SettingsError
@@ -13,15 +12,7 @@ from holdfast.retention import Metric, Mode, Policy, Rule, default_policy, known
 Keep = str | Rule | Sequence[Rule | str]
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A policy, and what a person should know about how it came about (one sentence each)."""
-
-    policy: Policy
-    notes: tuple[str, ...] = ()
-
-
-def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mode | None) -> Choice:
+def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mode | None) -> Policy:
     """The policy for `args` (TrainingArguments); `keep`, `metric` and `mode` win over them.
 
     `save_total_limit=K` with evaluation is the best K plus the newest, without evaluation the newest K; no limit keeps
@@ -29,20 +20,9 @@ def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mod
     """
     check_settings(args)
     evaluates = plain(args.eval_strategy) != "no"
-    ranked, notes = _choose_metric(args, metric, mode) if evaluates or metric else (None, [])
+    ranked = _choose_metric(args, metric, mode) if evaluates or metric else None
     rules = _rules(keep)
-    policy = Policy(rules, ranked) if rules else default_policy(args.save_total_limit or None, ranked)
-    if not evaluates:
-        notes.append(
-            "eval_strategy='no': nothing is evaluated, so no checkpoint can be called the best. "
-            "Set eval_strategy='steps' to rank them"
-        )
-    if args.save_only_model:
-        notes.append(
-            "save_only_model=True: the checkpoints hold weights alone, and none of them can be resumed from. "
-            "Set save_only_model=False to go on after a crash"
-        )
-    return Choice(policy, tuple(notes))
+    return Policy(rules, ranked) if rules else default_policy(args.save_total_limit or None, ranked)
 
 
 def check_settings(args: Any) -> None:
@@ -79,42 +59,25 @@ def _rule(part: Any) -> Rule:
     return part
 
 
-def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> tuple[Metric, list[str]]:
+def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> Metric:
     name = metric or args.metric_for_best_model or "eval_loss"
     name = name if name.startswith("eval_") else f"eval_{name}"
     if mode is not None:
         if mode not in ("min", "max"):
             raise PolicyError(f"mode is {mode!r}", hint="It is 'min' (lower is better) or 'max' (higher is better).")
-        turned = known_mode(name) not in (None, mode)
-        return Metric(name, mode), [_turned(name, mode)] if turned else []
-    known = known_mode(name)
-    said = _said_by_user(args) if metric is None else None
-    if said is not None and known is not None and said != known:
-        return Metric(name, said), [_turned(name, said)]
-    if known is None and said is None:
+        return Metric(name, mode)
+    chosen = (said_by_user(args) if metric is None else None) or known_mode(name)
+    if chosen is None:
         raise PolicyError(
             f"nobody can know whether higher or lower is better for {name!r}",
             hint="Say it: holdfast.attach(trainer, mode='max') or mode='min'.",
         )
-    chosen = said or known
-    assert chosen is not None
-    notes: list[str] = []
-    if metric is None and args.greater_is_better is not None and args.greater_is_better != (chosen == "max"):
-        notes.append(f"{name}: {_words(chosen)}; transformers alone would have taken it the other way round")
-    return Metric(name, chosen), notes
+    return Metric(name, chosen)
 
 
-def _turned(name: str, mode: Mode) -> str:
-    return f"{name}: {_words(mode)}, as you say, which is the other way round than usual. Is that meant?"
-
-
-def _said_by_user(args: Any) -> Mode | None:
+def said_by_user(args: Any) -> Mode | None:
     """The direction that the user gave, None where it may be transformers' guess (greater unless `...loss`)."""
     name, greater = args.metric_for_best_model, args.greater_is_better
     if name is None or greater is None or greater == (not name.endswith("loss")):
         return None
     return "max" if greater else "min"
-
-
-def _words(mode: Mode) -> str:
-    return "lower is better" if mode == "min" else "higher is better"

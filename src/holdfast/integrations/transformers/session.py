@@ -42,13 +42,10 @@ logger = messages.logger
 class Session:
     """What `ManagedTrainer` knows beside the trainer's own attributes. It lives as long as the trainer."""
 
-    def __init__(
-        self, trainer: Any, checkpointer: Checkpointer, notes: tuple[str, ...], engine: Choice, ranks: Ranks
-    ) -> None:
+    def __init__(self, trainer: Any, checkpointer: Checkpointer, engine: Choice, ranks: Ranks) -> None:
         self.trainer = trainer
         self.ranks = ranks
         self.checkpointer = checkpointer
-        self.notes = notes
         self.active = False
         self.saves = Saves(self, engine.engine, may_change=engine.may_change)
         self._engine_text = engine.text
@@ -130,7 +127,7 @@ class Session:
         if setting and not resume:
             logger.warning(
                 "resume_from_checkpoint=%r in the config does nothing; pass it on: "
-                "trainer.train(resume_from_checkpoint=%r)", setting, setting,
+                "trainer.train(resume_from_checkpoint=%r) [E303]", setting, setting,
             )  # fmt: skip
 
     @contextmanager
@@ -355,4 +352,4 @@ class Session:
         if self.saves.engine is not None and planned_saves(self.trainer.args, state):
             self.saves.engine.prepare(one)
         engine = self._engine_text if self.ranks.single else f"{self._engine_text}, {self.ranks.size} processes"
-        messages.say_start(self.checkpointer, self.notes, resume=resume, saves=f"{saves}; {engine}")
+        messages.say_start(self.checkpointer, resume=resume, saves=f"{saves}; {engine}")
