@@ -75,7 +75,10 @@ def _pace(trainer: Any) -> Pace:
 
 def _lost_adapter(model: Any) -> str:
     """PEFT's layers in a model that saves as if there were none."""
-    if hasattr(model, "peft_config") or getattr(model, "_hf_peft_config_loaded", False):
+    # The base model has a peft_config too once get_peft_model was called with it.
+    if {"PeftModel", "PeftMixedModel"} & {kind.__name__ for kind in type(model).__mro__}:
+        return ""
+    if getattr(model, "_hf_peft_config_loaded", False):
         return ""
     if any(".lora_" in name for name, _ in model.named_parameters()):
         return f"the {type(model).__name__} has LoRA layers, and is no PeftModel: all of it is saved"
