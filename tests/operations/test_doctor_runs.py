@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.checkpointer import Facts
 from holdfast.model import Kind
 from holdfast.operations.checking import candidates, check
 from holdfast.operations.doctor import Finding, examine_run
+from holdfast.retention import Metric
 from holdfast.run import Run
-from tests.operations.runs import cut_manifest, flip, make_run
+from tests.operations.runs import LOSS, cut_manifest, flip, make_run, training, write
 
 KEEP = "best:2,latest:2"
 
@@ -114,6 +116,25 @@ def test_w708_the_last_save_failed(run: Run) -> None:
 def test_the_policy_of_the_run_is_judged(tmp_path: Path, run: Run) -> None:
     assert "W204" in _found(make_run(tmp_path / "one", {1: 0.5}, keep="best:3,latest:1"))
     assert "W204" not in _found(run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "id_"),
+    [
+        ({"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 2}, "W105"),
+        ({"save_strategy": "epoch", "num_train_epochs": 1, "max_steps": -1}, "W301"),
+        ({"save_strategy": "steps", "eval_strategy": "no"}, "W102"),
+    ],
+)
+def test_what_the_newest_checkpoint_remembers_is_judged(tmp_path: Path, arguments: dict[str, object], id_: str) -> None:
+    with training(tmp_path / "run", KEEP if id_ != "W102" else "latest:2", LOSS if id_ != "W102" else None) as held:
+        held.save(Facts(1, metrics={"eval_loss": 0.5}, fingerprint={"arguments": arguments}), write)
+    assert id_ in _found(held.run)
+
+
+def test_a_metric_that_is_ranked_against_its_name(tmp_path: Path) -> None:
+    turned = make_run(tmp_path / "turned", {1: 0.5}, keep=KEEP, metric=Metric("eval_loss", "max"))
+    assert "W108" in _found(turned)
 
 
 def test_it_is_torch_free_and_needs_no_lock(run: Run) -> None:

@@ -132,9 +132,10 @@ def _print(report: Report, output: Output) -> None:
 
 
 def _finding(finding: Finding, report: Report, output: Output) -> None:
-    where = "" if str(finding.where) == report.target else f"  {finding.where}"
-    output.line("  ", (finding.id, _STYLES[finding.severity]), "  ", (finding.rule.title, "bold"), (where, "dim"))
-    _paragraph(finding.what + ".", output)
+    where = "" if str(finding.where) == report.target else f"{finding.where}: "
+    end = "" if finding.what.endswith("?") else "."
+    output.line("  ", (finding.id, _STYLES[finding.severity]), "  ", (finding.rule.title, "bold"))
+    _paragraph(f"{where}{finding.what}{end}", output)
     _paragraph(finding.rule.why, output, "Why")
     _paragraph(finding.fix, output, "Fix")
     if finding.rule.solved:

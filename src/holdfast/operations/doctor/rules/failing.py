@@ -58,8 +58,8 @@ def saving_dominates(facts: Facts) -> Found | None:
     "E503",
     "the grace period is shorter than a save",
     why="The process is killed in the middle of the save that was to rescue it; only older checkpoints are left.",
-    fix="Ask for more: #SBATCH --signal=B:TERM@300, or terminationGracePeriodSeconds: 300; or save less often large "
-    "and more often small (LoRA, an 8-bit optimizer).",
+    fix="Ask for more: #SBATCH --signal=B:TERM@300, or terminationGracePeriodSeconds: 300; or make "
+    "the checkpoint smaller (LoRA, an 8-bit optimizer).",
 )
 def grace_too_short(facts: Facts) -> Found | None:
     """Ending a step and writing a checkpoint takes longer than a preemption leaves (`--grace`, or 30 s under SLURM

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.operations.doctor.facts import Facts, given_mode
 from holdfast.operations.doctor.findings import Found
-from holdfast.operations.doctor.rules.writing import FILES, TRAINER, rule
+from holdfast.operations.doctor.rules.writing import ANYWHERE, FILES, RUN, TRAINER, rule
 from holdfast.retention import Best, known_mode
 
 
@@ -15,6 +15,7 @@ from holdfast.retention import Best, known_mode
     "stock Trainer then saves nothing at all and says nothing; with load_best_model_at_end it refuses, or loads "
     "nothing.",
     fix="Set eval_strategy='steps' and eval_steps, and give the trainer an eval_dataset; or drop what ranks.",
+    sources=ANYWHERE - {RUN},
 )
 def ranking_without_evaluation(facts: Facts) -> Found | None:
     """A metric, the best model or `best:K` is asked for while `eval_strategy` is "no"."""
@@ -46,9 +47,9 @@ def ranking_without_evaluation(facts: Facts) -> Found | None:
 )
 def no_evaluation(facts: Facts) -> Found | None:
     """`eval_strategy` is "no", its default: checkpoints are kept by age alone."""
-    if facts.evaluates or not facts.saves or ranking_without_evaluation.check(facts):
+    if facts.evaluates or not facts.saves or facts.chosen is not None:
         return None
-    if facts.chosen is not None:
+    if facts.source != RUN and ranking_without_evaluation.check(facts):
         return None
     return Found(
         "eval_strategy='no': nothing is evaluated, so no checkpoint can be called the best",
@@ -116,7 +117,9 @@ def saves_without_metric(facts: Facts) -> Found | None:
     if settings.word("save_strategy") != "steps" or settings.word("eval_strategy") != "steps":
         return None
     every, evals = settings.number("save_steps"), settings.eval_steps
-    if load_best_is_refused.check(facts) or evals <= 0 or (every < 1) != (evals < 1) or _is_multiple(every, evals):
+    if evals <= 0 or (every < 1) != (evals < 1) or _is_multiple(every, evals):
+        return None
+    if facts.source in FILES and load_best_is_refused.check(facts):
         return None
     what = f"saved every {_steps(every)}, evaluated every {_steps(evals)}: some checkpoints have no metric"
     return Found(what, ("save_steps", "eval_steps"))
@@ -169,9 +172,11 @@ def direction_guessed(facts: Facts) -> Found | None:
 )
 def direction_turned(facts: Facts) -> Found | None:
     """The direction that is said is not the one that the metric's name tells."""
-    name = facts.value(facts.metric, "metric") or facts.settings["metric_for_best_model"]
-    said = facts.chosen.mode if facts.chosen else given_mode(facts)
-    name = facts.chosen.name if facts.chosen else name
+    if facts.chosen is not None:
+        name, said = facts.chosen.name, facts.chosen.mode
+    else:
+        name = facts.value(facts.metric, "metric") or facts.settings["metric_for_best_model"]
+        said = given_mode(facts)
     if not name or said is None or known_mode(str(name)) in (None, said):
         return None
     full = name if str(name).startswith("eval_") else f"eval_{name}"
