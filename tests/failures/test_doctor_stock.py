@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 
 from holdfast.errors import HoldfastError, PolicyError
 from holdfast.operations.doctor import RULES
+from holdfast.operations.doctor.settings import DEFAULTS, TRL_DEFAULTS
 from holdfast.operations.doctor.surroundings import filesystem_of
 from tests.failures.build import (
     ARGUMENTS,
@@ -407,3 +409,17 @@ def test_gguf_blocks_are_neither_saved_nor_trained() -> None:
         transformers.PreTrainedModel.save_pretrained,
         "and not quantization_serializable:", "raise ValueError(", "is not serializable",
     )  # fmt: skip
+
+
+# -- what is taken where nothing is said ---------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not NEWEST, reason="defaults are those of transformers 5")
+def test_defaults_are_those_of_transformers_and_trl() -> None:
+    trl = pytest.importorskip("trl")
+    upstream = {field.name: field.default for field in fields(TrainingArguments)}
+    theirs = {field.name: field.default for field in fields(trl.SFTConfig)}
+    upstream["output_dir"] = theirs["output_dir"] = "trainer_output"  # put there when it is None
+
+    assert {name: upstream[name] for name in DEFAULTS} == DEFAULTS
+    assert {name: theirs[name] for name in DEFAULTS} == DEFAULTS | TRL_DEFAULTS

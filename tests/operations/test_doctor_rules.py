@@ -105,8 +105,10 @@ def test_w310_fewer_loggers_than_before(script: Path) -> None:
 
 
 def test_e405_two_configs_in_one_directory(script: Path) -> None:
-    for id_, expected in (("bad", True), ("good", False)):
-        script.write_text(getattr(CASES["E405"], id_).text)
+    case = CASES["E405"]
+    going_on = replace(case.bad, train="resume_from_checkpoint=True")
+    for given, expected in ((case.bad, True), (case.good, False), (going_on, False)):
+        script.write_text(given.text)
         findings = [finding.id for report in examine(script) for finding in report.findings]
         assert ("E405" in findings) is expected
 

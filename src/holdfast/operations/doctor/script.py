@@ -168,7 +168,7 @@ class _Reader:
     def _same_directory(
         self, call: ast.Call, settings: Settings, made: list[tuple[ast.Call, Settings]]
     ) -> tuple[int, ...]:
-        """Lines of earlier configs that name the same directory, and are not in another function."""
+        """Lines of earlier configs that name the same directory."""
         mine = settings.values.get("output_dir")
         if not isinstance(mine, Given):
             return ()

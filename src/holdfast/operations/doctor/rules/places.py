@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.operations.doctor.facts import Facts, Place
 from holdfast.operations.doctor.findings import Found
-from holdfast.operations.doctor.rules.writing import ANYWHERE, RUN, SCRIPT, YAML, rule
+from holdfast.operations.doctor.rules.writing import ANYWHERE, RUN, SCRIPT, rule
 from holdfast.operations.doctor.settings import NotKnown
 
 MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -82,11 +82,11 @@ def writable_by_others(facts: Facts) -> Found | None:
     why="Both number their checkpoints by step, overwrite and remove each other's, and end with the other's weights. "
     "With holdfast the second one is refused.",
     fix="Give each its own output_dir.",
-    sources=frozenset({SCRIPT, YAML}),
+    sources=frozenset({SCRIPT}),
 )
 def one_directory_for_two(facts: Facts) -> Found | None:
-    """Two configs name the same output_dir."""
-    if not facts.same_directory:
+    """Two configs name the same output_dir, and none of the trainings resumes what the other left."""
+    if not facts.same_directory or facts.resumes:
         return None
     lines = ", ".join(map(str, facts.same_directory))
     word = "line" if len(facts.same_directory) == 1 else "lines"
