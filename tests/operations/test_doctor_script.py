@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import DataObject, booleans, data, lists, sampled_from
 
 from holdfast.errors import HoldfastError, SettingsError
 from holdfast.operations.doctor import Report, examine
 from holdfast.operations.doctor.script import read_script
-from holdfast.operations.doctor.settings import Given, NotKnown
+from holdfast.operations.doctor.settings import DEFAULTS, Given, NotKnown
 from tests.operations.doctoring import found, report
 
 
@@ -242,6 +245,27 @@ def test_what_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(content)
     with pytest.raises(SettingsError, match=said):
         examine(tmp_path / name)
+
+
+ODD = (
+    "None", "True", "-1", "0", "0.5", "1e999", "-0.0", "10**9", "'abc'", "''", "'\\0'", "[]", "['a', 3]", "{}", "f()",
+    "b'x'",
+)  # fmt: skip
+
+
+@given(data())
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_value_of_any_setting_breaks_the_doctor(tmp_path: Path, data: DataObject) -> None:
+    """Nobody promises that a script is right: what is no number is simply not judged."""
+    names = data.draw(lists(sampled_from(sorted(DEFAULTS)), unique=True))
+    arguments = ", ".join(f"{name}={data.draw(sampled_from(ODD))}" for name in names)
+    options = ", ".join(f"{name}={data.draw(sampled_from(ODD))}" for name in ("keep", "mode", "metric", "budget"))
+    attach = f"holdfast.attach(t, {options})" if data.draw(booleans()) else ""
+    text = f"import holdfast\nSFTConfig({arguments})\n{attach}\ntrainer.train({data.draw(sampled_from(ODD))})"
+
+    seen = report(tmp_path / "s.py", text, step_seconds=1.0, checkpoint_bytes=10**9, grace=5.0)
+
+    json.dumps(seen.to_json(), allow_nan=False)
 
 
 def test_a_directory_that_is_no_run_names_what_is_in_it(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from holdfast.operations.doctor.findings import Finding, Gap, Report, Rule, in_o
 from holdfast.operations.doctor.rules import RULES
 from holdfast.operations.doctor.run_facts import facts_of_run
 from holdfast.operations.doctor.script import read_script
-from holdfast.operations.doctor.settings import NotKnown
+from holdfast.operations.doctor.settings import DEFAULTS, NotKnown
 from holdfast.operations.doctor.training_file import ENDINGS, read_training_file
 from holdfast.retention import Metric, Policy, default_policy, known_mode, parse
 from holdfast.run import Run
@@ -121,8 +121,10 @@ def _complete(facts: Facts, options: Options) -> Facts:
     policy, chosen = _policy(facts)
     facts = replace(facts, policy=policy, chosen=chosen, pace=_pace(facts.pace, options))
     try:
-        directory = str(facts.settings["output_dir"])
+        directory = facts.settings["output_dir"] or DEFAULTS["output_dir"]
     except NotKnown:
+        return facts
+    if not isinstance(directory, str) or "\0" in directory:
         return facts
     return replace(
         facts,
@@ -156,7 +158,7 @@ def _policy(facts: Facts) -> tuple[Policy | None, Metric | None]:
         keep = facts.value(facts.keep, "keep")
         if keep is None:
             return default_policy(facts.settings.limit, metric), metric
-        rules = parse(keep if isinstance(keep, str) else ",".join(map(str, keep)))
+        rules = parse(",".join(map(str, keep)) if isinstance(keep, list) else str(keep))  # pyright: ignore[reportUnknownArgumentType]
     except (NotKnown, PolicyError):
         return None, None
     ranks = any(rule.needs_metric for rule in rules)

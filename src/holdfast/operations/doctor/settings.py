@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,9 +85,12 @@ class Settings:
         """A setting that is a number. Raises NotKnown also where it is none: the training will say so itself."""
         value = self[name]
         try:
-            return float("nan" if isinstance(value, bool) else value)
-        except (TypeError, ValueError):
-            raise NotKnown(f"{name}={value!r}") from None
+            number = float("nan" if isinstance(value, bool) else value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if not math.isfinite(number):
+            raise NotKnown(f"{name}={value!r}")
+        return number
 
     def line(self, name: str) -> int:
         """Where it was given, 0 where it was not."""
@@ -101,8 +105,10 @@ class Settings:
     @property
     def limit(self) -> int | None:
         """`save_total_limit` where it limits anything."""
-        value = self["save_total_limit"]
-        return int(value) if isinstance(value, (int, float)) and value > 0 else None
+        if self["save_total_limit"] is None:
+            return None
+        value = self.number("save_total_limit")
+        return int(value) if value >= 1 else None
 
     @property
     def unread(self) -> tuple[str, ...]:

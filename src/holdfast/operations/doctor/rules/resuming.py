@@ -168,7 +168,7 @@ def fewer_loggers(facts: Facts) -> Found | None:
     if not facts.places_before:
         return None
     given = facts.settings["report_to"]
-    now = {given} if isinstance(given, str) else set(given or ())
+    now = {given} if isinstance(given, str) else set(map(str, given)) if isinstance(given, (list, tuple)) else set()
     missing = [] if "all" in now else [name for name in facts.places_before if name not in now]
     if not missing:
         return None
