@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from holdfast.operations.doctor.facts import Facts
 from holdfast.operations.doctor.findings import Found
 from holdfast.operations.doctor.rules.writing import FILES, SCRIPT, TRAINER, rule
@@ -168,7 +170,7 @@ def fewer_loggers(facts: Facts) -> Found | None:
     if not facts.places_before:
         return None
     given = facts.settings["report_to"]
-    now = {given} if isinstance(given, str) else set(map(str, given)) if isinstance(given, (list, tuple)) else set()
+    now = {given} if isinstance(given, str) else {str(name) for name in _listed(given)}
     missing = [] if "all" in now else [name for name in facts.places_before if name not in now]
     if not missing:
         return None
@@ -197,3 +199,7 @@ def fresh_start_in_a_used_directory(facts: Facts) -> Found | None:
     steps = ", ".join(map(str, facts.checkpoints_there[-3:]))
     more = "..., " if len(facts.checkpoints_there) > 3 else ""
     return Found(f"{place} holds checkpoints (steps {more}{steps}), and train() begins anew", ("output_dir",))
+
+
+def _listed(value: object) -> list[object]:
+    return cast("list[object]", value) if isinstance(value, list) else []
