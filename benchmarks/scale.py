@@ -109,6 +109,7 @@ def fresh_processes(path: Path, rounds: int) -> dict[str, list[float]]:
         "holdfast ls": [MAIN, "ls", str(path)],
         "holdfast ls --format json": [MAIN, "ls", str(path), "--format", "json"],
         "holdfast prune --dry-run": [MAIN, "prune", str(path), "--dry-run"],
+        "holdfast du": [MAIN, "du", str(path)],
         "holdfast resume": [MAIN, "resume", str(path)],
         "resume point, no byte check": [SELECT, str(path)],
     }

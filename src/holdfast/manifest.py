@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -12,13 +14,16 @@ import xxhash
 from msgspec import Meta
 
 from holdfast.errors import LayoutTooNew, ManifestInvalid
-from holdfast.model import Checkpoint, FileEntry, Kind, State
+from holdfast.model import CHUNK_BYTES, CHUNK_DIGITS, Checkpoint, FileEntry, Kind, State
 
 MANIFEST_NAME = "holdfast.json"
 FORMAT_VERSION = 2
 SIZE_LIMIT = 64 * 2**20
 """Bytes above which a manifest is refused unread: 64 MiB, some 400,000 files."""
 ALGORITHM = "xxh3-128"
+
+LONGEST_PATH = 4096
+"""Characters of the longest path of a file."""
 
 Count = Annotated[int, Meta(ge=0)]
 Digest = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$")]
@@ -33,14 +38,14 @@ class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     (the last: of the rest), one behind the other.
     """
 
-    path: Annotated[str, Meta(min_length=1, max_length=4096)]
+    path: Annotated[str, Meta(min_length=1, max_length=LONGEST_PATH)]
     size: Count
     digest: Digest
     chunks: Chunks = ""
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of `holdfast.json`, format versions 1 and 2."""
+class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All members but the files."""
 
     format: Literal[1, 2]
     run_id: Annotated[str, Meta(min_length=1, max_length=200)]
@@ -52,13 +57,24 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["full", "weights"]
     created: datetime
     metrics: dict[str, MetricValue]
-    files: list[ManifestFile]
     written_by: dict[str, Any]
     fingerprint: dict[str, Any]
     digest: Digest
 
 
-_DECODER = msgspec.json.Decoder(Manifest)
+class Manifest(_Head, frozen=True, forbid_unknown_fields=True):
+    """The content of `holdfast.json`, format versions 1 and 2."""
+
+    files: list[ManifestFile]
+
+
+class _Listed(_Head, frozen=True, forbid_unknown_fields=True):
+    """The same as it is read in a listing: its files in their final form, their paths and digests not yet checked."""
+
+    files: tuple[FileEntry, ...]
+
+
+_DECODER = msgspec.json.Decoder(_Listed)
 
 
 def digest_of(data: bytes) -> str:
@@ -94,21 +110,44 @@ def decode(data: bytes, *, origin: str, path: Path | None = None, state: State =
     Raises ManifestInvalid when it is not JSON, has another shape, names a file outside of its directory, or
     does not match its own digest; LayoutTooNew when a newer holdfast wrote it.
     """
-    manifest = _parse_sound(data) or _parse(data, origin)
+    if (listed := _parse_sound(data)) is not None:
+        return _checkpoint(listed, listed.files, path, state)
+    manifest = _parse(data, origin)
     _check_paths(manifest.files, origin)
     files = tuple(FileEntry(f.path, f.size, f.digest, f.chunks) for f in manifest.files)
     _check_chunks(files, manifest.format, origin)
     return _checkpoint(manifest, files, path, state)
 
 
-def _parse_sound(data: bytes) -> Manifest | None:
+def _parse_sound(data: bytes) -> _Listed | None:
     """The manifest in one go, as it is in thousands of a listing; None when anything is wrong with it."""
     if data[-_TAIL_LENGTH:] != _tail(data[:-_TAIL_LENGTH]):
         return None
     try:
-        return _DECODER.decode(data)
+        listed = _DECODER.decode(data)
     except (ValueError, RecursionError):
         return None
+    return listed if _are_sound(listed.files, listed.format) else None
+
+
+def _are_sound(files: tuple[FileEntry, ...], version: int) -> bool:
+    """True when `ManifestFile` and the checks of paths and chunks would find nothing."""
+    paths = {file.path for file in files}
+    if len(paths) != len(files) or not all(map(_is_safe, paths)):
+        return False
+    digests = "\n".join([file.digest for file in files])
+    # Of as many lines as files, each of them a digest: none of them holds a line end itself.
+    if files and (len(digests) != len(files) * (_DIGEST_LENGTH + 1) - 1 or not _DIGESTS.fullmatch(digests)):
+        return False
+    large = [file for file in files if file.chunks or file.size > CHUNK_BYTES]
+    return all(file.chunks_fit and _HEXADECIMAL.fullmatch(file.chunks) for file in large) and not (
+        version == 1 and any(file.chunks for file in large)
+    )
+
+
+_DIGEST_LENGTH = len(f"{ALGORITHM}:") + CHUNK_DIGITS
+_DIGESTS = re.compile(r"xxh3-128:[0-9a-f]{32}(?:\nxxh3-128:[0-9a-f]{32})*")
+_HEXADECIMAL = re.compile(r"[0-9a-f]*")
 
 
 def _parse(data: bytes, origin: str) -> Manifest:
@@ -155,12 +194,21 @@ _UNSAFE_PARTS = frozenset({"", ".", ".."})
 """Parts of absolute paths, of paths that leave their directory, and of second spellings of a path."""
 
 
+@lru_cache(maxsize=4096)
+def _is_safe(path: str) -> bool:
+    """True for a POSIX path that stays in its directory, spelled in its one way; the manifest has no entry of its own.
+
+    Plain text, and asked once for each name: a PurePosixPath for every file of thousands of manifests costs more than
+    their JSON.
+    """
+    unsafe = "\\" in path or "\0" in path or not _UNSAFE_PARTS.isdisjoint(path.split("/"))
+    return not unsafe and path != MANIFEST_NAME and len(path) <= LONGEST_PATH
+
+
 def _check_paths(files: list[ManifestFile], origin: str) -> None:
     seen: set[str] = set()
     for file in files:
-        # Plain text: a PurePosixPath for each file of thousands of manifests costs more than their JSON.
-        unsafe = "\\" in file.path or "\0" in file.path or not _UNSAFE_PARTS.isdisjoint(file.path.split("/"))
-        if unsafe or file.path == MANIFEST_NAME:
+        if not _is_safe(file.path):
             raise ManifestInvalid(f"{origin} names a file outside of its checkpoint: {file.path!r}")
         if file.path in seen:
             raise ManifestInvalid(f"{origin} names a file twice: {file.path!r}")
@@ -186,7 +234,7 @@ def _metric_out(value: float) -> MetricValue:
     return float(value)
 
 
-def _checkpoint(manifest: Manifest, files: tuple[FileEntry, ...], path: Path | None, state: State) -> Checkpoint:
+def _checkpoint(manifest: _Head, files: tuple[FileEntry, ...], path: Path | None, state: State) -> Checkpoint:
     return Checkpoint(
         run_id=manifest.run_id,
         generation=manifest.generation,

@@ -9,7 +9,9 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 FULL_PREFIX = "checkpoint-"
 """Directory prefix of resumable checkpoints; stock tools look for it."""
@@ -57,17 +59,17 @@ CHUNK_DIGITS = 32
 """Hexadecimal digits of one chunk digest."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileEntry:
+class FileEntry(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """One file of a checkpoint: POSIX path relative to it, size in bytes, `xxh3-128:<hex>` digest.
 
     `chunks` is one string, so that thousands of checkpoints can be listed: the 32 hexadecimal digits of each 16 MiB's
     digest, one behind the other. It is empty where they are not known, and for a file of one chunk, whose own digest
-    says it all.
+    says it all. Constructing one checks nothing: the manifest's decoder does.
     """
 
+    # No dataclass, and left out of garbage collection: a listing of thousands of checkpoints makes a dozen of each.
     path: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
     digest: str
     chunks: str = ""
 

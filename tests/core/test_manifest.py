@@ -109,6 +109,16 @@ def test_a_file_named_twice_is_refused() -> None:
         {"files": [{"path": "a", "size": 1, "digest": "md5:0"}]},
         {"files": [{"path": "a", "size": 1}]},
         {"files": [{"path": "a", "size": 1, "digest": manifest.digest_of(b""), "mode": 7}]},
+        {"files": [{"path": "a" * 4097, "size": 1, "digest": manifest.digest_of(b"")}]},
+        # Lines that would look like two digests if they were only joined.
+        {
+            "files": [
+                {"path": "a", "size": 1, "digest": f"{manifest.digest_of(b'')}\n{manifest.digest_of(b'')}"},
+                {"path": "b", "size": 1, "digest": ""},
+            ]
+        },
+        {"files": [{"path": "a", "size": 1, "digest": manifest.digest_of(b"").upper()}]},
+        {"files": [{"path": "a", "size": 1, "digest": manifest.digest_of(b"") + "\n"}]},
         {"written_by": 1},
     ],
 )
@@ -230,3 +240,12 @@ def test_a_checkpoint_comes_back_as_it_went(checkpoint: Checkpoint) -> None:
     data = manifest.encode(checkpoint)
     assert decode(data) == checkpoint
     assert manifest.encode(decode(data)) == data
+
+
+def test_files_are_values() -> None:
+    entry = FileEntry("a", 1, manifest.digest_of(b""))
+    same = FileEntry("a", 1, manifest.digest_of(b""))
+    assert (entry, hash(entry)) == (same, hash(same))
+    assert len({entry, same, FileEntry("b", 1, manifest.digest_of(b""))}) == 2
+    with pytest.raises(AttributeError):
+        entry.size = 2  # type: ignore[misc]
