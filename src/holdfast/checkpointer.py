@@ -17,18 +17,18 @@ from holdfast.background import BackgroundWriter, BackPressure
 from holdfast.entrance import Fresh, Resume, enter, resume_point
 from holdfast.errors import DiskFull, StorageError
 from holdfast.external import external_path, open_external
-from holdfast.headroom import Headroom, Limits, OnDiskFull
+from holdfast.headroom import Headroom
 from holdfast.hooks import Hooks
 from holdfast.inflight import Finish, InFlight, as_storage_error
 from holdfast.janitor import Janitor
+from holdfast.limits import Limits, OnDiskFull
 from holdfast.model import Checkpoint, Kind
 from holdfast.observers import Observers
 from holdfast.operations import prune
 from holdfast.receipt import Receipt
 from holdfast.repository import Staging
-from holdfast.retention import Plan, Policy, fit
+from holdfast.retention import Plan, Policy
 from holdfast.run import ResumePoint, Run
-from holdfast.units import format_size
 from holdfast.verification import Check
 
 logger = logging.getLogger("holdfast")
@@ -122,7 +122,7 @@ class Checkpointer:
         try:
             self._observers.begin(run)
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
-            run.set_policy(self.policy)
+            run.set_policy(self.policy, self.headroom.limits)
             self._run = run
             self._janitor = Janitor(run.store)
             self._owed = False
@@ -297,10 +297,7 @@ class Checkpointer:
     def _planned(self) -> Plan:
         """What the policy and the budget say of what is committed now."""
         held = {} if self._resumed_from is None else {self._resumed_from: "resumed from"}
-        plan, budget = self.run.plan(self.policy, also_protected=held), self.headroom.limits.budget
-        if budget is None:
-            return plan
-        return fit(plan, budget, self.policy.metric, why=f"over the budget of {format_size(budget)}")
+        return self.run.plan(self.policy, budget=self.headroom.limits.budget, also_protected=held)
 
     @property
     def busy(self) -> bool:

@@ -6,51 +6,25 @@ import errno
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-from holdfast.errors import DiskFull, SettingsError, StorageError
+from holdfast.errors import DiskFull, StorageError
+from holdfast.limits import Limits
 from holdfast.model import Checkpoint
 from holdfast.operations import prune
 from holdfast.retention import All, Measure, Plan, Policy, entries, fit, size
 from holdfast.run import Run
 from holdfast.stores import Room
-from holdfast.units import format_size, parse_size
+from holdfast.units import format_size
 
 logger = logging.getLogger("holdfast")
 
-OnDiskFull = Literal["finish", "continue", "pause", "stop"]
-"""What a save without room does: it is left out and the run ends with an error, or ends well all the same; the training
-waits for room; the training stops.
-"""
 FIRST_WAIT, LONGEST_WAIT = 1.0, 300.0
 """Seconds between two looks for room in a pause; each wait is twice the one before."""
 MARGIN = 64 * 2**20
 """Bytes that stay free beside a checkpoint, where the disk and the checkpoint are not small themselves."""
 SPARE_ENTRIES = 8
 """Inodes beside a checkpoint's own: staging, the event log, a directory in the trash."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much a run may take: bytes of all its checkpoints with the one in flight, and bytes that stay free."""
-
-    budget: int | None = None
-    min_free: int = 0
-    on_disk_full: OnDiskFull = "finish"
-
-    @classmethod
-    def of(cls, budget: str | None, min_free: str | None, on_disk_full: OnDiskFull) -> Limits:
-        """Limits from sizes as people write them. Raises SettingsError."""
-        if on_disk_full not in get_args(OnDiskFull):
-            raise SettingsError(
-                f"on_disk_full is {on_disk_full!r}", hint="It is 'finish' (the default), 'continue', 'pause' or 'stop'."
-            )
-        return cls(
-            None if budget is None else parse_size(budget, "budget"),
-            0 if min_free is None else parse_size(min_free, "min_free"),
-            on_disk_full,
-        )
 
 
 class _Shortage(NamedTuple):
@@ -165,9 +139,8 @@ class Headroom:
                 "on_disk_full=\"stop\" stops the training instead.",
                 short.why,
             )  # fmt: skip
-        steps = [
-            (word, [str(c.step) for c in found]) for word, found in (("removed", plan.remove), ("thinned", plan.thin))
-        ]
+        done = (("removed from aside", plan.remove_aside), ("removed", plan.remove), ("thinned", plan.thin))
+        steps = [(word, [str(c.step) for c in found]) for word, found in done]
         text = "; ".join(f"{word} step {', '.join(found)}" for word, found in steps if found)
         logger.warning("making room (%s): %s", short.why, text)
 
@@ -184,4 +157,5 @@ class Headroom:
 
 
 def _taken(run: Run, measure: Measure) -> int:
-    return sum(map(measure, run.checkpoints))
+    """What all checkpoints of the run take, those set aside and in quarantine too."""
+    return sum(map(measure, (*run.checkpoints, *run.aside)))

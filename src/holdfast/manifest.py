@@ -26,7 +26,8 @@ LONGEST_PATH = 4096
 """Characters of the longest path of a file."""
 
 Count = Annotated[int, Meta(ge=0)]
-Digest = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$")]
+# The length too: `$` lets a line end pass.
+Digest = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$", max_length=41)]
 Chunks = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})*$")]
 MetricValue = float | Literal["NaN", "Infinity", "-Infinity"]
 

@@ -11,20 +11,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from holdfast import layout
 from holdfast.errors import FULL, HoldfastError, RunNotFound
 from holdfast.events import EventLog
 from holdfast.joining import Joiner
+from holdfast.limits import Limits
 from holdfast.lock import RunLock
-from holdfast.model import Checkpoint, FileEntry
+from holdfast.model import Checkpoint, FileEntry, State
 from holdfast.pins import PinBoard, Pins
 from holdfast.references import Known, Reference, resolve
 from holdfast.repository import Dispose, Foreign, Listing, Repository, Staging
 from holdfast.resume_point import ResumePoint, resume_point
-from holdfast.retention import Plan, Policy, make_plan, rank
+from holdfast.retention import Plan, Policy, fit, make_plan, rank
 from holdfast.runfile import RunFile, read_run_file, write_run_file
 from holdfast.stores import LocalStore
+from holdfast.units import format_size
 from holdfast.verification import Check, OnBytes, Verification
 
 logger = logging.getLogger("holdfast")
@@ -108,6 +111,11 @@ class Run:
         return self.file.policy()
 
     @property
+    def limits(self) -> Limits:
+        """Budget, free space and what becomes of a save without room, as the last training was begun with them."""
+        return self.file.limits()
+
+    @property
     def pins(self) -> Pins:
         """Pins and tags in force."""
         return self.pin_board.read()
@@ -186,29 +194,38 @@ class Run:
         self,
         policy: Policy | None = None,
         *,
+        budget: int | None = None,
         checkpoints: tuple[Checkpoint, ...] | None = None,
         also_protected: dict[int, str] | None = None,
     ) -> Plan:
-        """What the policy (the run's own by default) would keep and remove now, with reasons.
+        """What is to be kept and removed now, with reasons: by the run's own policy within its own budget, or by
+        `policy`, within `budget` (bytes) alone.
 
         `checkpoints` are those of a `listing()` that was taken a moment ago, where there is one.
         """
         if checkpoints is None:
             checkpoints = self.checkpoints
-        return make_plan(
+        if policy is None and budget is None:
+            budget = self.limits.budget
+        policy, pinned = policy or self.policy, self.pins.held
+        plan = make_plan(
             checkpoints,
-            policy or self.policy,
+            policy,
+            aside=self.aside,
             now=datetime.now(UTC),
-            pinned=self.pins.held,
+            pinned=pinned,
             protected=self._protected(checkpoints) | (also_protected or {}),
         )
+        if budget is None:
+            return plan
+        return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
 
     # -- writing (inside `writing()`) --------------------------------------------------------------------
 
-    def set_policy(self, policy: Policy) -> None:
-        """Put a policy in force."""
+    def set_policy(self, policy: Policy, limits: Limits | None = None) -> None:
+        """Put a policy in force, and limits where they are given."""
         self._check_lock()
-        file = self.file.with_policy(policy)
+        file = self.file.with_policy(policy, limits)
         if file != self.file:
             write_run_file(self.store, file)
             self.file = file
@@ -268,7 +285,9 @@ class Run:
         """Remove one checkpoint, with the reason in the event log; `dispose` may free its bytes later."""
         self._check_lock()
         self.repository.remove(checkpoint, dispose)
-        fields = {"step": checkpoint.step, "generation": checkpoint.generation}
+        fields: dict[str, Any] = {"step": checkpoint.step, "generation": checkpoint.generation}
+        if checkpoint.state is not State.COMMITTED:
+            fields["state"] = checkpoint.state.value
         self.events.append("removed", **fields, size_bytes=checkpoint.size_bytes, reason=reason)
 
     def thin(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> Checkpoint:

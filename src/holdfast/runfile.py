@@ -1,4 +1,4 @@
-"""`.holdfast/run.json`: the identity of a run and the policy in force."""
+"""`.holdfast/run.json`: the identity of a run, and the policy and the limits in force."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from holdfast import layout
 from holdfast.errors import HoldfastError, LayoutTooNew, RunNotFound
+from holdfast.limits import Limits, OnDiskFull
 from holdfast.model import parse_name
 from holdfast.retention import Metric, Policy, format_spec, parse
 from holdfast.stores import LocalStore, Store
@@ -18,7 +19,9 @@ FORMAT_VERSION = 1
 
 
 class RunFile(msgspec.Struct, frozen=True):
-    """The content of `run.json`: format version, run id, creation time (UTC), policy as a spec, metric and mode."""
+    """The content of `run.json`: format version, run id, creation time (UTC), policy as a spec, metric and mode; and
+    the limits that the last training was begun with: budget and free space in bytes.
+    """
 
     format: int
     run_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -26,10 +29,14 @@ class RunFile(msgspec.Struct, frozen=True):
     keep: str
     metric: str | None = None
     mode: Literal["min", "max"] | None = None
+    budget: Annotated[int, Meta(gt=0)] | None = None
+    min_free: Annotated[int, Meta(ge=0)] = 0
+    on_disk_full: OnDiskFull = "finish"
 
     @classmethod
-    def for_policy(cls, policy: Policy, *, run_id: str, created: datetime) -> RunFile:
-        """A run file that puts `policy` in force."""
+    def for_policy(cls, policy: Policy, limits: Limits | None = None, *, run_id: str, created: datetime) -> RunFile:
+        """A run file that puts `policy`, and `limits` where there are any, in force."""
+        limits = limits or Limits()
         metric = policy.metric
         return cls(
             FORMAT_VERSION,
@@ -38,16 +45,23 @@ class RunFile(msgspec.Struct, frozen=True):
             format_spec(policy.rules),
             metric.name if metric else None,
             metric.mode if metric else None,
+            limits.budget,
+            limits.min_free,
+            limits.on_disk_full,
         )
 
-    def with_policy(self, policy: Policy) -> RunFile:
-        """The same run under another policy."""
-        return RunFile.for_policy(policy, run_id=self.run_id, created=self.created)
+    def with_policy(self, policy: Policy, limits: Limits | None = None) -> RunFile:
+        """The same run under another policy, and other limits where they are given."""
+        return RunFile.for_policy(policy, limits or self.limits(), run_id=self.run_id, created=self.created)
 
     def policy(self) -> Policy:
         """The policy in force. Raises PolicyError when the file was edited into nonsense."""
         metric = Metric(self.metric, self.mode) if self.metric and self.mode else None
         return Policy(parse(self.keep), metric)
+
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return Limits(self.budget, self.min_free, self.on_disk_full)
 
 
 def write_run_file(store: Store, file: RunFile) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.cli.pruning import prune
+from holdfast.limits import Limits
 from holdfast.run import Run
 from holdfast.units import SIZES
 from tests.cli.conftest import Call
@@ -167,6 +168,44 @@ def test_a_budget_that_can_not_be_reached_is_said(run: Run, call: Call, monkeypa
     monkeypatch.setitem(SIZES, "kB", 1000)
     result = call("prune", run.path, "--budget", "1kB", "-y")
     assert "1.0 kB can't be reached: 1.9 kB stay under any budget" in result.stderr
+    assert _steps(run) == [1, 3]
+
+
+def test_what_lies_aside(run: Run, call: Call) -> None:
+    with run.writing():
+        run.rewind(run.find(2))
+        run.quarantine(run.verify(run.find(1)))
+
+    assert "Nothing to remove" in (plain := call("prune", run.path, "-y").stdout)
+    assert "2 checkpoints (2.0 kB) lie aside and stay." in plain
+    shown = call("prune", run.path, "--aside", "--dry-run").stdout
+    assert "asked for: set aside" in shown
+    assert "Removes from aside 1 of 1 checkpoint and frees 1.0 kB; 1 stay (1.0 kB)." in shown
+    assert len(run.aside) == 2
+
+    done = json.loads(call("prune", run.path, "--aside", "--quarantined", "-y", "--format", "json").stdout)
+
+    assert [(d["step"], d["state"], d["action"]) for d in done["aside"]] == [
+        (3, "set aside", "remove"), (1, "quarantined", "remove"),
+    ]  # fmt: skip
+    assert (len(done["removed_aside"]), done["freed_bytes"], done["removed"]) == (2, 2000, [])
+    assert run.aside == ()
+    assert _steps(run) == [2]
+
+
+def test_the_runs_own_budget(run: Run, call: Call) -> None:
+    with run.writing():
+        run.set_policy(run.policy, Limits(2900))
+
+    listed = " ".join(call("ls", run.path, "--format", "human").stdout.split())
+    assert "Budget 2.9 kB, 3.0 kB used. The next prune removes 1 and frees 1.0 kB." in listed
+    assert "over the budget of 2.9 kB: the oldest that no other rule keeps" in call("ls", run.path).stdout
+    assert "Budget 2.9 kB, 3.0 kB used." in call("du", run.path).stdout
+    shown = call("prune", run.path, "--dry-run").stdout
+    assert "within 2.9 kB" in shown
+    assert "over the budget of 2.9 kB" in shown
+    assert "Nothing to remove" in call("prune", run.path, "--budget", "1GB").stdout
+    call("prune", run.path, "-y")
     assert _steps(run) == [1, 3]
 
 

@@ -7,19 +7,23 @@ import multiprocessing
 import os
 import shutil
 import signal
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from holdfast import layout
-from holdfast.checkpointer import Facts
+from holdfast import layout, units
+from holdfast.checkpointer import Checkpointer, Facts
 from holdfast.errors import CheckpointNotFound, HoldfastError, RunInUse, RunLocked, RunNotFound, StorageError
+from holdfast.limits import Limits
+from holdfast.retention import Policy
 from holdfast.run import Run
 from holdfast.testing.faults import Fault, Injector
 from tests.core.helpers import (
     FILES,
+    LOSS,
     assert_sound,
     litter,
     make_checkpointer,
@@ -406,3 +410,37 @@ def test_the_policy_is_in_force_on_disk_from_the_start(path: Path) -> None:
     make_run(path, 2)
     begin(path, "auto", keep="best:3,latest:2")
     assert Run.open(path).file.keep == "best:3,latest:2"
+
+
+def test_a_budget_counts_what_lies_aside_and_gives_it_up_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(units.SIZES, "kB", 1000)
+    make_run(path, 1, 2, 3)  # 400 bytes each
+    policy = Policy.from_spec("all", LOSS)
+    checkpointer = Checkpointer(path, policy, budget="1.7kB", min_free="1kB", on_disk_full="continue")
+    checkpointer.begin("step:1")
+    try:
+        assert Run.open(path).limits == Limits(1700, 1000, "continue")
+        assert [c.step for c in checkpointer.run.aside] == [2, 3]
+        save(checkpointer, 12)
+        assert [c.step for c in checkpointer.run.aside] == [2, 3], "four of 400 bytes fit"
+        save(checkpointer, 13)
+        assert ([c.step for c in checkpointer.run.aside], steps(checkpointer.run)) == ([3], [1, 12, 13])
+        save(checkpointer, 14)
+        assert ([c.step for c in checkpointer.run.aside], steps(checkpointer.run)) == ([], [1, 12, 13, 14])
+        save(checkpointer, 15)
+        assert steps(checkpointer.run) == [1, 13, 14, 15], "then the good ones: 1 was resumed from"
+    finally:
+        checkpointer.close()
+    reasons = [event["reason"] for event in checkpointer.run.events.read() if event["event"] == "removed"]
+    assert reasons[:2] == ["over the budget of 1.7 kB with one more of 400 B: the oldest that a rewind set aside"] * 2
+
+    with training_without_limits(path):
+        assert Run.open(path).limits == Limits()
+
+
+@contextmanager
+def training_without_limits(path: Path) -> Iterator[None]:
+    checkpointer = make_checkpointer(path)
+    checkpointer.begin("auto")
+    yield
+    checkpointer.close()

@@ -11,8 +11,8 @@ import pytest
 from holdfast.checkpointer import Checkpointer, Facts
 from holdfast.errors import SettingsError
 from holdfast.events import Event
-from holdfast.headroom import Limits
 from holdfast.hooks import Hooks
+from holdfast.limits import Limits
 from holdfast.retention import Metric, Policy
 from tests.operations.runs import write
 

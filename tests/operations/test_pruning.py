@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from holdfast.errors import CheckpointCorrupt, PolicyError, RunLocked
-from holdfast.operations.pruning import PlanChanged, policy_for, prune_as_shown
+from holdfast.errors import CheckpointCorrupt, HoldfastError, PolicyError, RunLocked
+from holdfast.limits import Limits
+from holdfast.model import State
+from holdfast.operations.pruning import PlanChanged, plan_for, policy_for, prune_as_shown
 from holdfast.retention import Metric, Policy, format_spec
 from holdfast.run import Run
 from tests.operations.runs import SIZE, flip, make_run, training
@@ -91,3 +95,113 @@ def test_policy_falls_back_to_the_runs_own_piece_by_piece(run: Run) -> None:
         policy_for(run, None, "oddity", None)
     with pytest.raises(PolicyError, match=r"no checkpoint of .* has a value of accuracy"):
         policy_for(run, "best:2", "accuracy", None)
+
+
+@pytest.fixture
+def rewound(run: Run) -> Run:
+    """Step 2 and 3 are set aside, and there is a 4; 1 is in quarantine too."""
+    with run.writing():
+        run.rewind(run.find(1))
+    make_run(run.path, {4: 0.4})
+    with run.writing():
+        run.quarantine(run.verify(run.find(1)))
+    return Run.open(run.path)
+
+
+def _aside(run: Run) -> list[tuple[int, str]]:
+    return [(c.step, c.state.value) for c in run.aside]
+
+
+def test_what_lies_aside_stays_without_being_asked_for(rewound: Run) -> None:
+    policy = rewound.policy
+    assert not plan_for(rewound, policy).changes
+
+
+@pytest.mark.parametrize(
+    ("drop", "left"),
+    [
+        ([State.SET_ASIDE], [(1, "quarantined")]),
+        ([State.QUARANTINED], [(2, "set aside"), (3, "set aside")]),
+        (State, []),
+    ],
+)
+def test_what_lies_aside_goes_when_asked_for(rewound: Run, drop: list[State], left: list[tuple[int, str]]) -> None:
+    plan = plan_for(rewound, rewound.policy, drop=drop)
+
+    done = prune_as_shown(rewound, rewound.policy, plan, drop=drop)
+
+    assert _aside(rewound) == left
+    assert _steps(rewound) == [4]
+    assert done.freed_bytes == (3 - len(left)) * SIZE == sum(c.size_bytes for c in done.removed_aside)
+    told = [event for event in rewound.events.read() if event["event"] == "removed"]
+    assert {(e["reason"], e["state"]) for e in told} == {
+        (f"asked for: {c.state.value}", c.state.value) for c in plan.remove_aside
+    }
+    assert rewound.next_generation() == 5, "numbers are not given twice"
+    assert rewound.repository.current_timeline() == 2
+
+
+def test_what_is_pinned_stays_aside(rewound: Run) -> None:
+    rewound.pin_board.pin(3)
+    prune_as_shown(rewound, rewound.policy, plan_for(rewound, rewound.policy, drop=State), drop=State)
+    assert _aside(rewound) == [(3, "set aside")]
+
+
+def test_a_pin_in_between_is_a_change(rewound: Run) -> None:
+    shown = plan_for(rewound, rewound.policy, drop=State)
+    rewound.pin_board.pin(3)
+    with pytest.raises(PlanChanged):
+        prune_as_shown(rewound, rewound.policy, shown, drop=State)
+    assert len(_aside(rewound)) == 3
+
+
+def test_a_kill_in_the_middle_leaves_a_rest_that_the_next_start_clears(rewound: Run) -> None:
+    with rewound.writing():
+        rewound.remove(rewound.aside[-1], "asked for", dispose=lambda key: None)
+    assert len(_aside(rewound)) == 2
+    assert list((rewound.path / ".holdfast" / "trash").iterdir())
+    with rewound.writing():
+        assert not list((rewound.path / ".holdfast" / "trash").iterdir())
+
+
+def _record(run: Run, budget: int) -> None:
+    with run.writing():
+        run.set_policy(run.policy, Limits(budget, 7, "continue"))
+
+
+def test_the_runs_own_budget_is_kept_within(rewound: Run) -> None:
+    _record(rewound, 2 * SIZE)
+    run = Run.open(rewound.path)
+
+    plan = plan_for(run, run.policy)
+
+    assert plan.taken_bytes == 4 * SIZE
+    assert [c.step for c in plan.remove_aside] == [2, 3]
+    assert plan == replace(run.plan(), decisions=plan.decisions)
+    assert plan.aside[0].reasons == ("over the budget of 2.0 kB: the oldest that a rewind set aside",)
+    assert not plan_for(run, run.policy, 4 * SIZE).changes, "another budget takes its place"
+    assert not run.plan(run.policy).changes, "a policy of one's own is applied alone"
+    prune_as_shown(run, run.policy, plan)
+    assert (_steps(run), _aside(run)) == ([4], [(1, "quarantined")])
+
+
+def test_limits_outlive_a_change_of_policy_and_old_files_have_none(run: Run) -> None:
+    assert run.limits == Limits()
+    _record(run, 5 * SIZE)
+    with run.writing():
+        run.set_policy(LATEST)
+    again = Run.open(run.path)
+    assert (again.limits, again.policy) == (Limits(5 * SIZE, 7, "continue"), LATEST)
+
+    file = run.path / ".holdfast" / "run.json"
+    fields = json.loads(file.read_text())
+    file.write_text(json.dumps({name: fields[name] for name in ("format", "run_id", "created", "keep")}))
+    assert Run.open(run.path).limits == Limits()
+
+
+@pytest.mark.parametrize("wrong", [{"budget": 0}, {"budget": "2GB"}, {"min_free": -1}, {"on_disk_full": "explode"}])
+def test_limits_edited_into_nonsense_are_named(run: Run, wrong: dict[str, object]) -> None:
+    file = run.path / ".holdfast" / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
+    with pytest.raises(HoldfastError, match=r"run\.json is damaged"):
+        Run.open(run.path)

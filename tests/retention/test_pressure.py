@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.model import Checkpoint, Kind, State
-from holdfast.retention import Metric, Outcome, Plan, Policy, entries, fit, make_plan, rank, size
+from holdfast.retention import Metric, Outcome, Plan, Policy, entries, fit, make_plan, rank, size, without_aside
 from tests.checkpoints import EPOCH, make_checkpoint
 from tests.retention.test_plan import LOSS, METRICS, PINS, POLICIES, PROTECTED, runs
 
@@ -31,9 +33,11 @@ def outcomes(plan: Plan) -> str:
     return "".join({"keep": "k", "thin": "t", "remove": "-"}[d.outcome.value] for d in plan.decisions)
 
 
-def sequence(run: list[Checkpoint], spec: str, metric: Metric | None = LOSS, **options: frozenset[int]) -> list[str]:
+def sequence(
+    run: list[Checkpoint], spec: str, metric: Metric | None = LOSS, pinned: frozenset[int] = frozenset()
+) -> list[str]:
     """What is left as the limit falls to nothing, each different answer once."""
-    plan = make_plan(run, Policy.from_spec(spec, metric), now=NOW, **options)
+    plan = make_plan(run, Policy.from_spec(spec, metric), now=NOW, pinned=pinned)
     found = [outcomes(fit(plan, limit, metric, why=WHY)) for limit in range(plan.kept_bytes, -1, -1)]
     return list(dict.fromkeys(found))
 
@@ -166,3 +170,62 @@ def test_what_was_given_up_is_not_asked_for_twice(run: list[Checkpoint], policy:
         assert {c.generation for c in again.remove} == {
             c.generation for c in plan_of(left, policy, frozenset(), {}).remove
         }
+
+
+def aside_of(plan: Plan) -> str:
+    return "".join("k" if decision.stays else "-" for decision in plan.aside)
+
+
+def lying_aside() -> list[Checkpoint]:
+    """Of 300 bytes each, in no order; two are of one generation."""
+    states = [(5, State.QUARANTINED), (4, State.SET_ASIDE), (2, State.QUARANTINED), (3, State.SET_ASIDE)]
+    found = [make_checkpoint(g, size=100, optimizer=200, state=state) for g, state in [*states, (3, State.SET_ASIDE)]]
+    return [replace(checkpoint, path=Path(f"place-{number}")) for number, checkpoint in enumerate(found)]
+
+
+def test_what_lies_aside_goes_first_and_the_oldest_of_it() -> None:
+    plan = make_plan(run_of(0.1, 0.2), Policy.from_spec("all", LOSS), aside=lying_aside(), now=NOW)
+    found = [fit(plan, limit, LOSS, why=WHY) for limit in range(plan.taken_bytes, -1, -1)]
+
+    assert [str(d.checkpoint.path) for d in plan.aside] == ["place-3", "place-4", "place-1", "place-2", "place-0"]
+    assert list(dict.fromkeys((aside_of(tight), outcomes(tight)) for tight in found)) == [
+        ("kkkkk", "kk"),
+        ("-kkkk", "kk"),  # set aside, oldest first; of one generation by place
+        ("--kkk", "kk"),
+        ("---kk", "kk"),
+        ("----k", "kk"),  # then quarantine
+        ("-----", "kk"),
+        ("-----", "tk"),  # only then what is good
+    ]
+    assert found[-1].aside[0].reasons == (f"{WHY}: the oldest that a rewind set aside",)
+    assert found[-1].aside[-1].reasons == (f"{WHY}: the oldest in quarantine, found damaged",)
+
+
+def test_what_is_pinned_stays_where_it_lies() -> None:
+    policy = Policy.from_spec("all", LOSS)
+    plan = make_plan(run_of(0.1), policy, aside=lying_aside(), now=NOW, pinned=frozenset({3, 5}))
+
+    for tight in (fit(plan, 0, LOSS, why=WHY), without_aside(plan, State, "asked for")):
+        assert [(d.checkpoint.generation, d.stays) for d in tight.aside] == [
+            (3, True), (3, True), (4, False), (2, False), (5, True),
+        ]  # fmt: skip
+
+
+def test_what_is_asked_for_goes_by_its_state() -> None:
+    plan = make_plan(run_of(0.1), Policy.from_spec("all", LOSS), aside=lying_aside(), now=NOW)
+    assert aside_of(without_aside(plan, [], "asked for")) == "kkkkk"
+    assert aside_of(without_aside(plan, [State.SET_ASIDE], "asked for")) == "---kk"
+    assert aside_of(without_aside(plan, [State.QUARANTINED], "asked for")) == "kkk--"
+    dropped = without_aside(plan, State, "asked for")
+    assert (dropped.freed_bytes, dropped.kept_bytes, dropped.taken_bytes) == (5 * 300, 300, 6 * 300)
+    assert dropped.changes and not plan.changes
+
+
+@given(runs(), POLICIES, LIMITS, LIMITS)
+def test_a_larger_budget_keeps_no_less_aside(run: list[Checkpoint], policy: Policy, one: int, other: int) -> None:
+    plan = make_plan(run, policy, aside=lying_aside(), now=NOW)
+    tight, wide = (fit(plan, limit, policy.metric, why=WHY) for limit in sorted((one, other)))
+    assert all(more.stays or not less.stays for less, more in zip(tight.aside, wide.aside, strict=True))
+    for found in (tight, wide):
+        changed = outcomes(found) != outcomes(plan)
+        assert not changed or aside_of(found) == "-----", "nothing good goes while anything lies aside"

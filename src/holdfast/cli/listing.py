@@ -61,15 +61,17 @@ def _print(run: Run, listing: Listing, output: Output) -> None:
 
 def _summary(listing: Listing) -> str:
     text = f"{count(len(listing.rows), 'checkpoint')}, {format_size(listing.size_bytes)}."
-    plan = listing.plan
+    plan, budget = listing.plan, listing.limits.budget
+    if budget is not None:
+        text += f" Budget {format_size(budget)}, {format_size(plan.taken_bytes)} used."
     if plan.changes:
         text += f" The next prune {what_it_does(plan)} and frees {format_size(plan.freed_bytes)}."
     return text
 
 
 def what_it_does(plan: Plan) -> str:
-    """`removes 2`, `thins 1` or `removes 2, thins 1`."""
-    parts = [(len(plan.remove), "removes"), (len(plan.thin), "thins")]
+    """`removes 2`, `thins 1` or `removes 2, thins 1`, after `removes from aside 1`."""
+    parts = [(len(plan.remove_aside), "removes from aside"), (len(plan.remove), "removes"), (len(plan.thin), "thins")]
     return ", ".join(f"{word} {number}" for number, word in parts if number)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 import click
 
@@ -12,11 +14,13 @@ from holdfast.cli.listing import what_it_does
 from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Table
 from holdfast.cli.text import count
+from holdfast.model import Checkpoint, State
 from holdfast.operations.prune import Pruned
 from holdfast.operations.pruning import plan_for, policy_for, prune_as_shown
-from holdfast.retention import Mode, Outcome, Plan, Policy, format_spec, rule_table
+from holdfast.retention import Decision, Mode, Outcome, Plan, Policy, format_spec, rule_table
 from holdfast.run import Run
 from holdfast.units import SIZES, align_numbers, format_size, parse_size
+from holdfast.verification import OnBytes
 
 _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_table())
 
@@ -27,6 +31,7 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
         ("holdfast prune runs/sft --keep best:3,latest:1", "show the plan, then ask"),
         ("holdfast prune runs/sft --keep latest:2 --dry-run", "only show it"),
         ("holdfast prune runs/sft --budget 200GB", "as the run's policy says, and no more than 200 GB of it"),
+        ("holdfast prune runs/sft --aside --quarantined", "also what a rewind set aside, and what was found damaged"),
         ("holdfast prune runs/sft --keep best:1 --metric eval_accuracy --mode max --yes", "from a script"),
     ],
 )
@@ -37,8 +42,11 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
 @click.option(
     "--budget",
     metavar="SIZE",
-    help=f"Give up more, in order, to keep no more than that: 200GB; units {', '.join(SIZES)}.",
+    help=f"Give up more, in order, to keep no more than that: 200GB; units {', '.join(SIZES)}. By default the budget "
+    "that the run was trained with.",
 )
+@click.option("--aside", is_flag=True, help="Also remove what a rewind set aside.")
+@click.option("--quarantined", is_flag=True, help="Also remove what was found damaged and is in quarantine.")
 @click.option("--metric", metavar="NAME", help="Rank by this metric instead of the run's own.")
 @click.option(
     "--mode", type=click.Choice(["min", "max"]), help="Whether a lower or a higher value of --metric is better."
@@ -51,6 +59,8 @@ def prune(
     run: Run,
     keep: str | None,
     budget: str | None,
+    aside: bool,
+    quarantined: bool,
     metric: str | None,
     mode: Mode | None,
     dry_run: bool,
@@ -58,21 +68,25 @@ def prune(
     output: Output,
 ) -> None:
     """The newest checkpoint that can be resumed from, and what is pinned or tagged, stay under any policy. The
-    policy of the run does not change. A budget gives up, in this order: the optimizer states of what is kept for its
-    metric alone, the lowest-ranked best, the oldest milestone, the oldest of the latest; never the last best. Without
-    a terminal to ask on, nothing is removed unless --yes is given.
+    policy of the run does not change. A budget counts what lies aside too, and gives up, in this order: what a rewind
+    set aside, the oldest first; what is in quarantine; the optimizer states of what is kept for its metric alone; the
+    lowest-ranked best; the oldest milestone; the oldest of the latest; never the last best. Without a terminal to ask
+    on, nothing is removed unless --yes is given.
     """
     if mode is not None and metric is None:
         raise click.UsageError("--mode needs --metric: name the metric that it is the direction of.")
     policy = policy_for(run, keep, metric, mode)
-    limit = None if budget is None else parse_size(budget, "--budget")
-    plan = plan_for(run, policy, limit)
+    limit = run.limits.budget if budget is None else parse_size(budget, "--budget")
+    chosen = ((State.SET_ASIDE, aside), (State.QUARANTINED, quarantined))
+    drop = frozenset(state for state, wanted in chosen if wanted)
+    plan = plan_for(run, policy, limit, drop=drop)
     if not output.is_json:
-        _print_plan(run, policy, plan, output)
-    if limit is not None and plan.kept_bytes > limit:
-        least = f"{format_size(plan.kept_bytes)} stay under any budget: the newest, the best, and what is pinned"
+        _print_plan(run, policy, plan, limit, output)
+    if limit is not None and _stays(plan) > limit:
+        least = f"{format_size(_stays(plan))} stay under any budget: the newest, the best, and what is pinned"
         output.note(f"{format_size(limit)} can't be reached: {least}")
-    done = _carry_out(run, policy, plan, limit, output, yes=yes) if plan.changes and not dry_run else None
+    carry_out = partial(prune_as_shown, run, policy, plan, budget=limit, drop=drop)
+    done = _carry_out(carry_out, plan, output, yes=yes) if plan.changes and not dry_run else None
     if output.is_json:
         output.json(_to_json(policy, plan, limit, done))
 
@@ -80,7 +94,15 @@ def prune(
 prune.help = f"{prune.help}\n\n\b\nRules:\n{_RULES}"
 
 
-def _carry_out(run: Run, policy: Policy, plan: Plan, budget: int | None, output: Output, *, yes: bool) -> Pruned | None:
+def _stays(plan: Plan) -> int:
+    return plan.kept_bytes + plan.kept_aside_bytes
+
+
+class _CarryOut(Protocol):
+    def __call__(self, *, on_bytes: OnBytes, on_done: Callable[[Checkpoint], None]) -> Pruned: ...
+
+
+def _carry_out(carry_out: _CarryOut, plan: Plan, output: Output, *, yes: bool) -> Pruned | None:
     if not yes:
         if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
             output.note("dry run: nothing was removed; add --yes to remove")
@@ -89,11 +111,7 @@ def _carry_out(run: Run, policy: Policy, plan: Plan, budget: int | None, output:
             output.note("nothing was removed")
             return None
     with output.progress("verifying the recovery point") as progress:
-        done = prune_as_shown(
-            run,
-            policy,
-            plan,
-            budget=budget,
+        done = carry_out(
             on_bytes=progress.advance,
             on_done=lambda checkpoint: progress.describe(f"done with step {checkpoint.step}"),
         )
@@ -101,20 +119,26 @@ def _carry_out(run: Run, policy: Policy, plan: Plan, budget: int | None, output:
         output.note(f"step {checkpoint.step} was pinned in the meantime, and stays")
     if not output.is_json:
         text = f"Removed {count(len(done.removed), 'checkpoint')}"
+        text += f" and {len(done.removed_aside)} that lay aside" if done.removed_aside else ""
         text += f", thinned {len(done.thinned)}" if done.thinned else ""
         output.line((f"{text}, freed {format_size(done.freed_bytes)}.", "green"))
     return done
 
 
 def _todo(plan: Plan) -> str:
-    parts = [("Remove", len(plan.remove)), ("Thin", len(plan.thin))]
-    return ", ".join(f"{word} {count(number, 'checkpoint')}" for word, number in parts if number)
+    parts = [
+        ("Remove", len(plan.remove), "checkpoint"),
+        ("Remove aside", len(plan.remove_aside), "checkpoint"),
+        ("Thin", len(plan.thin), "checkpoint"),
+    ]
+    return ", ".join(f"{word} {count(number, what)}" for word, number, what in parts if number)
 
 
-def _print_plan(run: Run, policy: Policy, plan: Plan, output: Output) -> None:
-    output.line((str(run.path), "bold"), f" under {format_spec(policy.rules)!r} keeps {policy.describe()}")
+def _print_plan(run: Run, policy: Policy, plan: Plan, budget: int | None, output: Output) -> None:
+    within = f", within {format_size(budget)}" if budget is not None else ""
+    output.line((str(run.path), "bold"), f" under {format_spec(policy.rules)!r} keeps {policy.describe()}{within}")
     output.line()
-    if plan.decisions:
+    if plan.decisions or plan.remove_aside:
         output.table(_table(policy, plan))
         output.line()
     if plan.changes:
@@ -124,6 +148,8 @@ def _print_plan(run: Run, policy: Policy, plan: Plan, output: Output) -> None:
         output.line((f"{going} and frees {format_size(plan.freed_bytes)}; {left}.", "bold"))
     else:
         output.line(f"Nothing to remove: {count(len(plan.keep), 'checkpoint')}, {format_size(plan.kept_bytes)}.")
+    if lying := sum(decision.stays for decision in plan.aside):
+        output.line(f"{count(lying, 'checkpoint')} ({format_size(plan.kept_aside_bytes)}) lie aside and stay.")
 
 
 _STYLES = {Outcome.KEEP: "green", Outcome.THIN: "bold yellow", Outcome.REMOVE: "bold red"}
@@ -138,7 +164,8 @@ def _table(policy: Policy, plan: Plan) -> Table:
         Column(metric.name if metric else "Metric", "right", folds=True, minimum=12),
         Column("Because", folds=True, essential=True),
     )
-    values = align_numbers([metric.value(d.checkpoint.metrics) if metric else None for d in plan.decisions])
+    decisions = (*(decision for decision in plan.aside if not decision.stays), *plan.decisions)
+    values = align_numbers([metric.value(d.checkpoint.metrics) if metric else None for d in decisions])
     rows = (
         (
             Cell.of(str(decision.checkpoint.step), "bold"),
@@ -147,7 +174,7 @@ def _table(policy: Policy, plan: Plan) -> Table:
             Cell.of(value),
             Cell(decision.reasons),
         )
-        for decision, value in zip(plan.decisions, values, strict=True)
+        for decision, value in zip(decisions, values, strict=True)
     )
     return Table(columns, tuple(rows)).informative()
 
@@ -157,23 +184,34 @@ def _to_json(policy: Policy, plan: Plan, budget: int | None, done: Pruned | None
         "policy": format_spec(policy.rules),
         "metric": policy.metric.name if policy.metric else None,
         "mode": policy.metric.mode if policy.metric else None,
-        "decisions": [
+        "decisions": [_decision_json(decision) for decision in plan.decisions],
+        "aside": [
             {
-                "step": decision.checkpoint.step,
-                "generation": decision.checkpoint.generation,
-                "action": decision.outcome.value,
-                "keep": decision.stays,
-                "reasons": list(decision.reasons),
-                "size_bytes": decision.checkpoint.size_bytes,
+                **_decision_json(decision),
+                "state": decision.checkpoint.state.value,
+                "path": str(decision.checkpoint.path),
             }
-            for decision in plan.decisions
+            for decision in plan.aside
         ],
         "budget_bytes": budget,
         "kept_bytes": plan.kept_bytes,
-        "fits": budget is None or plan.kept_bytes <= budget,
+        "kept_aside_bytes": plan.kept_aside_bytes,
+        "fits": budget is None or _stays(plan) <= budget,
         "frees_bytes": plan.freed_bytes,
         "applied": done is not None,
         "removed": [checkpoint.generation for checkpoint in done.removed] if done else [],
+        "removed_aside": [str(checkpoint.path) for checkpoint in done.removed_aside] if done else [],
         "thinned": [checkpoint.generation for checkpoint in done.thinned] if done else [],
         "freed_bytes": done.freed_bytes if done else 0,
+    }
+
+
+def _decision_json(decision: Decision) -> dict[str, Any]:
+    return {
+        "step": decision.checkpoint.step,
+        "generation": decision.checkpoint.generation,
+        "action": decision.outcome.value,
+        "keep": decision.stays,
+        "reasons": list(decision.reasons),
+        "size_bytes": decision.checkpoint.size_bytes,
     }

@@ -143,7 +143,10 @@ def _frees(usage: Usage) -> str:
         parts.append(
             f"thinning all of {count(thinnable, 'checkpoint')} that may be frees {format_size(usage.thin_bytes)}"
         )
-    return "; ".join(parts) + "."
+    text = "; ".join(parts) + "."
+    if usage.limits.budget is not None:
+        text += f" Budget {format_size(usage.limits.budget)}, {format_size(usage.budget_used)} used."
+    return text
 
 
 def _print_tree(tree: TreeUsage, sort: Sort, output: Output) -> None:

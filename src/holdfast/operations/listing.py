@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any
 
-from holdfast.model import Checkpoint, State
+from holdfast.limits import Limits
+from holdfast.model import Checkpoint
 from holdfast.repository import Foreign
-from holdfast.retention import Metric, Outcome, Plan, Policy, make_plan, rank
+from holdfast.retention import Metric, Outcome, Plan, Policy, rank
 from holdfast.run import Run
 
 DAMAGED = "damaged"
@@ -66,12 +67,16 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Rows by generation, the plan and the policy behind them, and directories that are none of the run's."""
+    """Rows by generation, the plan, the policy and the limits behind them, and directories that are none of the run's.
+
+    What a budget counts is `plan.taken_bytes`.
+    """
 
     rows: tuple[Row, ...]
     plan: Plan
     policy: Policy
     foreign: tuple[Foreign, ...]
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def metric(self) -> Metric | None:
@@ -87,12 +92,12 @@ class Listing:
 def list_checkpoints(run: Run, *, aside: bool = False) -> Listing:
     """The committed checkpoints of a run; with `aside` also those set aside by a rewind and quarantined ones."""
     policy, found = run.policy, run.listing()
-    plan = run.plan(policy, checkpoints=found.checkpoints)
+    plan = run.plan(checkpoints=found.checkpoints)
     rows = rows_of(run, plan, policy.metric)
     if aside:
-        rows += _rows_aside(run, policy)
+        rows += _rows_aside(run, plan)
         rows.sort(key=lambda row: row.checkpoint.generation)
-    return Listing(tuple(rows), plan, policy, found.foreign)
+    return Listing(tuple(rows), plan, policy, found.foreign, run.limits)
 
 
 def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
@@ -130,26 +135,21 @@ def finite_or_name(value: float) -> float | str:
     return value
 
 
-def _rows_aside(run: Run, policy: Policy) -> list[Row]:
-    pins, now = run.pins, datetime.now(UTC)
-    rows: list[Row] = []
-    for checkpoint in run.aside:
-        assert checkpoint.state is not State.COMMITTED
-        # One plan each: copies in different rooms may share a generation.
-        decision = make_plan([checkpoint], policy, now=now, pinned=pins.held).decisions[0]
-        rows.append(
-            Row(
-                checkpoint,
-                keep=decision.stays,
-                reasons=decision.reasons,
-                state=checkpoint.state.value,
-                pinned=checkpoint.generation in pins.pinned,
-                tags=pins.names(checkpoint.generation),
-                best=False,
-                newest=False,
-            )
+def _rows_aside(run: Run, plan: Plan) -> list[Row]:
+    pins = run.pins
+    return [
+        Row(
+            decision.checkpoint,
+            keep=decision.stays,
+            reasons=decision.reasons,
+            state=decision.checkpoint.state.value,
+            pinned=decision.checkpoint.generation in pins.pinned,
+            tags=pins.names(decision.checkpoint.generation),
+            best=False,
+            newest=False,
         )
-    return rows
+        for decision in plan.aside
+    ]
 
 
 def _first_generation(checkpoints: Iterable[Checkpoint]) -> int | None:

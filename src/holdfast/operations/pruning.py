@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from holdfast.errors import CheckpointCorrupt, HoldfastError, PolicyError
-from holdfast.model import Checkpoint
+from holdfast.model import Checkpoint, State
 from holdfast.operations import prune
 from holdfast.operations.checking import note
-from holdfast.retention import Metric, Mode, Plan, Policy, fit, parse
+from holdfast.retention import Metric, Mode, Outcome, Plan, Policy, fit, parse, without_aside
 from holdfast.run import Run
 from holdfast.units import format_size
 from holdfast.verification import OnBytes
@@ -37,9 +38,13 @@ def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None
     return policy
 
 
-def plan_for(run: Run, policy: Policy, budget: int | None = None) -> Plan:
-    """What the policy keeps, thins and removes; with a budget (bytes) also what is given up to stay within it."""
-    plan = run.plan(policy)
+def plan_for(run: Run, policy: Policy, budget: int | None = None, *, drop: Iterable[State] = ()) -> Plan:
+    """What the policy keeps, thins and removes, and what is given up to stay within a budget (bytes): the run's own
+    unless one is given. `drop` are states in which nothing that lies aside stays, unless it is pinned.
+    """
+    if budget is None:
+        budget = run.limits.budget
+    plan = without_aside(run.plan(policy), drop, "asked for")
     if budget is None:
         return plan
     return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
@@ -51,6 +56,7 @@ def prune_as_shown(
     shown: Plan,
     *,
     budget: int | None = None,
+    drop: Iterable[State] = (),
     on_bytes: OnBytes | None = None,
     on_done: Callable[[Checkpoint], None] | None = None,
 ) -> prune.Pruned:
@@ -60,7 +66,7 @@ def prune_as_shown(
     resumable checkpoint does not hold; nothing is removed then.
     """
     with run.writing():
-        plan = plan_for(run, policy, budget)
+        plan = plan_for(run, policy, budget, drop=drop)
         if not same_decisions(plan, shown):
             raise PlanChanged(
                 f"{run.path} changed after the plan was shown: nothing was removed", hint="Run it again to see it anew."
@@ -72,9 +78,12 @@ def prune_as_shown(
 
 def same_decisions(one: Plan, other: Plan) -> bool:
     """True when both keep, thin and remove the same checkpoints; reasons and late metrics don't matter."""
-    return [(d.checkpoint.generation, d.outcome) for d in one.decisions] == [
-        (d.checkpoint.generation, d.outcome) for d in other.decisions
-    ]
+    return _outcomes(one) == _outcomes(other)
+
+
+def _outcomes(plan: Plan) -> list[tuple[int, Path | None, Outcome]]:
+    decisions = [(d.checkpoint.generation, None, d.outcome) for d in plan.decisions]
+    return [*decisions, *((d.checkpoint.generation, d.checkpoint.path, d.outcome) for d in plan.aside)]
 
 
 def check_recovery_point(run: Run, plan: Plan, on_bytes: OnBytes | None) -> None:

@@ -1,7 +1,7 @@
 """Retention as arithmetic: checkpoints, a policy and a time in; a plan with reasons out."""
 
 from holdfast.retention.metrics import Metric, Mode, known_mode
-from holdfast.retention.plan import Decision, Outcome, Plan, Policy, default_policy, make_plan, rank
+from holdfast.retention.plan import Decision, Outcome, Plan, Policy, default_policy, make_plan, rank, without_aside
 from holdfast.retention.pressure import Measure, entries, fit, size
 from holdfast.retention.rules import All, Best, Context, Daily, Every, Hold, Hourly, Latest, Pinned, Rule, Within
 from holdfast.retention.spec import format_spec, parse, rule_table
@@ -35,4 +35,5 @@ __all__ = [
     "rank",
     "rule_table",
     "size",
+    "without_aside",
 ]

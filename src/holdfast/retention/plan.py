@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
@@ -19,7 +19,7 @@ __all__ = ["Decision", "Outcome", "Plan", "Policy", "default_policy", "make_plan
 
 _NOT_COMMITTED = {
     State.SET_ASIDE: "set aside by a rewind: not in this timeline",
-    State.QUARANTINED: "quarantined: kept until a person decides",
+    State.QUARANTINED: "quarantined: kept while there is room, or until a person decides",
 }
 
 
@@ -106,9 +106,14 @@ class Decision:
 
 @dataclass(frozen=True)
 class Plan:
-    """A decision for every checkpoint, ordered by generation."""
+    """A decision for every checkpoint, ordered by generation.
+
+    `aside` are decisions on what a rewind set aside, then on what is in quarantine, each by generation; several may be
+    of one generation.
+    """
 
     decisions: tuple[Decision, ...]
+    aside: tuple[Decision, ...] = ()
 
     @property
     def keep(self) -> tuple[Checkpoint, ...]:
@@ -117,8 +122,10 @@ class Plan:
 
     @property
     def left(self) -> tuple[Checkpoint, ...]:
-        """What is there when the plan is carried out, ordered by generation; of what is thinned, the weights."""
-        return tuple(left for decision in self.decisions if (left := decision.left))
+        """What is there when the plan is carried out, ordered by generation, what lies aside last; of what is thinned,
+        the weights.
+        """
+        return tuple(left for decision in (*self.decisions, *self.aside) if (left := decision.left))
 
     @property
     def thin(self) -> tuple[Checkpoint, ...]:
@@ -127,23 +134,38 @@ class Plan:
 
     @property
     def remove(self) -> tuple[Checkpoint, ...]:
-        """Checkpoints that go, ordered by generation."""
+        """Committed checkpoints that go, ordered by generation."""
         return self._with(Outcome.REMOVE)
+
+    @property
+    def remove_aside(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints that go and lie aside."""
+        return tuple(decision.checkpoint for decision in self.aside if not decision.stays)
 
     @property
     def changes(self) -> bool:
         """True when anything is thinned or removed."""
-        return any(decision.outcome is not Outcome.KEEP for decision in self.decisions)
+        return any(decision.outcome is not Outcome.KEEP for decision in (*self.decisions, *self.aside))
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of what stays."""
+        """Bytes of the committed checkpoints that stay."""
         return sum(decision.kept_bytes for decision in self.decisions)
+
+    @property
+    def kept_aside_bytes(self) -> int:
+        """Bytes of what stays and lies aside."""
+        return sum(decision.kept_bytes for decision in self.aside)
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of everything now, what lies aside too: what a budget counts."""
+        return sum(decision.checkpoint.size_bytes for decision in (*self.decisions, *self.aside))
 
     @property
     def freed_bytes(self) -> int:
         """Bytes of what goes."""
-        return sum(decision.checkpoint.size_bytes for decision in self.decisions) - self.kept_bytes
+        return self.taken_bytes - self.kept_bytes - self.kept_aside_bytes
 
     def _with(self, outcome: Outcome) -> tuple[Checkpoint, ...]:
         return tuple(decision.checkpoint for decision in self.decisions if decision.outcome is outcome)
@@ -175,6 +197,7 @@ def make_plan(
     checkpoints: Iterable[Checkpoint],
     policy: Policy,
     *,
+    aside: Iterable[Checkpoint] = (),
     now: datetime,
     pinned: Iterable[int] = frozenset(),
     protected: Mapping[int, str] | None = None,
@@ -184,7 +207,8 @@ def make_plan(
     `now` is an aware time. `pinned` are generations that people hold on to; `protected` maps generations that
     must not go now to the reason (resumed from, being uploaded). These stay whatever the rules say, and so
     does the newest checkpoint that can be resumed from, or the newest of any kind where none can. What is
-    quarantined or set aside takes part in no rule and stays. What is kept for its metric alone is thinned to its
+    quarantined or set aside takes part in no rule and stays, among `checkpoints` or, several of one generation too,
+    in `aside`. What is kept for its metric alone is thinned to its
     weights, where it has any and the rule doesn't ask for it whole.
     ValueError when a generation stands twice or `now` has no time zone.
     """
@@ -199,7 +223,35 @@ def make_plan(
         _Ground(protected or {}),
     ]
     missed = _Missed.of(policy, _places(context))
-    return Plan(tuple(_decide(checkpoint, grounds, missed) for checkpoint in ordered))
+    decisions = tuple(_decide(checkpoint, grounds, missed) for checkpoint in ordered)
+    return Plan(decisions, tuple(_decide_aside(aside, everything.pinned)))
+
+
+def without_aside(plan: Plan, states: Iterable[State], why: str) -> Plan:
+    """The plan with everything removed that lies aside in one of these states, and is not pinned."""
+    unwanted = frozenset(states)
+    return replace(
+        plan,
+        aside=tuple(
+            replace(
+                decision, outcome=Outcome.REMOVE, reasons=(f"{why}: {decision.checkpoint.state.value}",), hold=Hold.NOT
+            )
+            if decision.checkpoint.state in unwanted and decision.hold is not Hold.LAW
+            else decision
+            for decision in plan.aside
+        ),
+    )
+
+
+def _decide_aside(aside: Iterable[Checkpoint], pinned: frozenset[int]) -> Iterator[Decision]:
+    """All of it stays while there is room, what is pinned whatever becomes of that."""
+    order = (State.SET_ASIDE, State.QUARANTINED)
+    for checkpoint in sorted(aside, key=lambda c: (order.index(c.state), c.generation, str(c.path))):
+        reason = _NOT_COMMITTED[checkpoint.state]
+        if checkpoint.generation in pinned:
+            yield Decision(checkpoint, Outcome.KEEP, ("pinned", reason), Hold.LAW)
+        else:
+            yield Decision(checkpoint, Outcome.KEEP, (reason,), Hold.ROOM)
 
 
 class _Ground(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from holdfast.model import Checkpoint
+from holdfast.model import Checkpoint, State
 from holdfast.retention.metrics import Metric
 from holdfast.retention.plan import Decision, Outcome, Plan
 from holdfast.retention.rules import Hold, rank
@@ -39,22 +39,36 @@ def fit(
 ) -> Plan:
     """The plan with as much given up, in a fixed order, as it takes to keep no more than `limit`.
 
-    First go the oldest of what is kept because there is room. Then what is kept for quality only is thinned, the oldest
-    first; then go the lowest-ranked of these, the oldest milestones, the oldest of the rest. Never given up are the
-    newest that can be resumed from, what is pinned or protected, and the weights of the best: the plan may take more
-    than `limit` in the end. A larger limit never keeps less. `why` begins the reason of each step. With
-    `may_thin=False` nothing is thinned: that needs a little room.
+    First goes what a rewind set aside, the oldest first, then what is in quarantine. Then the oldest of what is kept
+    because there is room. Then what is kept for quality only is thinned, the oldest first; then go the lowest-ranked of
+    these, the oldest milestones, the oldest of the rest. Never given up are the newest that can be resumed from, what
+    is pinned or protected, and the weights of the best: the plan may take more than `limit` in the end. A larger limit
+    never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is thinned: that needs a
+    little room.
     """
-    decisions = {d.checkpoint.generation: d if may_thin else _whole(d) for d in plan.decisions}
-    kept = sum(_measured(decision, measure) for decision in decisions.values())
-    for step in _steps(Plan(tuple(decisions.values())), metric, may_thin):
-        if kept <= limit:
+    whole = {d.checkpoint.generation: d if may_thin else _whole(d) for d in plan.decisions}
+    over = sum(_measured(decision, measure) for decision in (*whole.values(), *plan.aside)) - limit
+    aside: list[Decision] = []
+    for decision in plan.aside:
+        goes = over > 0 and decision.stays and decision.hold is not Hold.LAW
+        over -= _measured(decision, measure) if goes else 0
+        aside.append(
+            _given_up(_Step(decision, Outcome.REMOVE, _ASIDE[decision.checkpoint.state]), why) if goes else decision
+        )
+    for step in _steps(Plan(tuple(whole.values())), metric, may_thin):
+        if over <= 0:
             break
         generation = step.decision.checkpoint.generation
-        kept -= _measured(decisions[generation], measure)
-        decisions[generation] = _given_up(step, why)
-        kept += _measured(decisions[generation], measure)
-    return Plan(tuple(decisions.values()))
+        over -= _measured(whole[generation], measure)
+        whole[generation] = _given_up(step, why)
+        over += _measured(whole[generation], measure)
+    return Plan(tuple(whole.values()), tuple(aside))
+
+
+_ASIDE = {
+    State.SET_ASIDE: "the oldest that a rewind set aside",
+    State.QUARANTINED: "the oldest in quarantine, found damaged",
+}
 
 
 def _steps(plan: Plan, metric: Metric | None, may_thin: bool) -> Iterator[_Step]:

@@ -14,7 +14,6 @@ from holdfast.background import BackPressure
 from holdfast.checkpointer import Checkpointer
 from holdfast.entrance import Fresh
 from holdfast.errors import SettingsError
-from holdfast.headroom import OnDiskFull
 from holdfast.hooks import Hook
 from holdfast.integrations.transformers import messages
 from holdfast.integrations.transformers.arguments import plain
@@ -26,6 +25,7 @@ from holdfast.integrations.transformers.options import Options
 from holdfast.integrations.transformers.parallel import ranks_of
 from holdfast.integrations.transformers.policy import Keep, choose_policy
 from holdfast.integrations.transformers.session import Session
+from holdfast.limits import OnDiskFull
 from holdfast.retention import Mode
 
 if TYPE_CHECKING:

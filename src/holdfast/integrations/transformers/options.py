@@ -9,10 +9,10 @@ from holdfast.background import BackPressure
 from holdfast.checkpointer import Checkpointer
 from holdfast.entrance import Fresh
 from holdfast.errors import SettingsError
-from holdfast.headroom import OnDiskFull
 from holdfast.hooks import Hook, Hooks
 from holdfast.integrations.transformers.engine import Engine
 from holdfast.integrations.transformers.policy import Keep
+from holdfast.limits import OnDiskFull
 from holdfast.retention import Mode, Policy
 
 

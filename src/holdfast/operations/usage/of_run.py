@@ -13,7 +13,7 @@ from holdfast.operations.finding import Found, search
 from holdfast.operations.usage.inodes import Inodes, Sum
 from holdfast.operations.usage.report import Kinds, Litter, Share, Unmanaged, Usage
 from holdfast.repository import Listing
-from holdfast.retention import Decision, Latest, Outcome, Policy
+from holdfast.retention import Decision, Latest, Outcome, Plan, Policy
 from holdfast.run import Run
 from holdfast.stores.base import TEMPORARY_SUFFIX
 
@@ -44,8 +44,9 @@ def usage(run: Run, *, check: bool = False, found: Found | None = None, inodes: 
         inodes.count_already(lambda: _files_of(listing.checkpoints))
     walked = _walked(listing.checkpoints, inodes) if check else {}
     rest = _Rest(run, listing, found, inodes)
-    shares = tuple(_shares(run, listing.checkpoints, walked))
-    aside = run.aside
+    plan = run.plan(checkpoints=listing.checkpoints)
+    shares = tuple(_shares(run, plan, walked))
+    aside = tuple(decision.checkpoint for decision in plan.aside)
     return Usage(
         path=run.path,
         run_id=run.id,
@@ -54,6 +55,8 @@ def usage(run: Run, *, check: bool = False, found: Found | None = None, inodes: 
         litter=tuple(rest.litter(aside)),
         unmanaged=tuple(rest.unmanaged()),
         records_bytes=(records := rest.records()).files,
+        prune_aside_bytes=sum(checkpoint.size_bytes for checkpoint in plan.remove_aside),
+        limits=run.limits,
         set_aside_bytes=sum(c.size_bytes for c in aside if c.state is State.SET_ASIDE),
         quarantined_bytes=sum(c.size_bytes for c in aside if c.state is State.QUARANTINED),
         directories_bytes=records.directories
@@ -97,9 +100,8 @@ def _walked(checkpoints: tuple[Checkpoint, ...], inodes: Inodes) -> dict[int, _W
     return {checkpoint.generation: _Walked(checkpoint, inodes) for checkpoint in checkpoints}
 
 
-def _shares(run: Run, checkpoints: tuple[Checkpoint, ...], walked: dict[int, _Walked]) -> Iterator[Share]:
-    plan = run.plan(checkpoints=checkpoints)
-    thinnable = _may_be_thinned(run, checkpoints)
+def _shares(run: Run, plan: Plan, walked: dict[int, _Walked]) -> Iterator[Share]:
+    thinnable = _may_be_thinned(run, tuple(decision.checkpoint for decision in plan.decisions))
     for decision in plan.decisions:
         checkpoint = decision.checkpoint
         roles = _roles(checkpoint)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from holdfast.limits import Limits
 from holdfast.model import Checkpoint
 from holdfast.operations.finding import Unreadable
 from holdfast.retention import Outcome
@@ -139,6 +140,9 @@ class Usage:
     """Run file, event log, pins; and what lies in the run's directory beside its checkpoints."""
     set_aside_bytes: int
     quarantined_bytes: int
+    prune_aside_bytes: int
+    """Bytes that the next prune would free of what lies aside."""
+    limits: Limits
     directories_bytes: int
     """Apparent bytes of directories themselves, which no total counts; all of them when the disk was walked."""
     allocated: int | None
@@ -162,9 +166,14 @@ class Usage:
         return sum(share.kinds.total for share in self.shares)
 
     @property
+    def budget_used(self) -> int:
+        """Bytes that a budget counts: what the manifests list of committed checkpoints and of those aside."""
+        return sum(share.manifest_bytes for share in self.shares) + self.aside_bytes
+
+    @property
     def prune_bytes(self) -> int:
-        """Bytes that the next prune by the run's own policy would free."""
-        return sum(share.prune_bytes for share in self.shares)
+        """Bytes that the next prune by the run's own policy, within its budget, would free."""
+        return sum(share.prune_bytes for share in self.shares) + self.prune_aside_bytes
 
     @property
     def thin_bytes(self) -> int:
@@ -195,6 +204,8 @@ class Usage:
             "aside_bytes": self.aside_bytes,
             "set_aside_bytes": self.set_aside_bytes,
             "quarantined_bytes": self.quarantined_bytes,
+            "limits": self.limits.to_json(),
+            "budget_used_bytes": self.budget_used,
             "disk": {"free_bytes": self.disk.free_bytes, "total_bytes": self.disk.total_bytes},
             "unreadable": [item.to_json() for item in self.unreadable],
         }
