@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdfast.errors import SettingsError, StorageError
+from holdfast.model import Checkpoint
 from holdfast.operations.planning.decoder import decoder, decoder_with_lora
-from holdfast.operations.planning.disk import most_kept, phases
+from holdfast.operations.planning.disk import Kept, most_kept, phases
 from holdfast.operations.planning.files import SHARD, safetensors_bytes, torch_bytes, weights_bytes
 from holdfast.operations.planning.intervals import Failures
 from holdfast.operations.planning.optimizers import OPTIMIZERS, optimizer_named, state_tensors
@@ -199,12 +200,31 @@ def test_a_restart_costs_and_no_end_is_infinite() -> None:
     assert Failures(10, 1).overhead(1e6) == math.inf
 
 
+WHOLE, THINNED = 300, 100
+"""Bytes of a made-up checkpoint, and of its weights."""
+
+
+def _bytes(checkpoints: Sequence[Checkpoint]) -> int:
+    return sum(checkpoint.size_bytes for checkpoint in checkpoints)
+
+
 # -- on disk ---------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None)
 @given(
-    st.sampled_from(["best:3,latest:2", "best:2", "latest:1", "best:1,every:40", "every:30", "all", "hourly:2,best:1"]),
+    st.sampled_from(
+        [
+            "best:3,latest:2",
+            "best:2:full,every:50",
+            "best:2",
+            "latest:1",
+            "best:1,every:40",
+            "every:30",
+            "all",
+            "hourly:2,best:1",
+        ]
+    ),
     st.lists(st.sampled_from([1.0, 2.0, 3.0, 4.0, math.nan]), min_size=30, max_size=30),
     st.sampled_from([10, 15, 20]),
     st.sampled_from([10, 7]),
@@ -215,17 +235,34 @@ def test_no_metric_makes_a_policy_keep_more_than_planned(
     policy = Policy.from_spec(spec, LOSS)
     schedule = Schedule(200, save_every, eval_every)
     values = dict(zip(schedule.evaluations, losses, strict=False))
-    moments = replay(policy, schedule, values, seconds_per_step=60).moments
+    moments = replay(policy, schedule, values, size=WHOLE, weights=THINNED, seconds_per_step=60).moments
     most = most_kept(policy, schedule, 60)
-    assert max(len(moment.kept) for moment in moments) <= most
-    assert max(len(moment.most) for moment in moments) <= max(p.checkpoints for p in phases(most, len(moments)))
+    assert max(len(moment.kept) for moment in moments) <= most.count
+    assert max(_bytes(moment.kept) for moment in moments) <= most.bytes(WHOLE, THINNED)
+    phases_ = phases(most, len(moments))
+    assert max(len(moment.most) for moment in moments) <= max(p.checkpoints for p in phases_)
+    assert max(_bytes(moment.most) for moment in moments) <= max(p.on_disk.bytes(WHOLE, THINNED) for p in phases_)
 
 
 def test_the_planned_most_is_reached_when_the_first_are_the_best() -> None:
     schedule = Schedule(1000, 100, 100)
     policy = default_policy(3, LOSS)
     moments = replay(policy, schedule, {step: float(step) for step in schedule.evaluations}).moments
-    assert max(len(moment.kept) for moment in moments) == most_kept(policy, schedule, None) == 4
+    assert max(len(moment.kept) for moment in moments) == most_kept(policy, schedule, None).count == 4
+
+
+def test_the_planned_bytes_are_reached_when_the_first_are_the_best_and_thinned() -> None:
+    schedule, policy = Schedule(1000, 100, 100), Policy.from_spec("best:3,latest:2", LOSS)
+    losses = {step: float(step) for step in schedule.evaluations}
+    moments = replay(policy, schedule, losses, size=WHOLE, weights=THINNED).moments
+    most = most_kept(policy, schedule, None)
+    assert most == Kept(whole=2, thinned=3)
+    assert max(_bytes(moment.kept) for moment in moments) == most.bytes(WHOLE, THINNED) == 2 * WHOLE + 3 * THINNED
+
+
+def test_milestones_and_the_latest_are_not_counted_twice() -> None:
+    assert most_kept(Policy.from_spec("latest:2,every:100"), Schedule(1000, 50), None) == Kept(11)
+    assert most_kept(Policy.from_spec("latest:2,every:100"), Schedule(1000, 100), None) == Kept(10)
 
 
 def test_rules_of_time_need_the_time_of_a_step() -> None:
@@ -234,8 +271,8 @@ def test_rules_of_time_need_the_time_of_a_step() -> None:
 
 
 def test_phases_never_hold_more_than_was_saved() -> None:
-    assert [phase.checkpoints for phase in phases(4, 20)] == [4, 5, 5, 5, 6]
-    assert [phase.checkpoints for phase in phases(4, 3)] == [3, 3, 3, 3, 3]
+    assert [phase.checkpoints for phase in phases(Kept(4), 20)] == [4, 5, 5, 5, 6]
+    assert [phase.checkpoints for phase in phases(Kept(4), 3)] == [3, 3, 3, 3, 3]
 
 
 @pytest.mark.parametrize(("steps", "every"), [(10, 0), (-1, 5), (0, 1), (10**9, 1)])
@@ -252,7 +289,7 @@ def test_the_whole_answer(tmp_path: Path) -> None:
     report = answer(question)
     assert report.disk is not None and report.grace is not None and report.failures is not None
     assert report.write_seconds == pytest.approx(10, rel=0.01)
-    assert (report.disk.saves, report.disk.more_saves, report.disk.kept) == (10, 10, 3)
+    assert (report.disk.saves, report.disk.more_saves, report.disk.kept) == (10, 10, Kept(3))
     assert report.disk.written == 20 * report.size.total
     assert report.disk.peak == 5 * report.size.total
     assert report.grace.enough and not report.grace.always_enough

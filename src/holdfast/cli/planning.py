@@ -130,11 +130,12 @@ def _print_disk(report: Report, disk: DiskUse, output: Output) -> None:
     policy = report.question.policy
     assert policy is not None
     output.line()
-    kept = f"at most {count(disk.kept, 'checkpoint')}, {format_size(disk.kept * report.size.total)}"
+    thinned = f", {disk.kept.thinned} of them thinned to weights" if disk.kept.thinned else ""
+    kept = f"at most {count(disk.kept.count, 'checkpoint')}{thinned}, {format_size(report.bytes_of(disk.kept))}"
     output.line(("Kept", "bold"), f": {policy.describe()}: {kept}.")
     columns = (Column("Phase of a save", folds=True), Column("Checkpoints", "right"), Column("On disk", "right"))
     rows = tuple(
-        (Cell.of(p.name), Cell.of(str(p.checkpoints)), Cell.of(format_size(p.checkpoints * report.size.total)))
+        (Cell.of(p.name), Cell.of(str(p.checkpoints)), Cell.of(format_size(report.bytes_of(p.on_disk))))
         for p in disk.phases
     )
     output.line()

@@ -7,8 +7,8 @@ from typing import Any
 
 from holdfast.headroom import Headroom
 from holdfast.integrations.transformers.arguments import plain
-from holdfast.operations.planning.disk import free_bytes
-from holdfast.retention import Best, Every, Latest, Pinned, Policy
+from holdfast.operations.planning.disk import Kept, free_bytes, most_of
+from holdfast.retention import Policy
 from holdfast.units import format_size
 
 _MOMENTS = {"sgd": 0.0, "adafactor": 0.05, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
@@ -48,7 +48,8 @@ def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom)
     if saves == 0:
         return "nothing is scheduled to be saved"
     one, limits = headroom.expected, headroom.limits
-    peak = _kept_bytes(policy, saves, one, _weights(trainer), state.max_steps) + one
+    kept = _most_kept(policy, saves, trainer.args, state)
+    peak = kept.bytes(one, min(_weights(trainer), one)) + one
     if limits.budget is not None:
         peak = min(peak, limits.budget)
     free = free_bytes(Path(trainer.args.output_dir))
@@ -66,21 +67,23 @@ def _weights(trainer: Any) -> int:
     return sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad or not adapter)
 
 
-def _kept_bytes(policy: Policy, saves: int, one: int, weights: int, steps: int) -> int:
-    """The most that the policy keeps of so many saves; rules that go by time may keep them all."""
-    kept = 0
-    for rule in policy.rules:
-        match rule:
-            case Best(k=k, full=full):
-                kept += k * (one if full else weights)
-            case Latest(n=n):
-                kept += n * one
-            case Every(steps=every):
-                kept += steps // every * one
-            case Pinned():
-                pass
-            case _:
-                kept += saves * one
-    if not any(isinstance(rule, Latest) for rule in policy.rules):
-        kept += one
-    return min(kept, saves * one)
+def _most_kept(policy: Policy, saves: int, args: Any, state: Any) -> Kept:
+    """The most that the policy keeps, as `holdfast plan` bounds it; rules that go by time may keep all saves."""
+    if policy.metric is None or plain(args.eval_strategy) != "steps" or not state.eval_steps:
+        evaluations = range(0)
+    else:
+        evaluations = _every(state.eval_steps, state.max_steps)
+    match plain(args.save_strategy):
+        case "steps":
+            scheduled = _every(state.save_steps, state.max_steps)
+        case "best":
+            scheduled = _every(state.eval_steps, state.max_steps)
+        case _:
+            scheduled = _every(-(-state.max_steps // max(saves, 1)), state.max_steps)
+    courses = [sorted({*scheduled, *more, state.max_steps}) for more in ((), evaluations)]
+    return most_of(policy, courses) or Kept(max(map(len, courses)))
+
+
+def _every(steps: float, last: int) -> range:
+    """Multiples up to the last step."""
+    return range(max(int(steps), 1), last + 1, max(int(steps), 1))

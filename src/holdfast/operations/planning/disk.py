@@ -3,63 +3,127 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import SettingsError
 from holdfast.operations.planning.schedule import Schedule
 from holdfast.operations.simulation.replay import replay
-from holdfast.retention import All, Best, Daily, Hourly, Latest, Policy, Within
+from holdfast.retention import All, Best, Daily, Every, Hourly, Latest, Policy, Within
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The most that stays on disk: so many whole checkpoints, and so many of which only the weights are left."""
+
+    whole: int
+    thinned: int = 0
+
+    @property
+    def count(self) -> int:
+        """Checkpoints of either kind."""
+        return self.whole + self.thinned
+
+    def bytes(self, whole: int, thinned: int) -> int:
+        """Bytes, when one checkpoint takes `whole` bytes, and `thinned` once it is thinned."""
+        return self.whole * whole + self.thinned * thinned
+
+    def at_most(self, count: int) -> Kept:
+        """No more than so many, the whole ones first."""
+        whole = min(self.whole, count)
+        return Kept(whole, min(self.thinned, count - whole))
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A moment of a save, and how many checkpoints' bytes lie on disk then."""
+    """A moment of a save, and what lies on disk then."""
 
     name: str
-    checkpoints: int
+    on_disk: Kept
+
+    @property
+    def checkpoints(self) -> int:
+        """How many lie there, whole or thinned."""
+        return self.on_disk.count
 
 
-def most_kept(policy: Policy, schedule: Schedule, seconds_per_step: float | None) -> int:
-    """The most checkpoints that the policy leaves after a save, whatever the metric does.
+def most_kept(policy: Policy, schedule: Schedule, seconds_per_step: float | None) -> Kept:
+    """The most that the policy leaves after a save, whatever the metric does.
 
-    The rules that don't rank are replayed; those that do may keep as many more as they name. Raises SettingsError for a
-    rule that counts hours when the time of a step is not known.
+    Rules that go by time are replayed, without those that rank; these may keep as many more as they name, thinned
+    unless they ask for whole ones. Raises SettingsError for a rule that counts hours when the time of a step is not
+    known.
     """
-    possible = len(schedule.saves) + (schedule.between_saves if policy.metric else 0)
-    if any(isinstance(rule, All) for rule in policy.rules):
-        return possible
-    timed = [rule.spec() for rule in policy.rules if isinstance(rule, (Within, Hourly, Daily))]
-    if timed and seconds_per_step is None:
+    courses = [schedule.saves]  # nothing is saved between two saves, or a new best whenever there can be one
+    if policy.metric:
+        courses.append(tuple(sorted({*schedule.saves, *schedule.evaluations})))
+    if (kept := most_of(policy, courses)) is not None:
+        return kept
+    timed = next(rule.spec() for rule in policy.rules if isinstance(rule, _TIMED))
+    if seconds_per_step is None:
         raise SettingsError(
-            f"how many checkpoints {timed[0]!r} keeps depends on the time", hint="Say how long a step takes."
+            f"how many checkpoints {timed!r} keeps depends on the time", hint="Say how long a step takes."
         )
-    best = sum(rule.k for rule in policy.rules if isinstance(rule, Best))
-    others = tuple(rule for rule in policy.rules if not isinstance(rule, Best)) or (Latest(1),)
+    others = Policy(tuple(rule for rule in policy.rules if not isinstance(rule, Best)), policy.metric)
     sign = 1.0 if policy.metric and policy.metric.mode == "max" else -1.0
     rising = {step: sign * step for step in schedule.evaluations} if policy.metric else {}
     moments = [
         moment
-        for values in ({}, rising)  # nothing is saved between two saves, and a new best whenever there can be one
-        for moment in replay(
-            Policy(others, policy.metric), schedule, values, seconds_per_step=seconds_per_step or 1.0
-        ).moments
+        for values in ({}, rising)
+        for moment in replay(others, schedule, values, seconds_per_step=seconds_per_step).moments
     ]
-    return min(max(len(moment.kept) for moment in moments) + best, possible)
+    return _with_best(max(len(moment.kept) for moment in moments), policy, max(map(len, courses)))
 
 
-def phases(kept: int, saves: int) -> tuple[Phase, ...]:
-    """Every phase of a save when `kept` checkpoints stay and `saves` are made in all, each with its most checkpoints.
+def most_of(policy: Policy, courses: Sequence[Sequence[int]]) -> Kept | None:
+    """The most that the policy leaves of any of these courses, each the steps that are saved in ascending order.
 
-    A save is staged beside all that is kept, removal follows a durable commit, and the removed bytes are freed in the
-    background: a slow disk may still hold them when the next save is staged.
+    None where a rule goes by time: steps don't say how many it keeps.
     """
+    possible = max(map(len, courses))
+    if any(isinstance(rule, All) for rule in policy.rules):
+        return Kept(possible)
+    if any(isinstance(rule, _TIMED) for rule in policy.rules):
+        return None
+    latest = max([1, *(rule.n for rule in policy.rules if isinstance(rule, Latest))])  # the newest stays anyhow
+    every = [rule.steps for rule in policy.rules if isinstance(rule, Every)]
+    whole = max(_most_by_step(steps, latest, every) for steps in courses)
+    return _with_best(whole, policy, possible)
+
+
+_TIMED = (Within, Hourly, Daily)
+
+
+def _most_by_step(steps: Sequence[int], latest: int, every: list[int]) -> int:
+    """The most after any save: the latest, and all milestones before them."""
+    milestones = sum(any(step % each == 0 for each in every) for step in steps[:-latest])
+    return min(latest, len(steps)) + milestones
+
+
+def _with_best(others: int, policy: Policy, possible: int) -> Kept:
+    """With as many more as the rules name that rank: any of them may be one that no other rule keeps."""
+    best = [rule for rule in policy.rules if isinstance(rule, Best)]
+    full = sum(rule.k for rule in best if rule.full)
+    return Kept(others + full, sum(rule.k for rule in best if not rule.full)).at_most(possible)
+
+
+def phases(kept: Kept, saves: int) -> tuple[Phase, ...]:
+    """Every phase of a save when `kept` stays and `saves` are made in all, each with the most that lies on disk.
+
+    A save is staged beside all that is kept, removing and thinning follow a durable commit, and the bytes are freed in
+    the background: a slow disk may still hold them when the next save is staged.
+    """
+
+    def beside(more: int) -> Kept:
+        return Kept(kept.whole + more, kept.thinned).at_most(saves)
+
     return (
-        Phase("between saves", min(kept, saves)),
-        Phase("staging: the new one is written beside what is kept", min(kept + 1, saves)),
-        Phase("committed: durable, nothing removed yet", min(kept + 1, saves)),
-        Phase("removing: set aside for deletion, freed in the background", min(kept + 1, saves)),
-        Phase("next save staged while the last removal is still being freed", min(kept + 2, saves)),
+        Phase("between saves", beside(0)),
+        Phase("staging: the new one is written beside what is kept", beside(1)),
+        Phase("committed: durable, nothing removed yet", beside(1)),
+        Phase("removing: set aside for deletion, freed in the background", beside(1)),
+        Phase("next save staged while the last removal is still being freed", beside(2)),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.operations.planning.disk import Phase, free_bytes, most_kept, phases
+from holdfast.operations.planning.disk import Kept, Phase, free_bytes, most_kept, phases
 from holdfast.operations.planning.intervals import Failures
 from holdfast.operations.planning.optimizers import Optimizer
 from holdfast.operations.planning.schedule import Schedule
@@ -40,9 +40,9 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class DiskUse:
-    """How many checkpoints stay at most, the phases of a save, and the bytes of the fullest; `free` at the target."""
+    """What stays at most, the phases of a save, and the bytes of the fullest; `free` at the target."""
 
-    kept: int
+    kept: Kept
     phases: tuple[Phase, ...]
     peak: int
     saves: int
@@ -99,6 +99,10 @@ class Report:
         pace = self.question.seconds_per_step
         return max(round(seconds / pace), 1) if pace else None
 
+    def bytes_of(self, kept: Kept) -> int:
+        """Bytes of so many checkpoints, whole and thinned."""
+        return kept.bytes(self.size.total, self.size.thinned)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values: bytes, seconds, steps."""
         question = self.question
@@ -125,10 +129,11 @@ class Report:
         policy = self.question.policy
         return {
             "policy": format_spec(policy.rules) if policy else None,
-            "kept": disk.kept,
-            "kept_bytes": disk.kept * self.size.total,
+            "kept": disk.kept.count,
+            "kept_thinned": disk.kept.thinned,
+            "kept_bytes": self.bytes_of(disk.kept),
             "phases": [
-                {"phase": phase.name, "checkpoints": phase.checkpoints, "bytes": phase.checkpoints * self.size.total}
+                {"phase": phase.name, "checkpoints": phase.checkpoints, "bytes": self.bytes_of(phase.on_disk)}
                 for phase in disk.phases
             ],
             "peak_bytes": disk.peak,
@@ -184,6 +189,6 @@ def _disk_use(question: Question, size: CheckpointSize) -> DiskUse | None:
     saves = len(schedule.saves)
     kept = most_kept(policy, schedule, question.seconds_per_step)
     steps = phases(kept, saves + more)
-    peak = max(phase.checkpoints for phase in steps) * size.total
+    peak = max(phase.on_disk.bytes(size.total, size.thinned) for phase in steps)
     free = None if question.target is None else free_bytes(question.target)
     return DiskUse(kept, steps, peak, saves, more, (saves + more) * size.total, free)

@@ -33,6 +33,11 @@ class CheckpointSize:
         """All of it, in bytes."""
         return self.weights + self.optimizer + self.other
 
+    @property
+    def thinned(self) -> int:
+        """What is left when it is thinned, in bytes; some kB of it are random states, which go too."""
+        return self.weights + self.other
+
 
 def measure(
     inventory: Inventory,
