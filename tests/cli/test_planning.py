@@ -231,3 +231,76 @@ def test_missing_libraries_are_named(call: Call, tmp_path: Path, monkeypatch: py
     assert result.exit_code == 2
     assert "needs torch, transformers, peft" in result.stderr
     assert "holdfast plan --params 7B" in result.stderr
+
+
+ADAPTED = YAML + "use_peft: true\nlora_r: 8\nlora_target_modules: [q_proj, down_proj]\n"
+
+
+def _sft(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "sft.yaml"
+    file.write_text(text.format(model=_llama(tmp_path / "m")))
+    return file
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks for it
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapter_has_the_bytes_that_peft_writes(call: Call, tmp_path: Path, dora: bool) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    file = _sft(tmp_path, ADAPTED + f"use_dora: {str(dora).lower()}\n")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "m"))
+    settings = LoraConfig(task_type="CAUSAL_LM", r=8, target_modules=["q_proj", "down_proj"], use_dora=dora)
+    get_peft_model(model, settings).save_pretrained(tmp_path / "real")
+
+    found = json.loads(call("plan", file, "--format", "json").stdout)
+
+    real = (tmp_path / "real" / "adapter_model.safetensors").stat().st_size
+    assert found["checkpoint_bytes"]["weights"] == real
+    assert ("DoRA" in found["model"]["description"]) == dora
+
+
+def test_a_setting_that_nobody_reads_is_said(call: Call, tmp_path: Path) -> None:
+    known = "packing: true\nbeta: 0.1\ndataset_name: a/b\nlearning_rate: 1.0e-4\nload_in_4bit: false\n"
+    quiet = call("plan", _sft(tmp_path, YAML + known))
+    assert quiet.stderr == ""
+
+    shown = call("plan", _sft(tmp_path, YAML + known + "save_step: 7\nzzqx: 1\n"), "--format", "json")
+
+    assert "save_step is no setting of transformers or TRL; is it save_steps?" in shown.stderr
+    assert [note.partition(": ")[2] for note in json.loads(shown.stdout)["notes"]] == [
+        "save_step is no setting of transformers or TRL; is it save_steps?",
+        "zzqx is no setting of transformers or TRL",
+    ]
+
+
+def test_qlora_by_option_over_the_adapter_of_a_file(call: Call, tmp_path: Path) -> None:
+    file = _sft(tmp_path, ADAPTED)
+    plain, quantized = (
+        json.loads(call("plan", file, *more, "--format", "json").stdout)["checkpoint_bytes"]["weights"]
+        for more in ((), ("--qlora",))
+    )
+    assert quantized < plain < 2 * quantized + 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "part"),
+    [
+        (YAML + "load_in_4bit: true\n", [], "a quantized model can't be trained in full"),
+        (YAML, ["--qlora"], "a quantized model can't be trained in full"),
+        (YAML, ["--lora-target", "q_proj"], "trains no LoRA"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call: Call, tmp_path: Path, text: str, options: list[str], part: str) -> None:
+    result = call("plan", _sft(tmp_path, text), *options)
+    assert result.exit_code == 2
+    assert part in result.stderr
+
+
+def test_what_is_thinned_counts_its_weights(call: Call) -> None:
+    found = json.loads(call("plan", *NUMBERS, *SCHEDULE[:-2], "--keep", "best:3,latest:2", "--format", "json").stdout)
+    size, disk = found["checkpoint_bytes"], found["disk"]
+    assert (disk["kept"], disk["kept_thinned"]) == (5, 3)
+    assert disk["kept_bytes"] == 2 * size["total"] + 3 * (size["weights"] + size["other"])
+    shown = call("plan", *NUMBERS, *SCHEDULE[:-2], "--keep", "best:3,latest:2").stdout
+    assert "at most 5 checkpoints, 3 of them thinned to weights" in shown

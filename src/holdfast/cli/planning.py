@@ -81,6 +81,8 @@ def plan(ctx: click.Context, /, *, output: Output, **options: Any) -> None:
         output.json(report.to_json())
     else:
         _print(report, output)
+    for note in report.question.notes:
+        output.note(f"note: {note}")
     short = report.grace is not None and not report.grace.enough
     full = report.disk is not None and report.disk.fits is False
     if short or full:

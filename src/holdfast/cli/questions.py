@@ -83,6 +83,7 @@ def question_of(options: PlanOptions) -> Question:
         mtbf=options.mtbf,
         restart=options.restart_time or 0.0,
         grace=options.grace,
+        notes=config.notes if config else (),
     )
 
 
@@ -90,12 +91,13 @@ def _check(options: PlanOptions) -> None:
     """Raises UsageError for options that contradict each other or would do nothing."""
     timed = options.bandwidth is not None or options.probe_dir is not None
     scheduled = _is_yaml(options.source) or options.save_every is not None
+    adapted = options.lora_r is not None or _is_yaml(options.source)  # the file may have use_peft
     wrong = {
         "Give a model, a config or a training file, or --params; one of them.": (
             (options.source is None) == (options.params is None)
         ),
-        "--lora-target needs --lora-r.": bool(options.lora_target) and options.lora_r is None,
-        "--qlora needs --lora-r.": options.qlora and options.lora_r is None,
+        "--lora-target needs --lora-r.": bool(options.lora_target) and not adapted,
+        "--qlora needs --lora-r.": options.qlora and not adapted,
         "--bandwidth and --probe are two ways to know the same: give one.": (
             options.bandwidth is not None and options.probe_dir is not None
         ),
@@ -130,6 +132,11 @@ def _inventory(options: PlanOptions, config: TrainingConfig | None) -> Inventory
     targets = tuple(name.strip() for name in (options.lora_target or "").split(",") if name.strip())
     rank = options.lora_r or (config.lora_rank if config else None)
     quantized = options.qlora or (config is not None and config.quantized)
+    if targets and rank is None:
+        raise SettingsError(
+            f"{options.source} trains no LoRA that --lora-target could name modules of",
+            hint="Say its rank: --lora-r 16",
+        )
     if options.params is not None:
         dtype = dtype_named(options.dtype or "bf16")
         if rank is None:
@@ -145,6 +152,7 @@ def _inventory(options: PlanOptions, config: TrainingConfig | None) -> Inventory
         lora_rank=rank,
         lora_targets=targets or (config.lora_targets if config else ()),
         lora_modules_to_save=config.lora_modules_to_save if config else (),
+        lora_dora=config is not None and config.lora_dora,
         quantized=quantized,
     )
 

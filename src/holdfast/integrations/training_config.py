@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import SettingsError
+from holdfast.integrations.training_settings import unknown_settings
 
 _LARGEST_FILE = 10**6
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -24,6 +26,7 @@ class TrainingConfig:
     lora_rank: int | None
     lora_targets: tuple[str, ...]
     lora_modules_to_save: tuple[str, ...]
+    lora_dora: bool
     quantized: bool
     optimizer: str
     output_dir: str | None
@@ -36,6 +39,8 @@ class TrainingConfig:
     metric: str
     greater_is_better: bool | None
     weights_only: bool
+    notes: tuple[str, ...] = ()
+    """What in the file nobody reads, in words."""
 
 
 def read_training_config(path: Path) -> TrainingConfig:
@@ -52,6 +57,7 @@ def read_training_config(path: Path) -> TrainingConfig:
         lora_rank=int(values.number("lora_r", 16)) if values.flag("use_peft") else None,
         lora_targets=values.names("lora_target_modules"),
         lora_modules_to_save=values.names("lora_modules_to_save"),
+        lora_dora=values.flag("use_dora"),
         quantized=values.flag("load_in_4bit") or values.flag("load_in_8bit"),
         optimizer=values.text("optim", "adamw_torch") or "adamw_torch",
         output_dir=values.text("output_dir", None),
@@ -64,7 +70,13 @@ def read_training_config(path: Path) -> TrainingConfig:
         metric=values.text("metric_for_best_model", "eval_loss") or "eval_loss",
         greater_is_better=values.flag("greater_is_better") if values.has("greater_is_better") else None,
         weights_only=values.flag("save_only_model"),
+        notes=tuple(_unread(path, values.values)),
     )
+
+
+def _unread(path: Path, values: dict[str, Any]) -> Iterator[str]:
+    for name, near in unknown_settings(map(str, values)):
+        yield f"{path}: {name} is no setting of transformers or TRL" + (f"; is it {near}?" if near else "")
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ def inventory_of(
     lora_rank: int | None = None,
     lora_targets: Sequence[str] = (),
     lora_modules_to_save: Sequence[str] = (),
+    lora_dora: bool = False,
     quantized: bool = False,
 ) -> Inventory:
     """The tensors of a model directory, a config.json or a cached hub model, trained in full or by a LoRA.
@@ -32,6 +33,11 @@ def inventory_of(
     `dtype` is what the weights are loaded in, `auto` for the config's own. An adapter is fp32, as PEFT makes it, or
     bf16 under a quantized base, as TRL does. Raises SettingsError.
     """
+    if quantized and lora_rank is None:
+        raise SettingsError(
+            "a quantized model can't be trained in full: there is nothing that an optimizer could step",
+            hint="Train an adapter over it: use_peft and lora_r in the file, or --lora-r.",
+        )
     _need("torch", "transformers", *(["peft"] if lora_rank else []))
     with _quiet():
         config = _config(model)
@@ -43,9 +49,16 @@ def inventory_of(
             saved, trained = _saved(built), _trained(built)
         else:
             saved, trained = _with_lora(
-                built, lora_rank, lora_targets, lora_modules_to_save, "bf16" if quantized else None
+                built,
+                lora_rank,
+                lora_targets,
+                lora_modules_to_save,
+                dora=lora_dora,
+                adapter_dtype="bf16" if quantized else None,
             )
-            name += f", LoRA of rank {lora_rank}" + (" over a quantized base" if quantized else "")
+            name += f", {'DoRA' if lora_dora else 'LoRA'} of rank {lora_rank}" + (
+                " over a quantized base" if quantized else ""
+            )
     return Inventory(saved, trained, parameters, True, name, lora_rank is not None, _copied_bytes(Path(model)))
 
 
@@ -110,13 +123,23 @@ def _build(config: Any, dtype: str) -> Any:
 
 
 def _with_lora(
-    built: Any, rank: int, targets: Sequence[str], modules_to_save: Sequence[str], adapter_dtype: str | None
+    built: Any,
+    rank: int,
+    targets: Sequence[str],
+    modules_to_save: Sequence[str],
+    *,
+    dora: bool,
+    adapter_dtype: str | None,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 
     chosen = None if not targets else targets[0] if len(targets) == 1 else list(targets)
     settings = LoraConfig(
-        task_type="CAUSAL_LM", r=rank, target_modules=chosen, modules_to_save=list(modules_to_save) or None
+        task_type="CAUSAL_LM",
+        r=rank,
+        target_modules=chosen,
+        modules_to_save=list(modules_to_save) or None,
+        use_dora=dora,
     )
     try:
         adapted = get_peft_model(built, settings)

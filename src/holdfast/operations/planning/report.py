@@ -19,7 +19,8 @@ from holdfast.retention import Policy, format_spec
 class Question:
     """What is to be planned. Bytes, seconds, bytes per second; None where it is not known.
 
-    `save_cost` is the training time that a save costs; without it, the time of writing one.
+    `save_cost` is the training time that a save costs; without it, the time of writing one. `notes` are remarks on
+    where the question came from.
     """
 
     inventory: Inventory
@@ -36,6 +37,7 @@ class Question:
     mtbf: float | None = None
     restart: float = 0.0
     grace: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Report:
                 "master_weights": question.master_weights,
                 "world_size": question.world_size,
             },
+            "notes": list(question.notes),
             "checkpoint_bytes": {**asdict(self.size), "total": self.size.total},
             "disk": None if self.disk is None else self._disk(self.disk),
             "write_seconds": self.write_seconds,
