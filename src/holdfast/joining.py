@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from holdfast.model import Checkpoint
 
@@ -15,19 +14,20 @@ class Joiner:
     """Joins checkpoints with late metrics, and one with the same ones only once."""
 
     def __init__(self) -> None:
-        self._known: dict[Path | None, tuple[Checkpoint, Mapping[str, float], Checkpoint]] = {}
+        # By identity, which hashes faster than a path; each value holds its checkpoint: no identity comes again.
+        self._known: dict[int, tuple[Checkpoint, Mapping[str, float], Checkpoint]] = {}
 
     def join(self, checkpoints: Iterable[Checkpoint], late: LateMetrics) -> tuple[Checkpoint, ...]:
         """The checkpoints in their order, each with its late metrics."""
-        known, fresh = self._known, dict[Path | None, tuple[Checkpoint, Mapping[str, float], Checkpoint]]()
+        known, fresh = self._known, dict[int, tuple[Checkpoint, Mapping[str, float], Checkpoint]]()
         found: list[Checkpoint] = []
         for checkpoint in checkpoints:
             metrics = late.get(checkpoint.generation)
             if metrics:
-                before = known.get(checkpoint.path)
-                if before is None or before[0] is not checkpoint or before[1] is not metrics:
+                before = known.get(id(checkpoint))
+                if before is None or before[1] is not metrics:
                     before = (checkpoint, metrics, checkpoint.with_metrics(metrics))
-                fresh[checkpoint.path] = before
+                fresh[id(checkpoint)] = before
                 found.append(before[2])
             else:
                 found.append(checkpoint)

@@ -46,6 +46,7 @@ class Run:
         self.lock = RunLock(self.store)
         self._joiner = Joiner()
         self._generations_known = False
+        self._aside_known: tuple[Checkpoint, ...] | None = None
         self._unwritten: list[tuple[int, dict[str, float]]] = []
 
     # -- opening ---------------------------------------------------------------------------------------
@@ -87,7 +88,7 @@ class Run:
     def begin_writing(self) -> None:
         """Take the lock and recover; `lock.release()` ends it. Raises RunLocked."""
         self.lock.acquire()
-        self._generations_known = False
+        self._generations_known, self._aside_known = False, None
         try:
             done = self.repository.recover()
             self.pin_board.recover()
@@ -137,8 +138,14 @@ class Run:
 
     @property
     def aside(self) -> tuple[Checkpoint, ...]:
-        """Checkpoints of abandoned timelines and in quarantine, by generation."""
-        return Joiner().join(self.repository.aside(), self.events.late_metrics())
+        """Checkpoints of abandoned timelines and in quarantine, by generation.
+
+        While this object holds the lock nobody else puts any there, and they are read once.
+        """
+        if self._aside_known is not None and self.lock.held:
+            return self._aside_known
+        self._aside_known = Joiner().join(self.repository.aside(), self.events.late_metrics())
+        return self._aside_known
 
     @property
     def latest(self) -> Checkpoint | None:
@@ -254,7 +261,8 @@ class Run:
         """The number of the next commit: above everything that is, or ever was, in this run."""
         if not self._generations_known:
             self.repository.listing()
-            self.repository.aside()
+            self._aside_known = None
+            _ = self.aside
             # Until the lock is given back nobody else commits, and every listing adds what it finds.
             self._generations_known = self.lock.held
         return max(self.repository.highest_generation, self.events.last_generation()) + 1
@@ -284,10 +292,14 @@ class Run:
     def remove(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> None:
         """Remove one checkpoint, with the reason in the event log; `dispose` may free its bytes later."""
         self._check_lock()
-        self.repository.remove(checkpoint, dispose)
         fields: dict[str, Any] = {"step": checkpoint.step, "generation": checkpoint.generation}
-        if checkpoint.state is not State.COMMITTED:
+        if checkpoint.state is State.COMMITTED:
+            self.repository.remove(checkpoint, dispose)
+        else:
             fields["state"] = checkpoint.state.value
+            self._aside_known = None
+            with suppress(FileNotFoundError):  # people clear these rooms by hand
+                self.repository.remove(checkpoint, dispose)
         self.events.append("removed", **fields, size_bytes=checkpoint.size_bytes, reason=reason)
 
     def thin(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> Checkpoint:
@@ -312,6 +324,7 @@ class Run:
         self._check_lock()
         checkpoint = verification.checkpoint
         where = self.repository.quarantine(checkpoint)
+        self._aside_known = None
         self.events.append(
             "quarantined",
             step=checkpoint.step,
@@ -357,6 +370,7 @@ class Run:
         newer = [c for c in self.repository.listing().checkpoints if c.generation > generation]
         for checkpoint in newer:
             self.repository.set_aside(checkpoint, timeline)
+        self._aside_known = None
         steps = [checkpoint.step for checkpoint in newer]
         self.events.append("timeline", left=timeline, now=timeline + 1, from_generation=generation, set_aside=steps)
         self.store.delete(layout.REWIND)

@@ -412,6 +412,20 @@ def test_the_policy_is_in_force_on_disk_from_the_start(path: Path) -> None:
     assert Run.open(path).file.keep == "best:3,latest:2"
 
 
+def test_what_somebody_cleared_by_hand_is_given_up_without_an_error(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(units.SIZES, "kB", 1000)
+    make_run(path, 1, 2, 3)  # 400 bytes each
+    checkpointer = Checkpointer(path, Policy.from_spec("all", LOSS), budget="1.7kB")
+    checkpointer.begin("step:1")
+    save(checkpointer, 12)
+    shutil.rmtree(path / layout.TIMELINES)
+    save(checkpointer, 13)
+    checkpointer.close()
+    assert steps(Run.open(path)) == [1, 12, 13]
+
+
 def test_a_budget_counts_what_lies_aside_and_gives_it_up_first(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(units.SIZES, "kB", 1000)
     make_run(path, 1, 2, 3)  # 400 bytes each

@@ -177,7 +177,7 @@ class _Rest:
         yield from (meta / entry.name for entry in _entries(meta) if entry.name.endswith(TEMPORARY_SUFFIX))
         for entry in _entries(self._path):
             known = entry.path in self._committed or entry.path in self._foreign
-            if parse_name(entry.name) is not None and not known and entry.is_dir(follow_symlinks=False):
+            if not known and parse_name(entry.name) is not None and entry.is_dir(follow_symlinks=False):
                 yield self._path / entry.name
 
     def unmanaged(self) -> Iterator[Unmanaged]:
