@@ -22,12 +22,12 @@ def test_what_happened_in_words(run: Run, call: Call) -> None:
     flip(run.path / "checkpoint-2" / "optimizer.pt")
     call("verify", run.path, "--quarantine")
 
-    shown = call("events", run.path).stdout
+    shown = " ".join(call("events", run.path).stdout.split())
 
     for part in (
         "keeps latest:1, ranked by eval_loss (min)",
-        "step 1  1.0 kB, eval_loss 0.5",
-        "step 1  1.0 kB freed: not the newest",
+        "step 1 1.0 kB, eval_loss 0.5",
+        "step 1 1.0 kB freed: not the newest",
         "generation 2: eval_f1 0.75",
         "damaged: optimizer.pt has other bytes",
         "moved to .holdfast/quarantine/",
@@ -72,4 +72,4 @@ def test_events_of_any_shape_are_printed(run: Run, call: Call) -> None:
 
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 7
-    assert "what {'a': 1}" in result.stdout
+    assert "what a 1" in result.stdout

@@ -71,7 +71,7 @@ def test_every_command_explains_itself_with_examples(call: Call, name: str) -> N
     assert COMMANDS[name].sentence in shown
     assert f"Examples:\n  holdfast {name} " in shown
     if name not in _OF_ONE_FORMAT:
-        assert "--format [auto|human|json]" in shown
+        assert "--format [auto|human|json|agent]" in shown
     assert name in WITHOUT_RUN or "RUN" in shown
 
 

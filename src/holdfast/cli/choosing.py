@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from holdfast.cli.command import REFERENCES, command, format_option, run_argument
+from holdfast.cli.command import REFERENCES, command, complete_reference, format_option, run_argument
 from holdfast.cli.render import Output
 from holdfast.operations.checking import best_that_holds, safe_to_resume, unreadable
 from holdfast.run import ResumePoint, Run
@@ -22,7 +22,14 @@ from holdfast.run import ResumePoint, Run
     ],
 )
 @run_argument
-@click.option("--ref", "reference", metavar="REF", default="latest", help=f"Exactly this one: {REFERENCES}.")
+@click.option(
+    "--ref",
+    "reference",
+    metavar="REF",
+    default="latest",
+    help=f"Exactly this one: {REFERENCES}.",
+    shell_complete=complete_reference,
+)
 @format_option
 def resume(run: Run, reference: str, output: Output) -> None:
     """Every byte is verified; damaged ones are passed over, and said on stderr. Exit code 3 when none is left."""

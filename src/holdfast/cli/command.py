@@ -13,6 +13,8 @@ from holdfast.cli.registry import COMMANDS
 from holdfast.cli.render import Output
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from holdfast.run import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -59,6 +61,11 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
         return Run.open(Path(value).expanduser())
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
 
 def command(name: str, *, examples: Sequence[Example]) -> Callable[[Callable[..., Any]], Command]:
     """Make a function the command of that name; the registry's sentence stands before its docstring."""
@@ -86,7 +93,15 @@ def reference_argument(*, required: bool = True) -> Callable[[F], F]:
         metavar="REF" if required else "[REF]",
         required=required,
         explanation=REFERENCES + ("" if required else "; all checkpoints when left out"),
+        shell_complete=complete_reference,
     )
+
+
+def complete_reference(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers for REF; the module that knows is imported only then."""
+    from holdfast.cli.completion import references_of
+
+    return references_of(ctx, incomplete)
 
 
 def format_option(function: F) -> F:
@@ -94,11 +109,12 @@ def format_option(function: F) -> F:
     return click.option(
         "--format",
         "output",
-        type=click.Choice(["auto", "human", "json"]),
+        type=click.Choice(["auto", "human", "json", "agent"]),
         default="auto",
         show_default=True,
         callback=_make_output,
-        help="auto: tables on a terminal, aligned text into a pipe; human: tables always; json: for programs.",
+        help="auto: tables on a terminal, aligned text into a pipe; human: tables always; json: for programs; "
+        "agent: tab-separated lines under a heading.",
     )(function)
 
 

@@ -11,18 +11,21 @@ from typing import Any
 
 import click
 
+from holdfast.cli import tsv
 from holdfast.cli.command import command, format_option, run_argument
 from holdfast.cli.render import Output
-from holdfast.cli.tables import EMPTY
-from holdfast.cli.text import shorten
+from holdfast.cli.tables import EMPTY, Span
+from holdfast.cli.text import NOISE, in_words, shorten
 from holdfast.events import Event
 from holdfast.operations.following import follow as follow_events
 from holdfast.run import Run
-from holdfast.units import format_moment, format_number, format_size
+from holdfast.units import format_duration, format_moment, format_size
 
-_STYLES = {
+STYLES = {
     "committed": "green",
     "removed": "yellow",
+    "thinned": "yellow",
+    "refused": "bold red",
     "quarantined": "bold red",
     "failed": "bold red",
     "resumed": "cyan",
@@ -31,6 +34,10 @@ _STYLES = {
     "tagged": "magenta",
 }
 LONGEST_DETAIL = 200
+NARROW = 72
+"""Columns below which a terminal has no room for the day."""
+COLUMNS = ("time", "event", "step", "generation", "detail")
+"""What the format agent prints of every event."""
 _HIDDEN = ("time", "event", "step", "generation")
 
 
@@ -47,9 +54,13 @@ _HIDDEN = ("time", "event", "step", "generation")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Begin with the last N events.")
 @format_option
 def events(run: Run, follow: bool, limit: int | None, output: Output) -> None:
-    """Oldest first; with --format json one JSON object a line."""
+    """Oldest first; with --format json one JSON object a line, with --format agent what happened in words."""
+    if output.is_agent:
+        click.echo(tsv.line(COLUMNS))
     for event in _chosen(run, follow, limit):
-        if output.is_json:
+        if output.is_agent:
+            click.echo(tsv.line([*(event.get(name) for name in COLUMNS[:-1]), detail_of(event)]))
+        elif output.is_json:
             output.json_line(event)
         else:
             _print(event, output)
@@ -65,14 +76,20 @@ def _chosen(run: Run, follow: bool, limit: int | None) -> Iterable[Event]:
 
 
 def _print(event: Event, output: Output) -> None:
-    name = str(event["event"])
-    step = event.get("step")
-    output.line(
-        (f"{_moment(event.get('time'))}  ", "dim"),
-        (f"{shorten(name, 20):<12}", _STYLES.get(name, "")),
-        "" if step is None else f"step {step}  ",
-        (shorten(_detail(event), LONGEST_DETAIL), ""),
-    )
+    output.entry(*entry_of(event, short=output.width < NARROW))
+
+
+def entry_of(event: Event, *, short: bool = False) -> tuple[list[Span], list[Span]]:
+    """When, what and at which step; and what happened. `short` leaves the day out."""
+    name, step = str(event["event"]), event.get("step")
+    moment = _moment(event.get("time"))
+    head: list[Span] = [(f"{moment[11:19] if short else moment}  ", "dim")]
+    head.append((f"{shorten(name, 20):<{10 if short else 12}}", STYLES.get(name, "")))
+    if isinstance(step, int):
+        head.append(f" {step}  " if short else f"step {step:<7}")
+    elif not short:
+        head.append(" " * 12)
+    return head, [shorten(detail_of(event), LONGEST_DETAIL)]
 
 
 def _moment(time: Any) -> str:
@@ -82,7 +99,7 @@ def _moment(time: Any) -> str:
         return EMPTY if time is None else shorten(str(time), 23)
 
 
-def _detail(event: Event) -> str:
+def detail_of(event: Event) -> str:
     """What happened, in words where the shape is the one that holdfast writes, else field by field."""
     describe = _DETAILS.get(event["event"], _fields)
     try:
@@ -93,11 +110,26 @@ def _detail(event: Event) -> str:
 
 def _committed(event: Event) -> str:
     metrics = _metrics(event["metrics"])
-    return f"{format_size(event['size_bytes'])}" + (f", {metrics}" if metrics else "")
+    return format_size(event["size_bytes"]) + (f", {metrics}" if metrics else "")
+
+
+def _kept(event: Event) -> str:
+    took = [
+        f"{what} {format_duration(float(event[name]))}"
+        for name, what in (("blocked_seconds", "held up"), ("durable_seconds", "durable after"))
+        if name in event
+    ]
+    engine = f"{event['engine']} engine" if event.get("engine") else ""
+    return _sentence("; ".join(map(str, event["reasons"])), ", ".join([*took, *filter(None, [engine])]))
 
 
 def _removed(event: Event) -> str:
     return f"{format_size(event['size_bytes'])} freed: {event['reason']}"
+
+
+def _thinned(event: Event) -> str:
+    left = f"{format_size(event['size_bytes'])} of weights left"
+    return f"{left}, {format_size(event['freed_bytes'])} freed: {event['reason']}"
 
 
 def _verified(event: Event) -> str:
@@ -106,6 +138,33 @@ def _verified(event: Event) -> str:
 
 def _quarantined(event: Event) -> str:
     return f"moved to {event['path']}: " + "; ".join(map(str, event["problems"]))
+
+
+def _resumed(event: Event) -> str:
+    checked = "every byte verified" if event["verified"] else "nothing could be verified"
+    reasons = "; ".join(in_words(reason) for reason in event["reasons"])
+    passed = f"passed over: {in_words(event['passed_over'])}" if event["passed_over"] else ""
+    return _sentence(f"{event['level']}, {checked}, from {event['path']}", reasons, passed)
+
+
+def _skipped(event: Event) -> str:
+    return "the disk was busy: " + ("made up for later" if event["made_up"] else "left out")
+
+
+def _failed(event: Event) -> str:
+    return _sentence(str(event["error"]), "written anew" if event.get("retried") else "")
+
+
+def _refused(event: Event) -> str:
+    return f"not saved: {event['error']}"
+
+
+def _pinned(event: Event) -> str:
+    return "no policy removes it"
+
+
+def _unpinned(event: Event) -> str:
+    return _sentence("the policy decides", f"tags dropped: {in_words(event['tags'])}" if event.get("tags") else "")
 
 
 def _late(event: Event) -> str:
@@ -123,22 +182,31 @@ def _began(event: Event) -> str:
 
 
 def _metrics(metrics: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in metrics.items())
+    return ", ".join(f"{name} {in_words(value)}" for name, value in metrics.items() if not name.endswith(NOISE))
+
+
+def _sentence(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
 
 
 def _fields(event: Event) -> str:
-    return ", ".join(f"{name} {_value(value)}" for name, value in event.items() if name not in _HIDDEN)
-
-
-def _value(value: Any) -> str:
-    return format_number(value) if isinstance(value, float) else str(value)
+    shown = ((name, value) for name, value in event.items() if name not in _HIDDEN and value is not None)
+    return ", ".join(f"{name} {in_words(value)}" for name, value in shown)
 
 
 _DETAILS: dict[str, Callable[[Event], str]] = {
     "committed": _committed,
+    "kept": _kept,
     "removed": _removed,
+    "thinned": _thinned,
     "verified": _verified,
     "quarantined": _quarantined,
+    "resumed": _resumed,
+    "skipped": _skipped,
+    "failed": _failed,
+    "refused": _refused,
+    "pinned": _pinned,
+    "unpinned": _unpinned,
     "metrics": _late,
     "timeline": _timeline,
     "run": _began,

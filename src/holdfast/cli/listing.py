@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import click
 
 from holdfast.cli.command import command, format_option, run_argument
-from holdfast.cli.render import Output
+from holdfast.cli.live import show_live
+from holdfast.cli.render import Block, Line, Output
 from holdfast.cli.tables import Cell, Column, Span, Table
-from holdfast.cli.text import count, shorten
+from holdfast.cli.text import NOISE, count, shorten
 from holdfast.model import Kind
 from holdfast.operations.listing import DAMAGED, Listing, Row, list_checkpoints
 from holdfast.retention import Metric, Plan
@@ -19,8 +20,12 @@ from holdfast.units import align_numbers, format_age, format_number, format_size
 
 SHOWN_METRICS = 3
 LONGEST_NAME = 32
-_NOISE = ("_runtime", "_per_second", "_flops", "_time")
-"""Endings of what trainers log beside every evaluation; a list is not the place for it."""
+WATCH_SECONDS = 2.0
+COLUMNS = (
+    "step", "epoch", "generation", "timeline", "parent", "kind", "metrics", "action", "kept_because", "pinned", "tags",
+    "size_bytes", "created", "state", "path",
+)  # fmt: skip
+"""What `Row.to_json` names: the heading of a list without rows."""
 
 
 @command(
@@ -33,12 +38,16 @@ _NOISE = ("_runtime", "_per_second", "_flops", "_time")
 )
 @run_argument
 @click.option("--all", "aside", is_flag=True, help="Also list what a rewind set aside and what is in quarantine.")
+@click.option("--watch", is_flag=True, help="Go on and show it anew every two seconds, until q or Ctrl-C.")
 @format_option
-def ls(run: Run, aside: bool, output: Output) -> None:
+def ls(run: Run, aside: bool, watch: bool, output: Output) -> None:
     """What the policy would drop at the next save is marked; nothing is removed by listing."""
+    if watch and output.is_rich:
+        show_live(output, lambda height: _blocks(run, list_checkpoints(run, aside=aside)), WATCH_SECONDS)
+        return
     listing = list_checkpoints(run, aside=aside)
     if output.is_json:
-        output.json([row.to_json() for row in listing.rows])
+        output.json([row.to_json() for row in listing.rows], columns=COLUMNS)
     elif listing.rows:
         _print(run, listing, output)
     for foreign in listing.foreign:
@@ -52,11 +61,15 @@ def _print(run: Run, listing: Listing, output: Output) -> None:
     if not output.is_rich:
         output.table(table)
         return
-    output.line((str(run.path), "bold"), f" keeps {listing.policy.describe()}")
-    output.line()
-    output.table(table.informative())
-    output.line()
-    output.line((_summary(listing), "dim"))
+    output.frame(_blocks(run, listing))
+
+
+def _blocks(run: Run, listing: Listing) -> list[Block]:
+    title = Line(((str(run.path), "bold"), " "), (f"keeps {listing.policy.describe()}",))
+    if not listing.rows:
+        return [title, Line(), Line((("no checkpoint yet", "dim"),))]
+    table = checkpoint_table(listing).informative()
+    return [title, Line(), table, Line(), Line(((_summary(listing), "dim"),))]
 
 
 def _summary(listing: Listing) -> str:
@@ -135,7 +148,7 @@ def _other_metrics(metrics: Mapping[str, float], ranked_by: Metric | None) -> li
     """The first metrics beside the one that ranks, and how many more there are."""
     ranking = {ranked_by.name, ranked_by.name.removeprefix("eval_")} if ranked_by else set[str]()
     others = [name for name in metrics if name not in ranking]
-    shown = [name for name in others if not name.endswith(_NOISE)][:SHOWN_METRICS]
+    shown = [name for name in others if not name.endswith(NOISE)][:SHOWN_METRICS]
     texts = [f"{shorten(name, LONGEST_NAME)} {format_number(metrics[name])}" for name in shown]
     more = len(others) - len(shown)
     return [*texts, f"and {more} more" if shown else f"{more} more"] if more else texts

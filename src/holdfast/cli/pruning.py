@@ -88,7 +88,7 @@ def prune(
     carry_out = partial(prune_as_shown, run, policy, plan, budget=limit, drop=drop)
     done = _carry_out(carry_out, plan, output, yes=yes) if plan.changes and not dry_run else None
     if output.is_json:
-        output.json(_to_json(policy, plan, limit, done))
+        output.json(_to_json(policy, plan, limit, done), rows="decisions")
 
 
 prune.help = f"{prune.help}\n\n\b\nRules:\n{_RULES}"

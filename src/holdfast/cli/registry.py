@@ -14,6 +14,7 @@ class Entry(NamedTuple):
 
 COMMANDS = {
     "ls": Entry("holdfast.cli.listing:ls", "List checkpoints: metrics, size, and why each is kept."),
+    "watch": Entry("holdfast.cli.watching:watch", "Watch a run: state, curve, checkpoints, disk and last events."),
     "show": Entry("holdfast.cli.showing:show", "Show one checkpoint: files, origin, and what would remove it."),
     "events": Entry(
         "holdfast.cli.history:events", "Print the event log: what was saved, removed and checked, and why."
@@ -35,5 +36,8 @@ COMMANDS = {
     ),
     "simulate": Entry("holdfast.cli.simulating:simulate", "Replay a retention policy over a training, and crash it."),
     "metrics": Entry("holdfast.cli.metrics:metrics", "Print or serve the numbers of runs for Prometheus."),
+    "completion": Entry(
+        "holdfast.cli.completion:completion", "Print the completion script of a shell, with live references."
+    ),
     "demo": Entry("holdfast.demo.command:demo", "Fine-tune a tiny model, crash it, and resume it."),
 }

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -14,31 +15,55 @@ from holdfast.cli.tables import GAP, Column, Span, Table, plain_lines
 from holdfast.cli.text import clean, wants_colour
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, Group
     from rich.table import Table as RichTable
     from rich.text import Text
 
     from holdfast.cli.progress import Progress
 
-Format = Literal["auto", "human", "json"]
+Format = Literal["auto", "human", "json", "agent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: a heading, and what folds below its own beginning where there is no room."""
+
+    head: tuple[Span, ...] = ()
+    body: tuple[Span, ...] = ()
+
+
+Block = Line | Table
 
 
 class Output:
     """Writes what a command found in the format that was asked for. rich is imported on first use."""
 
     def __init__(self, format_: Format) -> None:
-        self.is_json = format_ == "json"
+        self.is_agent = format_ == "agent"
+        self.is_json = format_ == "json" or self.is_agent
+        """True when a document goes out in place of tables and sentences."""
         self.is_rich = format_ == "human" or (format_ == "auto" and sys.stdout.isatty())
         self._console: Console | None = None
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal; of a pipe, as many as anything needs."""
+        return self._rich().width if self.is_rich else 10**6
 
     @property
     def draws_blocks(self) -> bool:
         """True where block characters can be written."""
         return self.is_rich and self._rich().encoding.lower().startswith("utf")
 
-    def json(self, value: Any) -> None:
-        """One indented JSON document on stdout."""
-        click.echo(to_json(value, indent=2))
+    def json(self, value: Any, *, rows: str | None = None, columns: Sequence[str] = ()) -> None:
+        """One indented JSON document on stdout; with the format agent its table, as `tsv.lines` makes it."""
+        if self.is_agent:
+            from holdfast.cli.tsv import lines
+
+            for line in lines(_finite(value), rows=rows, columns=columns):
+                click.echo(line)
+        else:
+            click.echo(to_json(value, indent=2))
 
     def json_line(self, value: Any) -> None:
         """One JSON document on one line on stdout, at once."""
@@ -50,6 +75,41 @@ class Output:
             self._rich().print(_styled(spans), soft_wrap=False)
         else:
             click.echo("".join(clean(span if isinstance(span, str) else span[0]) for span in spans))
+
+    def entry(self, head: Sequence[Span], body: Sequence[Span]) -> None:
+        """One line of a heading and what belongs to it; on a terminal the latter folds below its own beginning."""
+        if self.is_rich:
+            for line in folded(head, body, self._rich()):
+                self._rich().print(line, soft_wrap=True)
+        else:
+            self.line(*head, *body)
+
+    def frame(self, blocks: Sequence[Block]) -> None:
+        """Lines and tables, one below the other."""
+        for block in blocks:
+            if isinstance(block, Line):
+                self.entry(block.head, block.body)
+            else:
+                self.table(block)
+
+    def drawn(self, blocks: Sequence[Block]) -> Group:
+        """The same for a live display on the terminal that `console` knows."""
+        from rich.console import Group
+        from rich.text import Text
+
+        console = self._rich()
+        parts: list[Any] = []
+        for block in blocks:
+            if isinstance(block, Line):
+                parts += folded(block.head, block.body, console) if block.head or block.body else [Text()]
+            else:
+                parts.append(_rich_table(block.fitted(console.width), console.encoding))
+        return Group(*parts)
+
+    @property
+    def console(self) -> Console:
+        """The terminal, as rich knows it."""
+        return self._rich()
 
     def note(self, text: str) -> None:
         """One line on stderr, beside the data."""
@@ -108,6 +168,20 @@ def _styled(spans: Sequence[Span]) -> Text:
         content, style = (span, "") if isinstance(span, str) else span
         text.append(clean(content), style)
     return text
+
+
+def folded(head: Sequence[Span], body: Sequence[Span], console: Console) -> list[Text]:
+    """Lines no wider than the terminal; where the heading takes most of it, the rest goes below."""
+    from rich.text import Text
+
+    first, rest = _styled(head), _styled(body)
+    room = console.width - first.cell_len
+    if room >= min(rest.cell_len, console.width // 2):
+        lines = rest.wrap(console, max(room, 1))
+        return [first + lines[0], *(Text(" " * first.cell_len) + line for line in lines[1:])] if lines else [first]
+    first.rstrip()
+    below = rest.wrap(console, max(console.width - 4, 1))
+    return [*first.wrap(console, console.width), *(Text("    ") + line for line in below)]
 
 
 def _rich_table(table: Table, encoding: str) -> RichTable:

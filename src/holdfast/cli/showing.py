@@ -10,14 +10,14 @@ from holdfast.cli.command import command, format_option, reference_argument, run
 from holdfast.cli.listing import marks, why
 from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Span, Table
-from holdfast.cli.text import clean, count, shorten
+from holdfast.cli.text import clean, count, in_words, shorten
 from holdfast.model import Checkpoint, Kind
 from holdfast.operations.showing import Details
 from holdfast.operations.showing import show as find_details
 from holdfast.run import Run
 from holdfast.units import format_age, format_moment, format_number, format_size
 
-LONGEST_VALUE = 100
+LONGEST_VALUE = 400
 _KINDS = {
     Kind.FULL: "full: everything that a resume needs",
     Kind.WEIGHTS: "weights only: nothing to resume from",
@@ -86,20 +86,16 @@ def _removal(details: Details) -> list[str]:
 
 def _plain_values(values: Mapping[str, Any]) -> Facts:
     for name, value in sorted(values.items()):
-        yield name, shorten(_text(value), LONGEST_VALUE)
+        yield name, shorten(in_words(value), LONGEST_VALUE)
 
 
 def _sections(fingerprint: Mapping[str, Any]) -> Facts:
     for name, section in sorted(fingerprint.items()):
         if isinstance(section, dict):
-            values = ", ".join(f"{key} {_text(value)}" for key, value in sorted(section.items()))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            yield name, shorten(values, LONGEST_VALUE)
+            given = sorted((str(key), value) for key, value in section.items() if value is not None)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            yield name, shorten(", ".join(f"{key} {in_words(value)}" for key, value in given), LONGEST_VALUE)
         else:
-            yield name, shorten(_text(section), LONGEST_VALUE)
-
-
-def _text(value: object) -> str:
-    return format_number(value) if isinstance(value, float) else str(value)
+            yield name, shorten(in_words(section), LONGEST_VALUE)
 
 
 def _files(output: Output, checkpoint: Checkpoint) -> None:
@@ -124,11 +120,13 @@ def _facts(output: Output, title: str, facts: Facts) -> None:
         output.line((title, "bold"))
     width = min(max(len(clean(name)) for name, _ in found), 32)
     for name, span in found:
-        output.line((f"  {clean(name):<{width}}  ", "dim"), span)
+        output.entry([(f"  {clean(name):<{width}}  ", "dim")], [span])
 
 
 def _list(output: Output, title: str, items: list[str] | tuple[Span, ...]) -> None:
+    if not items:
+        return
     output.line()
     output.line((title, "bold"))
     for item in items:
-        output.line("  ", item)
+        output.entry(["  "], [item])

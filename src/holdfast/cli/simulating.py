@@ -79,7 +79,7 @@ def simulate(*, output: Output, kind: str | None, mode: Mode | None, png: Path |
         draw(replayed, png)
     end = outcome(replayed)
     if output.is_json:
-        output.json(_to_json(replayed, end))
+        output.json(_to_json(replayed, end), rows="saves")
         return
     _warn(curve, schedule, output)
     _print(replayed, output)

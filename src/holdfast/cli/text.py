@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import IO
+from collections.abc import Mapping, Sequence
+from typing import IO, cast
 
 import click
+
+NOISE = ("_runtime", "_per_second", "_flops", "_time")
+"""Endings of what trainers log beside every evaluation; a list is not the place for it."""
 
 
 def clean(text: object) -> str:
@@ -27,6 +31,22 @@ def shorten(text: str, limit: int) -> str:
 def count(number: int, what: str) -> str:
     """`1 checkpoint`, `2 checkpoints`."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def in_words(value: object) -> str:
+    """A value as people write it: `a, b`, `name value`, `yes`; numbers with six digits."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        from holdfast.units import format_number
+
+        return format_number(value)
+    if isinstance(value, Mapping):
+        pairs = cast("Mapping[object, object]", value).items()
+        return ", ".join(f"{name} {in_words(one)}" for name, one in pairs if one is not None) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(in_words(one) for one in cast("Sequence[object]", value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def wants_colour(stream: IO[str]) -> bool:

@@ -1,0 +1,137 @@
+"""Tests of `holdfast watch` and `holdfast ls --watch`: what a frame says, on every terminal, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from holdfast.checkpointer import Facts
+from holdfast.cli.chart import curve_lines, limits, mark_cells
+from holdfast.history import History
+from holdfast.operations.watching import Watcher
+from holdfast.run import Run
+from tests.cli.conftest import Call
+from tests.cli.terminals import holdfast, on_terminal
+from tests.operations.runs import make_run, training, write
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    path = tmp_path / "run"
+    with training(path, "best:1:full,latest:1") as checkpointer:
+        history = History(checkpointer.run.store)
+        history.begin(max_steps=400)
+        for step in range(1, 101):
+            history.log(step, None, {"loss": 5 - step / 50})
+            if step % 20 == 0:
+                checkpointer.save(Facts(step, metrics={"eval_loss": abs(step - 60) / 100}), write)
+        history.end("failed")
+    return Run.open(path)
+
+
+def test_one_frame_into_a_pipe(run: Run, call: Call) -> None:
+    shown = call("watch", run.path).stdout
+    assert f"{run.path}  stopped  step 100 of 400 (25%)" in shown
+    assert "loss  3 at step 100" in shown
+    chart = shown.splitlines()[shown.splitlines().index("loss  3 at step 100") + 1 :][:8]
+    assert [line[0:4].strip() for line in (chart[0], chart[4])] == ["4.98", "3"]
+    # A falling loss: the columns at the left are the higher ones, and the right edge is the lowest.
+    assert chart[0].rstrip().endswith(("#", ".", ":")) and len(chart[0]) < len(chart[4])
+    assert re.sub(" +", " ", chart[5]).strip() == ". . * . O"
+    assert re.sub(" +", " ", chart[6]).strip() == "1 100"
+    assert chart[7] == "* best  O kept  . removed"
+    assert "best 1 of 1 by eval_loss" in shown
+    assert "2.0 kB kept" in shown
+    assert "step 80     1.0 kB freed" in shown
+
+
+def test_another_metric_and_json(run: Run, call: Call) -> None:
+    document = json.loads(call("watch", run.path, "--format", "json").stdout)
+    assert (document["state"], document["step"], document["max_steps"], document["metric"]) == (
+        "stopped", 100, 400, "loss",
+    )  # fmt: skip
+    assert len(document["curve"]["steps"]) == 100
+    assert [row["step"] for row in document["checkpoints"]] == [60, 100]
+    assert "eval_loss" not in call("watch", run.path, "--metric", "loss").stdout.split("Step")[0]
+    assert "Nothing was logged" not in call("watch", run.path, "--metric", "unknown").stdout
+
+
+def test_a_run_is_training_while_its_lock_is_held(run: Run) -> None:
+    watcher = Watcher(run)
+    with training(run.path):
+        assert watcher.look().activity == "training"
+    history = History(run.store)
+    assert watcher.look().activity == "stopped"
+    history.begin(from_step=100, max_steps=400)
+    history.log(101, None, {"loss": 1.0})
+    assert watcher.look().step == 101
+    history.end("finished")
+    assert watcher.look().activity == "finished"
+
+
+def test_an_empty_run(tmp_path: Path, call: Call) -> None:
+    shown = call("watch", make_run(tmp_path / "run", {}).path).stdout
+    assert "new" in shown.splitlines()[0]
+    assert "Nothing was logged yet" in shown
+
+
+def test_hostile_curves_are_drawn(tmp_path: Path, call: Call) -> None:
+    run = make_run(tmp_path / "run", {1: math.nan})
+    history = History(run.store)
+    history.begin()
+    for step, value in enumerate((math.nan, math.inf, 1.7e308, -1.7e308, 1e300, -1e300, 0.0)):
+        history.log(step, None, {"a\x1b[2J": value})
+    shown = call("watch", run.path).stdout
+    assert "\x1b" not in shown
+    assert "a\\x1b[2J" in shown
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_frames_fit_the_terminal(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = call("watch", run.path, "--format", "human").stdout.splitlines()
+    # Words of a table can't be narrower than its columns.
+    assert max(len(line) for line in lines if "─" not in line) <= max(width, 40)
+
+
+def test_chart_lines() -> None:
+    curve = [(0, 0.0), (1, 1.0), (2, 2.0), (3, math.nan)]
+    assert curve_lines(curve, (0, 3), 4, 1, blocks=True) == ["▁▅█ "]
+    assert curve_lines(curve, (0, 3), 4, 2, blocks=True) == [" ▁█ ", "▁██ "]
+    assert curve_lines([(5, 1.0)], (5, 5), 3, 1, blocks=True) == ["▁  "]
+    assert curve_lines([(5, math.nan)], (5, 5), 3, 1, blocks=True) == []
+    assert limits(curve) == (0.0, 2.0)
+    assert limits([]) is None
+    assert mark_cells({0: "a", 5: "b", 10: "c", 11: "d"}, (0, 10), 3) == {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
+@pytest.mark.parametrize("command", [["watch"], ["ls", "--watch"]], ids=" ".join)
+def test_keys_end_it_cleanly(run: Run, tmp_path: Path, command: list[str], key: bytes) -> None:
+    program = [str(holdfast(tmp_path)), command[0], str(run.path), *command[1:]]
+    pressed: list[bytes] = []
+
+    def keys(shown: bytes) -> bytes:
+        if b"kept" not in shown.lower() or pressed:
+            return b""
+        pressed.append(key)
+        return key
+
+    code, shown = on_terminal(program, keys=keys, size=(24, 60))
+    assert code == 0, shown
+    # The screen that was there before is back, and the cursor with it.
+    assert shown.rstrip().endswith("\x1b[?25h\x1b[?1049l")
+    assert "Traceback" not in shown
+    assert "interrupted" not in shown
+
+
+def test_no_color_and_dumb_terminals(run: Run, tmp_path: Path) -> None:
+    program = [str(holdfast(tmp_path)), "watch", str(run.path)]
+    code, shown = on_terminal(program, env={"TERM": "dumb"})
+    assert code == 0 and "\x1b" not in shown
+    _, shown = on_terminal(program, env={"NO_COLOR": "1"}, keys=lambda shown: b"q" if b"Last events" in shown else b"")
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown)
