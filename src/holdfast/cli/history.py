@@ -142,7 +142,7 @@ def _quarantined(event: Event) -> str:
 
 def _resumed(event: Event) -> str:
     checked = "every byte verified" if event["verified"] else "nothing could be verified"
-    reasons = "; ".join(in_words(reason) for reason in event["reasons"])
+    reasons = "; ".join(f"{reason['level']}: {reason['text']}" for reason in event["reasons"])
     passed = f"passed over: {in_words(event['passed_over'])}" if event["passed_over"] else ""
     return _sentence(f"{event['level']}, {checked}, from {event['path']}", reasons, passed)
 

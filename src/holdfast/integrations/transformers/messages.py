@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
+import textwrap
 
 from holdfast.checkpointer import Checkpointer
 from holdfast.errors import HoldfastError
@@ -13,6 +15,7 @@ from holdfast.retention import Policy
 from holdfast.units import format_size
 
 logger = logging.getLogger("holdfast")
+NAME = "holdfast: "
 
 
 class _BesideTqdm(logging.Handler):
@@ -20,6 +23,8 @@ class _BesideTqdm(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record)
+        if sys.stderr.isatty():
+            text = _folded(text)
         tqdm = sys.modules.get("tqdm")
         if tqdm is not None:
             tqdm.tqdm.write(text, file=sys.stderr)
@@ -27,11 +32,28 @@ class _BesideTqdm(logging.Handler):
             print(text, file=sys.stderr)
 
 
+def _folded(text: str) -> str:
+    """Lines no wider than the terminal, the further ones indented; what is long by itself, a path, stays whole."""
+    width = max(_columns() - 1, 40)
+    lines = [
+        textwrap.fill(line, width, subsequent_indent=" " * len(NAME), break_long_words=False, break_on_hyphens=False)
+        for line in text.splitlines()
+    ]
+    return "\n".join(lines)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
+    except (OSError, ValueError):
+        return 80
+
+
 def make_visible() -> None:
     """Let holdfast's lines reach stderr in a program that configures no logging; leave every other alone."""
     if not logger.handlers and not logging.getLogger().handlers and logger.level == logging.NOTSET:
         handler = _BesideTqdm()
-        handler.setFormatter(logging.Formatter("holdfast: %(message)s"))
+        handler.setFormatter(logging.Formatter(f"{NAME}%(message)s"))
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
@@ -59,7 +81,7 @@ def say_commit(checkpointer: Checkpointer, checkpoint: Checkpoint, blocked: floa
     value = _value(checkpointer.policy, checkpoint)
     size = format_size(checkpoint.size_bytes)
     took = f"held up {blocked:.3f} s, durable after {durable:.2f} s"
-    logger.info("saved step %d%s: %s; %s %s%s", checkpoint.step, value, because, size, took, gone)
+    logger.info("saved step %d%s: %s; %s, %s%s", checkpoint.step, value, because, size, took, gone)
 
 
 def say_turned_away(checkpointer: Checkpointer, step: int) -> None:
