@@ -20,6 +20,7 @@ from holdfast.units import align_numbers, format_age, format_number, format_size
 
 SHOWN_METRICS = 3
 LONGEST_NAME = 32
+OTHERS = "Other metrics"
 WATCH_SECONDS = 2.0
 COLUMNS = (
     "step", "epoch", "generation", "timeline", "parent", "kind", "metrics", "action", "kept_because", "pinned", "tags",
@@ -100,7 +101,7 @@ def checkpoint_table(listing: Listing) -> Table:
         Column("Age", "right"),
         Column("State", telling=True),
         Column("Timeline", "right", telling=True),
-        Column("Other metrics", folds=True, minimum=20),
+        Column(OTHERS, folds=True, minimum=40),
     )
     values = align_numbers([metric.value(row.checkpoint.metrics) if metric else None for row in listing.rows])
     rows = (_cells(row, value, metric, now) for row, value in zip(listing.rows, values, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from holdfast.cli.command import command, format_option, reference_argument, run_argument
 from holdfast.cli.listing import marks, why
@@ -92,8 +92,9 @@ def _plain_values(values: Mapping[str, Any]) -> Facts:
 def _sections(fingerprint: Mapping[str, Any]) -> Facts:
     for name, section in sorted(fingerprint.items()):
         if isinstance(section, dict):
-            given = sorted((str(key), value) for key, value in section.items() if value is not None)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            yield name, shorten(", ".join(f"{key} {in_words(value)}" for key, value in given), LONGEST_VALUE)
+            values = cast("dict[str, Any]", section)
+            given = {key: values[key] for key in sorted(values) if values[key] is not None}
+            yield name, shorten(in_words(given), LONGEST_VALUE)
         else:
             yield name, shorten(in_words(section), LONGEST_VALUE)
 

@@ -23,7 +23,7 @@ def cell(value: object) -> str:
         return "; ".join(f"{cell(name)}={cell(one)}" for name, one in pairs)
     if isinstance(value, (list, tuple)):
         items = cast("Sequence[object]", value)
-        return "; ".join(_compact(one) if isinstance(one, (dict, list)) else cell(one) for one in items)
+        return "; ".join(_compact(one) if _has_parts(one) else cell(one) for one in items)
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -64,6 +64,10 @@ def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
         return
     for name, one in parts:
         yield from _flat(f"{prefix}.{name}" if prefix else name, one)
+
+
+def _has_parts(value: object) -> bool:
+    return isinstance(value, (dict, list))
 
 
 def _compact(value: object) -> str:

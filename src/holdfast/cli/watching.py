@@ -7,7 +7,7 @@ import click
 from holdfast.cli.chart import curve_lines, limits, mark_cells
 from holdfast.cli.command import command, format_option, run_argument
 from holdfast.cli.history import NARROW, entry_of
-from holdfast.cli.listing import checkpoint_table
+from holdfast.cli.listing import OTHERS, checkpoint_table
 from holdfast.cli.live import show_live
 from holdfast.cli.plotting import FULL, SHADE
 from holdfast.cli.render import Block, Line, Output
@@ -65,6 +65,7 @@ def frame(run: Run, view: View, output: Output, height: int | None) -> list[Bloc
     ]
     if view.listing.rows:
         table = checkpoint_table(view.listing).informative()
+        table = table.only([index for index, column in enumerate(table.columns) if column.name != OTHERS])
         room = None if height is None else height - len(blocks) - len(below) - 4
         blocks += [Line(), *_newest(table, output, room)]
     blocks += below

@@ -51,7 +51,7 @@ def draw(name: str, curve: Sequence[tuple[int, float]], marks: Sequence[Mark]) -
 
     line = " ".join("{},{}".format(*place(step, value)) for step, value in points)
     found = [(mark, place(mark.step, _value_at(mark.step, steps, values))) for mark in marks]
-    shown = [kind for kind in _SHAPES if any(mark.kind == kind for mark in marks)]
+    shown: list[Kind] = [kind for kind in _SHAPES if any(mark.kind == kind for mark in marks)]
     title = escape(clean(f"{name} by step, with {len(marks)} checkpoints"))
     return "".join(
         (
