@@ -159,7 +159,7 @@ def test_what_can_not_be_read_is_text(run: Run) -> None:
 def test_names_are_text(tmp_path: Path) -> None:
     metric = Metric(EVIL, "min")
     path = tmp_path / 'a<b>"&'
-    with training(path, "all", metric) as checkpointer:
+    with training(path, "best:1,latest:3", metric) as checkpointer:
         history = History(checkpointer.run.store)
         history.begin()
         for step, value in ((1, 0.5), (2, 0.25), (3, math.nan)):
