@@ -40,10 +40,11 @@ def test_json_lines_are_the_log(run: Run, call: Call) -> None:
     assert [json.loads(line) for line in lines] == list(run.events.read())
 
 
-@pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (99, 4)])
+@pytest.mark.parametrize(("limit", "count"), [(0, 0), (2, 2), (99, 6)])
 def test_limit_gives_the_last(run: Run, call: Call, limit: int, count: int) -> None:
     lines = call("events", run.path, "--limit", limit, "--format", "json").stdout.splitlines()
-    assert [json.loads(line)["event"] for line in lines] == ["run", "committed", "committed", "removed"][4 - count :]
+    happened = ["run", "committed", "kept", "committed", "removed", "kept"]
+    assert [json.loads(line)["event"] for line in lines] == happened[6 - count :]
 
 
 def test_follow_prints_what_comes_until_interrupted(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +59,7 @@ def test_follow_prints_what_comes_until_interrupted(run: Run, call: Call, monkey
     monkeypatch.setattr("holdfast.operations.following.follow.__kwdefaults__", {"wait": sleep})
     result = call("events", run.path, "--follow", "--limit", "1", "--format", "json")
 
-    assert [json.loads(line)["event"] for line in result.stdout.splitlines()] == ["removed", "pinned"]
+    assert [json.loads(line)["event"] for line in result.stdout.splitlines()] == ["kept", "pinned"]
     assert result.exit_code == 130
     assert "holdfast: interrupted" in result.stderr
 
@@ -71,5 +72,5 @@ def test_events_of_any_shape_are_printed(run: Run, call: Call) -> None:
     result = call("events", run.path)
 
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 7
+    assert len(result.stdout.splitlines()) == 9
     assert "what a 1" in result.stdout

@@ -109,7 +109,7 @@ def test_chart_lines() -> None:
     assert mark_cells({0: "a", 5: "b", 10: "c", 11: "d"}, (0, 10), 3) == {0: "a", 1: "b", 2: "c"}
 
 
-@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
+@pytest.mark.parametrize("key", [b"q", b"xQ", b"\x03"], ids=["q", "Q after another key", "Ctrl-C"])
 @pytest.mark.parametrize("command", [["watch"], ["ls", "--watch"]], ids=" ".join)
 def test_keys_end_it_cleanly(run: Run, tmp_path: Path, command: list[str], key: bytes) -> None:
     program = [str(holdfast(tmp_path)), command[0], str(run.path), *command[1:]]

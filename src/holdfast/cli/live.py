@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from holdfast.cli.render import Block, Output
 
 Draw = Callable[[int | None], Sequence[Block]]
 """What is to be shown in so many lines (None: as many as it takes)."""
 _QUITS = b"qQ\x03"
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def show_live(output: Output, draw: Draw, interval: float) -> None:
@@ -24,21 +26,37 @@ def show_live(output: Output, draw: Draw, interval: float) -> None:
     from rich.live import Live
 
     console = output.console
-    first = output.drawn(draw(console.size.height))
-    with (
-        suppress(KeyboardInterrupt),
-        _keys() as pressed,
-        Live(first, console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live,
-    ):
-        while not pressed(interval):
-            live.update(output.drawn(draw(console.size.height)), refresh=True)
+    with _keys() as pressed:
+        first = output.drawn(draw(console.size.height))
+        with Live(first, console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
+            while not pressed(interval):
+                live.update(output.drawn(draw(console.size.height)), refresh=True)
 
 
 @contextmanager
 def _keys() -> Generator[Callable[[float], bool]]:
-    """A wait of so many seconds that is True, and over at once, when a key that quits is pressed."""
+    """A wait of so many seconds that is True, and over at once, when a key that quits is pressed.
+
+    Ctrl-C and a termination count as such a key: raised in the middle of drawing they would leave the terminal as it
+    is then.
+    """
+    heard, told = os.pipe()
+    before = {number: signal.signal(number, lambda *_: _tell(told)) for number in _ENDS}
+    try:
+        with _one_key_at_a_time() as descriptors:
+            yield lambda seconds: _wait([heard, *descriptors], seconds)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(heard)
+        os.close(told)
+
+
+@contextmanager
+def _one_key_at_a_time() -> Generator[list[int]]:
+    """Descriptors of the keyboard, which gives each key at once and shows none; none where there is no keyboard."""
     if not sys.stdin.isatty():
-        yield _sleep
+        yield []
         return
     import termios
     import tty
@@ -47,23 +65,22 @@ def _keys() -> Generator[Callable[[float], bool]]:
     before = termios.tcgetattr(descriptor)
     try:
         tty.setcbreak(descriptor)
-        yield lambda seconds: _wait(descriptor, seconds)
+        yield [descriptor]
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def _wait(descriptor: int, seconds: float) -> bool:
+def _wait(descriptors: list[int], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
             return False
-        if select.select([descriptor], [], [], left)[0]:
+        for descriptor in select.select(descriptors, [], [], left)[0]:
             keys = os.read(descriptor, 64)
             if not keys or any(key in _QUITS for key in keys):
                 return True
 
 
-def _sleep(seconds: float) -> bool:
-    time.sleep(seconds)
-    return False
+def _tell(pipe: int) -> None:
+    os.write(pipe, _QUITS[:1])
