@@ -41,7 +41,11 @@ def _keys() -> Generator[Callable[[float], bool]]:
     is then.
     """
     heard, told = os.pipe()
-    before = {number: signal.signal(number, lambda *_: _tell(told)) for number in _ENDS}
+
+    def tell(number: int, frame: object) -> None:
+        os.write(told, _QUITS[:1])
+
+    before = {number: signal.signal(number, tell) for number in _ENDS}
     try:
         with _one_key_at_a_time() as descriptors:
             yield lambda seconds: _wait([heard, *descriptors], seconds)
@@ -80,7 +84,3 @@ def _wait(descriptors: list[int], seconds: float) -> bool:
             keys = os.read(descriptor, 64)
             if not keys or any(key in _QUITS for key in keys):
                 return True
-
-
-def _tell(pipe: int) -> None:
-    os.write(pipe, _QUITS[:1])
