@@ -93,3 +93,21 @@ def test_cells() -> None:
     assert list(tsv.lines([])) == []
     assert list(tsv.lines([{"a": 1}, {"b": 2}])) == ["a\tb", "1\t", "\t2"]
     assert list(tsv.lines({"rows": [{"a": 1}], "more": 3}, rows="rows")) == ["a", "1"]
+
+
+def test_disk_use_is_a_line_for_each_checkpoint(call: Call, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {1: 1.0, 2: 2.0})
+    rows = table(call("du", run.path, "--format", "agent").stdout)
+    assert rows[0][:3] == ["run", "step", "generation"]
+    assert [row[1] for row in rows[1:]] == ["1", "2", "", ""]
+    assert [row[3:5] for row in rows[1:]] == [["full", "1000"], ["full", "1000"], ["litter", "0"], ["unmanaged", "0"]]
+
+
+def test_findings_are_lines(call: Call, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text('from trl import SFTConfig\nargs = SFTConfig("runs", load_best_model_at_end=True)\n')
+    rows = table(call("doctor", script, "--format", "agent").stdout)
+    assert rows[0][:3] == ["id", "severity", "title"]
+    assert "E101" in [row[0] for row in rows[1:]]
+    (tmp_path / "empty.py").write_text("")
+    assert table(call("doctor", tmp_path / "empty.py", "--format", "agent").stdout)[0][:2] == ["id", "severity"]

@@ -20,6 +20,10 @@ _WIDEST = 100
 _INDENT = " " * 6
 
 
+COLUMNS = ("id", "severity", "title", "what", "why", "fix", "where", "path", "line")
+"""Columns of the format agent."""
+
+
 @command(
     "doctor",
     examples=[
@@ -94,7 +98,9 @@ def doctor(
         ignore=frozenset(rule_named(id_).id for id_ in ignore),
     )
     reports = [report for target in targets for report in examine(target.expanduser(), options)]
-    if output.is_json:
+    if output.is_agent:
+        output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
+    elif output.is_json:
         output.json({"ok": all(r.ok for r in reports), "reports": [report.to_json() for report in reports]})
     else:
         for report in reports:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
 import click
@@ -19,6 +19,8 @@ T = TypeVar("T")
 Sort = Literal["name", "size", "frees"]
 BAR = 24
 """Characters of the longest bar."""
+FLAT = ("run", "step", "generation", "kind", "size_bytes", "weights_bytes", "optimizer_bytes", "other_bytes", "path")
+"""Columns of the format agent."""
 
 
 @command(
@@ -55,7 +57,9 @@ def du(*, paths: tuple[str, ...], sort: Sort, check: bool, output: Output) -> No
     themselves.
     """
     tree = usage_of_tree(paths, check=check)
-    if output.is_json:
+    if output.is_agent:
+        output.json(list(_flat_rows(tree, sort)), columns=FLAT)
+    elif output.is_json:
         output.json(_sorted_json(tree, sort))
     elif len(tree.runs) == 1 and not tree.stock and tree.runs[0].path in tree.roots:
         _print_run(tree.runs[0], sort, output)
@@ -70,6 +74,17 @@ def _sorted_json(tree: TreeUsage, sort: Sort) -> dict[str, Any]:
         for run in _in_order(tree.runs, sort, _size_of_run, _freed_of_run)
     ]
     return {**tree.to_json(), "runs": runs}
+
+
+def _flat_rows(tree: TreeUsage, sort: Sort) -> Iterator[dict[str, Any]]:
+    """A row for each checkpoint and its run, then one for what else lies in the run."""
+    for run in _in_order(tree.runs, sort, _size_of_run, _freed_of_run):
+        for share in _ordered_shares(run, sort):
+            found = {"run": str(run.path), **share.to_json()}
+            yield {name: found[name] for name in FLAT}
+        kinds = run.to_json()["kinds"]
+        for name in ("litter", "unmanaged"):
+            yield {**dict.fromkeys(FLAT), "run": str(run.path), "kind": name, "size_bytes": kinds[name]}
 
 
 def _print_run(usage: Usage, sort: Sort, output: Output) -> None:

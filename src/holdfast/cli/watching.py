@@ -168,8 +168,12 @@ def _disk(view: View, width: int, blocks: bool) -> Line:
     room = view.room
     kept, free = view.listing.size_bytes, room.free_bytes
     text = f"{format_size(kept)} kept, {format_size(free)} of {format_size(room.total_bytes)} free"
+    budget, taken = view.listing.limits.budget, view.listing.plan.taken_bytes
+    if budget is not None:
+        text = f"{format_size(taken)} of a budget of {format_size(budget)}, {format_size(free)} free"
     length = max(min(width - len(text) - 8, 30), 8)
-    used = round((1 - free / room.total_bytes) * length) if room.total_bytes else 0
+    share = taken / budget if budget is not None else 1 - free / room.total_bytes if room.total_bytes else 0
+    used = min(round(share * length), length)
     full, shade = (FULL, SHADE) if blocks else ("#", ".")
     style = "bold red" if room.total_bytes and free < room.total_bytes * 0.05 else "cyan"
     return Line((("Disk  ", "bold"),), ((full * used, style), (shade * (length - used), "dim"), f"  {text}"))

@@ -45,6 +45,8 @@ class View:
             "step": self.step,
             "max_steps": self.max_steps,
             "kept_bytes": self.listing.size_bytes,
+            "budget_bytes": self.listing.limits.budget,
+            "taken_bytes": self.listing.plan.taken_bytes,
             "free_bytes": self.room.free_bytes,
             "total_bytes": self.room.total_bytes,
             "checkpoints": [row.to_json() for row in self.listing.rows],
