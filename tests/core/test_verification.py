@@ -6,9 +6,9 @@ import errno
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from holdfast.manifest import digest_of
@@ -201,7 +201,7 @@ def test_damage_in_a_large_file_is_named(large: tuple[LocalStore, FileEntry], of
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ 1]))
-    known = entry if chunks_known else replace(entry, chunks="")
+    known = entry if chunks_known else msgspec.structs.replace(entry, chunks="")
     (problem,) = verify_files(store, "c", [known])
     where = f"chunk {offset // CHUNK_BYTES}, " if chunks_known else "(digest differs)"
     assert problem.path == "f" and where in problem.what and str(store.root) not in problem.what

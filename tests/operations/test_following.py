@@ -23,9 +23,9 @@ def test_what_is_there_then_what_comes_then_a_new_log(tmp_path: Path) -> None:
             run.events.append("tagged", step=1)
 
     found = follow(run, wait=wait)
-    seen = [next(found)["event"] for _ in range(4)]
+    seen = [next(found)["event"] for _ in range(5)]
 
-    assert seen == ["run", "committed", "pinned", "tagged"]
+    assert seen == ["run", "committed", "kept", "pinned", "tagged"]
     assert len(waits) == 4
 
 
@@ -40,4 +40,4 @@ def test_a_torn_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
             file.write("}\n")
 
     found = follow(run, wait=wait)
-    assert [next(found)["event"] for _ in range(3)] == ["run", "committed", "half"]
+    assert [next(found)["event"] for _ in range(4)] == ["run", "committed", "kept", "half"]

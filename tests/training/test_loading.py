@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 pytest.importorskip("trl")
@@ -207,7 +208,7 @@ def test_damage_in_a_large_file_is_found_and_nothing_of_it_is_held(
     safetensors.torch.save_file({"w": torch.arange(9_000_000, dtype=torch.int32)}, directory / "model.safetensors")
     size = (directory / "model.safetensors").stat().st_size
     entry = sealed(LocalStore(tmp_path), "checkpoint-1/model.safetensors", "model.safetensors", size)
-    entry = replace(entry, chunks="") if format_1 else entry
+    entry = msgspec.structs.replace(entry, chunks="") if format_1 else entry
     checkpoint = replace(run.checkpoints[0], files=(entry,), path=directory)
     held = HeldFiles()
     assert held.check(checkpoint).ok and held.size == size
