@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from holdfast import transformers
     from holdfast.checkpointer import Checkpointer, Facts
     from holdfast.errors import HoldfastError
+    from holdfast.integrations.transformers.exporting.exporter import export
     from holdfast.integrations.transformers.managed import attach
     from holdfast.model import Checkpoint, FileEntry, Kind, State
     from holdfast.receipt import Exactness, Receipt
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "holdfast.checkpointer": ("Checkpointer", "Facts"),
     "holdfast.errors": ("HoldfastError",),
+    "holdfast.integrations.transformers.exporting.exporter": ("export",),
     "holdfast.integrations.transformers.managed": ("attach",),
     "holdfast.model": ("Checkpoint", "FileEntry", "Kind", "State"),
     "holdfast.receipt": ("Exactness", "Receipt"),
@@ -37,7 +39,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "All", "Best", "Checkpoint", "Checkpointer", "Daily", "Every", "Exactness", "Facts", "FileEntry", "HoldfastError",
     "Hourly", "Kind", "Latest", "Metric", "Pinned", "Plan", "Policy", "Receipt", "ResumePoint", "Run", "State",
-    "Within", "attach", "open_run", "transformers",
+    "Within", "attach", "export", "open_run", "transformers",
 ]  # fmt: skip
 
 

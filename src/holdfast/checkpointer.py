@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from holdfast.background import BackgroundWriter, BackPressure
 from holdfast.entrance import Fresh, Resume, enter, resume_point
@@ -30,6 +30,9 @@ from holdfast.repository import Staging
 from holdfast.retention import Plan, Policy
 from holdfast.run import ResumePoint, Run
 from holdfast.verification import Check
+
+if TYPE_CHECKING:
+    from holdfast.operations.export.report import Export
 
 logger = logging.getLogger("holdfast")
 
@@ -169,6 +172,14 @@ class Checkpointer:
             self._run = self._janitor = self._in_flight = None
             run.lock.release()
             self._observers.end()
+
+    def export(self, directory: str | os.PathLike[str], **options: Any) -> Export:
+        """Write a clean, checked model directory from a committed checkpoint, the best one unless `reference` names
+        another; `options` and errors are those of `holdfast.export`.
+        """
+        import holdfast
+
+        return holdfast.export(self.run, directory, **options)
 
     # -- saving ----------------------------------------------------------------------------------------
 

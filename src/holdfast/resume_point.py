@@ -42,8 +42,9 @@ def resume_point(run: Run, reference: Reference, check: Check) -> ResumePoint:
     if checkpoint.kind is not Kind.FULL:
         raise ResumeRefused(
             f"step {checkpoint.step} of {run.path} holds weights only, no optimizer state to resume from",
-            hint=f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), "
-            "or resume from another one: " + _resumable_steps(run),
+            hint=f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), write them as a model "
+            f"(holdfast export {run.path} {_name(checkpoint, reference)} DIR), or resume from another one: "
+            + _resumable_steps(run),
         )
     verification = check(checkpoint)
     if not verification.ok:
@@ -52,6 +53,11 @@ def resume_point(run: Run, reference: Reference, check: Check) -> ResumePoint:
             hint="Resume from another one: " + _resumable_steps(run, but=checkpoint),
         )
     return ResumePoint(checkpoint, f"step {checkpoint.step}, asked for as {str(reference)!r}; verified")
+
+
+def _name(checkpoint: Checkpoint, reference: Reference) -> str:
+    """What a command line names the checkpoint by."""
+    return str(reference) if isinstance(reference, str) and reference in ("best", "latest") else str(checkpoint.step)
 
 
 def _newest(run: Run, check: Check) -> ResumePoint:

@@ -25,6 +25,9 @@ COMMANDS = {
     "best": Entry("holdfast.cli.choosing:best", "Print the path of the best checkpoint by the run's metric."),
     "prune": Entry("holdfast.cli.pruning:prune", "Remove what a retention policy drops, after showing it."),
     "thin": Entry("holdfast.cli.thinning:thin", "Leave a checkpoint's weights only, and free the rest."),
+    "export": Entry(
+        "holdfast.cli.exporting:export", "Write a clean, checked model directory: copied, merged, cast or averaged."
+    ),
     "pin": Entry("holdfast.cli.pinning:pin", "Keep a checkpoint whatever the policy says."),
     "unpin": Entry("holdfast.cli.pinning:unpin", "Let the policy decide on a checkpoint again; drops its tags."),
     "tag": Entry("holdfast.cli.pinning:tag", "Give a checkpoint a name, and keep it."),

@@ -15,11 +15,15 @@ import torch
 from safetensors.torch import save
 
 from holdfast.formats.layout import FileLayout, LayoutBuilder, UnsupportedTensorError
+from holdfast.formats.safetensors_header import LENGTH_BYTES, RESERVED, header_bytes, read_header
+
+__all__ = [
+    "LENGTH_BYTES", "RESERVED", "STOCK_METADATA", "TensorSpec", "header_bytes", "plan_safetensors", "read_header",
+    "stock_dtypes",
+]  # fmt: skip
 
 STOCK_METADATA = {"format": "pt"}
 """What transformers and peft put into the header."""
-RESERVED = "__metadata__"
-LENGTH_BYTES = 8
 _CANDIDATES = (
     *("uint64", "int64", "float64", "complex64", "float32", "uint32", "int32", "bfloat16", "float16", "uint16"),
     *("int16", "float8_e5m2fnuz", "float8_e4m3fnuz", "float8_e8m0fnu", "float8_e4m3fn", "float8_e5m2"),
@@ -87,20 +91,6 @@ def stock_dtypes() -> dict[torch.dtype, StockDtype]:
     entries = read_header(save(probes))
     ranked = sorted(entries, key=lambda name: entries[name]["data_offsets"])
     return {getattr(torch, name): StockDtype(entries[name]["dtype"], rank) for rank, name in enumerate(ranked)}
-
-
-def read_header(start: bytes | memoryview) -> dict[str, dict]:
-    """The entries by name from a file's first bytes, metadata left out. Raises ValueError when it is no header."""
-    header = json.loads(bytes(start[LENGTH_BYTES : LENGTH_BYTES + header_bytes(start)]))
-    if not isinstance(header, dict):
-        raise ValueError("the safetensors header is no JSON object")
-    header.pop(RESERVED, None)
-    return header
-
-
-def header_bytes(start: bytes | memoryview) -> int:
-    """Length in bytes of the JSON header, from a file's first eight bytes."""
-    return int.from_bytes(start[:LENGTH_BYTES], "little")
 
 
 def _header(

@@ -66,7 +66,10 @@ _WAY_OUT = {"pinned": "Unpin it first: holdfast unpin drops its pin and its tags
 
 def _refuse(run: Run, checkpoint: Checkpoint) -> None:
     if checkpoint.kind is Kind.WEIGHTS:
-        raise ThinRefused(f"step {checkpoint.step} of {run.path} holds weights only already")
+        raise ThinRefused(
+            f"step {checkpoint.step} of {run.path} holds weights only already",
+            hint=f"To leave the run with them: holdfast export {run.path} {checkpoint.step} DIR",
+        )
     if not checkpoint.thinnable:
         raise ThinRefused(
             f"step {checkpoint.step} of {run.path} holds no files that only a resume needs",

@@ -1,0 +1,1 @@
+"""Exports: weights read, cast, merged, averaged, written, and compared with their source."""

@@ -1,0 +1,145 @@
+"""`holdfast.export`: a checkpoint, merged, cast, resharded or averaged as asked, checked, and published in one step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from holdfast.integrations.hub import Destination, push_export, ready
+from holdfast.integrations.transformers.exporting.building import Built, build
+from holdfast.integrations.transformers.exporting.checking import check_export
+from holdfast.integrations.transformers.exporting.tensors import weights_below
+from holdfast.operations.export.card import card
+from holdfast.operations.export.choosing import note_exported, verify
+from holdfast.operations.export.configs import adjust
+from holdfast.operations.export.copying import copy_files
+from holdfast.operations.export.facts import facts_of
+from holdfast.operations.export.files import ADAPTER_CONFIG, CARD
+from holdfast.operations.export.marker import MARKER, files_below, seal, write_marker
+from holdfast.operations.export.plan import ExportPlan, headers, plan_export, stored_dtypes
+from holdfast.operations.export.report import Check, Export
+from holdfast.operations.export.request import Dtype, Evaluate, Request, Soup
+from holdfast.operations.export.watching import Unwatched, Watcher
+from holdfast.references import Reference
+from holdfast.retention import Mode
+from holdfast.run import Run
+from holdfast.units import parse_size
+
+SCRATCH = ".scratch"
+"""A directory of an export while it is made: members that are merged, averages on trial."""
+
+FACTORS = (
+    "the factors of the adapters were averaged, and the product of two means is not the mean of the products; "
+    "--merge averages the merged weights instead"
+)
+"""What a mean of adapters is, and is not."""
+
+
+def export(
+    run: Run | str | os.PathLike[str],
+    directory: str | os.PathLike[str],
+    *,
+    reference: Reference | None = None,
+    dtype: Dtype | None = None,
+    max_shard_size: str | None = None,
+    merge: bool = False,
+    base: str | os.PathLike[str] | None = None,
+    base_name: str | None = None,
+    average: str | None = None,
+    soup: Soup = "uniform",
+    eval_data: str | os.PathLike[str] | None = None,
+    evaluate: Evaluate | None = None,
+    mode: Mode = "min",
+    include: Sequence[str] = (),
+    force: bool = False,
+    check: bool = True,
+    push: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+) -> Export:
+    """Write a clean model directory from a checkpoint of a run, checked against it; returns what was made.
+
+    `reference` is `"best"` by default, or a step, a tag, a path. `dtype` ("bf16", "fp16", "fp32") casts the weights,
+    `max_shard_size` ("5GB") bounds each file, `merge` puts an adapter into its base (`base`, or the one that its
+    config names; `base_name` is what an exported adapter says instead). `average` ("best:3", or "300,200") exports
+    a mean of weights; `soup="greedy"` takes in only what makes it better. Averages are evaluated by `evaluate`, which
+    takes a model and returns a number (lower is better, unless `mode="max"`), or by the loss per token on `eval_data`.
+    `include` are patterns of further files. `force` replaces an earlier export, and nothing else. `push` uploads the
+    result to that repository of the hub.
+
+    Raises CheckpointNotFound, CheckpointCorrupt, ExportRefused, SettingsError before anything is written,
+    ExportUnequal where the result is not what it must be (nothing is published), StorageError, PushFailed.
+    """
+    opened = run if isinstance(run, Run) else Run.open(run)
+    request = Request(
+        directory=Path(directory),
+        reference="best" if reference is None and average is None else reference,
+        dtype=dtype,
+        max_shard_size=None if max_shard_size is None else parse_size(max_shard_size, "max_shard_size"),
+        merge=merge,
+        base=None if base is None else os.fspath(base),
+        base_name=base_name,
+        average=average,
+        soup=soup,
+        eval_data=None if eval_data is None else Path(eval_data),
+        evaluate=evaluate,
+        mode=mode,
+        include=tuple(include),
+        force=force,
+        check=check,
+    )
+    plan = plan_export(opened, request)
+    destination = None if push is None else Destination.of(push, private=private, revision=revision)
+    if destination is not None:
+        ready(destination, plan)
+    exported = carry_out(plan)
+    return exported if destination is None else push_export(exported, destination)
+
+
+def carry_out(plan: ExportPlan, watcher: Watcher | None = None) -> Export:
+    """Do what was planned. Raises as `export` does."""
+    seen = watcher or Unwatched()
+    verify(plan.run, plan.members, lambda c: seen.describe(f"verifying step {c.step}"), seen.advance)
+    with plan.target.staged() as staging:
+        seen.describe("copying")
+        others = [f for f in plan.files.others if not (plan.request.merge and f.path == ADAPTER_CONFIG)]
+        copy_files(plan.directory, others, staging, seen.advance)
+        scratch = staging / SCRATCH
+        scratch.mkdir()
+        built = build(plan, staging, scratch, seen)
+        notes = adjust(staging, dtype=built.dtype_name, base_name=plan.request.base_name)
+        if built.average is not None and len(built.average.steps) > 1 and plan.kind == "adapter":
+            notes.append(FACTORS)
+        seen.describe("checking")
+        check = check_export(plan, staging, built) if plan.request.check else None
+        shutil.rmtree(scratch)
+        exported = _described(plan, staging, check, built, notes)
+    note_exported(plan.run, plan.members, exported.path, exported.kind)
+    return exported
+
+
+def _described(plan: ExportPlan, staging: Path, check: Check | None, built: Built, notes: list[str]) -> Export:
+    """Put card and marker into the directory; returns the account of it all."""
+    weights = seal(staging, [path.name for path in weights_below(staging)])
+    tensors = headers(staging, weights)
+    exported = Export(
+        path=plan.target.path,
+        members=plan.members,
+        files=weights,
+        kind=plan.kind,
+        dtype=stored_dtypes(tensors),
+        parameters=sum(entry.elements for entry in tensors.values()),
+        check=check,
+        average=built.average,
+        notes=tuple(notes),
+        left_out=tuple(sorted(plan.files.left)),
+    )
+    (staging / CARD).write_text(card(plan, exported), encoding="utf-8")
+    known = {entry.path for entry in weights}
+    others = seal(staging, [path for path in files_below(staging) if path not in known])
+    files = tuple(sorted((*weights, *others), key=lambda entry: entry.path))
+    write_marker(staging, facts_of(plan, exported), files)
+    return replace(exported, files=(*files, *seal(staging, [MARKER])))

@@ -1,0 +1,274 @@
+"""Exports of whole models: what is in them, how they are checked, and what is refused."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import pickle
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import holdfast
+from holdfast.errors import CheckpointCorrupt, CheckpointNotFound
+from holdfast.integrations.transformers.exporting import building, checking, exporter
+from holdfast.operations.export.errors import ExportRefused, ExportUnequal
+from holdfast.run import Run
+from holdfast.stores import LocalStore
+from holdfast.verification import file_digest
+from tests.operations.runs import flip
+from tests.training.exported import files_in, gpt2, llama, make_run, same, tensors_of
+from tests.training.tiny import NEWEST, Recipe, build
+
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+
+MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+OURS = {"README.md", "holdfast_export.json"}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return make_run(tmp_path / "run", {10: llama(1), 20: llama(2)})
+
+
+def _only(directory: Path, *names: str) -> bool:
+    return sorted(path.name for path in directory.iterdir()) == sorted(names)
+
+
+def test_the_best_model_leaves_the_run_without_its_training(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    exported = holdfast.export(run, out)
+    source = run.path / "checkpoint-10"
+    found = files_in(out)
+    assert found >= {"config.json", "model.safetensors", "tokenizer.json"} | OURS
+    assert not found & {"optimizer.pt", "training_args.bin", "trainer_state.json", "holdfast.json", "rng_state.pth"}
+    assert found == {entry.path for entry in exported.files}
+    assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert (out / "README.md").read_text() != "the trainer's card"
+    assert os.stat(out / "model.safetensors").st_nlink == 1
+    assert same(AutoModelForCausalLM.from_pretrained(out).state_dict(), llama(1).state_dict())
+    assert AutoTokenizer.from_pretrained(out)("w1 w2")["input_ids"] == [5, 6]
+    check = exported.check
+    assert check is not None and check.forward is not None
+    assert (check.loaded_by, check.tensors, check.forward.difference) == ("LlamaForCausalLM", 21, 0.0)
+    assert run.verify(run.find(10)).ok
+    assert _only(tmp_path, "run", "out")
+
+
+def test_the_marker_has_the_digest_of_every_other_file(run: Run, tmp_path: Path) -> None:
+    holdfast.export(run, tmp_path / "out", reference=20)
+    marker = json.loads((tmp_path / "out" / "holdfast_export.json").read_text())
+    assert {entry["path"] for entry in marker["files"]} == files_in(tmp_path / "out") - {"holdfast_export.json"}
+    for entry in marker["files"]:
+        assert entry["digest"] == file_digest(LocalStore(tmp_path / "out"), entry["path"])
+    assert [checkpoint["step"] for checkpoint in marker["checkpoints"]] == [20]
+    assert marker["run"]["id"] == run.id
+
+
+def test_the_card_is_one_that_the_hub_reads_and_tells_nothing_of_the_machine(run: Run, tmp_path: Path) -> None:
+    holdfast.export(run, tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    data = ModelCard(text).data.to_dict()
+    assert data == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["holdfast"]}
+    for fact in (run.id, "step 10", "eval\\_loss 10", "bit for bit", "holdfast export RUN best DIR"):
+        assert fact in text
+    for told in (text, (tmp_path / "out" / "holdfast_export.json").read_text()):
+        assert str(tmp_path) not in told and socket.gethostname() not in told
+        assert getpass.getuser() not in told.replace("holdfast", "")
+
+
+def test_a_thinned_checkpoint_and_one_set_aside_are_exported(run: Run, tmp_path: Path) -> None:
+    with run.writing():
+        run.thin(run.find(10), "asked for")
+        run.rewind(run.find(10))
+    aside = run.aside[0].path
+    assert aside is not None
+    with pytest.raises(CheckpointNotFound):
+        holdfast.export(run, tmp_path / "out", reference=20)
+    holdfast.export(run, tmp_path / "old", reference=aside)
+    holdfast.export(run, tmp_path / "thin", reference=10)
+    assert same(tensors_of(tmp_path / "old"), tensors_of(aside))
+    assert same(tensors_of(tmp_path / "thin"), tensors_of(run.path / "weights-10"))
+
+
+def test_a_damaged_checkpoint_is_not_exported(run: Run, tmp_path: Path) -> None:
+    flip(run.path / "checkpoint-10" / "optimizer.pt")
+    with pytest.raises(CheckpointCorrupt, match=r"optimizer.pt .*Nothing was exported"):
+        holdfast.export(run, tmp_path / "out")
+    assert _only(tmp_path, "run")
+
+
+@pytest.mark.parametrize(
+    ("short", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
+)
+def test_a_cast_is_that_of_torch_and_the_config_says_it(run: Run, tmp_path: Path, short: Any, dtype: Any) -> None:
+    exported = holdfast.export(run, tmp_path / "out", dtype=short)
+    before, after = tensors_of(run.path / "checkpoint-10"), tensors_of(tmp_path / "out")
+    assert same({name: tensor.to(dtype) for name, tensor in before.items()}, after)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype is dtype
+    assert exported.dtype == str(dtype).removeprefix("torch.")
+    assert exported.check is not None and exported.check.forward is not None
+    assert (exported.check.forward.difference == 0) == (short == "fp32")
+
+
+def test_a_value_beyond_fp16_is_named(tmp_path: Path) -> None:
+    large = llama()
+    with torch.no_grad():
+        large.model.layers[1].mlp.up_proj.weight[3, 2] = 70_000
+    run = make_run(tmp_path / "run", {10: large})
+    with pytest.raises(ExportRefused, match=r"model\.layers\.1\.mlp\.up_proj\.weight does not fit into float16.*70000"):
+        holdfast.export(run, tmp_path / "out", dtype="fp16")
+    assert _only(tmp_path, "run")
+    holdfast.export(run, tmp_path / "out", dtype="bf16")
+
+
+def test_shards_with_tied_tensors_load_and_their_index_is_right(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {10: gpt2()})
+    exported = holdfast.export(run, tmp_path / "out", max_shard_size="0.01MB")
+    shards = sorted(tmp_path.joinpath("out").glob("model-*.safetensors"))
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(shards) > 2
+    assert {path.name for path in shards} == set(index["weight_map"].values())
+    assert all(path.stat().st_size < 12_000 for path in shards)
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in tensors_of(tmp_path / "out").values())
+    assert same(tensors_of(tmp_path / "out"), tensors_of(run.path / "checkpoint-10"))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert loaded.lm_head.weight is loaded.transformer.wte.weight
+    assert exported.check is not None and exported.check.forward is not None and exported.check.forward.difference == 0
+    holdfast.export(run, tmp_path / "again", dtype="fp32")
+    assert files_in(tmp_path / "again") >= {"model.safetensors"}
+
+
+# -- the check ------------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_that_was_written_wrong_is_found(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(tensors: Any, *args: Any) -> None:
+        stock(((n, t + 1 if n == "model.norm.weight" else t) for n, t in tensors), *args)
+
+    stock = building.write_shards
+    monkeypatch.setattr(building, "write_shards", careless)
+    with pytest.raises(ExportUnequal, match=r"model\.norm\.weight has other values"):
+        holdfast.export(run, tmp_path / "out", dtype="bf16")
+    assert _only(tmp_path, "run")
+    assert holdfast.export(run, tmp_path / "out", dtype="bf16", check=False).check is None
+    assert "The export itself was not checked" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_equal_tensors_in_another_model_are_found(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meddle(staging: Path, **options: Any) -> list[str]:
+        path = staging / "config.json"
+        path.write_text(path.read_text().replace('"rms_norm_eps": 1e-06', '"rms_norm_eps": 0.5'))
+        return []
+
+    monkeypatch.setattr(exporter, "adjust", meddle)
+    with pytest.raises(ExportUnequal, match="gives other output than its source"):
+        holdfast.export(run, tmp_path / "out")
+    assert _only(tmp_path, "run")
+
+
+def test_a_tensor_that_nothing_loads_is_found(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meddle(staging: Path, **options: Any) -> list[str]:
+        path = staging / "config.json"
+        path.write_text(path.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 3'))
+        return []
+
+    monkeypatch.setattr(exporter, "adjust", meddle)
+    with pytest.raises(ExportUnequal, match="does not load the weights as they are: missing keys"):
+        holdfast.export(run, tmp_path / "out")
+
+
+def test_an_interruption_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporter, "check_export", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        holdfast.export(run, tmp_path / "out")
+    assert _only(tmp_path, "run")
+    assert checking.check_export is not interrupted
+
+
+def test_a_class_that_transformers_lacks_is_compared_and_not_run(run: Run, tmp_path: Path) -> None:
+    def strange(directory: Path) -> None:
+        config = directory / "config.json"
+        config.write_text(config.read_text().replace("LlamaForCausalLM", "MyOwnModel"))
+
+    own = llama()
+    saved, own.save_pretrained = own.save_pretrained, lambda d, **o: (saved(d, **o), strange(d))
+    run = make_run(tmp_path / "own", {10: own})
+    check = holdfast.export(run, tmp_path / "out").check
+    assert check is not None
+    assert (check.loaded_by, check.tensors, check.forward) == ("", 21, None)
+    assert "has no MyOwnModel" in check.untried
+    assert "not tried: " in (tmp_path / "out" / "README.md").read_text()
+
+
+# -- weights in files of torch.save ---------------------------------------------------------------------------
+
+
+def _pickled(directory: Path, tmp_path: Path, content: Any) -> Run:
+    class Old:
+        def save_pretrained(self, home: Path) -> None:
+            llama().config.save_pretrained(home)
+            config = json.loads((home / "config.json").read_text())
+            (home / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLM"]}))
+            torch.save(content, home / "pytorch_model.bin")
+
+    return make_run(tmp_path / "old", {10: Old()})
+
+
+def test_weights_of_torch_save_become_safetensors(tmp_path: Path) -> None:
+    run = _pickled(tmp_path, tmp_path, llama().state_dict())
+    exported = holdfast.export(run, tmp_path / "out")
+    assert "model.safetensors" in files_in(tmp_path / "out")
+    assert "pytorch_model.bin" not in files_in(tmp_path / "out")
+    assert same(AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict(), llama().state_dict())
+    assert exported.check is not None and exported.check.tensors == 21
+
+
+class Bomb:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    assert pickle.dumps(Bomb(trap))
+    run = _pickled(tmp_path, tmp_path, {"model.norm.weight": Bomb(trap)})
+    with pytest.raises(ExportRefused, match="LlamaForCausalLM can't load it: Weights only load failed"):
+        holdfast.export(run, tmp_path / "out")
+    assert _only(tmp_path, "old")
+
+
+# -- from a training --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not NEWEST, reason="one version of a training is enough")
+def test_a_checkpointer_exports_the_best_of_its_run(tmp_path: Path) -> None:
+    arguments = {"eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "eval_loss"}
+    trainer = build(Recipe(rows=8, arguments=arguments), tmp_path / "run")
+    ckpt = holdfast.attach(trainer)
+    trainer.train()
+    exported = ckpt.export(tmp_path / "out")
+    best = ckpt.run.best
+    assert best is not None and best.path is not None
+    assert [member.step for member in exported.members] == [best.step]
+    assert same(tensors_of(tmp_path / "out"), tensors_of(best.path))
+    assert [e["event"] for e in ckpt.run.events.read()][-1] == "exported"
