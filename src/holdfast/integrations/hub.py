@@ -78,8 +78,6 @@ def push_export(exported: Export, destination: Destination) -> Export:
             revision=branch,
             commit_message=f"Export of step {step}" if exported.average is None else "Export of an average",
         )
-    except KeyboardInterrupt:
-        raise
     except Exception as error:
         raise PushFailed(
             f"{exported.path} was exported, but not pushed to {repository}: {_why(error)}",
@@ -90,7 +88,7 @@ def push_export(exported: Export, destination: Destination) -> Export:
 
 def _why(error: Exception) -> str:
     errors: Any = import_module("huggingface_hub.errors")
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if status == 401:
         return "the token is not accepted (401)"
     if status == 403:
@@ -102,6 +100,16 @@ def _why(error: Exception) -> str:
     if isinstance(error, (OSError, RuntimeError)) or "Connect" in type(error).__name__:
         return f"the hub was not reached: {_first_line(error)}"
     return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _status(error: BaseException | None) -> int | None:
+    """The hub's answer that is behind an error, None where there was none."""
+    while error is not None:
+        found = getattr(getattr(error, "response", None), "status_code", None)
+        if found is not None:
+            return found
+        error = error.__cause__
+    return None
 
 
 def _first_line(error: Exception) -> str:

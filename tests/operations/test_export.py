@@ -1,0 +1,272 @@
+"""What an export is planned to be, where it may go, and what is said of it: without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from holdfast.checkpointer import Facts
+from holdfast.errors import DiskFull, SettingsError
+from holdfast.formats.safetensors_header import tensors_in
+from holdfast.model import Kind
+from holdfast.operations.export.card import card
+from holdfast.operations.export.configs import adjust, is_local
+from holdfast.operations.export.copying import copy_files
+from holdfast.operations.export.errors import ExportRefused
+from holdfast.operations.export.files import model_files
+from holdfast.operations.export.marker import read_marker, seal, write_marker
+from holdfast.operations.export.plan import plan_export
+from holdfast.operations.export.report import Export
+from holdfast.operations.export.request import Request
+from holdfast.operations.export.target import Target
+from holdfast.run import Run
+from tests.operations.runs import training
+
+
+def weights(dtype: str = "F32", elements: int = 4) -> bytes:
+    """A safetensors file of one tensor."""
+    size = elements * {"F32": 4, "BF16": 2}[dtype]
+    header = json.dumps({"w": {"dtype": dtype, "shape": [elements], "data_offsets": [0, size]}}).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(size)
+
+
+def _save(path: Path, files: dict[str, bytes], step: int = 10, **facts: object) -> Run:
+    def write(directory: Path) -> None:
+        for name, content in files.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(content)
+
+    with training(path) as checkpointer:
+        checkpointer.save(Facts(step, metrics={"eval_loss": 0.5}, **facts), write)  # type: ignore[arg-type]
+    return Run.open(path)
+
+
+MODEL = {"config.json": b"{}", "model.safetensors": weights(), "optimizer.pt": b"o"}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return _save(tmp_path / "run", MODEL)
+
+
+# -- which files --------------------------------------------------------------------------------------------------
+
+
+def test_model_files_are_told_from_those_of_the_training(tmp_path: Path) -> None:
+    model = (
+        *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+        *("special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "chat_template.jinja"),
+        *(
+            "additional_chat_templates/tool_use.jinja",
+            "preprocessor_config.json",
+            "processor_config.json",
+            "spiece.model",
+        ),
+        *("modeling_mine.py", "model.safetensors", "1_Pooling/config.json", "modules.json", "second/model.safetensors"),
+    )
+    training_files = (
+        *("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "trainer_state.json", "training_args.bin", "scaler.pt"),
+        *("holdfast_state.json", "README.md", "notes.txt", "value_head.bin", "global_step5/zero.pt", "secrets.env"),
+    )
+    run = _save(tmp_path / "run", dict.fromkeys((*model, *training_files), weights()))
+    found = model_files(run.find(10))
+    assert {entry.path for entry in found.copied} == set(model)
+    assert set(found.left) == set(training_files)
+    assert found.left["optimizer.pt"] == "of the training"
+    assert found.left["notes.txt"] == "not known as a file of a model"
+    assert "notes.txt" in {entry.path for entry in model_files(run.find(10), ["notes.*"]).others}
+    with pytest.raises(ExportRefused, match="has no file called nothing"):
+        model_files(run.find(10), ["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"config.json": b"{}"}, "no weights that can be exported"),
+        ({"config.json": b"{}", "a/model.safetensors": b""}, r"in subdirectories \(a/model.safetensors\)"),
+        ({"model.safetensors": weights()}, "weights but no config.json"),
+        ({"adapter_model.safetensors": weights()}, "no adapter_config.json"),
+        ({"config.json": b"{}", "model.safetensors": b"not one"}, "is no safetensors file|has a header"),
+        ({"adapter_config.json": b"{}", "adapter_model.bin": b"x"}, "adapter in a file of torch.save"),
+    ],
+)
+def test_what_is_no_model_is_refused(tmp_path: Path, files: dict[str, bytes], why: str) -> None:
+    run = _save(tmp_path / "run", files)
+    with pytest.raises(ExportRefused, match=why):
+        plan_export(run, Request(directory=tmp_path / "out", reference=10))
+
+
+def test_a_plan_counts_bytes_and_reads_no_weights(run: Run, tmp_path: Path) -> None:
+    plan = plan_export(run, Request(directory=tmp_path / "out", reference="best", dtype="bf16"))
+    assert plan.bytes_written == 2 + 4 * 2 + 64 * 1024
+    assert not plan.copies
+    shown = plan.to_json()
+    assert (shown["kind"], shown["steps"], shown["weights"]) == ("model", [10], "written anew")
+    assert json.loads(json.dumps(shown))["left_out"] == {"optimizer.pt": "of the training"}
+    assert not (tmp_path / "out").exists()
+    assert tensors_in(run.path / "checkpoint-10" / "model.safetensors")["w"].elements == 4
+
+
+def test_more_than_the_disk_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _save(tmp_path / "run", MODEL)
+    monkeypatch.setattr("holdfast.operations.export.target.MARGIN", 10**19)
+    with pytest.raises(DiskFull, match=r"takes .* and .* are free there"):
+        plan_export(run, Request(directory=tmp_path / "a" / "b" / "out", reference=10))
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({}, "nothing to export"),
+        ({"reference": 1, "dtype": "int8"}, "dtype is 'int8'"),
+        ({"reference": 1, "soup": "greedy"}, "made of several"),
+        ({"average": "best:3", "soup": "greedy"}, "needs something to measure by"),
+        ({"reference": 1, "eval_data": Path("x")}, "only an average is evaluated"),
+        ({"average": "best:3", "eval_data": Path("x"), "evaluate": float}, "two ways to say one thing"),
+    ],
+)
+def test_contradictions_are_refused(options: dict[str, object], why: str) -> None:
+    with pytest.raises(SettingsError, match=why):
+        Request(directory=Path("out"), **options)  # type: ignore[arg-type]
+
+
+# -- where to -----------------------------------------------------------------------------------------------------
+
+
+def _publish(directory: Path, files: dict[str, str], *, force: bool = False) -> None:
+    target = Target.of(directory, directory.parent / "run", force=force)
+    with target.staged() as staging:
+        for name, text in files.items():
+            (staging / name).write_text(text)
+        write_marker(staging, {"facts": 1}, seal(staging, sorted(files)))
+
+
+def _rename_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.operations.export.target.exchange_names", lambda one, other: False)
+
+
+@pytest.mark.parametrize("before", [lambda m: None, _rename_alone])
+def test_force_replaces_an_export_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    before(monkeypatch)
+    out = tmp_path / "out"
+    out.mkdir()
+    _publish(out, {"a": "1", "b": "2"})
+    with pytest.raises(ExportRefused, match="is not empty"):
+        _publish(out, {"a": "3"})
+    _publish(out, {"a": "3"}, force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["a", "holdfast_export.json"]
+    assert (out / "a").read_text() == "3"
+    (out / "mine").write_text("keep me")
+    with pytest.raises(ExportRefused, match="did not write: mine"):
+        _publish(out, {"a": "4"}, force=True)
+    (out / "mine").unlink()
+    (out / "a").write_text("4")
+    with pytest.raises(ExportRefused, match="did not write: a"):
+        _publish(out, {"a": "5"}, force=True)
+    (out / "holdfast_export.json").write_text("[" * 100_000)
+    assert read_marker(out) is None
+    with pytest.raises(ExportRefused, match="no export of holdfast made it"):
+        _publish(out, {"a": "5"}, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, OSError(28, "No space left on device")])
+def test_what_fails_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    _publish(tmp_path / "out", {"a": "1"})
+
+    def fail() -> None:
+        with Target.of(tmp_path / "out", tmp_path / "run", force=True).staged() as staging:
+            (staging / "half").write_text("")
+            raise error
+
+    with pytest.raises((KeyboardInterrupt, ValueError, OSError)):
+        fail()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "a").read_text() == "1"
+
+
+def test_a_directory_that_filled_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def race() -> None:
+        with Target.of(tmp_path / "out", tmp_path / "run", force=False).staged():
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "theirs").write_text("")
+
+    with pytest.raises(OSError, match="out"):
+        race()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "theirs"]
+
+
+def test_places_of_the_run_are_refused(run: Run, tmp_path: Path) -> None:
+    for place in (run.path, run.path.parent, run.path / "checkpoint-30", run.path / ".holdfast" / "x"):
+        with pytest.raises(SettingsError):
+            Target.of(place, run.path, force=True)
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(ExportRefused, match="is a file"):
+        Target.of(file, run.path, force=True)
+    assert Target.of(run.path / "release", run.path, force=False).path == run.path / "release"
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_copies_are_read_back_and_share_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    if refused:
+
+        def unsupported(*_: object) -> int:
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "copy_file_range", unsupported)
+    source, counted = run.path / "checkpoint-10", []
+    entries = run.find(10).files
+    (tmp_path / "out").mkdir()
+    copy_files(source, entries, tmp_path / "out", counted.append)
+    assert sum(counted) == sum(entry.size for entry in entries)
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == MODEL["model.safetensors"]
+    assert (tmp_path / "out" / "model.safetensors").stat().st_nlink == 1
+
+
+# -- what is said -------------------------------------------------------------------------------------------------
+
+
+def test_paths_of_the_machine_leave_the_configs(tmp_path: Path) -> None:
+    config = {"_name_or_path": "/home/me/models/x", "dtype": "float32", "text_config": {"torch_dtype": "float32"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "/home/me/models/x", "r": 4}')
+    notes = adjust(tmp_path, dtype="bfloat16", base_name=None)
+    wanted = {"dtype": "bfloat16", "text_config": {"torch_dtype": "bfloat16"}}
+    assert json.loads((tmp_path / "config.json").read_text()) == wanted
+    assert len(notes) == 1 and "--base-name" in notes[0]
+    assert adjust(tmp_path, dtype=None, base_name="me/x") == []
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["base_model_name_or_path"] == "me/x"
+    assert [is_local(name) for name in ("gpt2", "me/x", "./x", "~/x", "/x", "a/b/c", "", None)] == [
+        False, False, True, True, True, True, False, False
+    ]  # fmt: skip
+
+
+def test_a_card_is_not_written_by_the_checkpoint(tmp_path: Path) -> None:
+    hostile = {"torch": "2.0\n---\n<script>x</script>", "user": "nobody-should-see-this"}
+    run = _save(tmp_path / "run", {**MODEL, "a]\x1b[31m.txt": b""}, kind=Kind.FULL, written_by=hostile)
+    plan = plan_export(run, Request(directory=tmp_path / "out", reference=10))
+    left = tuple(plan.files.left)
+    text = card(plan, Export(tmp_path, plan.members, (), "model", "float32", 4, None, None, (), left))
+    assert text.count("\n---\n") == 1
+    assert "<script>" not in text and "\x1b" not in text and "nobody-should-see-this" not in text
+
+
+def test_nothing_of_it_imports_torch(run: Run, tmp_path: Path) -> None:
+    code = (
+        "import sys; from holdfast.cli.main import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", code, "export", str(run.path), "10", str(tmp_path / "out"), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert not {"torch", "transformers", "numpy", "huggingface_hub", "peft"} & set(done.stdout.splitlines()[-1].split())
+    assert "model of step 10 would be written" in done.stdout
