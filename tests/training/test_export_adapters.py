@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraModel
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, LlamaForSequenceClassification
+from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaForCausalLM, LlamaForSequenceClassification
 
 import holdfast
 from holdfast.operations.export.errors import ExportRefused, ExportUnequal
@@ -128,6 +128,19 @@ def test_a_wrong_merge_is_found(base: Path, tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "out").exists()
 
 
+def test_an_adapter_on_a_tied_output_layer_is_not_merged_wrong(tmp_path: Path) -> None:
+    gpt2().save_pretrained(tmp_path / "base")
+    trained = get_peft_model(
+        GPT2LMHeadModel.from_pretrained(tmp_path / "base"),
+        LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"], r=4),
+    )
+    torch.nn.init.normal_(trained.base_model.model.lm_head.lora_B["default"].weight)
+    run = make_run(tmp_path / "run", {10: trained})
+    with pytest.raises((ExportUnequal, ExportRefused), match="merge"):
+        holdfast.export(run, tmp_path / "out", merge=True)
+    assert not (tmp_path / "out").exists()
+
+
 def test_another_base_is_refused(base: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: adapted(base)})
     gpt2().save_pretrained(tmp_path / "other")
@@ -142,8 +155,6 @@ def test_a_whole_model_is_not_merged(tmp_path: Path) -> None:
 
 
 def test_a_grown_vocabulary_and_a_head_of_its_own_merge(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
     llama(1).save_pretrained(tmp_path / "base")
     grown = LlamaForCausalLM.from_pretrained(tmp_path / "base")
     grown.resize_token_embeddings(70)

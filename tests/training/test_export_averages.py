@@ -115,6 +115,7 @@ def test_a_greedy_soup_keeps_the_best_alone_where_nothing_helps(tmp_path: Path) 
     average = holdfast.export(run, tmp_path / "out", average="1,2,3", soup="greedy", evaluate=evaluate).average
     assert average is not None
     assert average.steps == (2,)
+    assert "average of" not in (tmp_path / "out" / "README.md").read_text()
     assert [trial.steps for trial in average.trials] == [(1,), (2,), (3,), (2, 3), (2, 1)]
     assert same(tensors_of(tmp_path / "out"), tensors_of(run.path / "checkpoint-2"))
     assert average.verdict() == "No average was better than step 2 alone (1), which is what is exported."

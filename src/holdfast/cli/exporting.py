@@ -134,10 +134,10 @@ def _show_plan(plan: ExportPlan, output: Output) -> None:
 
 
 def _report(exported: Export, output: Output) -> None:
-    steps = ", ".join(str(member.step) for member in exported.members)
+    source = exported.average.name if exported.average else f"step {exported.members[0].step}"
     size = f"{format_size(exported.size_bytes)} in {count(len(exported.files), 'file')}"
     output.line((str(exported.path), "bold"))
-    output.line(("exported    ", "green"), f"{exported.kind} of step {steps}, {exported.dtype}: {size}")
+    output.line(("exported    ", "green"), f"{exported.kind}, {source}, {exported.dtype}: {size}")
     if exported.check is None:
         output.line(("unchecked   ", "bold yellow"), "the export was not loaded, and not compared with its source")
     else:

@@ -16,7 +16,7 @@ _PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-cla
 
 def card(plan: ExportPlan, exported: Export) -> str:
     """The text of README.md. What comes from files anybody may have written is made harmless."""
-    source = plan.source
+    source = exported.members[0]
     base = base_model(plan)
     title = f"{exported.kind.capitalize()} of run {plan.run.id}, " + (
         f"step {source.step}" if exported.average is None else exported.average.name
@@ -46,7 +46,7 @@ def _front_matter(plan: ExportPlan, exported: Export, base: str | None) -> str:
 
 
 def _facts(plan: ExportPlan, exported: Export, base: str | None) -> str:
-    source = plan.source
+    source = exported.members[0]
     rows = [
         ("base model", base or "not known by a public name"),
         ("run", plan.run.id),

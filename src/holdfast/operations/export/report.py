@@ -63,9 +63,10 @@ class Check:
         said = [f"loaded by {self.loaded_by}"] if self.loaded_by else []
         said.append(f"{self.tensors:,} tensors {self.compared}")
         if self.merge is not None:
-            said.append(f"merged against base and adapter, in fp32: {self.merge.describe()}")
+            said.append(f"in fp32, against base and adapter: {self.merge.describe()}")
         if self.forward is not None:
-            said.append(self.forward.describe())
+            against = "" if self.merge is None else "as exported, against base and adapter: "
+            said.append(against + self.forward.describe())
         if self.untried:
             said.append(f"not tried: {self.untried}")
         return said

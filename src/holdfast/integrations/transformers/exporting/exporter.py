@@ -12,6 +12,7 @@ from holdfast.integrations.hub import Destination, push_export, ready
 from holdfast.integrations.transformers.exporting.building import Built, build
 from holdfast.integrations.transformers.exporting.checking import check_export
 from holdfast.integrations.transformers.exporting.tensors import weights_below
+from holdfast.model import Checkpoint
 from holdfast.operations.export.card import card
 from holdfast.operations.export.choosing import note_exported, verify
 from holdfast.operations.export.configs import adjust
@@ -117,7 +118,7 @@ def carry_out(plan: ExportPlan, watcher: Watcher | None = None) -> Export:
         check = check_export(plan, staging, built) if plan.request.check else None
         shutil.rmtree(scratch)
         exported = _described(plan, staging, check, built, notes)
-    note_exported(plan.run, plan.members, exported.path, exported.kind)
+    note_exported(plan.run, exported.members, exported.path, exported.kind)
     return exported
 
 
@@ -127,7 +128,7 @@ def _described(plan: ExportPlan, staging: Path, check: Check | None, built: Buil
     tensors = headers(staging, weights)
     exported = Export(
         path=plan.target.path,
-        members=plan.members,
+        members=_members(plan, built),
         files=weights,
         kind=plan.kind,
         dtype=stored_dtypes(tensors),
@@ -143,3 +144,11 @@ def _described(plan: ExportPlan, staging: Path, check: Check | None, built: Buil
     files = tuple(sorted((*weights, *others), key=lambda entry: entry.path))
     write_marker(staging, facts_of(plan, exported), files)
     return replace(exported, files=(*files, *seal(staging, [MARKER])))
+
+
+def _members(plan: ExportPlan, built: Built) -> tuple[Checkpoint, ...]:
+    """The checkpoints that the weights are made of: a greedy soup leaves some out."""
+    if built.average is None:
+        return plan.members
+    by_step = {member.step: member for member in plan.members}
+    return tuple(by_step[step] for step in built.average.steps)
