@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -129,6 +130,21 @@ def test_interrupt_is_130_with_one_line(run: Run) -> None:
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert errors == "holdfast: interrupted\n"
+
+
+def test_an_interrupt_that_became_another_error_is_one(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_imported(*args: object, **kwargs: object) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise AttributeError("module 'torch' has no attribute 'UntypedStorage'")
+
+    monkeypatch.setattr("holdfast.cli.listing.list_checkpoints", half_imported)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = call("ls", run.path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (result.exit_code, result.stderr.strip()) == (130, "holdfast: interrupted")
 
 
 def test_a_reader_that_goes_away_is_no_error(run: Run) -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import click
 
@@ -33,6 +37,31 @@ def exit_code_of(error: BaseException) -> int | None:
             return INTERRUPTED
         case _:
             return None
+
+
+@contextmanager
+def interrupts() -> Generator[Callable[[], bool]]:
+    """Within it, a function that says whether Ctrl-C was pressed; it raises KeyboardInterrupt as ever.
+
+    A library that is interrupted while it is imported may catch that, and fail with anything else a moment later.
+    """
+    pressed = threading.Event()
+
+    def note(number: int, frame: object) -> None:
+        pressed.set()
+        raise KeyboardInterrupt
+
+    ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if ours:
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed.is_set
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _report(message: str, hint: str = "") -> None:

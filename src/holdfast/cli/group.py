@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from holdfast.cli.failures import exit_code_of
+from holdfast.cli.failures import exit_code_of, interrupts
 from holdfast.cli.registry import Entry
 
 if TYPE_CHECKING:
@@ -57,15 +57,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.sentence) for name, entry in self.entries.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
-            result = super().invoke(ctx)
-            # A reader that went away is noticed here, not in the interpreter's last breath.
-            sys.stdout.flush()
-        except (click.exceptions.Exit, click.ClickException):
-            raise
-        except (Exception, KeyboardInterrupt) as error:
-            code = exit_code_of(error)
-            if code is None:
+        with interrupts() as interrupted:
+            try:
+                result = super().invoke(ctx)
+                # A reader that went away is noticed here, not in the interpreter's last breath.
+                sys.stdout.flush()
+            except (click.exceptions.Exit, click.ClickException):
                 raise
-            ctx.exit(code)
-        return result
+            except (Exception, KeyboardInterrupt) as error:
+                code = exit_code_of(error)
+                if code is None and interrupted():
+                    code = exit_code_of(KeyboardInterrupt())
+                if code is None:
+                    raise
+                ctx.exit(code)
+            return result
