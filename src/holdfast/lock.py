@@ -18,6 +18,8 @@ from holdfast.stores import Store
 if TYPE_CHECKING:
     from filelock import FileLock
 
+_CLOCK_SLACK = 5.0
+"""Seconds by which a process that seems to have begun after it took the lock may be the same all the same."""
 GRACE_SECONDS = 15.0
 """How long to wait for a lock whose holder is dead: its data loader workers outlive it by some seconds."""
 
@@ -117,4 +119,19 @@ def _is_dead(owner: Owner | None) -> bool:
         return True
     except OSError:
         return False
-    return False
+    return _began_after(owner)
+
+
+def _began_after(owner: Owner) -> bool:
+    """True when the process of that id began after the lock was taken: it is another one, the holder is gone.
+
+    Told from /proc (proc_pid_stat(5): field 22, in clock ticks since the machine was started); False elsewhere.
+    """
+    try:
+        with open(f"/proc/{owner.pid}/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b")")[2].split()[19])
+        uptime = time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (OSError, ValueError, IndexError, AttributeError):
+        return False
+    began = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
+    return began > owner.since.timestamp() + _CLOCK_SLACK

@@ -42,5 +42,6 @@ COMMANDS = {
     "completion": Entry(
         "holdfast.cli.completion:completion", "Print the completion script of a shell, with live references."
     ),
+    "ui": Entry("holdfast.cli.ui:ui", "Show runs in a web page on this machine: checkpoints, curves, disk, health."),
     "demo": Entry("holdfast.demo.command:demo", "Fine-tune a tiny model, crash it, and resume it."),
 }

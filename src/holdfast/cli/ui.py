@@ -1,0 +1,63 @@
+"""`holdfast ui`: the local web page."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from holdfast.cli.command import Argument, command, format_option
+from holdfast.cli.render import Output
+from holdfast.errors import SettingsError
+
+if TYPE_CHECKING:
+    from holdfast.web.server import Address
+
+NEEDED = ("starlette", "uvicorn")
+
+
+@command(
+    "ui",
+    examples=[
+        ("holdfast ui runs/sft", "one run"),
+        ("holdfast ui runs", "every run below a directory"),
+        ("holdfast ui runs --port 8765 --no-open", "on a server; then: ssh -L 8765:127.0.0.1:8765 server"),
+        ("holdfast ui runs/sft --allow-write", "prune and change the policy from the page, after it showed the plan"),
+    ],
+)
+@click.argument(
+    "places",
+    cls=Argument,
+    metavar="[RUN|ROOT]...",
+    nargs=-1,
+    type=click.Path(path_type=Path),
+    explanation="directory of a RUN, or one that runs lie below; the present directory when left out",
+)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 finds a free one.")
+@click.option("--no-open", is_flag=True, help="Don't open a browser; only print the link.")
+@click.option("--allow-write", is_flag=True, help="Let the page prune and set the policy. Without it, it only reads.")
+@format_option
+def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, output: Output) -> None:
+    """The first line is the link, with a token that lets a browser in. The server answers on this machine alone
+    (127.0.0.1) and asks no other; Ctrl-C ends it.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise SettingsError(f"the page needs {' and '.join(missing)}", hint="Install it: pip install 'holdfast[web]'")
+    from holdfast.web.server import has_browser, serve
+
+    def on_ready(address: Address) -> None:
+        if output.is_json:
+            output.json_line({"url": address.link, "port": address.port, "writable": allow_write})
+        else:
+            click.echo(address.link)
+        click.get_text_stream("stdout").flush()
+        if no_open:
+            return
+        if has_browser() and click.launch(address.link) == 0:
+            return
+        output.note("there is no browser here: open the link yourself, or see --help for an ssh tunnel")
+
+    serve([place.expanduser() for place in places] or [Path()], port=port, writable=allow_write, on_ready=on_ready)

@@ -1,0 +1,99 @@
+"""The questions of the page, by address: each finds its run by key, and answers in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from holdfast import __version__
+from holdfast.errors import HoldfastError
+from holdfast.web import pages
+from holdfast.web.answers import Refused, answer
+from holdfast.web.sources import Sources
+from holdfast.web.view import Opened, RunView
+
+logger = logging.getLogger("holdfast")
+
+AT_ONCE = 8
+"""Runs of a list that are read at the same time."""
+ROW_PATIENCE = 5.0
+"""Seconds after which a run that does not answer is listed without its figures."""
+MOST_POINTS = 20_000
+
+
+class Api:
+    """Handlers over the table of runs."""
+
+    def __init__(self, sources: Sources, *, csrf: str, writable: bool) -> None:
+        self.sources = sources
+        self.csrf = csrf
+        self.writable = writable
+        self._reading = asyncio.Semaphore(AT_ONCE)
+
+    def routes(self) -> list[Route]:
+        """What is asked with GET."""
+        return [
+            Route("/api/about", self.about),
+            Route("/api/runs", self.runs),
+            Route("/api/runs/{key}", self.run),
+            Route("/api/runs/{key}/curves", self.curves),
+        ]
+
+    async def about(self, request: Request) -> Response:
+        """The server itself."""
+        facts = {"version": __version__, "writable": self.writable, "csrf": self.csrf, "single": self.sources.single}
+        return answer(request, facts)
+
+    async def runs(self, request: Request) -> Response:
+        """Every run; one that can't be read has a row that says so."""
+        views = await self.sources.views()
+        rows = await asyncio.gather(*map(self._row, views))
+        body = {"roots": [str(root.path) for root in self.sources.roots], "runs": rows}
+        return answer(request, body | {"problems": list(self.sources.problems)})
+
+    async def run(self, request: Request) -> Response:
+        """One run in full."""
+        return await self._page(request, "summary", pages.summary)
+
+    async def curves(self, request: Request) -> Response:
+        """Curves of a run, by name and window."""
+        query = request.query_params
+        names = tuple(name for name in query["names"].split(",") if name) if "names" in query else None
+        start, stop = (_number(query.get(name), name) for name in ("start", "stop"))
+        points = _number(query.get("points"), "points")
+        points = pages.CURVE_POINTS if points is None else min(max(points, 2), MOST_POINTS)
+        view = self.sources.view(request.path_params["key"])
+        asked = ("curves", names, start, stop, points)
+        find = partial(pages.curves, names=names, start=start, stop=stop, points=points)
+        return (await view.packed(asked, find)).answer(request)
+
+    async def _row(self, view: RunView) -> dict[str, Any]:
+        async with self._reading:
+            try:
+                return await view.read(partial(pages.row, view), ROW_PATIENCE)
+            except HoldfastError as error:
+                return pages.broken_row(view, error.message)
+            except Exception as error:
+                # What one run holds must not take the list from all others.
+                logger.exception("%s can't be shown", view.path)
+                return pages.broken_row(view, f"holdfast failed at this run: {type(error).__name__}")
+
+    async def _page(self, request: Request, what: str, find: Callable[[RunView, Opened], object]) -> Response:
+        view = self.sources.view(request.path_params["key"])
+        return (await view.packed(what, partial(find, view))).answer(request)
+
+
+def _number(text: str | None, name: str) -> int | None:
+    if text is None or not text.strip():
+        return None
+    try:
+        return int(text) if len(text) < 20 else int(float("nan"))
+    except ValueError:
+        raise Refused(400, f"{name} is no whole number", code="query") from None

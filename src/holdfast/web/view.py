@@ -1,0 +1,123 @@
+"""One run as the page sees it: opened once, read in a thread of its own, answered again while nothing changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from holdfast import layout
+from holdfast.errors import HoldfastError
+from holdfast.operations.chronicle import Chronicle
+from holdfast.operations.curves import CurveReader
+from holdfast.run import Run
+from holdfast.stores import LocalStore, Stamp
+from holdfast.web.answers import Packed, as_error, encode
+from holdfast.web.lane import PATIENCE_SECONDS, Lane
+
+T = TypeVar("T")
+
+SETTLED_NS = 2 * 10**9
+"""Age from which a change is told by a file's times: a younger one may share them with the next change."""
+LONGEST_SECONDS = 30.0
+"""How long an answer is given again at most: rules that count hours, and free space, change without a file's doing."""
+MOST_ANSWERS = 64
+"""Answers that are remembered of one run."""
+
+PARTS = {
+    "checkpoints": ("", layout.PINS, layout.RUN),
+    "events": (layout.EVENTS,),
+    "curves": (layout.METRICS,),
+    "in_flight": (layout.STAGING, layout.OWNER),
+}
+"""What can change in a run, and the names below it by whose times that is seen."""
+
+Stamps = dict[str, tuple[Stamp | None, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    stamps: Stamps
+    read: float
+    packed: Packed
+
+
+class Opened:
+    """A run that is open, with what is kept between two looks at it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self.chronicle = Chronicle(run)
+        self.curves = CurveReader(run)
+
+
+class RunView:
+    """One run under its key. Everything that touches the disk happens in the run's own thread."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.path = path
+        self.name = name
+        self.key = hashlib.blake2s(os.fsencode(path), digest_size=6).hexdigest()
+        self.lane = Lane(str(path))
+        self._store = LocalStore(path)
+        self._opened: tuple[Stamp | None, Opened] | None = None
+        self._known: dict[object, _Known] = {}
+
+    async def read(self, function: Callable[[Opened], T], patience: float = PATIENCE_SECONDS) -> T:
+        """What `function` finds in the run. Raises HoldfastError, NoAnswer included."""
+        return await self.lane.call(lambda: self._read(function), patience)
+
+    async def packed(
+        self, what: object, function: Callable[[Opened], object], patience: float = PATIENCE_SECONDS
+    ) -> Packed:
+        """The JSON of what `function` finds, from before where nothing in the run changed since.
+
+        `what` names the question with all its arguments. Raises HoldfastError.
+        """
+        return await self.lane.call(lambda: self._packed(what, function), patience)
+
+    def stamps(self) -> Stamps:
+        """The run's parts as the file system shows them now, cheaply. Called in the run's thread."""
+        try:
+            return {part: tuple(self._store.stamp(name) for name in names) for part, names in PARTS.items()}
+        except OSError as error:
+            raise as_error(error) from error
+
+    def _packed(self, what: object, function: Callable[[Opened], object]) -> Packed:
+        stamps = self.stamps()
+        known = self._known.get(what)
+        if known is not None and known.stamps == stamps and time.monotonic() - known.read < LONGEST_SECONDS:
+            return known.packed
+        began = time.time_ns()
+        packed = Packed.of(encode(self._read(function)))
+        if _settled(stamps, began):
+            self._known.pop(what, None)
+            while len(self._known) >= MOST_ANSWERS:
+                del self._known[next(iter(self._known))]
+            self._known[what] = _Known(stamps, time.monotonic(), packed)
+        return packed
+
+    def _read(self, function: Callable[[Opened], T]) -> T:
+        try:
+            return function(self._open())
+        except HoldfastError:
+            raise
+        except OSError as error:
+            raise as_error(error) from error
+
+    def _open(self) -> Opened:
+        """The run, opened anew where its run.json is another: it was replaced, or has another policy."""
+        stamp = self._store.stamp(layout.RUN)
+        if self._opened is None or stamp is None or self._opened[0] != stamp:
+            self._opened = None
+            self._opened = (stamp, Opened(Run.open(self.path)))
+        return self._opened[1]
+
+
+def _settled(stamps: Stamps, now: int) -> bool:
+    changes = [stamp.changed_ns for part in stamps.values() for stamp in part if stamp]
+    return max(changes, default=0) < now - SETTLED_NS
