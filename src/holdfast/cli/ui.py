@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,7 +54,7 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
             output.json_line({"url": address.link, "port": address.port, "writable": allow_write})
         else:
             click.echo(address.link)
-        click.get_text_stream("stdout").flush()
+        sys.stdout.flush()
         if no_open:
             return
         if has_browser() and click.launch(address.link) == 0:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, ClassVar, Literal, cast
 
 from holdfast import layout
@@ -59,7 +60,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One commit: what its event says. `metrics` are joined with those that arrived later."""
+    """One commit: what its event says. `metrics` are those known then, `at_commit`, joined with what arrived later."""
 
     step: int
     generation: int
@@ -67,6 +68,7 @@ class Commit:
     weights_only: bool
     size_bytes: int
     time: str | None
+    at_commit: Mapping[str, float]
     metrics: Mapping[str, float]
 
 
@@ -112,6 +114,18 @@ class Past:
     _sizes: dict[int, int] = field(default_factory=dict[int, int])
     _bytes: int = 0
 
+    @property
+    def pace(self) -> float | None:
+        """Seconds per step between the last two commits, None before the second."""
+        recent = list(islice(reversed(self.commits.values()), 2))
+        if len(recent) < 2:
+            return None
+        after, before = recent
+        began, ended = moment(before.time), moment(after.time)
+        if began is None or ended is None or after.step <= before.step or after.timeline != before.timeline:
+            return None
+        return max((ended - began).total_seconds(), 0.0) / (after.step - before.step)
+
     def take(self, event: Event) -> None:
         """Add one event. One of another shape than holdfast's own is only shown among the last."""
         self.last.append(event)
@@ -130,7 +144,9 @@ class Past:
         # A thinned checkpoint is no commit of its own: its generation is there already.
         if generation in self.commits:
             return
-        self.commits[generation] = Commit(step, generation, timeline, weights_only, size, _time(event), metrics)
+        self.commits[generation] = Commit(
+            step, generation, timeline, weights_only, size, _time(event), metrics, metrics
+        )
         self.steps.setdefault(timeline, []).append(step)
         self.turns.append(("commit", generation))
         for replaced in event.get("replaces") or ():
@@ -150,7 +166,7 @@ class Past:
     def _left(self, event: Event, kind: HowGone, reason: str) -> None:
         generation, step = int(event["generation"]), int(event["step"])
         known = self.commits.get(generation)
-        self.gone.append(Gone(step, generation, kind, reason, _time(event), known.metrics if known else {}))
+        self.gone.append(Gone(step, generation, kind, reason, _time(event), dict(known.metrics) if known else {}))
         self._resize(generation, int(event["size_bytes"]) if kind == "thinned" else None)
         self._use(event, step)
 
@@ -181,16 +197,7 @@ class Past:
         generation, values = int(event["generation"]), _numbers(event["metrics"])
         known = self.commits.get(generation)
         if known is not None:
-            joined = {**known.metrics, **values}
-            self.commits[generation] = Commit(
-                known.step,
-                generation,
-                known.timeline,
-                known.weights_only,
-                known.size_bytes,
-                known.time,
-                joined,
-            )
+            self.commits[generation] = replace(known, metrics={**known.metrics, **values})
             self.turns.append(("metrics", (generation, values)))
 
     def _kept(self, event: Event) -> None:
@@ -236,7 +243,9 @@ class Chronicle:
 
 
 def moment(text: str | None) -> datetime | None:
-    """The time of an event, None where it has none that can be read."""
+    """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, and `("aside", generation)`,
+    where what is newer goes.
+    """
     try:
         found = datetime.fromisoformat(text or "")
     except ValueError:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import pairwise
 from typing import Any
 
 from holdfast import layout
 from holdfast.model import Checkpoint, parse_name
-from holdfast.operations.chronicle import Past, moment
+from holdfast.operations.chronicle import Past
 from holdfast.operations.listing import finite_or_name
 from holdfast.retention import Metric, rank
 from holdfast.run import Run
@@ -147,7 +148,7 @@ def cadence(checkpoints: Sequence[Checkpoint], past: Past) -> int | None:
         return None
     steps = past.steps.get(checkpoints[-1].timeline) or [checkpoint.step for checkpoint in checkpoints]
     recent = steps[-RECENT - 1 :]
-    gaps = [after - before for before, after in zip(recent, recent[1:], strict=False) if after > before]
+    gaps = [after - before for before, after in pairwise(recent) if after > before]
     return round(statistics.median(gaps)) if gaps else None
 
 
@@ -163,20 +164,8 @@ def next_save(checkpoints: Sequence[Checkpoint], past: Past, course: Course) -> 
         if step >= course.max_steps:
             return None
         due = min(due, course.max_steps)
-    pace = _pace(past)
+    pace = past.pace
     return NextSave(due, due - step, None if pace is None else round(pace * (due - step), 3))
-
-
-def _pace(past: Past) -> float | None:
-    """Seconds per step from the times of the last two commits."""
-    recent = list(past.commits.values())[-2:]
-    if len(recent) < 2:
-        return None
-    before, after = recent
-    began, ended = moment(before.time), moment(after.time)
-    if began is None or ended is None or after.step <= before.step or after.timeline != before.timeline:
-        return None
-    return max((ended - began).total_seconds(), 0.0) / (after.step - before.step)
 
 
 @dataclass(frozen=True, slots=True)

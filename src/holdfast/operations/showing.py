@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from holdfast.errors import CheckpointNotFound
 from holdfast.model import Checkpoint
 from holdfast.operations.listing import Row, list_checkpoints
 from holdfast.references import Reference
@@ -55,13 +56,19 @@ class Details:
 
 def show(run: Run, reference: Reference) -> Details:
     """The checkpoint that a reference names. Raises CheckpointNotFound."""
-    wanted = run.find(reference)
+    return show_generation(run, run.find(reference).generation)
+
+
+def show_generation(run: Run, generation: int) -> Details:
+    """The committed checkpoint of a generation. Raises CheckpointNotFound."""
     listing = list_checkpoints(run)
-    row = next(row for row in listing.rows if row.checkpoint.generation == wanted.generation)
+    row = next((row for row in listing.rows if row.checkpoint.generation == generation), None)
+    if row is None:
+        raise CheckpointNotFound(f"{run.path} has no checkpoint of generation {generation} (any more)")
     checkpoints = tuple(row.checkpoint for row in listing.rows)
     metric = listing.metric
     ranked = [c.generation for c in rank(checkpoints, metric)] if metric else []
-    place = ranked.index(wanted.generation) + 1 if wanted.generation in ranked else None
+    place = ranked.index(generation) + 1 if generation in ranked else None
     context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held)
     removed_by = what_removes(row, listing.policy, context) if row.keep else ()
     return Details(row, metric, place, len(ranked), removed_by)

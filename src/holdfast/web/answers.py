@@ -61,7 +61,7 @@ class Packed:
 
 
 def encode(value: Any) -> bytes:
-    """Strict JSON: numbers that JSON lacks become null. Paths that are no UTF-8 are shown with their odd bytes escaped."""
+    """Strict JSON: numbers that it lacks become null; bytes of names that are no UTF-8 are shown escaped."""
     try:
         return msgspec.json.encode(value, enc_hook=str)
     except UnicodeEncodeError:

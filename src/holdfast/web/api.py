@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from holdfast import __version__
 from holdfast.errors import HoldfastError
-from holdfast.web import pages
+from holdfast.web import closer, pages
 from holdfast.web.answers import Refused, answer
 from holdfast.web.sources import Sources
 from holdfast.web.view import Opened, RunView
@@ -44,6 +44,11 @@ class Api:
             Route("/api/runs", self.runs),
             Route("/api/runs/{key}", self.run),
             Route("/api/runs/{key}/curves", self.curves),
+            Route("/api/runs/{key}/checkpoints/{generation:int}", self.checkpoint),
+            Route("/api/runs/{key}/disk", self.disk),
+            Route("/api/runs/{key}/plan", self.plan),
+            Route("/api/runs/{key}/replay", self.replay),
+            Route("/api/runs/{key}/health", self.health),
         ]
 
     async def about(self, request: Request) -> Response:
@@ -60,7 +65,8 @@ class Api:
 
     async def run(self, request: Request) -> Response:
         """One run in full."""
-        return await self._page(request, "summary", pages.summary)
+        view = self._view(request)
+        return await self._page(request, "summary", partial(pages.summary, view))
 
     async def curves(self, request: Request) -> Response:
         """Curves of a run, by name and window."""
@@ -69,10 +75,32 @@ class Api:
         start, stop = (_number(query.get(name), name) for name in ("start", "stop"))
         points = _number(query.get("points"), "points")
         points = pages.CURVE_POINTS if points is None else min(max(points, 2), MOST_POINTS)
-        view = self.sources.view(request.path_params["key"])
-        asked = ("curves", names, start, stop, points)
         find = partial(pages.curves, names=names, start=start, stop=stop, points=points)
-        return (await view.packed(asked, find)).answer(request)
+        return await self._page(request, ("curves", names, start, stop, points), find)
+
+    async def checkpoint(self, request: Request) -> Response:
+        """One checkpoint of a run."""
+        generation: int = request.path_params["generation"]
+        find = partial(closer.checkpoint, generation=generation)
+        return await self._page(request, ("checkpoint", generation), find)
+
+    async def disk(self, request: Request) -> Response:
+        """Where a run's bytes are, and will be."""
+        return await self._page(request, "disk", closer.disk)
+
+    async def plan(self, request: Request) -> Response:
+        """What a policy and a budget would do now."""
+        keep, budget = _trial(request)
+        return await self._page(request, ("plan", keep, budget), partial(closer.plan, keep=keep, budget=budget))
+
+    async def replay(self, request: Request) -> Response:
+        """What a policy and a budget would have done."""
+        keep, budget = _trial(request)
+        return await self._page(request, ("replay", keep, budget), partial(closer.replay, keep=keep, budget=budget))
+
+    async def health(self, request: Request) -> Response:
+        """Findings, events, attempts, stalls."""
+        return await self._page(request, "health", closer.health)
 
     async def _row(self, view: RunView) -> dict[str, Any]:
         async with self._reading:
@@ -85,9 +113,17 @@ class Api:
                 logger.exception("%s can't be shown", view.path)
                 return pages.broken_row(view, f"holdfast failed at this run: {type(error).__name__}")
 
-    async def _page(self, request: Request, what: str, find: Callable[[RunView, Opened], object]) -> Response:
-        view = self.sources.view(request.path_params["key"])
-        return (await view.packed(what, partial(find, view))).answer(request)
+    def _view(self, request: Request) -> RunView:
+        return self.sources.view(request.path_params["key"])
+
+    async def _page(self, request: Request, what: object, find: Callable[[Opened], object]) -> Response:
+        return (await self._view(request).packed(what, find)).answer(request)
+
+
+def _trial(request: Request) -> tuple[str | None, str | None]:
+    """The policy and the budget that are tried; left out, or empty, they are the run's own and none."""
+    keep, budget = (request.query_params.get(name, "").strip() or None for name in ("keep", "budget"))
+    return keep, budget
 
 
 def _number(text: str | None, name: str) -> int | None:

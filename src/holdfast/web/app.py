@@ -11,21 +11,30 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from holdfast.errors import HoldfastError
+from holdfast.web.actions import Actions
 from holdfast.web.answers import Refused, error_answer
 from holdfast.web.api import Api
 from holdfast.web.files import Files
 from holdfast.web.guard import Guard, Secrets
 from holdfast.web.sources import Sources
+from holdfast.web.stream import Hub
 
 logger = logging.getLogger("holdfast")
 
 
 def make_app(
-    sources: Sources, *, port: int, keys: Secrets, writable: bool = False, files: Files | None = None
+    sources: Sources,
+    hub: Hub,
+    *,
+    port: int,
+    keys: Secrets,
+    writable: bool = False,
+    files: Files | None = None,
 ) -> Guard:
     """The page's application for one server, behind the guard, which knows its port and its secrets."""
     table = files or Files()
     api = Api(sources, csrf=keys.csrf, writable=writable)
+    actions = Actions(sources, hub, writable=writable)
 
     async def index(request: Request) -> Response:
         return table.index(request)
@@ -34,7 +43,13 @@ def make_app(
         return table.answer(request, request.path_params["name"])
 
     inside = Starlette(
-        routes=[Route("/", index), Route("/static/{name:path}", file), *api.routes()],
+        routes=[
+            Route("/", index),
+            Route("/static/{name:path}", file),
+            Route("/api/stream", hub.stream),
+            *api.routes(),
+            *actions.routes(),
+        ],
         exception_handlers={HoldfastError: _ours, HTTPException: _http, Exception: _bug},
     )
     return Guard(inside, port=port, keys=keys)

@@ -24,7 +24,7 @@ CURVE_POINTS = 800
 def row(view: RunView, opened: Opened) -> dict[str, Any]:
     """One line of the list of runs."""
     checkpoints = opened.run.checkpoints
-    return _row(view, overview(opened.run, checkpoints, _course(opened)).to_json())
+    return _row(view, overview(opened.run, checkpoints, course_of(opened)).to_json(), opened.run.budget)
 
 
 def broken_row(view: RunView, message: str) -> dict[str, Any]:
@@ -38,19 +38,19 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
     run, past = opened.run, opened.chronicle.read()
     listing = list_checkpoints(run)
     checkpoints = [item.checkpoint for item in listing.rows]
-    course = _course(opened)
+    course = course_of(opened)
     figures = overview(run, checkpoints, course)
     aside, room = run.aside, run.store.room()
     flying = in_flight(run)
     due = next_save(checkpoints, past, course) if figures.activity.value == "training" else None
     cost = stalls(past)
-    return _row(view, figures.to_json()) | {
+    return _row(view, figures.to_json(), run.budget) | {
         "policy": policy_json(listing.policy),
         "next_save": due.to_json() if due else None,
         "in_flight": flying.to_json() if flying else None,
         "durability_lag_s": past.stalls[-1].durable if past.stalls else None,
         "stalls": cost.to_json() if cost else None,
-        "attempts": _curves(opened).to_json()["attempts"],
+        "attempts": curves_of(opened).to_json()["attempts"],
         "timelines": _timelines(past, listing.rows),
         "checkpoints": [checkpoint_json(item) for item in listing.rows],
         "removed": [gone.to_json() for gone in past.gone],
@@ -88,9 +88,9 @@ def policy_json(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _row(view: RunView, figures: dict[str, Any]) -> dict[str, Any]:
+def _row(view: RunView, figures: dict[str, Any], budget: int | None = None) -> dict[str, Any]:
     place = {"key": view.key, "name": view.name, "path": str(view.path)}
-    return place | figures | {"budget_bytes": None, "findings": None, "problem": None}
+    return place | figures | {"budget_bytes": budget, "findings": None, "problem": None}
 
 
 def _timelines(past: Past, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
@@ -107,11 +107,13 @@ def _timelines(past: Past, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def _curves(opened: Opened) -> Curves:
+def curves_of(opened: Opened) -> Curves:
+    """The attempts and the range of steps, without any values."""
     return opened.curves.curves(names=(), points=2)
 
 
-def _course(opened: Opened) -> Course:
-    found = _curves(opened)
+def course_of(opened: Opened) -> Course:
+    """How far the training came."""
+    found = curves_of(opened)
     ended = found.spans[-1].attempt.ended if found.spans else None
     return Course(found.last_step, found.max_steps, ended)

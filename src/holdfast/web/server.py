@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 
@@ -17,6 +20,7 @@ from holdfast.errors import HoldfastError
 from holdfast.web.app import make_app
 from holdfast.web.guard import Secrets
 from holdfast.web.sources import Sources
+from holdfast.web.stream import Hub
 
 HOST = "127.0.0.1"
 
@@ -44,7 +48,8 @@ def serve(places: list[Path], *, port: int = 0, writable: bool = False, on_ready
     keys = Secrets()
     with _listen(port) as listening:
         port = listening.getsockname()[1]
-        app = make_app(sources, port=port, keys=keys, writable=writable)
+        hub = Hub(sources)
+        app = make_app(sources, hub, port=port, keys=keys, writable=writable)
         config = uvicorn.Config(
             app,
             log_config=None,
@@ -60,11 +65,25 @@ def serve(places: list[Path], *, port: int = 0, writable: bool = False, on_ready
             timeout_graceful_shutdown=1,
         )
         on_ready(Address(port, f"http://{HOST}:{port}/?token={keys.token}"))
-        _Server(config).run(sockets=[listening])
+        # uvicorn raises the signal that ended it once more: here Ctrl-C is how a page is put away, and no failure.
+        with suppress(KeyboardInterrupt):
+            _Server(config, hub).run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
-    """Ends as soon as it is asked to."""
+    """Ends as soon as it is asked to, with streams open."""
+
+    def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
+        super().__init__(config)
+        self._hub = hub
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        self._loop.call_soon_threadsafe(self._hub.close)
 
 
 def _listen(port: int) -> socket.socket:

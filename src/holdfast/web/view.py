@@ -14,6 +14,7 @@ from holdfast import layout
 from holdfast.errors import HoldfastError
 from holdfast.operations.chronicle import Chronicle
 from holdfast.operations.curves import CurveReader
+from holdfast.operations.overview import in_flight, is_training
 from holdfast.run import Run
 from holdfast.stores import LocalStore, Stamp
 from holdfast.web.answers import Packed, as_error, encode
@@ -36,7 +37,8 @@ PARTS = {
 }
 """What can change in a run, and the names below it by whose times that is seen."""
 
-Stamps = dict[str, tuple[Stamp | None, ...]]
+Stamps = dict[str, tuple[object, ...]]
+"""By part, what the file system shows of it: equal while nothing changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class RunView:
         self.name = name
         self.key = hashlib.blake2s(os.fsencode(path), digest_size=6).hexdigest()
         self.lane = Lane(str(path))
-        self._store = LocalStore(path)
+        self.store = LocalStore(path)
         self._opened: tuple[Stamp | None, Opened] | None = None
         self._known: dict[object, _Known] = {}
 
@@ -81,11 +83,21 @@ class RunView:
         return await self.lane.call(lambda: self._packed(what, function), patience)
 
     def stamps(self) -> Stamps:
-        """The run's parts as the file system shows them now, cheaply. Called in the run's thread."""
+        """The run's parts as the file system shows them now, cheaply. For the run's thread. Raises HoldfastError."""
         try:
-            return {part: tuple(self._store.stamp(name) for name in names) for part, names in PARTS.items()}
+            stamps: Stamps = {part: tuple(map(self.store.stamp, names)) for part, names in PARTS.items()}
+            # A training that is killed changes no file, and a save in flight changes those below its own directory.
+            if stamps["in_flight"] != (None, None) and self._opened is not None:
+                flying = in_flight(self._opened[1].run)
+                stamps["in_flight"] += (is_training(self._opened[1].run), flying and flying.bytes)
         except OSError as error:
             raise as_error(error) from error
+        return stamps
+
+    @property
+    def present(self) -> bool:
+        """True while there is a run. Called in the run's thread."""
+        return self.store.stamp(layout.RUN) is not None
 
     def _packed(self, what: object, function: Callable[[Opened], object]) -> Packed:
         stamps = self.stamps()
@@ -111,7 +123,7 @@ class RunView:
 
     def _open(self) -> Opened:
         """The run, opened anew where its run.json is another: it was replaced, or has another policy."""
-        stamp = self._store.stamp(layout.RUN)
+        stamp = self.store.stamp(layout.RUN)
         if self._opened is None or stamp is None or self._opened[0] != stamp:
             self._opened = None
             self._opened = (stamp, Opened(Run.open(self.path)))
@@ -119,5 +131,5 @@ class RunView:
 
 
 def _settled(stamps: Stamps, now: int) -> bool:
-    changes = [stamp.changed_ns for part in stamps.values() for stamp in part if stamp]
+    changes = [stamp.changed_ns for part in stamps.values() for stamp in part if isinstance(stamp, Stamp)]
     return max(changes, default=0) < now - SETTLED_NS
