@@ -110,7 +110,8 @@ class Past:
     """Steps that were committed on each timeline."""
     last: deque[Event] = field(default_factory=lambda: deque[Event](maxlen=LAST))
     turns: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
-    """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, `("aside", generation)`: what is newer goes."""
+    """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, and `("aside", generation)`,
+    where what is newer goes."""
     _sizes: dict[int, int] = field(default_factory=dict[int, int])
     _bytes: int = 0
 
@@ -141,9 +142,6 @@ class Past:
         timeline, size = int(event.get("timeline", 1)), int(event["size_bytes"])
         metrics = _numbers(event.get("metrics"))
         weights_only = event.get("kind") == "weights"
-        # A thinned checkpoint is no commit of its own: its generation is there already.
-        if generation in self.commits:
-            return
         self.commits[generation] = Commit(
             step, generation, timeline, weights_only, size, _time(event), metrics, metrics
         )
@@ -243,9 +241,7 @@ class Chronicle:
 
 
 def moment(text: str | None) -> datetime | None:
-    """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, and `("aside", generation)`,
-    where what is newer goes.
-    """
+    """The time of an event, None where it has none that can be read."""
     try:
         found = datetime.fromisoformat(text or "")
     except ValueError:
