@@ -5,16 +5,12 @@ from __future__ import annotations
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from holdfast.cli.command import Argument, command, format_option
 from holdfast.cli.render import Output
 from holdfast.errors import SettingsError
-
-if TYPE_CHECKING:
-    from holdfast.web.server import Address
 
 NEEDED = ("starlette", "uvicorn")
 
@@ -47,18 +43,17 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise SettingsError(f"the page needs {' and '.join(missing)}", hint="Install it: pip install 'holdfast[web]'")
-    from holdfast.web.server import has_browser, serve
+    from holdfast.web.server import PageServer, has_browser
 
-    def on_ready(address: Address) -> None:
-        if output.is_json:
-            output.json_line({"url": address.link, "port": address.port, "writable": allow_write})
+    server = PageServer([place.expanduser() for place in places] or [Path()], port=port, writable=allow_write)
+    if output.is_json:
+        output.json_line({"url": server.link, "port": server.port, "writable": allow_write})
+    else:
+        click.echo(server.link)
+    sys.stdout.flush()
+    if not no_open:
+        if has_browser():
+            click.launch(server.link)
         else:
-            click.echo(address.link)
-        sys.stdout.flush()
-        if no_open:
-            return
-        if has_browser() and click.launch(address.link) == 0:
-            return
-        output.note("there is no browser here: open the link yourself, or see --help for an ssh tunnel")
-
-    serve([place.expanduser() for place in places] or [Path()], port=port, writable=allow_write, on_ready=on_ready)
+            output.note("There is no browser here: open the link yourself; from another machine see --help on --port.")
+    server.run()

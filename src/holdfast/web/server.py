@@ -8,9 +8,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
@@ -18,6 +16,7 @@ import uvicorn
 
 from holdfast.errors import HoldfastError
 from holdfast.web.app import make_app
+from holdfast.web.files import Files
 from holdfast.web.guard import Secrets
 from holdfast.web.sources import Sources
 from holdfast.web.stream import Hub
@@ -31,32 +30,27 @@ class PortTaken(HoldfastError):
     code = "port-taken"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the page is: its port, and the link with the token."""
+class PageServer:
+    """The page of some runs. It takes connections from its creation on, and answers them while `run` runs."""
 
-    port: int
-    link: str
-
-
-def serve(places: list[Path], *, port: int = 0, writable: bool = False, on_ready: Callable[[Address], None]) -> None:
-    """Serve the page until it is interrupted; `on_ready` hears of the address once connections are taken.
-
-    Raises NoDirectory, PortTaken.
-    """
-    sources = Sources(places)
-    keys = Secrets()
-    with _listen(port) as listening:
-        port = listening.getsockname()[1]
-        hub = Hub(sources)
-        app = make_app(sources, hub, port=port, keys=keys, writable=writable)
+    def __init__(
+        self, places: list[Path], *, port: int = 0, writable: bool = False, files: Files | None = None
+    ) -> None:
+        """`port` 0 finds a free one. Raises NoDirectory, PortTaken."""
+        sources = Sources(places)
+        self._socket = _listen(port)
+        self.port: int = self._socket.getsockname()[1]
+        keys = Secrets()
+        self.link = f"http://{HOST}:{self.port}/?token={keys.token}"
+        """What lets a browser in."""
+        self.hub = Hub(sources)
+        app = make_app(sources, self.hub, port=self.port, keys=keys, writable=writable, files=files)
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             log_level=logging.CRITICAL,
             server_header=False,
-            date_header=False,
             lifespan="off",
             ws="none",
             loop="asyncio",
@@ -64,18 +58,30 @@ def serve(places: list[Path], *, port: int = 0, writable: bool = False, on_ready
             timeout_keep_alive=30,
             timeout_graceful_shutdown=1,
         )
-        on_ready(Address(port, f"http://{HOST}:{port}/?token={keys.token}"))
+        self._server = _Server(config, self.hub)
+
+    def run(self) -> None:
+        """Answer until Ctrl-C, SIGTERM, or `stop` of another thread."""
         # uvicorn raises the signal that ended it once more: here Ctrl-C is how a page is put away, and no failure.
-        with suppress(KeyboardInterrupt):
-            _Server(config, hub).run(sockets=[listening])
+        with self._socket, suppress(KeyboardInterrupt):
+            self._server.run(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """End `run`, with streams open; from any thread."""
+        self._server.end()
 
 
 class _Server(uvicorn.Server):
-    """Ends as soon as it is asked to, with streams open."""
-
     def __init__(self, config: uvicorn.Config, hub: Hub) -> None:
         super().__init__(config)
         self._hub = hub
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def end(self) -> None:
+        self.should_exit = True
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed: it has ended
+                self._loop.call_soon_threadsafe(self._hub.close)
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
@@ -83,10 +89,11 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
-        self._loop.call_soon_threadsafe(self._hub.close)
+        self.end()
 
 
 def _listen(port: int) -> socket.socket:
+    # The protocol is said, because asyncio sends small answers at once only where it sees it.
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -99,12 +106,11 @@ def _listen(port: int) -> socket.socket:
                 f"port {port} of this machine is in use", hint="Choose another, or leave --port out: then one is found."
             ) from error
         raise PortTaken(f"port {port} can't be used: {error.strerror}", hint="Choose one from 1024 on.") from error
-    listening.set_inheritable(False)
     return listening
 
 
 def has_browser() -> bool:
-    """True when this machine can show a page: a graphical session, and none of another machine's terminals."""
-    if sys.platform == "darwin":
-        return "SSH_CONNECTION" not in os.environ
-    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")) and "SSH_CONNECTION" not in os.environ
+    """True when this machine can show a page to who sits at it: a graphical session, not another one's terminal."""
+    if "SSH_CONNECTION" in os.environ:
+        return False
+    return sys.platform == "darwin" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))

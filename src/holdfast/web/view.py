@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from holdfast import layout
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, RunNotFound
 from holdfast.operations.chronicle import Chronicle
 from holdfast.operations.curves import CurveReader
 from holdfast.operations.overview import in_flight, is_training
@@ -122,7 +122,13 @@ class RunView:
             raise as_error(error) from error
 
     def _open(self) -> Opened:
-        """The run, opened anew where its run.json is another: it was replaced, or has another policy."""
+        """The run, opened anew where its run.json is another: it was replaced, or has another policy.
+
+        A link that took the place of the run, or of holdfast's directory in it, is not followed.
+        """
+        if os.path.realpath(self.path / layout.META) != os.fspath(self.path / layout.META):
+            self._opened = None
+            raise RunNotFound(f"{self.path} is no run any more: a link stands in its place")
         stamp = self.store.stamp(layout.RUN)
         if self._opened is None or stamp is None or self._opened[0] != stamp:
             self._opened = None
