@@ -93,18 +93,7 @@ class Trained:
             written_by=VERSIONS,
             fingerprint={"arguments": ARGUMENTS, "versions": {"torch": VERSIONS["torch"]}},
         )
-        checkpoint = self.checkpointer.save(facts, write)
-        plan = self.checkpointer.plan
-        self.run.events.append(
-            "kept",
-            generation=checkpoint.generation,
-            step=checkpoint.step,
-            reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
-            engine="fast",
-            blocked_seconds=abs(self.noise.gauss(0.01, 0.01)),
-            durable_seconds=0.8,
-        )
-        return checkpoint
+        return self.checkpointer.save(facts, write)
 
     def end(self, how: str | None = "finished") -> Run:
         """End the training well, with an error, or (None) as if it had been killed."""

@@ -77,7 +77,9 @@ def test_two_hosts_and_none_are_refused(page: Page) -> None:
 
 
 def test_an_absolute_address_does_not_stand_in_for_the_host(page: Page) -> None:
-    line = f"GET http://127.0.0.1:{page.server.port}/api/about HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    line = (
+        f"GET http://127.0.0.1:{page.server.port}/api/about HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+    )
     assert raw(page, line).split()[1] == "403"
 
 
@@ -150,7 +152,13 @@ def test_nothing_is_told_without_the_token(page: Page, address: str, token: str)
 
 
 def test_a_wrong_token_in_the_link_sets_no_cookie(page: Page) -> None:
-    for query in ("token=wrong", "token=", f"token={page.token}&token=wrong", f"token={page.token}x", f"TOKEN={page.token}"):
+    for query in (
+        "token=wrong",
+        "token=",
+        f"token={page.token}&token=wrong",
+        f"token={page.token}x",
+        f"TOKEN={page.token}",
+    ):
         answer = httpx.get(f"{page.base}/?{query}", trust_env=False)
         assert answer.status_code == 401
         assert "set-cookie" not in answer.headers
@@ -225,7 +233,9 @@ def test_a_body_that_lies_about_its_length_is_refused(page: Page) -> None:
     assert raw(page, head).split()[1] == "413"
 
 
-@pytest.mark.parametrize("body", ["", "{", "[]", "1", '"x"', "null", "[" * 10_000, '{"generation": "1"}', '{"generation": true}'])
+@pytest.mark.parametrize(
+    "body", ["", "{", "[]", "1", '"x"', "null", "[" * 10_000, '{"generation": "1"}', '{"generation": true}']
+)
 def test_a_body_of_another_shape_is_refused(page: Page, body: str) -> None:
     headers = {"X-Holdfast-CSRF": page.about["csrf"], "Content-Type": "application/json"}
     answer = page.client.post(f"/api/runs/{page.key('a')}/verify", content=body.encode(), headers=headers)
@@ -258,7 +268,8 @@ def test_a_long_query_is_refused(page: Page) -> None:
     ],
 )
 def test_only_files_of_the_table_are_served(page: Page, name: str) -> None:
-    text = f"GET /static/{name} HTTP/1.1\r\nHost: 127.0.0.1:{page.server.port}\r\nCookie: holdfast_{page.server.port}={page.token}\r\nConnection: close\r\n\r\n"
+    cookie = f"Cookie: holdfast_{page.server.port}={page.token}\r\n"
+    text = f"GET /static/{name} HTTP/1.1\r\nHost: 127.0.0.1:{page.server.port}\r\n{cookie}Connection: close\r\n\r\n"
     answer = raw(page, text)
     assert answer.split()[1] in ("400", "404")
     assert "secret" not in answer and "root:" not in answer

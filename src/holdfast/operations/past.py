@@ -126,7 +126,7 @@ class _Replay:
                 f"Replayed over the first {seen:,} of {total:,} saves: this policy keeps too many to go on; "
                 "pins are left out."
             )
-        return f"{text} Every {-(-frames // MOST_FRAMES)}th is shown." if frames > MOST_FRAMES else text
+        return f"{text} One of {-(-frames // MOST_FRAMES)} is shown." if frames > MOST_FRAMES else text
 
     def _measure(self, generation: int, values: Mapping[str, float]) -> list[tuple[int, str]]:
         """Metrics that came after a commit: the policy decides again, as it does in training."""

@@ -52,7 +52,7 @@ class Actions:
             raise Refused(
                 403, "this page only reads", hint="Start it with: holdfast ui --allow-write", code="read-only"
             )
-        view = self._sources.view(request.path_params["key"])
+        view = await self._sources.view(request.path_params["key"])
         fields = await _fields(request)
         keep, budget = (_text(fields, name, needed=False) for name in ("keep", "budget"))
         digest, set_policy = _text(fields, "digest", needed=True), fields.get("set_policy", False)
@@ -63,7 +63,7 @@ class Actions:
 
     async def verify(self, request: Request) -> Response:
         """Begin to check every byte of one checkpoint; what comes of it is told by the stream."""
-        view = self._sources.view(request.path_params["key"])
+        view = await self._sources.view(request.path_params["key"])
         generation = (await _fields(request)).get("generation")
         if not isinstance(generation, int) or isinstance(generation, bool):
             raise Refused(400, "the generation is no whole number", code="body")

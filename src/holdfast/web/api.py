@@ -65,7 +65,7 @@ class Api:
 
     async def run(self, request: Request) -> Response:
         """One run in full."""
-        view = self._view(request)
+        view = await self._view(request)
         return await self._page(request, "summary", partial(pages.summary, view))
 
     async def curves(self, request: Request) -> Response:
@@ -113,11 +113,12 @@ class Api:
                 logger.exception("%s can't be shown", view.path)
                 return pages.broken_row(view, f"holdfast failed at this run: {type(error).__name__}")
 
-    def _view(self, request: Request) -> RunView:
-        return self.sources.view(request.path_params["key"])
+    async def _view(self, request: Request) -> RunView:
+        return await self.sources.view(request.path_params["key"])
 
     async def _page(self, request: Request, what: object, find: Callable[[Opened], object]) -> Response:
-        return (await self._view(request).packed(what, find)).answer(request)
+        view = await self._view(request)
+        return (await view.packed(what, find)).answer(request)
 
 
 def _trial(request: Request) -> tuple[str | None, str | None]:

@@ -53,9 +53,12 @@ class Sources:
         """The key of the run when exactly one was named, and no root."""
         return next(iter(self._named)) if len(self._named) == 1 and not self.roots else None
 
-    def view(self, key: str) -> RunView:
-        """The run of a key. Raises Refused (404) for one that was never given out."""
+    async def view(self, key: str) -> RunView:
+        """The run of a key. Raises Refused (404) for one that is none of this table's."""
         view = self._named.get(key) or self._found.get(key)
+        if view is None:
+            await self.views()
+            view = self._found.get(key)
         if view is None:
             raise Refused(404, "there is no such run on this page", hint="Go back to the list.", code="run-not-found")
         return view

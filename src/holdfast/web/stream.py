@@ -77,8 +77,8 @@ class Hub:
     async def stream(self, request: Request) -> Response:
         """`GET /api/stream?run=KEY`: changes of one run, and of the list; without a key those of the list alone."""
         key = request.query_params.get("run") or None
-        view = None if key is None else self._sources.view(key)
-        if sum(map(len, self._listeners.values())) >= 2 * MOST_LISTENERS:
+        view = None if key is None else await self._sources.view(key)
+        if len(self._listeners.get(ALL, ())) >= MOST_LISTENERS:
             raise Refused(503, "too many pages listen already", hint="Close some of them.", code="busy")
         headers = {"X-Accel-Buffering": "no"}
         return StreamingResponse(self._messages(view), media_type="text/event-stream", headers=headers)
