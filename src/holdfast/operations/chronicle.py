@@ -110,7 +110,7 @@ class Past:
     """Steps that were committed on each timeline."""
     last: deque[Event] = field(default_factory=lambda: deque[Event](maxlen=LAST))
     turns: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
-    """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, and `("aside", generation)`:
+    """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, `("aside", generation)`:
     what is newer goes."""
     _sizes: dict[int, int] = field(default_factory=dict[int, int])
     _bytes: int = 0
