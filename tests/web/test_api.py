@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import math
 import shutil
+import subprocess
+import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,7 @@ import pytest
 from holdfast.checkpointer import Checkpointer
 from holdfast.retention import Policy
 from holdfast.run import Run
+from holdfast.stores import Stamp
 from holdfast.web import view
 from tests.operations.runs import LOSS, cut_manifest, make_run
 from tests.web.conftest import Page, Start
@@ -156,18 +161,31 @@ def test_the_next_save_and_the_one_in_flight(start: Start, root: Path) -> None:
 def test_a_killed_training_is_seen_although_no_file_changes(
     start: Start, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with training(root / "a") as trained:
-        trained.go(200)
-        monkeypatch.setattr(view, "SETTLED_NS", 0)
+    monkeypatch.setattr(view, "SETTLED_NS", 0)
+    script = (
+        "import sys, time; from pathlib import Path; from tests.web.runs import Trained\n"
+        "Trained(Path(sys.argv[1]), 'all').go(200); print('ready', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, str(root / "a")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
         page = start(root)
         key = page.key("a")
         assert page.get(f"/api/runs/{key}")["state"] == "training"
-        # The note of a process that is gone: its id is that of a process which began after it took the lock.
+        process.kill()
+        process.wait(20)
+        assert (root / "a" / ".holdfast" / "owner.json").exists()
+        assert page.get(f"/api/runs/{key}")["state"] == "stopped"
+
+
+def test_a_process_that_has_the_id_of_the_one_that_died_is_no_training(start: Start, root: Path) -> None:
+    with training(root / "a") as trained:
+        trained.go(200)
+        page = start(root)
+        key = page.key("a")
+        assert page.get(f"/api/runs/{key}")["state"] == "training"
         owner = root / "a" / ".holdfast" / "owner.json"
-        fields = json.loads(owner.read_text())
-        stat = owner.stat()
-        owner.write_text(json.dumps(fields | {"since": "2001-01-01T00:00:00Z"}))
-        assert owner.stat().st_ino == stat.st_ino
+        owner.write_text(json.dumps(json.loads(owner.read_text()) | {"since": "2001-01-01T00:00:00Z"}))
         assert page.get(f"/api/runs/{key}")["state"] == "stopped"
 
 
@@ -351,12 +369,18 @@ def test_large_answers_are_packed_and_not_made_twice(start: Start, root: Path, m
     assert page.get(address)["checkpoints"][4]["pinned"] and len(calls) == 1
 
 
-def test_a_change_too_young_to_be_told_by_its_time_is_looked_at_again(start: Start, root: Path) -> None:
-    run = make_run(root / "a", {1: 0.5})
-    page = start(root)
-    address = f"/api/runs/{page.key('a')}"
-    for generation in (1,) * 5:
-        run.pin_board.pin(generation)
-        assert page.get(address)["checkpoints"][0]["pinned"]
-        run.pin_board.unpin(generation)
-        assert not page.get(address)["checkpoints"][0]["pinned"]
+@pytest.mark.parametrize("young", [True, False])
+def test_a_change_too_young_to_be_told_by_its_time_is_looked_at_again(tmp_path: Path, young: bool) -> None:
+    run = make_run(tmp_path / "a", {1: 0.5})
+    looked: list[object] = []
+    one = view.RunView(run.path, "a")
+    when = time.time_ns() - (0 if young else 2 * view.SETTLED_NS)
+    same: view.Stamps = {"events": (Stamp("file", 1, 1, when, when),)}
+    one.stamps = lambda: same  # type: ignore[method-assign]
+
+    async def ask_twice() -> None:
+        for _ in range(2):
+            await one.packed("question", lambda opened: looked.append(opened) or [])
+
+    asyncio.run(ask_twice())
+    assert len(looked) == (2 if young else 1)

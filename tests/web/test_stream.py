@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.web import stream
+from holdfast.web.view import RunView
 from tests.operations.runs import make_run
 from tests.web.conftest import Page, Start
 from tests.web.runs import damaged, finished, training
@@ -146,7 +147,12 @@ def test_a_verification_of_what_goes_meanwhile_is_told_too(
         assert told["ok"] is None and "gone" in told["error"]
 
 
-def test_nobody_looks_while_nobody_listens(start: Start, tmp_path: Path) -> None:
+def test_nobody_looks_while_nobody_listens(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[object] = []
+    real = RunView.stamps
+    monkeypatch.setattr(RunView, "stamps", lambda view: looks.append(view) or real(view))
     run = finished(tmp_path / "root" / "a", steps=200)
     page = start(tmp_path / "root")
     key, hub = page.key("a"), page.server.hub
@@ -154,6 +160,10 @@ def test_nobody_looks_while_nobody_listens(start: Start, tmp_path: Path) -> None
     with listening(page, key), listening(page, key):
         assert hub.watched == {stream.ALL, key}
     until(lambda: hub.watched == frozenset())
+    time.sleep(0.2)
+    count = len(looks)
+    time.sleep(0.5)
+    assert len(looks) == count > 1
     with listening(page, key) as events:  # and it works again
         run.pin_board.pin(1)
         first(events, "run", "checkpoints")

@@ -152,7 +152,7 @@ async def _body(receive: Receive, scope: Scope) -> bytes:
                 break
             pieces.append(message.get("body", b""))
             size += len(pieces[-1])
-            if not message.get("more_body"):
+            if size <= MOST_BYTES and not message.get("more_body"):
                 return b"".join(pieces)
     raise Refused(413, f"a request has at most {MOST_BYTES:,} bytes", code="too-large")
 
