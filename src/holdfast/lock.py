@@ -18,7 +18,7 @@ from holdfast.stores import Store
 if TYPE_CHECKING:
     from filelock import FileLock
 
-_CLOCK_SLACK = 5.0
+_CLOCK_SLACK = 60.0
 """Seconds by which a process that seems to have begun after it took the lock may be the same all the same."""
 GRACE_SECONDS = 15.0
 """How long to wait for a lock whose holder is dead: its data loader workers outlive it by some seconds."""

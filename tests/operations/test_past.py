@@ -63,7 +63,7 @@ def test_late_metrics_and_rewinds_are_followed(tmp_path: Path) -> None:
     assert found.kept == tuple(one.step for one in run.checkpoints) == (3, 5)
     told = Chronicle(run).read()
     assert [(gone.step, gone.kind) for gone in told.gone if gone.kind == "set aside"] == [(4, "set aside")]
-    assert told.uses[-1].bytes == sum(one.size_bytes for one in run.checkpoints)
+    assert told.uses[-1].bytes == sum(one.size_bytes for one in (*run.checkpoints, *run.aside))
     assert told.commits[3].metrics == {"eval_loss": 0.1} and told.commits[3].at_commit == {}
 
 
@@ -74,6 +74,9 @@ def test_bytes_over_time_end_with_what_is_there(tmp_path: Path) -> None:
     assert max(use.bytes for use in told.uses) <= 5_000
     with run.writing():
         run.quarantine(run.verify(run.checkpoints[0]))
+    assert Chronicle(run).read().uses[-1].bytes == run.plan().taken_bytes > sum(c.size_bytes for c in run.checkpoints)
+    with run.writing():
+        run.remove(run.aside[0], "asked for")
     assert Chronicle(run).read().uses[-1].bytes == sum(one.size_bytes for one in run.checkpoints)
 
 

@@ -53,6 +53,18 @@ def test_a_budget_gives_up_in_order(page: Page) -> None:
     assert not plan(page, keep="all", budget="0.0001 MB")["fits"]
 
 
+def test_what_lies_aside_is_part_of_the_plan_that_is_shown_and_goes_first(page: Page, run: Run) -> None:
+    with run.writing():
+        run.rewind(run.checkpoints[3])
+    shown = plan(page, budget="0.0045 MB")
+    assert [(row["step"], row["state"], row["action"]) for row in shown["aside"]] == [(5, "set aside", "remove")]
+    assert {row["action"] for row in shown["rows"]} == {"keep"}
+    assert shown["fits"] and shown["freed_bytes"] == 1_000 and plan(page)["kept_aside_bytes"] == 1_000
+    done = apply(page, shown, budget="0.0045 MB")
+    assert [(one["step"], one["what"]) for one in done["done"]] == [(5, "removed")]
+    assert run.aside == () and steps(run) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("query", [{"keep": "best"}, {"keep": "x:1"}, {"budget": "5"}, {"budget": "lots"}])
 def test_what_can_not_be_understood_is_told_with_a_way_out(page: Page, query: dict[str, str]) -> None:
     error = page.get(f"/api/runs/{page.key('a')}/plan", 400, **query)["error"]
@@ -72,7 +84,7 @@ def test_the_policy_can_be_put_in_force(page: Page, run: Run) -> None:
     shown = plan(page, keep="latest:2", budget="1 GB")
     apply(page, shown, budget="1 GB", set_policy=True)
     reopened = Run.open(run.path)
-    assert (reopened.file.keep, reopened.budget) == ("latest:2", 10**9) and steps(run) == [4, 5]
+    assert (reopened.file.keep, reopened.limits.budget) == ("latest:2", 10**9) and steps(run) == [4, 5]
     assert page.get(f"/api/runs/{page.key('a')}")["policy"]["keep"] == "latest:2"
     assert plan(page)["changes"] == []
 

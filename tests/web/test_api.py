@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from holdfast.checkpointer import Checkpointer
+from holdfast.limits import Limits
+from holdfast.operations.doctor import examine_run
 from holdfast.retention import Policy
 from holdfast.run import Run
 from holdfast.stores import Stamp
@@ -256,7 +258,7 @@ def test_where_the_bytes_are(start: Start, root: Path) -> None:
     assert found["forecast"]["saves_left"] == 0 and found["forecast"]["at_end_bytes"] == found["used_bytes"]
     assert found["budget_bytes"] is None
     with Run.open(run.path).writing() as writing:
-        writing.set_policy(Policy.from_spec("latest:1", LOSS), budget=10**9)
+        writing.set_policy(Policy.from_spec("latest:1", LOSS), Limits(budget=10**9))
     again = page.get(f"/api/runs/{page.key('a')}/disk")
     assert again["budget_bytes"] == 10**9
     assert again["frees"]["prune_bytes"] == found["used_bytes"] - run.checkpoints[-1].size_bytes
@@ -268,6 +270,9 @@ def test_health(start: Start, root: Path) -> None:
     found = page.get(f"/api/runs/{page.key('a')}/health")
     assert found["events"][0]["event"] == "verified" and found["events"][0]["ok"] is False
     assert found["events"] == list(reversed(list(run.events.read())))[:500]
+    report = examine_run(run)
+    assert found["findings"] == [finding.to_json() for finding in report.findings] != []
+    assert sum(row(page, "a")["findings"].values()) == len(report.findings)
     assert len(found["stalls"]) == 6 and found["attempts"][0]["ended"] == "finished"
     states = {one["step"]: one["state"] for one in page.get(f"/api/runs/{page.key('a')}")["checkpoints"]}
     assert states[400] == "damaged" and states[500] == "committed"

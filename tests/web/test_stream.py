@@ -147,9 +147,7 @@ def test_a_verification_of_what_goes_meanwhile_is_told_too(
         assert told["ok"] is None and "gone" in told["error"]
 
 
-def test_nobody_looks_while_nobody_listens(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_looks_while_nobody_listens(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[object] = []
     real = RunView.stamps
     monkeypatch.setattr(RunView, "stamps", lambda view: looks.append(view) or real(view))

@@ -74,7 +74,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Bytes of the run's committed checkpoints right after an event, and the step of what changed."""
+    """Bytes of the run's checkpoints right after an event, what lies aside too, and the step of what changed."""
 
     time: str | None
     step: int
@@ -113,6 +113,8 @@ class Past:
     """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, `("aside", generation)`:
     what is newer goes."""
     _sizes: dict[int, int] = field(default_factory=dict[int, int])
+    """Bytes of each generation on disk, and of those that lie aside."""
+    _aside: dict[int, int] = field(default_factory=dict[int, int])
     _bytes: int = 0
 
     @property
@@ -158,6 +160,11 @@ class Past:
             self._sizes[generation] = size
             self._bytes += size
 
+    def _move_aside(self, generation: int) -> None:
+        if (size := self._sizes.pop(generation, None)) is not None:
+            self._bytes -= self._aside.pop(generation, 0)
+            self._aside[generation] = size
+
     def _use(self, event: Event, step: int) -> None:
         self.uses.append(Use(_time(event), step, self._bytes))
 
@@ -165,7 +172,12 @@ class Past:
         generation, step = int(event["generation"]), int(event["step"])
         known = self.commits.get(generation)
         self.gone.append(Gone(step, generation, kind, reason, _time(event), dict(known.metrics) if known else {}))
-        self._resize(generation, int(event["size_bytes"]) if kind == "thinned" else None)
+        if kind == "quarantined":
+            self._move_aside(generation)
+        elif event.get("state") is not None:
+            self._bytes -= self._aside.pop(generation, 0)
+        else:
+            self._resize(generation, int(event["size_bytes"]) if kind == "thinned" else None)
         self._use(event, step)
 
     def _removed(self, event: Event) -> None:
@@ -187,7 +199,7 @@ class Past:
                 reason = f"set aside: timeline {now} goes on from generation {came_from}"
                 step, time = commit.step, _time(event)
                 self.gone.append(Gone(step, generation, "set aside", reason, time, commit.metrics))
-                self._resize(generation, None)
+                self._move_aside(generation)
         if aside:
             self._use(event, max(aside))
 

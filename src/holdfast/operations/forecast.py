@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from holdfast.model import Checkpoint, Kind
+from holdfast.model import Checkpoint, Kind, State
 from holdfast.retention import Metric, Policy, fit, make_plan
 from holdfast.units import format_size
 
@@ -17,7 +17,7 @@ MOST_PLANNED = 256
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Bytes of the run's checkpoints at its end, and the most until then, with the save that is being written.
+    """Bytes of the run's checkpoints and of what lies aside, at its end and at most, with the save in flight.
 
     `saves_left` until the last step; `fits` is False where the budget or the free space is exceeded; `full_at` is the
     step of the save that there is no room for.
@@ -68,6 +68,7 @@ def forecast(
     *,
     free_bytes: int,
     budget: int | None = None,
+    aside: Sequence[Checkpoint] = (),
     pinned: frozenset[int] = frozenset(),
     now: datetime | None = None,
 ) -> Forecast | None:
@@ -79,10 +80,10 @@ def forecast(
     whole = [checkpoint for checkpoint in checkpoints if checkpoint.kind is Kind.FULL] or list(checkpoints)
     if not whole:
         return None
-    model, used = whole[-1], sum(checkpoint.size_bytes for checkpoint in checkpoints)
+    model, used = whole[-1], sum(checkpoint.size_bytes for checkpoint in (*checkpoints, *aside))
     saves = ahead.saves
     courses = [
-        _Course(tuple(checkpoints), policy, budget, pinned, sign).play(
+        _Course(tuple(checkpoints), tuple(aside), policy, budget, pinned, sign).play(
             saves, model, now or datetime.now(UTC), ahead.pace or 1.0, used
         )
         for sign in (1, -1)
@@ -102,6 +103,7 @@ class _Course:
     """One course of the metric: better with every save (1), or never again (-1)."""
 
     on_disk: tuple[Checkpoint, ...]
+    aside: tuple[Checkpoint, ...]
     policy: Policy
     budget: int | None
     pinned: frozenset[int]
@@ -109,7 +111,7 @@ class _Course:
 
     def play(self, saves: Sequence[int], model: Checkpoint, now: datetime, pace: float, used: int) -> list[int]:
         """Bytes that are left before the first save and after each."""
-        left, found = self.on_disk, [used]
+        left, aside, found = self.on_disk, self.aside, [used]
         generation = max(checkpoint.generation for checkpoint in left)
         values = self._values(len(saves))
         began = saves[0] if saves else 0
@@ -121,11 +123,12 @@ class _Course:
             new = replace(
                 model, generation=generation, step=step, created=at, metrics=metrics, parent=None, kind=Kind.FULL
             )
-            plan = make_plan((*left, new), self.policy, now=at, pinned=self.pinned)
+            plan = make_plan((*left, new), self.policy, aside=aside, now=at, pinned=self.pinned)
             if self.budget is not None:
                 plan = fit(plan, self.budget, metric, why="budget")
-            left = plan.left
-            found.append(sum(checkpoint.size_bytes for checkpoint in left))
+            left = tuple(one for one in plan.left if one.state is State.COMMITTED)
+            aside = tuple(one for one in plan.left if one.state is not State.COMMITTED)
+            found.append(sum(checkpoint.size_bytes for checkpoint in plan.left))
         more = len(saves) - MOST_PLANNED
         if more > 0:
             slope = (found[-1] - found[MOST_PLANNED // 2]) / (MOST_PLANNED - MOST_PLANNED // 2)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from holdfast.operations import prune
 from holdfast.operations.pruning import PlanChanged, plan_for, policy_for, prune_as_shown
-from holdfast.retention import Plan, Policy, format_spec
+from holdfast.retention import Decision, Plan, Policy, format_spec
 from holdfast.run import Run
 from holdfast.units import parse_size
 
@@ -30,35 +30,26 @@ class Proposal:
         return {
             "keep": format_spec(self.policy.rules),
             "budget_bytes": self.budget,
-            "rows": [
-                {
-                    "generation": decision.checkpoint.generation,
-                    "step": decision.checkpoint.step,
-                    "name": decision.checkpoint.name,
-                    "size_bytes": decision.checkpoint.size_bytes,
-                    "left_bytes": decision.kept_bytes,
-                    "action": decision.outcome.value,
-                    "reasons": list(decision.reasons),
-                }
-                for decision in self.plan.decisions
-            ],
+            "rows": [_row(decision) for decision in self.plan.decisions],
+            "aside": [_row(decision) for decision in self.plan.aside],
             "kept_bytes": self.plan.kept_bytes,
+            "kept_aside_bytes": self.plan.kept_aside_bytes,
             "freed_bytes": self.plan.freed_bytes,
-            "fits": self.budget is None or self.plan.kept_bytes <= self.budget,
+            "fits": self.budget is None or self.plan.kept_bytes + self.plan.kept_aside_bytes <= self.budget,
             "digest": self.digest,
             "changes": list(self.changes),
         }
 
 
 def propose(run: Run, keep: str | None, budget: str | None) -> Proposal:
-    """The plan of a policy (None: the run's own) and a budget such as `200GB` (None: none).
+    """The plan of a policy (None: the run's own) and a budget such as `200GB` (None: the run's own).
 
     Raises PolicyError and QuantityError for what can't be understood.
     """
     policy = policy_for(run, keep, None, None)
-    limit = None if budget is None else parse_size(budget, "budget")
+    limit = run.limits.budget if budget is None else parse_size(budget, "budget")
     plan = plan_for(run, policy, limit)
-    in_force = {d.checkpoint.generation: d.outcome for d in plan_for(run, run.policy, run.budget).decisions}
+    in_force = {d.checkpoint.generation: d.outcome for d in plan_for(run, run.policy).decisions}
     changes = tuple(
         d.checkpoint.generation for d in plan.decisions if in_force.get(d.checkpoint.generation) is not d.outcome
     )
@@ -80,12 +71,28 @@ def carry_out(run: Run, keep: str | None, budget: str | None, digest: str, *, se
     done = prune_as_shown(run, shown.policy, shown.plan, budget=shown.budget)
     if set_policy:
         with run.writing():
-            run.set_policy(shown.policy, budget=shown.budget)
+            run.set_policy(shown.policy, replace(run.limits, budget=shown.budget))
     return done
 
 
+def _row(decision: Decision) -> dict[str, Any]:
+    checkpoint = decision.checkpoint
+    return {
+        "generation": checkpoint.generation,
+        "step": checkpoint.step,
+        "name": checkpoint.name,
+        "state": checkpoint.state.value,
+        "size_bytes": checkpoint.size_bytes,
+        "left_bytes": decision.kept_bytes,
+        "action": decision.outcome.value,
+        "reasons": list(decision.reasons),
+    }
+
+
 def _digest(run: Run, policy: Policy, budget: int | None, plan: Plan) -> str:
-    decisions = [(d.checkpoint.generation, d.outcome.value) for d in plan.decisions]
+    decisions = [
+        (d.checkpoint.generation, str(d.checkpoint.path), d.outcome.value) for d in (*plan.decisions, *plan.aside)
+    ]
     metric = policy.metric
     text = repr((run.id, format_spec(policy.rules), metric and (metric.name, metric.mode), budget, decisions))
     return hashlib.blake2s(text.encode(), digest_size=16).hexdigest()

@@ -100,6 +100,7 @@ def _apply(view: RunView, keep: str | None, budget: str | None, digest: str, *, 
     outcomes = (
         ("removed", done.removed),
         ("thinned", done.thinned),
+        ("removed", done.removed_aside),
         ("spared", done.spared),
         ("kept whole", done.not_thinned),
     )

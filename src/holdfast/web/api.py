@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -102,10 +103,10 @@ class Api:
         """Findings, events, attempts, stalls."""
         return await self._page(request, "health", closer.health)
 
-    async def _row(self, view: RunView) -> dict[str, Any]:
+    async def _row(self, view: RunView) -> msgspec.Raw | dict[str, Any]:
         async with self._reading:
             try:
-                return await view.read(partial(pages.row, view), ROW_PATIENCE)
+                return msgspec.Raw((await view.packed("row", partial(pages.row, view), ROW_PATIENCE)).plain)
             except HoldfastError as error:
                 return pages.broken_row(view, error.message)
             except Exception as error:

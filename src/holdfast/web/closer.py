@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.model import Checkpoint
 from holdfast.operations.chronicle import Past, Use
 from holdfast.operations.differences import differences
+from holdfast.operations.doctor import examine_run
 from holdfast.operations.forecast import Ahead, Forecast, forecast
 from holdfast.operations.overview import cadence
 from holdfast.operations.past import replay_past
@@ -65,9 +66,9 @@ def disk(opened: Opened) -> dict[str, Any]:
             }
             for share in found.shares
         ],
-        "used_bytes": found.checkpoints_bytes,
+        "used_bytes": found.budget_used,
         "total_used_bytes": found.kinds.total,
-        "budget_bytes": run.budget,
+        "budget_bytes": run.limits.budget,
         "free_bytes": found.disk.free_bytes,
         "total_bytes": found.disk.total_bytes,
         "over_time": [{"time": use.time, "step": use.step, "bytes": use.bytes} for use in _fewer(past.uses)],
@@ -87,16 +88,16 @@ def replay(opened: Opened, keep: str | None, budget: str | None) -> dict[str, An
     """What a policy and a budget would have done with this run's past. Raises PolicyError, QuantityError."""
     run, past = opened.run, opened.chronicle.read()
     policy = policy_for(run, keep, None, None)
-    limit = None if budget is None else parse_size(budget, "budget")
+    limit = run.limits.budget if budget is None else parse_size(budget, "budget")
     known = {one.generation: one for one in run.checkpoints}
     return replay_past(past, policy, known, run_id=run.id, budget=limit).to_json()
 
 
 def health(opened: Opened) -> dict[str, Any]:
     """What doctor finds, what happened, how the attempts ended, what saves cost."""
-    past = opened.chronicle.read()
+    run, past = opened.run, opened.chronicle.read()
     return {
-        "findings": None,
+        "findings": [finding.to_json() for finding in examine_run(run).findings],
         "events": list(reversed(past.last)),
         "attempts": curves_of(opened).to_json()["attempts"],
         "stalls": [stall.to_json() for stall in past.stalls[-MOST_USES:]],
@@ -142,7 +143,8 @@ def _forecast(opened: Opened, past: Past, free_bytes: int) -> Forecast | None:
         run.policy,
         ahead,
         free_bytes=free_bytes,
-        budget=run.budget,
+        budget=run.limits.budget,
+        aside=run.aside,
         pinned=run.pins.held,
         now=datetime.now(UTC),
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from holdfast.operations.chronicle import Past
 from holdfast.operations.curves import Curves
+from holdfast.operations.doctor import Severity, examine_run
 from holdfast.operations.listing import Row, list_checkpoints
 from holdfast.operations.overview import (
     Course,
@@ -15,6 +16,7 @@ from holdfast.operations.overview import (
     stalls,
 )
 from holdfast.retention import Policy, format_spec
+from holdfast.run import Run
 from holdfast.web.view import Opened, RunView
 
 CURVE_POINTS = 800
@@ -24,7 +26,7 @@ CURVE_POINTS = 800
 def row(view: RunView, opened: Opened) -> dict[str, Any]:
     """One line of the list of runs."""
     checkpoints = opened.run.checkpoints
-    return _row(view, overview(opened.run, checkpoints, course_of(opened)).to_json(), opened.run.budget)
+    return _row(view, overview(opened.run, checkpoints, course_of(opened)).to_json(), opened.run)
 
 
 def broken_row(view: RunView, message: str) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
     flying = in_flight(run)
     due = next_save(checkpoints, past, course) if figures.activity.value == "training" else None
     cost = stalls(past)
-    return _row(view, figures.to_json(), run.budget) | {
+    return _row(view, figures.to_json(), run) | {
         "policy": policy_json(listing.policy),
         "next_save": due.to_json() if due else None,
         "in_flight": flying.to_json() if flying else None,
@@ -88,9 +90,16 @@ def policy_json(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _row(view: RunView, figures: dict[str, Any], budget: int | None = None) -> dict[str, Any]:
+def _row(view: RunView, figures: dict[str, Any], run: Run | None = None) -> dict[str, Any]:
     place = {"key": view.key, "name": view.name, "path": str(view.path)}
-    return place | figures | {"budget_bytes": budget, "findings": None, "problem": None}
+    budget = run.limits.budget if run else None
+    return place | figures | {"budget_bytes": budget, "findings": _findings(run) if run else None, "problem": None}
+
+
+def _findings(run: Run) -> dict[str, int]:
+    """How many of each severity doctor finds."""
+    report = examine_run(run)
+    return {severity.value: report.count(severity) for severity in Severity}
 
 
 def _timelines(past: Past, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
