@@ -6,7 +6,6 @@ from typing import Any
 
 from holdfast.operations.chronicle import Past
 from holdfast.operations.curves import Curves
-from holdfast.operations.doctor import Severity, examine_run
 from holdfast.operations.listing import Row, list_checkpoints
 from holdfast.operations.overview import (
     Course,
@@ -16,7 +15,6 @@ from holdfast.operations.overview import (
     stalls,
 )
 from holdfast.retention import Policy, format_spec
-from holdfast.run import Run
 from holdfast.web.view import Opened, RunView
 
 CURVE_POINTS = 800
@@ -26,7 +24,7 @@ CURVE_POINTS = 800
 def row(view: RunView, opened: Opened) -> dict[str, Any]:
     """One line of the list of runs."""
     checkpoints = opened.run.checkpoints
-    return _row(view, overview(opened.run, checkpoints, course_of(opened)).to_json(), opened.run)
+    return _row(view, overview(opened.run, checkpoints, course_of(opened)).to_json(), opened)
 
 
 def broken_row(view: RunView, message: str) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
     flying = in_flight(run)
     due = next_save(checkpoints, past, course) if figures.activity.value == "training" else None
     cost = stalls(past)
-    return _row(view, figures.to_json(), run) | {
+    return _row(view, figures.to_json(), opened) | {
         "policy": policy_json(listing.policy),
         "next_save": due.to_json() if due else None,
         "in_flight": flying.to_json() if flying else None,
@@ -90,28 +88,20 @@ def policy_json(policy: Policy) -> dict[str, Any]:
     }
 
 
-def _row(view: RunView, figures: dict[str, Any], run: Run | None = None) -> dict[str, Any]:
+def _row(view: RunView, figures: dict[str, Any], opened: Opened | None = None) -> dict[str, Any]:
     place = {"key": view.key, "name": view.name, "path": str(view.path)}
-    budget = run.limits.budget if run else None
-    return place | figures | {"budget_bytes": budget, "findings": _findings(run) if run else None, "problem": None}
-
-
-def _findings(run: Run) -> dict[str, int]:
-    """How many of each severity doctor finds."""
-    report = examine_run(run)
-    return {severity.value: report.count(severity) for severity in Severity}
+    budget, findings = (opened.run.limits.budget, opened.findings()) if opened else (None, None)
+    return place | figures | {"budget_bytes": budget, "findings": findings, "problem": None}
 
 
 def _timelines(past: Past, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
     """Each timeline with the generation that it began from and the steps that were committed on it."""
-    steps = {number: list(found) for number, found in past.steps.items()}
+    steps = {number: set(found) for number, found in past.steps.items()}
     for item in rows:
         # An event log that is gone leaves the manifests.
-        known = steps.setdefault(item.checkpoint.timeline, [])
-        if item.checkpoint.step not in known:
-            known.append(item.checkpoint.step)
+        steps.setdefault(item.checkpoint.timeline, set()).add(item.checkpoint.step)
     return [
-        {"number": number, "from_generation": past.rewinds.get(number), "steps": sorted(set(found))}
+        {"number": number, "from_generation": past.rewinds.get(number), "steps": sorted(found)}
         for number, found in sorted(steps.items())
     ]
 

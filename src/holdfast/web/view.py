@@ -14,6 +14,7 @@ from holdfast import layout
 from holdfast.errors import HoldfastError, RunNotFound
 from holdfast.operations.chronicle import Chronicle
 from holdfast.operations.curves import CurveReader
+from holdfast.operations.doctor import Severity, examine_run
 from holdfast.operations.overview import in_flight, is_training
 from holdfast.run import Run
 from holdfast.stores import LocalStore, Stamp
@@ -55,6 +56,16 @@ class Opened:
         self.run = run
         self.chronicle = Chronicle(run)
         self.curves = CurveReader(run)
+        self._findings: tuple[int | None, dict[str, int]] | None = None
+
+    def findings(self) -> dict[str, int]:
+        """How many of each severity doctor finds; what it judges is the newest checkpoint's and the run file's."""
+        newest = self.run.latest
+        generation = newest.generation if newest else None
+        if self._findings is None or self._findings[0] != generation:
+            report = examine_run(self.run)
+            self._findings = generation, {severity.value: report.count(severity) for severity in Severity}
+        return self._findings[1]
 
 
 class RunView:
