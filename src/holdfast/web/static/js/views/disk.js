@@ -1,0 +1,114 @@
+// The disk: use against the budget over time, what takes the room, what the end of the run needs, what could go.
+
+import { get, runPath } from "../api.js";
+import { card, command, empty, meter, strip } from "../components/parts.js";
+import { Table } from "../components/table.js";
+import { h, set } from "../dom.js";
+import { count, name as clean, percent, plural, size } from "../format.js";
+import { address } from "../router.js";
+import { DiskChart } from "./diskchart.js";
+
+const KINDS = [
+  ["weights", "Weights", "--cat-1", "what a model is loaded from"],
+  ["optimizer", "Optimizer and training state", "--cat-3", "what only a resume needs"],
+  ["other", "Tokenizer, configuration, logs", "--cat-2", "small files"],
+  ["litter", "Left over", "--cat-5", "half-written or half-removed; the next start of a training clears it"],
+];
+
+export class DiskView {
+  constructor({ key, title }) {
+    Object.assign(this, { key, title });
+    this.chart = new DiskChart();
+    this.element = h("div", { class: "view" });
+    this.body = h("div", { class: "view-rest" });
+    this.head = h("div", { class: "title-row" });
+    this.element.append(this.head, this.body);
+  }
+
+  async load() {
+    const [disk, run] = await Promise.all([get(runPath(this.key, "disk")), get(runPath(this.key))]);
+    this.title(`Disk · ${clean(run.name).slice(0, 40)}`);
+    set(this.head, h("div", { class: "title-main" }, h("p", null, h("a", { href: address(this.key) }, h("bdi", null, clean(run.name)))), h("h1", null, "Disk")));
+    this.table?.destroy();
+    const parts = [this.#figures(disk), this.#overTime(disk), h("div", { class: "two" }, this.#kinds(disk), this.#frees(disk, run)), this.#table(disk)];
+    set(this.body, parts);
+    this.chart.show(disk);
+  }
+
+  async refresh(changed) {
+    if (!changed.size || ["checkpoints", "disk"].some((what) => changed.has(what))) await this.load();
+  }
+
+  destroy() {
+    this.table?.destroy();
+    this.chart.destroy();
+  }
+
+  #figures(disk) {
+    const { forecast } = disk;
+    const used = disk.used_bytes;
+    const over = disk.budget_bytes !== null && used > disk.budget_bytes;
+    const stats = [
+      { id: "used", label: disk.budget_bytes ? "Used of the budget" : "Used", value: size(used), extra: disk.budget_bytes ? meter([{ share: used / disk.budget_bytes, over }], `${percent(used, disk.budget_bytes)} of the budget`) : null, sub: disk.budget_bytes ? `${percent(used, disk.budget_bytes)} of ${size(disk.budget_bytes)}` : "no budget is set" },
+      { id: "free", label: "Free on the disk", value: size(disk.free_bytes), sub: `of ${size(disk.total_bytes)}` },
+      { id: "peak", label: "Most until the end", value: size(forecast?.peak_bytes), sub: "a new one is written beside those that are kept", help: "The planner's forecast: the most that lies on disk at once before the run ends." },
+      { id: "end", label: "At the end", value: size(forecast?.at_end_bytes), sub: forecast?.saves_left === null || forecast?.saves_left === undefined ? "no end is known" : `after ${plural(forecast.saves_left, "more save")}` },
+      { id: "each", label: "Each checkpoint", value: size(forecast?.per_checkpoint_bytes), sub: "whole, with optimizer state" },
+    ];
+    return [strip(stats, "Disk at a glance"), forecast?.verdict ? h("p", { class: "verdict" }, clean(forecast.verdict)) : null];
+  }
+
+  #overTime(disk) {
+    if (disk.over_time.length < 2) return card("Use over time", {}, empty("Not enough saves yet", "The line begins with the second checkpoint."));
+    return card("Use over time", { note: this.chart.caption(disk) }, h("div", { class: "card-body" }, this.chart.element));
+  }
+
+  #kinds(disk) {
+    const total = KINDS.reduce((sum, [id]) => sum + (disk.kinds[id] ?? 0), 0);
+    const shown = KINDS.filter(([id]) => disk.kinds[id]);
+    const bar = meter(shown.map(([id, , token]) => ({ share: disk.kinds[id] / total, colour: `var(${token})` })), shown.map(([id, label]) => `${label} ${size(disk.kinds[id])}`).join(", "), true);
+    const rows = shown.map(([id, label, token, what]) => h("li", null, h("i", { class: "swatch square", style: { background: `var(${token})` } }), h("span", null, label, h("span", { class: "mute" }, `: ${what}`)), h("b", { class: "number" }, size(disk.kinds[id]))));
+    return card("What takes the room", {}, h("div", { class: "card-body" }, total ? [bar, h("ul", { class: "kinds" }, rows)] : h("p", { class: "mute" }, "Nothing is on disk yet.")));
+  }
+
+  #frees(disk, run) {
+    const { prune_bytes: prune, thin_bytes: thin } = disk.frees;
+    const path = clean(run.path);
+    const row = (title, bytes, text, line) => h("div", null, h("h3", null, title, h("span", { class: "number-tag" }, bytes ? `frees ${size(bytes)}` : "nothing to free")), h("p", { class: "mute" }, text), line ? command(line) : null);
+    return card(
+      "What could go",
+      {},
+      h(
+        "div",
+        { class: "card-body commands" },
+        row("Prune", prune, "Removes what no rule keeps. Shows its plan first with --dry-run.", prune ? `holdfast prune ${quote(path)} --dry-run` : null),
+        row("Thin", thin, "Leaves the weights of those that are not needed to resume from, and frees their optimizer state.", null),
+        h("p", null, h("a", { href: address(this.key, "policy") }, "Try other rules"), h("span", { class: "mute" }, " and see what each would free.")),
+      ),
+    );
+  }
+
+  #table(disk) {
+    const all = (row) => row.weights + row.optimizer + row.other;
+    const most = Math.max(1, ...disk.by_checkpoint.map(all));
+    this.table = new Table({
+      label: "Room by checkpoint",
+      key: (row) => row.generation,
+      link: (row) => address(this.key, "checkpoint", row.generation),
+      sort: { id: "step", down: true },
+      empty: "No checkpoint on disk.",
+      columns: [
+        { id: "step", label: "Step", width: "96px", down: true, sort: (row) => row.step, cell: (row) => count(row.step) },
+        { id: "bar", label: "Room", cell: (row) => meter(["weights", "optimizer", "other"].map((id, at) => ({ share: row[id] / most, colour: `var(${KINDS[at][2]})` })), size(all(row)), true) },
+        { id: "weights", label: "Weights", width: "92px", number: true, wide: true, down: true, sort: (row) => row.weights, cell: (row) => size(row.weights) },
+        { id: "optimizer", label: "Optimizer", width: "92px", number: true, wide: true, down: true, sort: (row) => row.optimizer, cell: (row) => size(row.optimizer) },
+        { id: "other", label: "Other", width: "84px", number: true, wide: true, sort: (row) => row.other, cell: (row) => size(row.other) },
+        { id: "all", label: "Together", width: "92px", number: true, down: true, sort: all, cell: (row) => h("b", null, size(all(row))) },
+      ],
+    });
+    this.table.setRows(disk.by_checkpoint);
+    return card("By checkpoint", {}, this.table.element);
+  }
+}
+
+const quote = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);

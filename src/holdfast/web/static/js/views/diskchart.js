@@ -1,0 +1,103 @@
+// Bytes on disk over time, the budget as a line, and the forecast behind the last save.
+
+import { h, set } from "../dom.js";
+import { count, size } from "../format.js";
+import { colour, faded, onTheme } from "../theme.js";
+
+export class DiskChart {
+  constructor() {
+    this.element = h("div", { class: "disk-plot", role: "img" });
+    this.unTheme = onTheme(() => this.plot?.redraw(false, true));
+    this.sizes = new ResizeObserver(() => this.plot?.setSize({ width: this.element.clientWidth, height: 220 }));
+    this.sizes.observe(this.element);
+  }
+
+  destroy() {
+    this.plot?.destroy();
+    this.plot = null;
+    this.sizes.disconnect();
+    this.unTheme();
+  }
+
+  caption(disk) {
+    const most = Math.max(...disk.over_time.map((point) => point.bytes));
+    const budget = disk.budget_bytes ? ` The dashed line is the budget, ${size(disk.budget_bytes)}.` : "";
+    return `Bytes of all checkpoints after each commit and each removal; ${size(most)} at most so far.${budget}`;
+  }
+
+  show(disk) {
+    this.plot?.destroy();
+    this.plot = null;
+    set(this.element);
+    const points = disk.over_time;
+    if (points.length < 2) return;
+    this.element.setAttribute("aria-label", this.caption(disk));
+    const times = points.map((point) => Date.parse(point.time) / 1000);
+    const bytes = points.map((point) => point.bytes);
+    const peak = disk.forecast?.peak_bytes ?? 0;
+    const last = times.at(-1);
+    const ahead = disk.forecast?.saves_left ? [...times, last + (last - times[0]) * 0.12] : times;
+    const future = ahead.map((_, at) => (at < times.length - 1 ? null : at === times.length - 1 ? bytes.at(-1) : disk.forecast.at_end_bytes ?? bytes.at(-1)));
+    const most = Math.max(...bytes, peak, disk.budget_bytes ?? 0) * 1.06;
+    const axis = { stroke: () => colour("--text-mute"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
+    this.plot = new uPlot(
+      {
+        width: this.element.clientWidth, height: 220, padding: [10, 12, 0, 0], legend: { show: false },
+        cursor: { drag: { x: false, y: false }, y: false, points: { size: 7, fill: () => colour("--surface") } },
+        scales: { x: { time: true }, y: { range: [0, most] } },
+        axes: [{ ...axis, size: 42, values: clock }, { ...axis, size: 60, values: (u, marks) => marks.map((mark) => size(mark)) }],
+        series: [
+          {},
+          { stroke: () => colour("--cat-1"), fill: () => faded("--cat-1", 0.12), width: 1.75, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } },
+          { stroke: () => colour("--cat-1"), dash: [4, 4], width: 1.5, points: { show: false } },
+        ],
+        hooks: { draw: [(u) => this.#lines(u, disk)], setCursor: [(u) => this.#read(u, points)] },
+      },
+      [ahead, ahead.map((_, at) => bytes[at] ?? null), future],
+      this.element,
+    );
+    this.readout = h("p", { class: "readout mute" });
+    this.element.append(this.readout);
+  }
+
+  #read(u, points) {
+    const point = points[u.cursor.idx ?? -1];
+    if (this.readout) set(this.readout, point && u.cursor.left >= 0 ? `Step ${count(point.step)}: ${size(point.bytes)}` : "\u00a0");
+  }
+
+  #lines(u, disk) {
+    const ratio = devicePixelRatio || 1;
+    for (const [bytes, token, label] of [[disk.budget_bytes, "--bad", "budget"], [disk.forecast?.peak_bytes, "--text-mute", "most until the end"]]) {
+      if (!bytes) continue;
+      const y = Math.round(u.valToPos(bytes, "y", true));
+      const { ctx, bbox } = u;
+      ctx.save();
+      ctx.strokeStyle = ctx.fillStyle = colour(token);
+      ctx.lineWidth = ratio;
+      ctx.setLineDash([6 * ratio, 4 * ratio]);
+      ctx.beginPath();
+      ctx.moveTo(bbox.left, y);
+      ctx.lineTo(bbox.left + bbox.width, y);
+      ctx.stroke();
+      ctx.font = `${11 * ratio}px system-ui, sans-serif`;
+      ctx.textBaseline = "bottom";
+      ctx.textAlign = "left";
+      ctx.fillText(`${label} ${size(bytes)}`, bbox.left + 6 * ratio, y - 2 * ratio);
+      ctx.restore();
+    }
+  }
+}
+
+const hours = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
+const days = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
+
+function clock(u, marks) {
+  let before = "";
+  return marks.map((mark) => {
+    const at = new Date(mark * 1000);
+    const day = days.format(at);
+    const text = day === before ? hours.format(at) : `${hours.format(at)}\n${day}`;
+    before = day;
+    return text;
+  });
+}

@@ -1,0 +1,48 @@
+// Events as sentences.
+
+import { count, duration, metric, name as clean, size } from "../format.js";
+
+const TONES = { committed: "good", resumed: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", recovered: "warn", skipped: "warn" };
+
+/** The colour of an event: what went wrong stands out. */
+export const toneOf = (event) => (event.event === "verified" ? (event.ok ? "good" : "bad") : TONES[event.event] ?? "");
+
+/** What an event says, in one sentence. */
+export function sentenceOf(event) {
+  const step = event.step === undefined || event.step === null ? "" : `step ${count(event.step)}`;
+  const write = SENTENCES[event.event];
+  return clean(write ? write(event, step) : rest(event));
+}
+
+const SENTENCES = {
+  run: (event) => `The run begins; keep ${event.keep}${event.metric ? `, ranked by ${event.metric}` : ""}`,
+  committed: (event, step) => `${cap(step)} is safe on disk, ${size(event.size_bytes)}${values(event.metrics)}`,
+  kept: (event, step) => `${cap(step)} is kept: ${(event.reasons ?? []).join("; ")}${event.blocked_seconds === undefined ? "" : ` (held up ${duration(event.blocked_seconds)}, durable after ${duration(event.durable_seconds)})`}`,
+  removed: (event, step) => `${cap(step)} removed, ${size(event.size_bytes)} freed: ${event.reason}`,
+  thinned: (event, step) => `${cap(step)} thinned to its weights, ${size(event.freed_bytes)} freed: ${event.reason}`,
+  verified: (event, step) => (event.ok ? `${cap(step)}: every byte is as written` : `${cap(step)} is damaged: ${(event.problems ?? []).join("; ")}`),
+  quarantined: (event, step) => `${cap(step)} moved to quarantine: ${(event.problems ?? [event.reason]).join("; ")}`,
+  metrics: (event) => `Metrics came after the commit${values(event.metrics)}`,
+  timeline: (event) => `Rewound to generation ${event.from_generation}: timeline ${event.now} begins; set aside: ${(event.set_aside ?? []).map((one) => `step ${count(one)}`).join(", ") || "nothing"}`,
+  resumed: (event, step) => `Resumed from ${step}, ${event.level}${event.verified ? ", every byte verified" : ", not verified"}${(event.reasons ?? []).map((one) => `; ${one.text}`).join("")}${(event.passed_over ?? []).map((one) => `; passed over: ${one}`).join("")}`,
+  pinned: (event, step) => `${cap(step)} pinned`,
+  unpinned: (event, step) => `${cap(step)} unpinned`,
+  tagged: (event, step) => `${cap(step)} tagged ${event.tag ?? event.name ?? ""}`,
+  failed: (event, step) => `The save of ${step} failed: ${event.error}${event.retried ? "; made good with the next step" : ""}`,
+  refused: (event, step) => `The save of ${step} was refused: ${event.error}`,
+  skipped: (event, step) => `The save of ${step} was left out: one was still being written`,
+  recovered: (event) => `Put in order at the start: ${[event.what].flat().join(", ")}`,
+  finished: () => "The training reached its end",
+};
+
+function values(metrics) {
+  const names = Object.keys(metrics ?? {}).filter((name) => !/_runtime$|_per_second$|^epoch$/.test(name)).slice(0, 3);
+  return names.map((name) => `, ${name} ${metric(metrics[name])}`).join("");
+}
+
+function rest(event) {
+  const fields = Object.entries(event).filter(([name]) => !["time", "event", "id"].includes(name));
+  return fields.map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
+}
+
+const cap = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,0 +1,124 @@
+// One run: its figures, its curves with the checkpoints on them, and the list of its checkpoints.
+
+import { get, runPath } from "../api.js";
+import { RunChart } from "../chart/runchart.js";
+import { card, empty, notice } from "../components/parts.js";
+import { announce, h, set } from "../dom.js";
+import { count, name as clean, percent, plural } from "../format.js";
+import { address, go } from "../router.js";
+import { CheckpointList } from "./checkpoints.js";
+import { describe, markTip, sayMark } from "./marktext.js";
+import { progress, stateBadge } from "./runrow.js";
+import { RunStrip } from "./strip.js";
+
+export class RunView {
+  constructor({ key, title }) {
+    Object.assign(this, { key, title });
+    this.head = h("div", { class: "title-row" });
+    this.notices = h("div", { class: "notices" });
+    this.strip = new RunStrip();
+    this.chart = new RunChart(key, {
+      open: (mark) => (mark && !mark.gone && mark.generation ? go(address(key, "checkpoint", mark.generation)) : null),
+      hover: (mark) => this.list.highlight(mark?.gone ? null : mark?.generation ?? null),
+      tip: (mark) => markTip(mark, this.summary),
+      say: (mark) => sayMark(mark, this.summary),
+      failed: (error) => error.status && set(this.chart.info, `The curves can't be shown: ${error.message}`),
+    });
+    this.list = new CheckpointList(key, (generation) => this.chart.light(generation === null ? null : `c${generation}`));
+    this.place = h("div", { class: "view-rest" });
+    this.element = h("div", { class: "view" }, this.head, this.notices, this.place);
+  }
+
+  async load() {
+    const curves = this.#curves();
+    await this.#summary();
+    await curves;
+  }
+
+  /** Curves and summary are asked for at once; the chart draws when both are there. */
+  async #curves() {
+    await Promise.resolve();
+    return this.chart.load();
+  }
+
+  async refresh(changed) {
+    const all = !changed.size;
+    if (all || ["checkpoints", "events", "disk", "in_flight", "curves"].some((what) => changed.has(what))) await this.#summary();
+    if (all || changed.has("curves")) await this.chart.load();
+  }
+
+  points(step, values) {
+    this.chart.push(step, values);
+    if (!this.summary || step <= (this.summary.step ?? 0)) return;
+    this.summary.step = step;
+    this.#title();
+    this.strip.set(this.summary);
+  }
+
+  destroy() {
+    this.chart.destroy();
+    this.list.destroy();
+    this.strip.destroy();
+  }
+
+  async #summary() {
+    const before = this.summary;
+    this.summary = await get(runPath(this.key));
+    this.title(clean(this.summary.name).slice(0, 60));
+    this.#title();
+    this.#notices();
+    this.strip.set(this.summary);
+    if (!this.laid) this.#lay();
+    this.chart.setSummary(this.summary, describe(this.summary));
+    this.list.set(this.summary);
+    if (before) this.#tell(before);
+  }
+
+  #lay() {
+    this.laid = true;
+    if (this.summary.state === "new" && !this.summary.checkpoints.length && !this.summary.attempts.length) {
+      set(this.place, h("section", { class: "card" }, empty("Nothing was saved yet", "The first checkpoint appears here the moment it is committed. This page follows the run by itself.")));
+      this.laid = false;
+      return;
+    }
+    const chart = card("Curves and checkpoints", { id: "curves", tools: [this.chart.picker.element] }, h("div", { class: "card-body chart-body" }, this.chart.element, this.chart.lanes.element, h("div", { class: "chart-foot" }, this.chart.signs, this.chart.info), this.chart.text));
+    set(this.place, this.strip.element, chart, this.list.element);
+  }
+
+  #title() {
+    const run = this.summary;
+    const share = run.max_steps && run.step !== null ? ` · ${percent(run.step, run.max_steps)}` : "";
+    set(
+      this.head,
+      h("div", { class: "title-main" }, h("h1", { class: "run-title" }, h("bdi", null, clean(run.name)), " ", stateBadge(run.state)), h("p", { class: "mute" }, h("span", { data: { live: "step" } }, progress(run)), share, " · ", h("span", { class: "mono path" }, clean(run.path)))),
+    );
+  }
+
+  #notices() {
+    const { receipt, foreign, problem } = this.summary;
+    const shown = [];
+    if (problem) shown.push(notice("bad", clean(problem)));
+    if (receipt && receipt.level !== "exact") {
+      const why = receipt.reasons.map((one) => clean(one.text)).join("; ");
+      shown.push(notice(receipt.level === "approximate" ? "warn" : "info", h("strong", null, `The last resume was ${receipt.level}. `), LEVELS[receipt.level], why ? ` Because: ${why}.` : ""));
+    }
+    if (foreign.length) {
+      shown.push(notice("info", `${plural(foreign.length, "directory", "directories")} here ${foreign.length === 1 ? "is" : "are"} not holdfast's, and never touched: `, h("span", { class: "mono" }, foreign.slice(0, 5).map(clean).join(", ")), foreign.length > 5 ? ` and ${count(foreign.length - 5)} more` : "", "."));
+    }
+    set(this.notices, shown);
+    this.notices.hidden = !shown.length;
+  }
+
+  /** New commits and new bests are said aloud. */
+  #tell(before) {
+    const known = new Set(before.checkpoints.map((row) => row.generation));
+    const added = this.summary.checkpoints.filter((row) => !known.has(row.generation));
+    if (added.length) announce(added.map((row) => `Checkpoint of step ${count(row.step)} committed${row.best ? ", the new best" : ""}`).join(". "));
+  }
+}
+
+const LEVELS = {
+  equivalent: "The same course; logs, cadence or last bits may differ.",
+  approximate: "Another course from here on than without the interruption.",
+};
+

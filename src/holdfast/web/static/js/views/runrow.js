@@ -1,0 +1,51 @@
+// What several views say about a run.
+
+import { badge } from "../components/parts.js";
+import { h } from "../dom.js";
+import { count, metric, name as clean } from "../format.js";
+
+const STATES = {
+  training: ["training", "info"],
+  finished: ["finished", "good"],
+  stopped: ["stopped", "warn"],
+  new: ["new", ""],
+  damaged: ["damaged", "bad"],
+};
+const MEANINGS = {
+  training: "A process holds this run and trains",
+  finished: "The training reached its end",
+  stopped: "No process trains, and the end was not reached: it can be resumed",
+  new: "Nothing was saved yet",
+  damaged: "The run's own file can't be read",
+};
+
+/** A run's state as a badge; a training has a beat. */
+export function stateBadge(state) {
+  const [label, tone] = STATES[state] ?? [state, ""];
+  const mark = state === "training" ? h("span", { class: "beat", "aria-hidden": "true" }) : null;
+  const element = badge(label, tone, mark);
+  element.title = MEANINGS[state] ?? "";
+  return element;
+}
+
+/** `7,460 of 10,000`, or the step alone. */
+export const progress = (run) =>
+  run.step === null ? "not started" : run.max_steps ? `${count(run.step)} of ${count(run.max_steps)}` : `step ${count(run.step)}`;
+
+/** `0.684 at step 6,200`, or why there is none. */
+export function bestText(run) {
+  if (!run.metric) return "no metric: nothing is ranked";
+  return run.best ? `${metric(run.best.value)} at step ${count(run.best.step)}` : "nothing evaluated yet";
+}
+
+/** `eval_loss, lower is better`. */
+export const metricText = (found) => (found ? `${clean(found.name)}, ${found.mode === "min" ? "lower" : "higher"} is better` : "no metric");
+
+/** How many findings, by severity. */
+export function findingBadges(findings) {
+  if (!findings) return h("span", { class: "mute", title: "Not examined yet" }, "–");
+  const parts = [["error", "bad"], ["warning", "warn"], ["hint", "info"]]
+    .filter(([name]) => findings[name])
+    .map(([name, tone]) => badge(`${findings[name]} ${name}${findings[name] === 1 ? "" : "s"}`, tone));
+  return parts.length ? h("span", { class: "cell-marks" }, parts) : h("span", { class: "mute" }, "none");
+}

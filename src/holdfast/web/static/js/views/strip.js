@@ -1,0 +1,77 @@
+// The figures on top of a run: next save, budget, last commit, durability, stalls, best.
+
+import { strip } from "../components/parts.js";
+import { meter } from "../components/parts.js";
+import { h } from "../dom.js";
+import { age, count, duration, metric, name as clean, percent, size, time } from "../format.js";
+import { address } from "../router.js";
+
+export class RunStrip {
+  constructor() {
+    this.element = h("div", { class: "strip-place" });
+    this.clock = setInterval(() => this.run && this.#tick(), 5000);
+  }
+
+  destroy() {
+    clearInterval(this.clock);
+  }
+
+  set(run) {
+    this.run = run;
+    const stats = [best(run), nextSave(run), lastCommit(run), budget(run), durable(run), stall(run)];
+    const fresh = strip(stats, "The run at a glance");
+    this.element.replaceChildren(fresh);
+  }
+
+  /** Ages grow by themselves. */
+  #tick() {
+    const cell = this.element.querySelector('[data-stat="last"] dd');
+    if (cell && this.run.last_commit) cell.textContent = `${age(this.run.last_commit)} ago`;
+  }
+}
+
+function best(run) {
+  const help = "The checkpoint to ship: the best by the metric. To resume, the newest is used.";
+  if (!run.best) return { id: "best", label: "Best", value: "–", sub: run.metric ? "nothing evaluated yet" : "no metric: nothing is ranked", help };
+  const value = h("a", { href: address(run.key, "checkpoint", run.best.generation) }, metric(run.best.value));
+  return { id: "best", label: `Best ${clean(run.metric.name)}`, value, sub: `step ${count(run.best.step)}, ${run.metric.mode === "min" ? "lower" : "higher"} is better`, help };
+}
+
+function nextSave(run) {
+  const help = "When the next checkpoint is due. A new best is saved at once, in between.";
+  if (run.in_flight) {
+    const at = run.in_flight.step === null ? "a checkpoint" : `step ${count(run.in_flight.step)}`;
+    return { id: "next", label: "Saving now", value: at, sub: `${size(run.in_flight.bytes_so_far)} written, not committed yet`, help };
+  }
+  if (!run.next_save) return { id: "next", label: "Next save", value: "–", sub: run.state === "training" ? "no cadence known" : "not training", help };
+  const { step, in_steps: steps, eta_s: eta } = run.next_save;
+  return { id: "next", label: "Next save", value: step === null ? "–" : `step ${count(step)}`, sub: `in ${count(steps)} steps${eta === null ? "" : `, about ${duration(eta)}`}`, help };
+}
+
+function lastCommit(run) {
+  const help = `What a crash right now would go back to. ${run.last_commit ? time(run.last_commit) : ""}`;
+  const latest = run.latest ? h("a", { href: address(run.key, "checkpoint", run.latest.generation) }, `step ${count(run.latest.step)}`) : "nothing saved yet";
+  const behind = run.latest && run.step !== null && run.state === "training" ? `, ${count(Math.max(0, run.step - run.latest.step))} steps ago` : "";
+  return { id: "last", label: "Last commit", value: run.last_commit ? `${age(run.last_commit)} ago` : "–", sub: [latest, behind], help };
+}
+
+function budget(run) {
+  const used = run.size_bytes;
+  if (!run.budget_bytes) {
+    return { id: "disk", label: "On disk", value: h("a", { href: address(run.key, "disk") }, size(used)), sub: `no budget; ${size(run.free_bytes)} free on the disk`, help: "Bytes of this run's checkpoints." };
+  }
+  const bar = meter([{ share: used / run.budget_bytes, over: used > run.budget_bytes }], `${percent(used, run.budget_bytes)} of the budget used`);
+  return { id: "disk", label: "Disk budget", value: h("a", { href: address(run.key, "disk") }, size(used)), extra: bar, sub: `${percent(used, run.budget_bytes)} of ${size(run.budget_bytes)}; ${size(run.free_bytes)} free`, help: "Bytes of this run's checkpoints against its budget." };
+}
+
+function durable(run) {
+  const help = "Time from the step that was saved until its checkpoint was safe on disk: what a power loss in between would cost.";
+  return { id: "lag", label: "Safe on disk after", value: duration(run.durability_lag_s), sub: run.durability_lag_s === null ? "not measured yet" : "the last save", help };
+}
+
+function stall(run) {
+  const help = "How long the training stood still for a save.";
+  const { stalls } = run;
+  if (!stalls?.count) return { id: "stall", label: "Training held up", value: "–", sub: "not measured yet", help };
+  return { id: "stall", label: "Training held up", value: duration(stalls.last_s), sub: `by the last save; median ${duration(stalls.median_s)}, most ${duration(stalls.max_s)}`, help };
+}
