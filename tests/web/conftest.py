@@ -13,6 +13,7 @@ import pytest
 
 from holdfast.web.files import Files
 from holdfast.web.server import PageServer
+from tests.web.windows import chromium, look, shown  # noqa: F401 - fixtures of the browser tests
 
 Start = Callable[..., "Page"]
 

@@ -12,14 +12,14 @@ export class ApiError extends Error {
 
 const listeners = new Set();
 
-/** Told `true` after each answer and `false` when the server can't be reached. */
+/** Told after each question: "ok", "lost" when the server does not answer, "ended" when it knows this browser no more. */
 export function onReach(listener) {
   listeners.add(listener);
   return () => listeners.delete(listener);
 }
 
-function reached(yes) {
-  for (const listener of listeners) listener(yes);
+function reached(how) {
+  for (const listener of listeners) listener(how);
 }
 
 async function request(path, options) {
@@ -28,10 +28,10 @@ async function request(path, options) {
     response = await fetch(path, { credentials: "same-origin", ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    reached(false);
+    reached("lost");
     throw new ApiError(0, "unreachable", "The server does not answer.", "Start it again with: holdfast ui");
   }
-  reached(true);
+  reached(response.status === 401 ? "ended" : "ok");
   const body = await response.json().catch(() => null);
   if (response.ok) return body;
   const said = body?.error ?? {};

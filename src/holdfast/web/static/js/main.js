@@ -26,7 +26,7 @@ let view = null;
 let place = null;
 let stop = null;
 let heard = undefined;
-let lost = false;
+let reachable = "ok";
 
 /** Changes come in bursts; what changed is asked for once, a moment later. */
 const changed = new Set();
@@ -97,7 +97,7 @@ function hear(key) {
     points: (event) => view?.points?.(event.step, event.values),
     verified: (event) => view?.verified?.(event),
     open: (again) => {
-      reach(true);
+      reach("ok");
       header.connection("live");
       // What happened while nobody listened is not told again.
       if (again) refresh();
@@ -109,12 +109,16 @@ function hear(key) {
   });
 }
 
-function reach(yes) {
-  if (yes !== lost) return;
-  lost = !yes;
-  const text = [h("strong", null, "Connection to holdfast ui lost. "), "What you see is as it was then; a training is not affected. Trying again… If it was stopped, start it with ", h("code", null, "holdfast ui"), " and open the address that it prints."];
-  set(banner, lost ? notice("warn", text) : []);
+function reach(how) {
+  if (how === reachable) return;
+  reachable = how;
+  set(banner, how === "ok" ? [] : notice("warn", TROUBLE[how]()));
 }
+
+const TROUBLE = {
+  lost: () => [h("strong", null, "Connection to holdfast ui lost. "), "What you see is as it was then; a training is not affected. Trying again… If it was stopped, start it with ", h("code", null, "holdfast ui"), " and open the link that it prints."],
+  ended: () => [h("strong", null, "This page's link has ended. "), "holdfast ui was started again since: open the link that it printed then."],
+};
 
 onReach(reach);
 addEventListener("hashchange", show);

@@ -62,7 +62,7 @@ export class Panel {
       label: one.name,
       stroke: () => (one.alpha === 1 ? colour(one.token) : faded(one.token, one.alpha)),
       width: one.width,
-      points: { show: (u, at) => fewPoints(u, at), size: 4 },
+      points: { show: (u, at) => one.live && one.alpha === 1 && fewPoints(u, at), size: 4 },
     }));
     const axis = {
       stroke: () => colour("--text-mute"),
@@ -75,7 +75,7 @@ export class Panel {
       {
         width: this.place.clientWidth || 600,
         height: this.height,
-        padding: [10, 12, 0, 0],
+        padding: [10, 22, 0, 0],
         legend: { show: false },
         focus: { alpha: 1 },
         cursor: {

@@ -49,7 +49,7 @@ export function panelSeries(curves, names, { smooth = false, log = false } = {})
     const strands = (curves[name] ?? []).map((strand) => ({ ...strand, values: log ? strand.values.map(positive) : strand.values }));
     const style = { name, ...styles.get(name) };
     const live = chain(strands.filter((strand) => strand.live));
-    for (const lost of pack(strands.filter((strand) => !strand.live))) add(lost, { ...style, alpha: 0.35, abandoned: true });
+    for (const lost of pack(strands.filter((strand) => !strand.live).map((strand) => joined(strand, strands)))) add(lost, { ...style, alpha: 0.35, abandoned: true });
     if (smooth) add(live, { ...style, alpha: 0.25, faint: true });
     add(smooth ? [live[0], average(live[1])] : live, { ...style, alpha: 1, live: true });
   }
@@ -75,6 +75,13 @@ function chain(strands) {
     }
   }
   return [steps, values];
+}
+
+/** An abandoned strand begins behind the cut: the last point before it ties it to the course that it left. */
+function joined(strand, strands) {
+  const own = strands.find((other) => other.live && other.attempt === strand.attempt && other.steps.length);
+  if (!own || !strand.steps.length || own.steps.at(-1) >= strand.steps[0]) return strand;
+  return { ...strand, steps: [own.steps.at(-1), ...strand.steps], values: [own.values.at(-1), ...strand.values] };
 }
 
 /** Abandoned strands that don't overlap share a series, with a gap between them. */

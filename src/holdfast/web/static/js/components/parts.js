@@ -87,7 +87,7 @@ export function facts(pairs) {
 
 /** A bar of parts: [{share (0 to 1), colour, label}]; a text says the same. */
 export function meter(parts, label, thick = false) {
-  const bars = parts.map(({ share, colour, over }) =>
+  const bars = parts.filter(({ share }) => share > 0).map(({ share, colour, over }) =>
     h("i", { class: over ? "over" : null, style: { width: `${Math.min(100, 100 * share)}%`, ...(colour ? { background: colour } : {}) } }),
   );
   return h("div", { class: thick ? "meter thick" : "meter", role: "img", "aria-label": label }, bars);

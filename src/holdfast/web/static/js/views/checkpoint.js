@@ -73,8 +73,8 @@ export class CheckpointView {
     return h(
       "div",
       { class: "two" },
-      h("div", { class: "stack-of" }, this.#why(), this.#metrics(), this.#previous()),
-      h("div", { class: "stack-of" }, this.#commands(), card("Verification", {}, this.check), this.#receipt(), this.#written()),
+      h("div", { class: "stack-of" }, this.#why(), this.#metrics(), card("Verification", {}, this.check), this.#previous()),
+      h("div", { class: "stack-of" }, this.#commands(), this.#receipt(), this.#written()),
     );
   }
 
@@ -94,7 +94,7 @@ export class CheckpointView {
   #metrics() {
     const row = this.details;
     const names = Object.keys(row.metrics);
-    const place = row.rank ? ` (${row.rank} of ${row.ranked ?? "those"} ranked)`.replace(" of those ranked", " by this metric") : "";
+    const place = row.rank ? `; number ${count(row.rank)} of those on disk` : "";
     const pairs = names.map((name) => [clean(name), [metric(row.metrics[name]), name === row.metric?.name ? h("span", { class: "mute" }, ` ${row.metric.mode === "min" ? "lower" : "higher"} is better${place}`) : null]]);
     return card("Metrics", {}, h("div", { class: "card-body" }, names.length ? facts(pairs) : h("p", { class: "mute" }, "None was known when it was saved, and none came later.")));
   }

@@ -22,12 +22,14 @@ export class CheckpointList {
     this.heading = h("h2", { id: "checkpoints-title" }, "Checkpoints");
     this.note = h("p", { class: "card-note" });
     this.place = h("div");
+    this.foreign = h("p", { class: "card-note foreign" });
     this.element = h(
       "section",
       { class: "card", "aria-labelledby": "checkpoints-title" },
       h("div", { class: "card-head" }, this.heading, h("div", { class: "joined", role: "group", "aria-label": "Which checkpoints" }, this.here, this.past), h("label", { class: "search" }, icon("search"), this.search)),
       this.note,
       this.place,
+      this.foreign,
     );
     this.hover = hover;
   }
@@ -70,11 +72,19 @@ export class CheckpointList {
     const rows = this.gone ? this.lost : this.rows;
     const text = (row) => `${row.step} ${row.name ?? ""} ${(row.tags ?? []).join(" ")} ${(row.kept_because ?? []).join(" ")} ${row.reason ?? ""} ${row.best ? "best" : ""} ${row.pinned ? "pinned" : ""} ${row.kind}`.toLowerCase();
     this.table.setRows(wanted ? rows.filter((row) => text(row).includes(wanted)) : rows);
+    this.#strangers();
     const policy = this.summary.policy;
     const doomed = this.rows.filter((row) => row.action !== "keep").length;
     const rule = ["The policy keeps ", h("b", null, clean(policy.text)), ". ", h("a", { href: address(this.key, "policy") }, "Try another"), "."];
     const next = doomed ? ` The next save or prune changes ${plural(doomed, "checkpoint")}: see the last column.` : "";
     set(this.note, this.gone ? "What is no longer in the run, and why. What was set aside or quarantined still takes room on disk." : [rule, next]);
+  }
+
+  #strangers() {
+    const names = this.summary.foreign;
+    this.foreign.hidden = !names.length;
+    const more = names.length > 5 ? ` and ${count(names.length - 5)} more` : "";
+    set(this.foreign, `Not holdfast's, and never touched: `, h("span", { class: "mono" }, names.slice(0, 5).map(clean).join(", ")), more);
   }
 
   #build() {
@@ -104,7 +114,7 @@ export class CheckpointList {
     return [
       { id: "step", label: "Step", width: "112px", down: true, sort: (row) => row.step * 1e6 + row.generation, cell: (row) => h("span", { title: clean(row.name ?? "") }, glyph(kindOf(row)), ` ${count(row.step)}`) },
       { id: "metric", label: clean(this.metric ?? "Metric"), width: "116px", number: true, sort: (row) => this.#value(row), cell: (row) => metric(row.metrics?.[this.metric]) },
-      { id: "marks", label: "Marks", width: "188px", wide: true, cell: marksCell },
+      { id: "marks", label: "Marks", width: "212px", wide: true, cell: marksCell },
       { id: "epoch", label: "Epoch", width: "72px", number: true, wide: true, sort: (row) => row.epoch, cell: (row) => (row.epoch === null ? "–" : row.epoch.toFixed(2)) },
       { id: "size", label: "Size", width: "84px", number: true, down: true, sort: (row) => row.size_bytes, cell: (row) => size(row.size_bytes) },
       { id: "age", label: "Age", width: "68px", number: true, wide: true, sort: (row) => -Date.parse(row.created), cell: (row) => h("span", { title: time(row.created) }, age(row.created)) },
@@ -133,7 +143,7 @@ export function marksCell(row) {
     row.pinned ? badge("pinned", "", icon("pin")) : null,
     row.tags.map((tag) => badge(clean(tag))),
     row.state === "damaged" ? badge("damaged", "bad") : null,
-    row.kind === "weights" ? badge("weights only") : null,
+    row.kind === "weights" ? badge("weights") : null,
   );
 }
 

@@ -45,7 +45,7 @@ export class DiskChart {
         width: this.element.clientWidth, height: 220, padding: [10, 12, 0, 0], legend: { show: false },
         cursor: { drag: { x: false, y: false }, y: false, points: { size: 7, fill: () => colour("--surface") } },
         scales: { x: { time: true }, y: { range: [0, most] } },
-        axes: [{ ...axis, size: 42, values: clock }, { ...axis, size: 60, values: (u, marks) => marks.map((mark) => size(mark)) }],
+        axes: [{ ...axis, size: 36, values: clock }, { ...axis, size: 60, values: (u, marks) => marks.map((mark) => size(mark)) }],
         series: [
           {},
           { stroke: () => colour("--cat-1"), fill: () => faded("--cat-1", 0.12), width: 1.75, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } },

@@ -26,7 +26,7 @@ export class HealthView {
       stacked: true,
       empty: "No event matches.",
       columns: [
-        { id: "time", label: "When", width: "92px", cell: (event) => h("span", { title: time(event.time) }, `${age(event.time)} ago`) },
+        { id: "time", label: "When", width: "108px", cell: (event) => h("span", { title: time(event.time) }, `${age(event.time)} ago`) },
         { id: "event", label: "Event", width: "120px", cell: (event) => badge(clean(event.event), toneOf(event)) },
         { id: "text", label: "What happened", cell: (event) => h("span", { title: sentenceOf(event) }, sentenceOf(event)) },
       ],

@@ -4,7 +4,7 @@ import { get, runPath } from "../api.js";
 import { RunChart } from "../chart/runchart.js";
 import { card, empty, notice } from "../components/parts.js";
 import { announce, h, set } from "../dom.js";
-import { count, name as clean, percent, plural } from "../format.js";
+import { count, name as clean, percent } from "../format.js";
 import { address, go } from "../router.js";
 import { CheckpointList } from "./checkpoints.js";
 import { describe, markTip, sayMark } from "./marktext.js";
@@ -95,15 +95,12 @@ export class RunView {
   }
 
   #notices() {
-    const { receipt, foreign, problem } = this.summary;
+    const { receipt, problem } = this.summary;
     const shown = [];
     if (problem) shown.push(notice("bad", clean(problem)));
     if (receipt && receipt.level !== "exact") {
       const why = receipt.reasons.map((one) => clean(one.text)).join("; ");
       shown.push(notice(receipt.level === "approximate" ? "warn" : "info", h("strong", null, `The last resume was ${receipt.level}. `), LEVELS[receipt.level], why ? ` Because: ${why}.` : ""));
-    }
-    if (foreign.length) {
-      shown.push(notice("info", `${plural(foreign.length, "directory", "directories")} here ${foreign.length === 1 ? "is" : "are"} not holdfast's, and never touched: `, h("span", { class: "mono" }, foreign.slice(0, 5).map(clean).join(", ")), foreign.length > 5 ? ` and ${count(foreign.length - 5)} more` : "", "."));
     }
     set(this.notices, shown);
     this.notices.hidden = !shown.length;

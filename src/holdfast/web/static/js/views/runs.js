@@ -76,19 +76,19 @@ export class RunsView {
       },
       { id: "state", label: "State", width: "100px", sort: (run) => ORDER[run.state] ?? 9, cell: (run) => stateBadge(run.state) },
       {
-        id: "step", label: "Step", width: "150px", wide: true, sort: (run) => run.step, down: true,
+        id: "step", label: "Step", width: "140px", wide: true, sort: (run) => run.step, down: true,
         cell: (run) => h("div", { class: "step-cell" }, progress(run), run.max_steps && run.step !== null ? meter([{ share: run.step / run.max_steps }], progress(run)) : null),
       },
       {
-        id: "best", label: "Best", width: "190px", sort: (run) => run.best?.value,
+        id: "best", label: "Best", width: "170px", sort: (run) => run.best?.value,
         cell: (run) => (run.best ? h("span", { title: `Step ${count(run.best.step)}` }, h("b", null, metric(run.best.value)), h("span", { class: "mute" }, ` ${clean(run.metric.name)}`)) : h("span", { class: "mute" }, run.metric ? "not yet" : "not ranked")),
       },
-      { id: "count", label: "Checkpoints", width: "96px", number: true, wide: true, down: true, sort: (run) => run.checkpoints, cell: (run) => count(run.checkpoints) },
+      { id: "count", label: "Checkpoints", width: "100px", number: true, wide: true, down: true, sort: (run) => run.checkpoints, cell: (run) => count(run.checkpoints) },
       { id: "size", label: "On disk", width: "84px", number: true, down: true, sort: (run) => run.size_bytes, cell: (run) => size(run.size_bytes) },
       { id: "last", label: "Last save", width: "88px", number: true, wide: true, down: true, sort: (run) => (run.last_commit ? Date.parse(run.last_commit) : null), cell: (run) => h("span", { title: time(run.last_commit) }, age(run.last_commit)) },
-      { id: "findings", label: "Findings", width: "160px", wide: true, down: true, sort: (run) => (run.findings ? run.findings.error * 1e6 + run.findings.warning * 1e3 + run.findings.hint : null), cell: (run) => findingBadges(run.findings) },
+      { id: "findings", label: "Findings", width: "188px", wide: true, down: true, sort: (run) => (run.findings ? run.findings.error * 1e6 + run.findings.warning * 1e3 + run.findings.hint : null), cell: (run) => findingBadges(run.findings) },
       {
-        id: "compare", label: "Compare", width: "72px", wide: true,
+        id: "compare", label: "Compare", width: "88px", wide: true,
         cell: (run) => {
           const box = h("input", { type: "checkbox", checked: this.picked.has(run.key), disabled: !run.best, "aria-label": `Compare ${clean(run.name).slice(0, 80)}` });
           box.addEventListener("change", () => {

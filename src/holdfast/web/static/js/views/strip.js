@@ -66,7 +66,7 @@ function budget(run) {
 
 function durable(run) {
   const help = "Time from the step that was saved until its checkpoint was safe on disk: what a power loss in between would cost.";
-  return { id: "lag", label: "Safe on disk after", value: duration(run.durability_lag_s), sub: run.durability_lag_s === null ? "not measured yet" : "the last save", help };
+  return { id: "lag", label: "Safe on disk after", value: duration(run.durability_lag_s), sub: run.durability_lag_s === null ? "not measured yet" : "for the last save", help };
 }
 
 function stall(run) {

@@ -1,0 +1,172 @@
+"""A real Chromium that looks at a real `holdfast ui`: starting both, going to a view, reading what it drew."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import Request, build_opener
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
+
+REPOSITORY = Path(__file__).parents[2]
+ARTEFACTS = REPOSITORY / "build"
+SCREENSHOTS = ARTEFACTS / "screenshots"
+REQUIRED = "HOLDFAST_REQUIRE_BROWSER"
+WIDE, PHONE = (1280, 860), (390, 844)
+DRAWN = ".chart-focus[data-drawn=yes]"
+
+
+def find_chromium() -> str:
+    """The path of an installed Chromium; skips the test where there is none, fails where one is required."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        why = "no chromium is installed (Debian: apt-get install chromium)"
+        if os.environ.get(REQUIRED) == "1":
+            pytest.fail(f"{REQUIRED}=1, but {why}")
+        pytest.skip(why)
+    return found
+
+
+def launch(playwright: Playwright) -> Browser:
+    """The browser, without a window."""
+    return playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+
+
+@dataclass
+class Ui:
+    """A `holdfast ui` process, its link, and the keys of its runs by name."""
+
+    process: subprocess.Popen[str]
+    link: str
+
+    @property
+    def base(self) -> str:
+        """The address of the page without its token."""
+        return self.link.partition("?")[0]
+
+    def keys(self) -> dict[str, str]:
+        """The key of each run by its name."""
+        parts = urlsplit(self.link)
+        cookie = f"{self.cookie(parts.port or 0)}={parts.query.partition('=')[2]}"
+        request = Request(f"{self.base}api/runs", headers={"Cookie": cookie})
+        with build_opener().open(request, timeout=30) as answer:
+            return {run["name"]: run["key"] for run in json.load(answer)["runs"]}
+
+    def cookie(self, port: int) -> str:
+        """The name of the cookie that the server sets, as it says itself."""
+        import http.client
+
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", f"/?{urlsplit(self.link).query}")
+        said = connection.getresponse().getheader("Set-Cookie") or ""
+        connection.close()
+        return said.partition("=")[0]
+
+    def stop(self) -> None:
+        """End the server as Ctrl-C does."""
+        self.process.terminate()
+        self.process.wait(timeout=20)
+
+
+def start(*arguments: str | Path) -> Ui:
+    """Start a server on these directories; returns when it printed its link."""
+    command = [sys.executable, "-m", "holdfast", "ui", *map(str, arguments), "--no-open"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    link = process.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=\S+", link), link
+    return Ui(process, link)
+
+
+@contextmanager
+def serving(*arguments: str | Path) -> Iterator[Ui]:
+    """A server for as long as the block runs."""
+    ui = start(*arguments)
+    try:
+        yield ui
+    finally:
+        ui.stop()
+
+
+@dataclass
+class Eyes:
+    """One browser window; it remembers what the console said and which hosts were asked.
+
+    `expected` are patterns of console errors that a test causes on purpose.
+    """
+
+    context: BrowserContext
+    page: Page
+    ui: Ui
+    console: list[str] = field(default_factory=list)
+    hosts: set[str] = field(default_factory=set)
+    expected: list[str] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, browser: Browser, ui: Ui, *, size: tuple[int, int] = WIDE, scheme: str = "light", **more: Any) -> Eyes:
+        """A fresh window that came in by the link."""
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, locale="en-GB", timezone_id="UTC", **more
+        )  # type: ignore[arg-type]
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        eyes = cls(context, page, ui)
+        page.on("console", eyes._heard)
+        page.on("pageerror", lambda error: eyes.console.append(f"error: {error}"))
+        page.on("request", lambda request: eyes.hosts.add(urlsplit(request.url).netloc))
+        page.goto(ui.link)
+        page.wait_for_selector("main[aria-busy=false]")
+        return eyes
+
+    def visit(self, view: str) -> Page:
+        """Go to `#/...` and wait until it is there."""
+        self.page.evaluate("document.querySelector('#main').setAttribute('aria-busy', 'true')")
+        if self.page.evaluate("location.hash") == view:
+            self.page.reload()
+        else:
+            self.page.evaluate("hash => { location.hash = hash }", view)
+        self.page.wait_for_selector("main[aria-busy=false] > .view")
+        return self.page
+
+    def picture(self, name: str, *, full: bool = True) -> Path:
+        """Keep a screenshot as an artefact."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        path = SCREENSHOTS / f"{name}.png"
+        self.page.wait_for_timeout(150)
+        self.page.screenshot(path=path, full_page=full)
+        return path
+
+    def text(self, selector: str) -> str:
+        """What an element says."""
+        return self.page.locator(selector).first.inner_text()
+
+    def close(self) -> None:
+        """Close the window; what the console said, and requests to other hosts, fail the test."""
+        self.context.close()
+        own = {urlsplit(self.ui.base).netloc}
+        assert not self.hosts - own, f"other hosts were asked: {self.hosts - own}"
+        said = [line for line in self.console if not any(re.search(pattern, line) for pattern in self.expected)]
+        assert not said, said
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.console.append(f"{message.type}: {message.text} {message.location.get('url', '')}")
+
+
+def keep_figures(name: str, figures: dict[str, Any]) -> None:
+    """Keep measured figures as an artefact: one JSON object by name."""
+    ARTEFACTS.mkdir(exist_ok=True)
+    path = ARTEFACTS / "web-figures.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(known | {name: figures}, indent=2) + "\n")

@@ -1,0 +1,51 @@
+"""What the browser tests share: one Chromium, one server over demonstration runs, a window for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.web import browser, runs
+from tests.web.hostile import HOSTILE
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    """One browser for all tests."""
+    browser.find_chromium()
+    with sync_playwright() as playwright:
+        launched = browser.launch(playwright)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="session")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Ui]:
+    """A server over runs of every kind; nothing changes them."""
+    root: Path = tmp_path_factory.mktemp("runs")
+    runs.finished(root / "sft")
+    runs.rewound(root / "dpo")
+    runs.damaged(root / "damaged")
+    runs.Run.create(root / "new", runs.Policy.from_spec("latest:2"))
+    for name in HOSTILE:
+        runs.finished(root / name, steps=200)
+    with browser.serving(root) as ui:
+        yield ui
+
+
+@pytest.fixture
+def look(chromium: Browser) -> Iterator[Callable[..., browser.Eyes]]:
+    """Opens windows; each is closed, and judged, after the test."""
+    opened: list[browser.Eyes] = []
+
+    def opens(ui: browser.Ui, **options: Any) -> browser.Eyes:
+        opened.append(browser.Eyes.open(chromium, ui, **options))
+        return opened[-1]
+
+    yield opens
+    for eyes in opened:
+        eyes.close()
