@@ -96,6 +96,8 @@ function hear(key) {
     },
     points: (event) => view?.points?.(event.step, event.values),
     verified: (event) => view?.verified?.(event),
+    // Too much happened to be told one by one: everything is asked for anew.
+    behind: () => refresh(),
     open: (again) => {
       reach("ok");
       header.connection("live");

@@ -37,6 +37,10 @@ export class CheckpointView {
   /** A verification that was asked for here, or elsewhere, has ended. */
   verified(event) {
     if (event.generation !== this.generation) return;
+    if (event.ok === null) {
+      set(this.check, notice("bad", event.error ?? "It could not be verified."), this.#verification());
+      return;
+    }
     this.details.verification = { ok: event.ok, time: event.time ?? new Date().toISOString(), problems: event.problems ?? [] };
     set(this.check, this.#verification());
     announce(event.ok ? "Every byte is as it was written" : "This checkpoint is damaged");

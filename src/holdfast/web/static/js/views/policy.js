@@ -96,7 +96,7 @@ export class PolicyView {
     for (const button of this.presets.children) button.setAttribute("aria-pressed", String(button.dataset.preset === keep));
     try {
       const path = runPath(this.key);
-      const [plan, replay] = await Promise.all([get(`${path}/plan`, parameters, signal), get(`${path}/replay`, { keep }, signal).catch(ignore)]);
+      const [plan, replay] = await Promise.all([get(`${path}/plan`, parameters, signal), get(`${path}/replay`, parameters, signal).catch(ignore)]);
       this.plan = plan;
       this.#valid();
       this.#show(plan, replay);

@@ -45,7 +45,7 @@ export class Replay {
   #look() {
     const frame = this.frames[Number(this.slider.value)];
     const gone = frame.removed.length ? ` Removed: ${frame.removed.map((one) => `step ${count(one.step)} (${one.reason})`).join("; ")}.` : "";
-    set(this.text, h("b", null, `After the save of step ${count(frame.step)}: `), `${plural(frame.kept.length, "checkpoint")} on disk, ${size(frame.bytes)}${list(frame.kept)}.${gone}`);
+    set(this.text, h("b", null, `After the save of step ${count(frame.step)}: `), `${plural(left(frame).length, "checkpoint")} on disk, ${size(frame.bytes)}${list(left(frame))}.${gone}`);
     this.slider.setAttribute("aria-valuetext", `Step ${count(frame.step)}`);
     this.#draw();
   }
@@ -105,13 +105,13 @@ function spansOf(frames) {
   const open = new Map();
   const all = [];
   for (const frame of frames) {
-    const kept = new Set(frame.kept);
+    const kept = new Set(left(frame));
     for (const [step, span] of open) {
       if (kept.has(step)) continue;
       Object.assign(span, { to: frame.step, end: true });
       open.delete(step);
     }
-    for (const step of frame.kept) {
+    for (const step of left(frame)) {
       if (open.has(step)) continue;
       const span = { from: step, to: step, thin: null, end: false };
       open.set(step, span);
@@ -125,5 +125,8 @@ function spansOf(frames) {
   for (const span of open.values()) span.to = frames.at(-1).step;
   return all;
 }
+
+/** Steps that are on disk after a save: whole ones, and those of which the weights are left. */
+const left = (frame) => [...frame.kept, ...frame.thinned].sort((a, b) => a - b);
 
 const list = (steps) => (steps.length ? ` (${steps.slice(-8).map(count).join(", ")}${steps.length > 8 ? " and older ones" : ""})` : "");
