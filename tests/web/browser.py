@@ -49,6 +49,7 @@ class Ui:
 
     process: subprocess.Popen[str]
     link: str
+    windows: list[Page] = field(default_factory=list)
 
     @property
     def base(self) -> str:
@@ -77,6 +78,8 @@ class Ui:
         """End the server as Ctrl-C does."""
         self.process.terminate()
         self.process.wait(timeout=20)
+        if self.process.stdout:
+            self.process.stdout.close()
 
 
 def start(*arguments: str | Path) -> Ui:
@@ -96,6 +99,9 @@ def serving(*arguments: str | Path) -> Iterator[Ui]:
     try:
         yield ui
     finally:
+        # Windows go first: what they ask for meanwhile would find nobody.
+        for window in ui.windows:
+            window.close()
         ui.stop()
 
 
@@ -122,6 +128,7 @@ class Eyes:
         context.set_default_timeout(15_000)
         page = context.new_page()
         eyes = cls(context, page, ui)
+        ui.windows.append(page)
         page.on("console", eyes._heard)
         page.on("pageerror", lambda error: eyes.console.append(f"error: {error}"))
         page.on("request", lambda request: eyes.hosts.add(urlsplit(request.url).netloc))

@@ -24,7 +24,7 @@ export class Table {
       this.body,
     );
     this.nothing = h("p", { class: "empty mute", hidden: true });
-    this.element = h("div", { class: "table-scroll", tabIndex: link ? -1 : 0, role: "region", "aria-label": label }, this.table, this.nothing);
+    this.element = h("div", { class: "table-scroll", tabIndex: link ? -1 : 0, role: "group", "aria-label": label }, this.table, this.nothing);
     this.element.addEventListener("scroll", () => this.#draw(), { passive: true });
     this.element.addEventListener("keydown", (event) => this.#keys(event));
     this.observer = new ResizeObserver(() => this.#draw());

@@ -138,9 +138,7 @@ export class PolicyView {
     set(this.figures, strip(stats, "What these rules do"));
     this.table.setRows(plan.rows.map((row) => ({ ...row, changed: changes.has(row.generation), metrics: this.run.checkpoints.find((one) => one.generation === row.generation)?.metrics ?? {} })));
     this.replay.show(replay);
-    const now = card("Now: what stays, what goes", { note: plan.rows.length ? null : "No checkpoint is on disk yet." }, this.table.element);
-    if (!this.laid) set(this.result, now, this.replay.element);
-    this.laid = true;
+    if (!this.result.childElementCount) set(this.result, card("Now: what stays, what goes", {}, this.table.element), this.replay.element);
     this.#may(plan);
     announce(`${plural(kept.length + thinned.length, "checkpoint")} stay, ${gone.length} go, ${size(plan.freed_bytes)} freed`);
   }

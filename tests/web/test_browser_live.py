@@ -1,0 +1,115 @@
+"""The page follows a run as it changes, says when the server is gone, and finds it again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.web import runs
+from tests.web.browser import DRAWN, Eyes, keep_figures, serving, start
+
+Look = Callable[..., Eyes]
+
+WATCH = """key => {
+  window.seen = {};
+  const look = () => {
+    const step = document.querySelector('[data-live=step]')?.textContent;
+    if (step && !(step in window.seen)) window.seen[step] = Date.now();
+  };
+  new MutationObserver(look).observe(document.querySelector('main'), {subtree: true, childList: true, characterData: true});
+}"""
+
+
+def test_points_and_commits_appear_by_themselves(look: Look, tmp_path: Path) -> None:
+    with runs.training(tmp_path / "run", "best:2,latest:1", max_steps=900) as trained, serving(tmp_path) as ui:
+        trained.go(300)
+        eyes = look(ui)
+        page = eyes.visit(f"#/run/{ui.keys()['run']}")
+        page.wait_for_selector(DRAWN)
+        page.wait_for_selector("[data-connection=live]")
+        assert "300 of 900" in eyes.text(".title-main") and "training" in eyes.text(".title-main")
+        page.evaluate(WATCH)
+        delays: list[float] = []
+        for step in (310, 320, 330, 340, 350):
+            appended = time.time()
+            trained.go(step)
+            page.wait_for_function("text => text in window.seen", arg=f"{step} of 900")
+            delays.append(page.evaluate("text => window.seen[text]", f"{step} of 900") / 1000 - appended)
+        keep_figures("live update, from append to DOM (s)", {"each": [round(delay, 3) for delay in delays]})
+        trained.go(400)
+        page.wait_for_selector("a[data-row] >> text=400")
+        page.wait_for_function("() => document.querySelector('#live').textContent.includes('Checkpoint of step 400 committed')")
+        eyes.picture("run-live")
+
+
+def test_a_server_that_is_gone_is_said_and_the_page_goes_on_when_it_is_back(look: Look, tmp_path: Path) -> None:
+    run = runs.finished(tmp_path / "run", steps=300)
+    ui = start(tmp_path)
+    try:
+        eyes = look(ui)
+        eyes.expected += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE", "401", "ERR_CONNECTION_RESET"]
+        page = eyes.visit(f"#/run/{ui.keys()['run']}")
+        page.wait_for_selector(DRAWN)
+        port = urlsplit(ui.link).port
+        ui.stop()
+        page.wait_for_selector("text=Connection to holdfast ui lost")
+        assert "300" in eyes.text("table.grid"), "what was shown stays"
+        again = start(tmp_path, "--port", str(port))
+        try:
+            page.wait_for_selector("text=This page's link has ended", timeout=30_000)
+            page.goto(again.link)
+            page.wait_for_selector("[data-connection=live]")
+            page.wait_for_selector("#banner .notice", state="detached")
+        finally:
+            again.stop()
+    finally:
+        if ui.process.poll() is None:
+            ui.stop()
+    assert run.checkpoints
+
+
+TRAINING = """
+import sys, time
+from pathlib import Path
+from transformers import TrainerCallback
+import holdfast
+from tests.training.tiny import Recipe, build
+
+class Slow(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        time.sleep(0.15)
+
+arguments = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4,
+             "max_steps": 24, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+trainer = build(Recipe(arguments=arguments), Path(sys.argv[1]))
+trainer.add_callback(Slow())
+holdfast.attach(trainer)
+trainer.train(resume_from_checkpoint="auto")
+"""
+
+
+@pytest.mark.training
+def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", TRAINING, str(tmp_path / "run")], cwd=Path(__file__).parents[2])
+    try:
+        with serving(tmp_path) as ui:
+            eyes = look(ui)
+            page = eyes.page
+            page.locator("a[data-row]").first.wait_for(timeout=60_000)
+            page.locator("a[data-row]").first.click()
+            page.wait_for_selector(DRAWN, timeout=60_000)
+            page.wait_for_selector(".title-main >> text=training")
+            page.wait_for_selector("a[data-row] >> text=12", timeout=60_000)
+            page.wait_for_selector(".title-main >> text=finished", timeout=60_000)
+            page.wait_for_selector(".title-main >> text=24 of 24")
+            assert "eval_loss" in eyes.text(".panel-head")
+            eyes.picture("run-real-training")
+    finally:
+        process.kill()
+        process.wait()
