@@ -120,10 +120,16 @@ class Eyes:
     expected: list[str] = field(default_factory=list)
 
     @classmethod
-    def open(cls, browser: Browser, ui: Ui, *, size: tuple[int, int] = WIDE, scheme: str = "light", **more: Any) -> Eyes:
+    def open(
+        cls, browser: Browser, ui: Ui, *, size: tuple[int, int] = WIDE, scheme: str = "light", **more: Any
+    ) -> Eyes:
         """A fresh window that came in by the link."""
         context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, locale="en-GB", timezone_id="UTC", **more
+            viewport={"width": size[0], "height": size[1]},
+            color_scheme=scheme,
+            locale="en-GB",
+            timezone_id="UTC",
+            **more,
         )  # type: ignore[arg-type]
         context.set_default_timeout(15_000)
         page = context.new_page()

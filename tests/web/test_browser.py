@@ -27,7 +27,9 @@ def judged(eyes: Eyes) -> list[str]:
 def through(eyes: Eyes, run: str) -> list[tuple[str, str]]:
     """Names and addresses of all views of a run, one of its checkpoints included."""
     key = eyes.ui.keys()[run]
-    newest = eyes.page.evaluate("key => fetch(`api/runs/${key}`).then(r => r.json()).then(d => d.latest.generation)", key)
+    newest = eyes.page.evaluate(
+        "key => fetch(`api/runs/${key}`).then(r => r.json()).then(d => d.latest.generation)", key
+    )
     checkpoint = ("checkpoint", f"#/run/{key}/checkpoint/{newest}")
     return [("runs", "#/runs"), *((name, f"#/run/{key}{end}") for name, end in VIEWS.items()), checkpoint]
 

@@ -24,8 +24,10 @@ MEASURE = """() => {
     requests: performance.getEntriesByType('resource').length,
   };
 }"""
-LARGEST = "new PerformanceObserver(list => { window.largest = list.getEntries().at(-1).startTime })" \
+LARGEST = (
+    "new PerformanceObserver(list => { window.largest = list.getEntries().at(-1).startTime })"
     ".observe({type: 'largest-contentful-paint', buffered: true})"
+)
 
 
 @pytest.fixture(scope="module")

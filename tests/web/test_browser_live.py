@@ -22,7 +22,8 @@ WATCH = """key => {
     const step = document.querySelector('[data-live=step]')?.textContent;
     if (step && !(step in window.seen)) window.seen[step] = Date.now();
   };
-  new MutationObserver(look).observe(document.querySelector('main'), {subtree: true, childList: true, characterData: true});
+  const all = {subtree: true, childList: true, characterData: true};
+  new MutationObserver(look).observe(document.querySelector('main'), all);
 }"""
 
 
@@ -44,7 +45,9 @@ def test_points_and_commits_appear_by_themselves(look: Look, tmp_path: Path) -> 
         keep_figures("live update, from append to DOM (s)", {"each": [round(delay, 3) for delay in delays]})
         trained.go(400)
         page.wait_for_selector("a[data-row] >> text=400")
-        page.wait_for_function("() => document.querySelector('#live').textContent.includes('Checkpoint of step 400 committed')")
+        page.wait_for_function(
+            "() => document.querySelector('#live').textContent.includes('Checkpoint of step 400 committed')"
+        )
         eyes.picture("run-live")
 
 
@@ -53,7 +56,13 @@ def test_a_server_that_is_gone_is_said_and_the_page_goes_on_when_it_is_back(look
     ui = start(tmp_path)
     try:
         eyes = look(ui)
-        eyes.expected += ["ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE", "ERR_EMPTY_RESPONSE", "401", "ERR_CONNECTION_RESET"]
+        eyes.expected += [
+            "ERR_CONNECTION_REFUSED",
+            "ERR_INCOMPLETE",
+            "ERR_EMPTY_RESPONSE",
+            "401",
+            "ERR_CONNECTION_RESET",
+        ]
         page = eyes.visit(f"#/run/{ui.keys()['run']}")
         page.wait_for_selector(DRAWN)
         port = urlsplit(ui.link).port
@@ -96,7 +105,9 @@ trainer.train(resume_from_checkpoint="auto")
 
 @pytest.mark.training
 def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", TRAINING, str(tmp_path / "run")], cwd=Path(__file__).parents[2])
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", TRAINING, str(tmp_path / "run")], cwd=Path(__file__).parents[2]
+    )
     try:
         with serving(tmp_path) as ui:
             eyes = look(ui)

@@ -42,7 +42,9 @@ def test_a_plan_is_shown_confirmed_and_carried_out(look: Look, tmp_path: Path) -
         page.wait_for_selector("#apply:enabled")
         page.get_by_role("button", name="Apply…").click()
         page.wait_for_selector("dialog[open]")
-        assert "This can't be undone" in eyes.text("dialog") and "remove step 500" in eyes.text("dialog").replace("\n", " ")
+        assert "This can't be undone" in eyes.text("dialog") and "remove step 500" in eyes.text("dialog").replace(
+            "\n", " "
+        )
         eyes.picture("policy-dialog", full=False)
         page.keyboard.press("Escape")
         page.wait_for_selector("dialog", state="detached")

@@ -1,5 +1,6 @@
 // One sign for each state of a checkpoint: told apart by shape first, by colour second.
 
+import { openDialog } from "../components/dialog.js";
 import { h, s } from "../dom.js";
 import { colour } from "../theme.js";
 
@@ -130,9 +131,14 @@ export function glyph(kind) {
 /** What the signs mean, those that occur. */
 export function legend(kinds) {
   const shown = Object.keys(KINDS).filter((kind) => kinds.has(kind));
-  return h(
-    "ul",
-    { class: "legend", "aria-label": "Signs on the chart" },
-    shown.map((kind) => h("li", { title: KINDS[kind].meaning }, glyph(kind), KINDS[kind].label)),
-  );
+  return [
+    h("ul", { class: "legend", "aria-label": "Signs on the chart" }, shown.map((kind) => h("li", { title: KINDS[kind].meaning }, glyph(kind), KINDS[kind].label))),
+    h("button", { type: "button", class: "plain-button", on: { click: explain } }, "What do the signs mean?"),
+  ];
+}
+
+function explain() {
+  const rows = Object.keys(KINDS).map((kind) => [h("dt", null, glyph(kind), ` ${KINDS[kind].label}`), h("dd", null, KINDS[kind].meaning)]);
+  const more = h("p", { class: "mute" }, "Where checkpoints lie too close, the more important one is drawn and all have a tick on the axis: zoom in to tell them apart. Fainter lines are what a rewind or a crash left behind.");
+  openDialog("Signs on the chart", [h("dl", { class: "facts" }, rows), more]);
 }

@@ -34,7 +34,7 @@ export class Lanes {
   constructor() {
     this.list = h("ol", { class: "lanes-list" });
     this.more = h("p", { class: "mute lanes-more" });
-    this.element = h("section", { class: "lanes", "aria-label": "Attempts", hidden: true }, h("h3", { class: "visually-hidden" }, "Attempts"), this.list, this.more);
+    this.element = h("section", { class: "lanes", "aria-label": "Attempts", hidden: true }, h("h3", null, "Attempts: each process that trained this run; hatched steps were done again by a later one"), this.list, this.more);
     this.story = [];
   }
 
@@ -64,7 +64,7 @@ export class Lanes {
           h("i", { class: "lane-live", style: { left: at(one.from), width: width(one.from, one.liveTo) } }),
           h("i", { class: "lane-lost", style: { left: at(one.liveTo), width: width(one.liveTo, one.to) } }),
           one.to >= min && one.to <= max ? h("i", { class: "lane-end", style: { left: at(one.to) } }) : null,
-          h("span", { class: "lane-text", style: early ? { left: `calc(${at(one.from)} + 6px)` } : { right: `calc(100% - ${at(one.from)} + 8px)` } }, END_ICON[one.end]?.(), one.text, one.lost ? h("span", { class: "mute" }, ` · ${plural(one.lost, "step")} done again`) : null),
+          h("span", { class: "lane-text", style: early ? { left: `calc(${at(one.from)} + 6px)` } : { right: `calc(100% - ${at(one.from)} + 8px)` } }, END_ICON[one.end]?.(), one.text, one.lost ? ` · ${plural(one.lost, "step")} done again` : null),
         ),
       );
     });

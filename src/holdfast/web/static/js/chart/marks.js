@@ -11,17 +11,25 @@ const FATE = { removed: "removed", thinned: "removed", quarantined: "quarantined
 export function marksOf(summary) {
   const metric = summary.metric?.name;
   const value = (row) => (metric && typeof row.metrics?.[metric] === "number" ? row.metrics[metric] : null);
-  const here = new Set(summary.checkpoints.map((row) => row.generation));
   const marks = summary.checkpoints.map((row) => ({ ...row, id: `c${row.generation}`, kind: kindOf(row), value: value(row) }));
-  for (const [at, row] of summary.removed.entries()) {
-    // What was thinned and is still there has its mark already.
-    if (here.has(row.generation) && row.kind !== "quarantined") continue;
-    marks.push({ ...row, id: `r${at}-${row.generation}`, kind: FATE[row.kind] ?? "removed", value: value(row), gone: true });
+  for (const row of goneOf(summary)) {
+    marks.push({ ...row, id: `r${row.generation}`, fate: row.kind, kind: FATE[row.kind] ?? "removed", value: value(row), gone: true });
   }
   if (summary.in_flight && summary.in_flight.step !== null) {
     marks.push({ id: "writing", kind: "writing", step: summary.in_flight.step, value: null, ...summary.in_flight });
   }
   return marks.sort((a, b) => a.step - b.step || KINDS[a.kind].rank - KINDS[b.kind].rank);
+}
+
+/** What is no longer in the run, each once with what became of it last; what was only thinned is still there. */
+export function goneOf(summary) {
+  const here = new Set(summary.checkpoints.map((row) => row.generation));
+  const last = new Map();
+  for (const row of [...summary.removed].sort((a, b) => Date.parse(a.time) - Date.parse(b.time))) {
+    const before = last.get(row.generation);
+    if (!here.has(row.generation)) last.set(row.generation, { ...row, metrics: { ...before?.metrics, ...row.metrics } });
+  }
+  return [...last.values()];
 }
 
 /** The state that a listed checkpoint is drawn in. */

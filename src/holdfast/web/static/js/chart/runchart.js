@@ -82,6 +82,8 @@ export class RunChart {
         this.first = false;
         this.draw();
       }
+      // A metric that was logged for the first time has joined a panel that is open.
+      if (this.#names()?.some((name) => !(name in this.curves.all))) await this.curves.load(this.#names(), this.#points());
       if (!this.window.whole) await this.#detail();
     } catch (error) {
       if (error.name !== "AbortError") this.on.failed(error);

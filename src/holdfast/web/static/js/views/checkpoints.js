@@ -1,7 +1,7 @@
 // The list of `holdfast ls`: what there is, why each is kept; and, on demand, what is gone and why.
 
 import { glyph } from "../chart/glyphs.js";
-import { kindOf } from "../chart/marks.js";
+import { goneOf, kindOf } from "../chart/marks.js";
 import { badge } from "../components/parts.js";
 import { Table } from "../components/table.js";
 import { h, set } from "../dom.js";
@@ -37,10 +37,8 @@ export class CheckpointList {
   /** Show a run's summary. */
   set(summary) {
     this.summary = summary;
-    const here = new Set(summary.checkpoints.map((row) => row.generation));
     this.rows = summary.checkpoints;
-    // A thinned one is still here, in the other list.
-    this.lost = summary.removed.filter((row) => row.kind === "quarantined" || !here.has(row.generation));
+    this.lost = goneOf(summary);
     set(this.here, `On disk ${count(this.rows.length)}`);
     set(this.past, `Gone ${count(this.lost.length)}`);
     if (!this.table || this.metric !== summary.metric?.name) this.#build();
@@ -92,7 +90,7 @@ export class CheckpointList {
     this.metric = this.summary.metric?.name;
     this.table = new Table({
       label: this.gone ? "Checkpoints that are gone" : "Checkpoints on disk",
-      key: (row) => (this.gone ? `${row.kind}-${row.generation}-${row.time}` : row.generation),
+      key: (row) => (row.generation),
       link: this.gone ? null : (row) => address(this.key, "checkpoint", row.generation),
       mark: (row) => (this.gone ? "gone" : row.action === "remove" ? "gone" : ""),
       stacked: true,

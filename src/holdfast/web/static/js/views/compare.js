@@ -15,11 +15,14 @@ export class Comparison {
   constructor() {
     this.element = h("div", { class: "compare" });
     this.plots = [];
+    this.sizes = new ResizeObserver(() => this.plots.forEach((plot) => plot.setSize({ width: plot.root.parentElement.clientWidth, height: 220 })));
+    this.sizes.observe(this.element);
     this.unTheme = onTheme(() => this.plots.forEach((plot) => plot.redraw(false, true)));
   }
 
   destroy() {
     this.unTheme();
+    this.sizes.disconnect();
     this.#clear();
   }
 

@@ -1,8 +1,8 @@
 // What is said about a mark on the chart, and about the run as a whole, in plain words.
 
-import { KINDS } from "../chart/glyphs.js";
-import { glyph } from "../chart/glyphs.js";
+import { glyph, KINDS } from "../chart/glyphs.js";
 import { storyOf } from "../chart/lanes.js";
+import { goneOf } from "../chart/marks.js";
 import { facts } from "../components/parts.js";
 import { h } from "../dom.js";
 import { age, count, metric, name as clean, plural, size } from "../format.js";
@@ -23,7 +23,7 @@ export function markTip(mark, summary) {
       ...shown.map((name) => [clean(name), metric(mark.metrics[name])]),
       ["size", mark.size_bytes === undefined ? null : size(mark.size_bytes)],
       ["written so far", mark.bytes_so_far ? size(mark.bytes_so_far) : null],
-      [mark.gone ? "gone since" : "saved", mark.created || mark.time ? `${age(mark.created ?? mark.time)} ago` : null],
+      [mark.gone ? STATE[mark.kind].split(/[ :]/)[0].toLowerCase() : "saved", mark.created || mark.time ? `${age(mark.created ?? mark.time)} ago` : null],
     ]),
     why ? h("div", { class: "why" }, why) : null,
   ];
@@ -46,15 +46,15 @@ export function reasonOf(mark) {
 
 /** One paragraph about the run: what the chart shows, for people who can't see it or are in a hurry. */
 export function describe(summary) {
-  const { metric: ranking, best, checkpoints, removed, attempts } = summary;
-  const here = new Set(checkpoints.map((row) => row.generation));
-  const gone = (kind) => removed.filter((row) => row.kind === kind && (kind === "quarantined" || !here.has(row.generation))).length;
+  const { metric: ranking, best, checkpoints, attempts } = summary;
+  const all = goneOf(summary);
+  const gone = (...kinds) => all.filter((row) => kinds.includes(row.kind)).length;
   const parts = [];
   if (best && ranking) parts.push(`Best ${clean(ranking.name)} so far: ${metric(best.value)} at step ${count(best.step)}.`);
   else if (ranking) parts.push(`No ${clean(ranking.name)} was measured yet.`);
   else parts.push("No metric ranks the checkpoints of this run.");
   const thin = checkpoints.filter((row) => row.kind === "weights").length;
-  const lost = [[gone("removed"), "removed"], [gone("set aside"), "set aside by a rewind"], [gone("quarantined"), "in quarantine"]].filter(([number]) => number);
+  const lost = [[gone("removed", "thinned"), "removed"], [gone("set aside"), "set aside by a rewind"], [gone("quarantined"), "in quarantine"]].filter(([number]) => number);
   parts.push(`${plural(checkpoints.length, "checkpoint")} on disk${thin ? `, ${count(thin)} of them weights only` : ""}${lost.map(([number, what]) => `; ${count(number)} ${what}`).join("")}.`);
   const story = storyOf(attempts, summary.state === "training");
   const faults = story.filter((one) => one.end === "killed" || one.end === "failed");

@@ -129,7 +129,7 @@ export class PolicyView {
     const [kept, thinned, gone] = [of("keep"), of("thin"), of("remove")];
     const changes = new Set(plan.changes);
     const stats = [
-      { id: "kept", label: "Stays whole", value: count(kept.length), sub: thinned.length ? `and ${plural(thinned.length, "checkpoint")} thinned to weights` : plural(kept.length, "checkpoint").replace(/^\S+ /, "") },
+      { id: "kept", label: "Stays", value: count(kept.length), sub: thinned.length ? `and ${plural(thinned.length, "checkpoint")} thinned to weights` : plural(kept.length, "checkpoint").replace(/^\S+ /, "") },
       { id: "gone", label: "Goes", value: count(gone.length), sub: gone.length ? gone.slice(0, 4).map((row) => count(row.step)).join(", ") + (gone.length > 4 ? ", …" : "") : "nothing" },
       { id: "bytes", label: "On disk afterwards", value: size(plan.kept_bytes), sub: plan.budget_bytes ? `of a budget of ${size(plan.budget_bytes)}` : "no budget" },
       { id: "freed", label: "Freed", value: size(plan.freed_bytes), sub: plan.freed_bytes ? "at once" : "nothing to free" },

@@ -1,7 +1,6 @@
 // The figures on top of a run: next save, budget, last commit, durability, stalls, best.
 
-import { strip } from "../components/parts.js";
-import { meter } from "../components/parts.js";
+import { meter, strip } from "../components/parts.js";
 import { h } from "../dom.js";
 import { age, count, duration, metric, name as clean, percent, size, time } from "../format.js";
 import { address } from "../router.js";
