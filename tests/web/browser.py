@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-from urllib.request import Request, build_opener
 
+import httpx
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
 
 REPOSITORY = Path(__file__).parents[2]
 ARTEFACTS = REPOSITORY / "build"
@@ -58,21 +60,9 @@ class Ui:
 
     def keys(self) -> dict[str, str]:
         """The key of each run by its name."""
-        parts = urlsplit(self.link)
-        cookie = f"{self.cookie(parts.port or 0)}={parts.query.partition('=')[2]}"
-        request = Request(f"{self.base}api/runs", headers={"Cookie": cookie})
-        with build_opener().open(request, timeout=30) as answer:
-            return {run["name"]: run["key"] for run in json.load(answer)["runs"]}
-
-    def cookie(self, port: int) -> str:
-        """The name of the cookie that the server sets, as it says itself."""
-        import http.client
-
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", f"/?{urlsplit(self.link).query}")
-        said = connection.getresponse().getheader("Set-Cookie") or ""
-        connection.close()
-        return said.partition("=")[0]
+        with httpx.Client(base_url=self.base, timeout=30, trust_env=False) as client:
+            client.get("/", params={"token": self.link.partition("token=")[2]})
+            return {run["name"]: run["key"] for run in client.get("/api/runs").json()["runs"]}
 
     def stop(self) -> None:
         """End the server as Ctrl-C does."""

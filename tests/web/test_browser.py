@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 import holdfast.web
 from tests.web import hostile
@@ -20,6 +19,8 @@ Look = Callable[..., Eyes]
 
 def judged(eyes: Eyes) -> list[str]:
     """Rules of axe-core that the page breaks, each with the first element that does."""
+    from axe_playwright_python.sync_playwright import Axe
+
     found = Axe().run(eyes.page).response["violations"]
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found]
 

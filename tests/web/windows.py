@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from tests.web import browser, runs
 from tests.web.hostile import HOSTILE
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """One browser for all tests."""
+    from playwright.sync_api import sync_playwright
+
     browser.find_chromium()
     with sync_playwright() as playwright:
         launched = browser.launch(playwright)
