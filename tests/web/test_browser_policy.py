@@ -16,7 +16,7 @@ def test_rules_are_tried_and_nothing_changes(look: Look, shown: Ui) -> None:
     page = eyes.visit(f"#/run/{shown.keys()['sft']}/policy")
     eyes.expected.append("400")
     page.get_by_label("Keep").fill("latest:1")
-    page.wait_for_selector("[data-stat=gone] dd:has-text('7')")
+    page.wait_for_selector("[data-stat=kept] dd >> text=/^1$/")
     assert "goes" in eyes.text("table.grid") and "changes" in eyes.text("table.grid")
     assert "After the save of step 2,000" in eyes.text(".replay-text")
     page.get_by_role("slider").press("Home")
@@ -25,7 +25,7 @@ def test_rules_are_tried_and_nothing_changes(look: Look, shown: Ui) -> None:
     page.wait_for_selector("#policy-error:not(:empty)")
     assert page.get_by_label("Keep").get_attribute("aria-invalid") == "true"
     page.locator("[data-preset='all']").click()
-    page.wait_for_selector("[data-stat=gone] dd:has-text('0')")
+    page.wait_for_selector("[data-stat=gone] dd >> text=/^0$/")
     page.get_by_label("Budget").fill("12")
     page.wait_for_selector("#policy-error:not(:empty)")
     assert page.get_by_label("Budget").get_attribute("aria-invalid") == "true"
