@@ -49,6 +49,12 @@ def test_points_and_commits_appear_by_themselves(look: Look, tmp_path: Path) -> 
             "() => document.querySelector('#live').textContent.includes('Checkpoint of step 400 committed')"
         )
         eyes.picture("run-live")
+        eyes.visit(f"#/run/{ui.keys()['run']}/health")
+        page.get_by_label("Search events").type("committed")
+        trained.go(500)
+        page.wait_for_selector(".events >> text=Step 500 is safe on disk")
+        page.keyboard.type(" or")
+        assert page.get_by_label("Search events").input_value() == "committed or", "typing goes on while events come"
 
 
 def test_a_server_that_is_gone_is_said_and_the_page_goes_on_when_it_is_back(look: Look, tmp_path: Path) -> None:

@@ -22,6 +22,9 @@ export class CheckpointView {
   async load() {
     const path = runPath(this.key, "checkpoints", this.generation);
     const [details, run] = await Promise.all([get(path), get(runPath(this.key))]);
+    const shown = JSON.stringify([details, run.checkpoints.map((row) => [row.generation, row.best, row.newest])]);
+    if (shown === this.shown) return;
+    this.shown = shown;
     this.order = run.checkpoints.map((row) => row.generation).sort((a, b) => a - b);
     const marks = run.checkpoints.find((row) => row.generation === this.generation) ?? {};
     this.details = { ...details, best: marks.best ?? false, newest: marks.newest ?? false };

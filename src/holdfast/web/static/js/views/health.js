@@ -49,7 +49,14 @@ export class HealthView {
   }
 
   async refresh(changed) {
-    if (!changed.size || changed.has("events") || changed.has("checkpoints")) await this.load();
+    if (changed.size && !changed.has("events") && !changed.has("checkpoints")) return;
+    if (document.activeElement !== this.search) {
+      await this.load();
+      return;
+    }
+    // Nobody should lose a word that they are typing: the list alone is brought up to date.
+    this.health = await get(runPath(this.key, "health"));
+    this.#events();
   }
 
   destroy() {

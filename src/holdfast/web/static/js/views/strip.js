@@ -18,6 +18,8 @@ export class RunStrip {
   set(run) {
     this.run = run;
     const stats = [best(run), nextSave(run), lastCommit(run), budget(run), durable(run), stall(run)];
+    // A link that has the focus stays; the next change brings the figures up to date.
+    if (this.element.contains(document.activeElement)) return;
     const fresh = strip(stats, "The run at a glance");
     this.element.replaceChildren(fresh);
   }
