@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -155,12 +155,12 @@ async def _in_thread(work: Callable[[], T], what: str) -> T:
 
 async def _fields(request: Request) -> dict[str, Any]:
     try:
-        fields = json.loads(await request.body())
+        fields: object = json.loads(await request.body())
     except (ValueError, RecursionError):
         raise Refused(400, "the request is not JSON", code="body") from None
     if not isinstance(fields, dict):
         raise Refused(400, "the request is no JSON object", code="body")
-    return fields
+    return cast("dict[str, Any]", fields)
 
 
 def _text(fields: dict[str, Any], name: str, *, needed: bool) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from starlette.requests import Request
@@ -110,9 +110,9 @@ def _takes_gzip(request: Request) -> bool:
 
 def _printable(value: Any) -> Any:
     if isinstance(value, dict):
-        return {_printable(str(key)): _printable(item) for key, item in value.items()}
+        return {_printable(str(key)): _printable(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
-        return [_printable(item) for item in value]
+        return [_printable(item) for item in cast("list[Any]", value)]
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     return value

@@ -143,7 +143,8 @@ def _same(one: str, other: str) -> bool:
 async def _body(receive: Receive, scope: Scope) -> bytes:
     """The whole body of a request. Raises Refused when it is too large."""
     length = Headers(scope=scope).get("content-length", "0")
-    pieces, size = [], int(length) if length.isdigit() else 0
+    pieces: list[bytes] = []
+    size = int(length) if length.isdigit() else 0
     if size <= MOST_BYTES:
         size = 0
         while size <= MOST_BYTES:
