@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import tempfile
 import time
@@ -22,7 +23,7 @@ ASSETS = Path(__file__).parent / "assets"
     examples=[
         ("holdfast demo", "on the embedded model and text, in about two minutes"),
         ("holdfast demo --model meta-llama/Llama-3.2-1B --data notes.txt", "on your own model and text"),
-        ("holdfast demo --keep runs/demo", "keep both runs, to look at them afterwards"),
+        ("holdfast demo --keep runs/demo", "keep both runs, to look at them while and after: holdfast ui runs/demo"),
     ],
 )
 @click.option("--model", type=str, help="A causal language model: a directory or the name of a cached hub model.")
@@ -52,7 +53,10 @@ def demo(model: str | None, data: Path | None, keep: Path | None) -> None:
     finally:
         if keep is None:
             shutil.rmtree(home, ignore_errors=True)
-    click.echo(f"\n{time.monotonic() - began:.0f} seconds." + (f" Both runs are in {keep}." if keep else ""))
+    click.echo(
+        f"\n{time.monotonic() - began:.0f} seconds."
+        + (f" Both runs are in {keep}: see them with `holdfast ui {shlex.quote(str(keep))}`." if keep else "")
+    )
     if not same:
         raise HoldfastError("the resumed run differs from the uninterrupted one; see the table above")
 
