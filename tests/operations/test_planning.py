@@ -241,7 +241,7 @@ def test_no_metric_makes_a_policy_keep_more_than_planned(
     assert max(_bytes(moment.kept) for moment in moments) <= most.bytes(WHOLE, THINNED)
     phases_ = phases(most, len(moments))
     assert max(len(moment.most) for moment in moments) <= max(p.checkpoints for p in phases_)
-    assert max(_bytes(moment.most) for moment in moments) <= max(p.on_disk.bytes(WHOLE, THINNED) for p in phases_)
+    assert max(_bytes(moment.most) for moment in moments) <= max(p.bytes(WHOLE, THINNED) for p in phases_)
 
 
 def test_the_planned_most_is_reached_when_the_first_are_the_best() -> None:
@@ -271,8 +271,13 @@ def test_rules_of_time_need_the_time_of_a_step() -> None:
 
 
 def test_phases_never_hold_more_than_was_saved() -> None:
-    assert [phase.checkpoints for phase in phases(Kept(4), 20)] == [4, 5, 5, 5, 6]
-    assert [phase.checkpoints for phase in phases(Kept(4), 3)] == [3, 3, 3, 3, 3]
+    assert [phase.checkpoints for phase in phases(Kept(4), 20)] == [4, 5, 5, 5, 6, 4]
+    assert [phase.checkpoints for phase in phases(Kept(4), 3)] == [3, 3, 3, 3, 3, 3]
+
+
+def test_an_export_takes_the_weights_once_more() -> None:
+    between, *_, export = phases(Kept(2, thinned=3), 20)
+    assert export.bytes(WHOLE, THINNED) == between.bytes(WHOLE, THINNED) + THINNED == 2 * WHOLE + 4 * THINNED
 
 
 @pytest.mark.parametrize(("steps", "every"), [(10, 0), (-1, 5), (0, 1), (10**9, 1)])

@@ -137,7 +137,11 @@ def _print_disk(report: Report, disk: DiskUse, output: Output) -> None:
     output.line(("Kept", "bold"), f": {policy.describe()}: {kept}.")
     columns = (Column("Phase of a save", folds=True), Column("Checkpoints", "right"), Column("On disk", "right"))
     rows = tuple(
-        (Cell.of(p.name), Cell.of(str(p.checkpoints)), Cell.of(format_size(report.bytes_of(p.on_disk))))
+        (
+            Cell.of(p.name),
+            Cell.of(str(p.checkpoints)),
+            Cell.of(format_size(p.bytes(report.size.total, report.size.thinned))),
+        )
         for p in disk.phases
     )
     output.line()

@@ -49,16 +49,18 @@ def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom)
         return "nothing is scheduled to be saved"
     one, limits = headroom.expected, headroom.limits
     kept = _most_kept(policy, saves, trainer.args, state)
-    peak = kept.bytes(one, min(_weights(trainer), one)) + one
+    export = min(_weights(trainer), one)
+    peak = kept.bytes(one, export) + one
     if limits.budget is not None:
         peak = min(peak, limits.budget)
+    peak += export  # what `save_model` or an export writes beside them; no budget counts it
     free = free_bytes(Path(trainer.args.output_dir))
     fits = "fits" if peak + limits.min_free <= free else "DOES NOT FIT: older ones go as room runs out"
     if one + limits.min_free > free:
         fits = "NO ROOM FOR ONE"
     return (
         f"{saves} {'save' if saves == 1 else 'saves'} to come, about {format_size(one)} each; at most "
-        f"{format_size(peak)} on disk (kept and one in flight), {format_size(free)} free: {fits}"
+        f"{format_size(peak)} on disk (kept, one in flight, one export), {format_size(free)} free: {fits}"
     )
 
 

@@ -41,11 +41,16 @@ class Phase:
 
     name: str
     on_disk: Kept
+    exports: int = 0
 
     @property
     def checkpoints(self) -> int:
         """How many lie there, whole or thinned."""
         return self.on_disk.count
+
+    def bytes(self, whole: int, thinned: int) -> int:
+        """Bytes, when a checkpoint takes `whole` bytes, and what is left of a thinned one, or exported, `thinned`."""
+        return self.on_disk.bytes(whole, thinned) + self.exports * thinned
 
 
 def most_kept(policy: Policy, schedule: Schedule, seconds_per_step: float | None) -> Kept:
@@ -124,6 +129,7 @@ def phases(kept: Kept, saves: int) -> tuple[Phase, ...]:
         Phase("committed: durable, nothing removed yet", beside(1)),
         Phase("removing: set aside for deletion, freed in the background", beside(1)),
         Phase("next save staged while the last removal is still being freed", beside(2)),
+        Phase("export: the weights once more, beside what is kept", beside(0), exports=1),
     )
 
 

@@ -136,7 +136,11 @@ class Report:
             "kept_thinned": disk.kept.thinned,
             "kept_bytes": self.bytes_of(disk.kept),
             "phases": [
-                {"phase": phase.name, "checkpoints": phase.checkpoints, "bytes": self.bytes_of(phase.on_disk)}
+                {
+                    "phase": phase.name,
+                    "checkpoints": phase.checkpoints,
+                    "bytes": phase.bytes(self.size.total, self.size.thinned),
+                }
                 for phase in disk.phases
             ],
             "peak_bytes": disk.peak,
@@ -192,6 +196,6 @@ def _disk_use(question: Question, size: CheckpointSize) -> DiskUse | None:
     saves = len(schedule.saves)
     kept = most_kept(policy, schedule, question.seconds_per_step)
     steps = phases(kept, saves + more)
-    peak = max(phase.on_disk.bytes(size.total, size.thinned) for phase in steps)
+    peak = max(phase.bytes(size.total, size.thinned) for phase in steps)
     free = None if question.target is None else free_bytes(question.target)
     return DiskUse(kept, steps, peak, saves, more, (saves + more) * size.total, free)
