@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -119,11 +118,7 @@ def test_an_unknown_command_names_a_near_one(call: Call) -> None:
 
 def test_interrupt_is_130_with_one_line(run: Run) -> None:
     command = [*HOLDFAST, "events", str(run.path), "--follow"]
-    # A shell that runs the tests in the background ignores the signal, and so would the child.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
