@@ -16,7 +16,6 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from unittest import mock
 import safetensors.torch
 import torch
 import xxhash
+from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from holdfast.checkpointer import Checkpointer, Facts

@@ -91,8 +91,7 @@ class Catalog:
         Raises OSError without a manifest, ManifestInvalid for a bad one, LayoutTooNew for one of a newer holdfast.
         """
         data = self._store.read(f"{directory}/{MANIFEST_NAME}", limit=manifest.SIZE_LIMIT)
-        path = self._store.local_path(directory)
-        return manifest.decode(data, origin=f"{path}/{MANIFEST_NAME}", path=path, state=state)
+        return manifest.decode(data, path=self._store.local_path(directory), state=state)
 
     def _read(
         self,

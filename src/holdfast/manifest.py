@@ -7,7 +7,7 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast
 
 import msgspec
 import xxhash
@@ -29,6 +29,7 @@ Count = Annotated[int, Meta(ge=0)]
 # The length too: `$` lets a line end pass.
 Digest = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$", max_length=41)]
 Chunks = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})*$")]
+Object = TypeVar("Object")
 MetricValue = float | Literal["NaN", "Infinity", "-Infinity"]
 
 
@@ -45,7 +46,7 @@ class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunks: Chunks = ""
 
 
-class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _Head(msgspec.Struct, Generic[Object], frozen=True, forbid_unknown_fields=True):
     """All members but the files."""
 
     format: Literal[1, 2]
@@ -58,24 +59,27 @@ class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Literal["full", "weights"]
     created: datetime
     metrics: dict[str, MetricValue]
-    written_by: dict[str, Any]
-    fingerprint: dict[str, Any]
+    written_by: Object
+    fingerprint: Object
     digest: Digest
 
 
-class Manifest(_Head, frozen=True, forbid_unknown_fields=True):
+class Manifest(_Head[dict[str, Any]], frozen=True, forbid_unknown_fields=True):
     """The content of `holdfast.json`, format versions 1 and 2."""
 
     files: list[ManifestFile]
 
 
-class _Listed(_Head, frozen=True, forbid_unknown_fields=True):
+class _Listed(_Head[msgspec.Raw], frozen=True, forbid_unknown_fields=True):
     """The same as it is read in a listing: its files in their final form, their paths and digests not yet checked."""
 
     files: tuple[FileEntry, ...]
 
 
 _DECODER = msgspec.json.Decoder(_Listed)
+_OBJECT = msgspec.json.Decoder(dict[str, Any])
+LONGEST_SHARED = 2**16
+"""Bytes up to which what all checkpoints of a run say alike, such as their arguments, is kept decoded."""
 
 
 def digest_of(data: bytes) -> str:
@@ -105,36 +109,52 @@ def encode(checkpoint: Checkpoint) -> bytes:
     return body + _tail(body)
 
 
-def decode(data: bytes, *, origin: str, path: Path | None = None, state: State = State.COMMITTED) -> Checkpoint:
-    """The checkpoint that a manifest's bytes describe; `origin` names it in errors.
+def decode(
+    data: bytes, *, origin: str | None = None, path: Path | None = None, state: State = State.COMMITTED
+) -> Checkpoint:
+    """The checkpoint that a manifest's bytes describe; `origin` names it in errors, its place in `path` by default.
 
     Raises ManifestInvalid when it is not JSON, has another shape, names a file outside of its directory, or
     does not match its own digest; LayoutTooNew when a newer holdfast wrote it.
     """
-    if (listed := _parse_sound(data)) is not None:
-        return _checkpoint(listed, listed.files, path, state)
+    if (sound := _decode_sound(data, path, state)) is not None:
+        return sound
+    origin = origin or f"{path}/{MANIFEST_NAME}"
     manifest = _parse(data, origin)
     _check_paths(manifest.files, origin)
     files = tuple(FileEntry(f.path, f.size, f.digest, f.chunks) for f in manifest.files)
     _check_chunks(files, manifest.format, origin)
-    return _checkpoint(manifest, files, path, state)
+    return _checkpoint(manifest, files, (manifest.written_by, manifest.fingerprint), path, state)
 
 
-def _parse_sound(data: bytes) -> _Listed | None:
-    """The manifest in one go, as it is in thousands of a listing; None when anything is wrong with it."""
+def _decode_sound(data: bytes, path: Path | None, state: State) -> Checkpoint | None:
+    """The checkpoint in one go, as it is in thousands of a listing; None when anything is wrong with it."""
     if data[-_TAIL_LENGTH:] != _tail(data[:-_TAIL_LENGTH]):
         return None
     try:
         listed = _DECODER.decode(data)
+        said = _object(listed.written_by), _object(listed.fingerprint)
     except (ValueError, RecursionError):
         return None
-    return listed if _are_sound(listed.files, listed.format) else None
+    if not _are_sound(listed.files, listed.format):
+        return None
+    return _checkpoint(listed, listed.files, said, path, state)
+
+
+def _object(raw: msgspec.Raw) -> dict[str, Any]:
+    """A JSON object, the same one for the same bytes: a run says the same in each of thousands of manifests."""
+    data = bytes(raw)
+    return _known_object(data) if len(data) <= LONGEST_SHARED else _OBJECT.decode(data)
+
+
+@lru_cache(maxsize=64)
+def _known_object(data: bytes) -> dict[str, Any]:
+    return _OBJECT.decode(data)
 
 
 def _are_sound(files: tuple[FileEntry, ...], version: int) -> bool:
     """True when `ManifestFile` and the checks of paths and chunks would find nothing."""
-    paths = {file.path for file in files}
-    if len(paths) != len(files) or not all(map(_is_safe, paths)):
+    if not _are_safe(tuple([file.path for file in files])):
         return False
     digests = "\n".join([file.digest for file in files])
     # Of as many lines as files, each of them a digest: none of them holds a line end itself.
@@ -195,12 +215,16 @@ _UNSAFE_PARTS = frozenset({"", ".", ".."})
 """Parts of absolute paths, of paths that leave their directory, and of second spellings of a path."""
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=256)
+def _are_safe(paths: tuple[str, ...]) -> bool:
+    """True when each is safe and stands once. Asked once for the same names, which thousands of manifests have."""
+    return len(set(paths)) == len(paths) and all(map(_is_safe, paths))
+
+
 def _is_safe(path: str) -> bool:
     """True for a POSIX path that stays in its directory, spelled in its one way; the manifest has no entry of its own.
 
-    Plain text, and asked once for each name: a PurePosixPath for every file of thousands of manifests costs more than
-    their JSON.
+    Plain text: a PurePosixPath for every file of thousands of manifests costs more than their JSON.
     """
     unsafe = "\\" in path or "\0" in path or not _UNSAFE_PARTS.isdisjoint(path.split("/"))
     return not unsafe and path != MANIFEST_NAME and len(path) <= LONGEST_PATH
@@ -235,7 +259,13 @@ def _metric_out(value: float) -> MetricValue:
     return float(value)
 
 
-def _checkpoint(manifest: _Head, files: tuple[FileEntry, ...], path: Path | None, state: State) -> Checkpoint:
+def _checkpoint(
+    manifest: _Head[Any],
+    files: tuple[FileEntry, ...],
+    said: tuple[dict[str, Any], dict[str, Any]],
+    path: Path | None,
+    state: State,
+) -> Checkpoint:
     return Checkpoint(
         run_id=manifest.run_id,
         generation=manifest.generation,
@@ -247,8 +277,8 @@ def _checkpoint(manifest: _Head, files: tuple[FileEntry, ...], path: Path | None
         created=manifest.created if manifest.created.tzinfo else manifest.created.replace(tzinfo=UTC),
         metrics={name: float(value) for name, value in manifest.metrics.items()},
         files=files,
-        written_by=manifest.written_by,
-        fingerprint=manifest.fingerprint,
+        written_by=said[0],
+        fingerprint=said[1],
         state=state,
         path=path,
     )

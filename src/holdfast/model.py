@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
+from msgspec.structs import replace
 
 FULL_PREFIX = "checkpoint-"
 """Directory prefix of resumable checkpoints; stock tools look for it."""
@@ -97,16 +97,17 @@ class FileEntry(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
         return not self.chunks or len(self.chunks) == due * CHUNK_DIGITS
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     """One committed checkpoint.
 
     `generation` counts commits of the run and orders them; `timeline` counts rewinds; `parent` is the
     generation that training continued from (None for the first). `created` is UTC. `metrics` holds what was
     known at the commit joined with what arrived later. `path` is where it lies now (None: not on disk) and is
-    no part of the manifest, so that a run can be moved.
+    no part of the manifest, so that a run can be moved. `written_by` and `fingerprint` may be shared with other
+    checkpoints.
     """
 
+    # As FileEntry: what it holds never leads back to it.
     run_id: str
     generation: int
     timeline: int
@@ -117,8 +118,8 @@ class Checkpoint:
     created: datetime
     metrics: Mapping[str, float]
     files: tuple[FileEntry, ...]
-    written_by: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    written_by: Mapping[str, Any] = msgspec.field(default_factory=dict[str, Any])
+    fingerprint: Mapping[str, Any] = msgspec.field(default_factory=dict[str, Any])
     state: State = State.COMMITTED
     path: Path | None = None
 

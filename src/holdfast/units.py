@@ -18,6 +18,7 @@ COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 """What each letter behind a parameter count stands for."""
 _LARGEST = 10**21
 _QUANTITY = re.compile(r"([0-9]{1,22}(?:\.[0-9]{1,22})?) ?([A-Za-z]*)")
+_ROUNDS_TO_1000 = 999.5
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _AGE_UNITS = ((60, 1, "s"), (3_600, 60, "min"), (48 * 3_600, 3_600, "h"), (60 * 86_400, 86_400, "d"))
 """Ages below so many seconds are given in units of so many seconds."""
@@ -26,7 +27,7 @@ _AGE_UNITS = ((60, 1, "s"), (3_600, 60, "min"), (48 * 3_600, 3_600, "h"), (60 * 
 def format_size(size: int) -> str:
     """Bytes in decimal units: `999 B`, `1.4 kB`, `140 GB`."""
     value, unit = float(size), 0
-    while unit + 1 < len(_SIZE_UNITS) and float(_digits(value, unit)) >= 1000:
+    while value >= _ROUNDS_TO_1000 and unit + 1 < len(_SIZE_UNITS):
         value, unit = value / 1000, unit + 1
     return f"{_digits(value, unit)} {_SIZE_UNITS[unit]}"
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import count
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from holdfast import manifest
@@ -165,14 +166,16 @@ class ManifestFirst(Repository):
 
     def _commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry]) -> Checkpoint:
         staged = f"{staging.key}/{draft.name}"
-        self.store.write(f"{staged}/holdfast.json", manifest.encode(replace(draft, files=self._files(staged))))
+        self.store.write(
+            f"{staged}/holdfast.json", manifest.encode(msgspec.structs.replace(draft, files=self._files(staged)))
+        )
         self.store.sync_directory(staged)
         self._publish(staged, draft.name)
         for entry in self.store.walk(draft.name):
             key = f"{draft.name}/{entry.path}"
             self.store.sync_file(key) if entry.kind == "file" else self.store.sync_directory(key)
         self.store.delete(staging.key)
-        return replace(draft, path=self.store.local_path(draft.name))
+        return msgspec.structs.replace(draft, path=self.store.local_path(draft.name))
 
     def _files(self, staged: str) -> tuple[FileEntry, ...]:
         return tuple(self._seal(staged, self.store.walk(staged), {}))

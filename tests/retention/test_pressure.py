@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from holdfast.model import Checkpoint, Kind, State
 from holdfast.retention import Metric, Outcome, Plan, Policy, entries, fit, make_plan, rank, size, without_aside

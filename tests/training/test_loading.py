@@ -209,7 +209,7 @@ def test_damage_in_a_large_file_is_found_and_nothing_of_it_is_held(
     size = (directory / "model.safetensors").stat().st_size
     entry = sealed(LocalStore(tmp_path), "checkpoint-1/model.safetensors", "model.safetensors", size)
     entry = msgspec.structs.replace(entry, chunks="") if format_1 else entry
-    checkpoint = replace(run.checkpoints[0], files=(entry,), path=directory)
+    checkpoint = msgspec.structs.replace(run.checkpoints[0], files=(entry,), path=directory)
     held = HeldFiles()
     assert held.check(checkpoint).ok and held.size == size
     flip(directory / "model.safetensors", place % size)

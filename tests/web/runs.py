@@ -8,9 +8,10 @@ import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from holdfast import layout, manifest
 from holdfast.checkpointer import Checkpointer, Facts

@@ -147,7 +147,11 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     """Strict JSON in ASCII: no NaN, and no character that a terminal would act on."""
     import json
 
-    return json.dumps(_finite(value), indent=indent, allow_nan=False, default=str)
+    import msgspec
+
+    text = json.dumps(_finite(value), allow_nan=False, default=str)
+    # Indented by msgspec: what json itself indents it encodes in Python, ten times as slowly.
+    return text if indent is None else msgspec.json.format(text, indent=indent)
 
 
 def _finite(value: Any) -> Any:

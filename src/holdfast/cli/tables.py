@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from holdfast.cli.text import clean
 
 Span = str | tuple[str, str]
@@ -33,9 +35,10 @@ class Column:
     telling: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
+class Cell(msgspec.Struct, frozen=True, gc=False):
     """One cell: a line for each span on a terminal; joined by `separator` in plain text."""
+
+    # No dataclass: a table of thousands of checkpoints has a hundred thousand of them.
 
     spans: tuple[Span, ...]
     separator: str = "; "
@@ -80,8 +83,9 @@ class Table:
         )
 
     def _tells(self, index: int) -> bool:
-        contents = {tuple(row[index].lines) for row in self.rows}
-        return len(contents) > 1 if self.columns[index].telling else any(contents)
+        if self.columns[index].telling:
+            return len({tuple(row[index].lines) for row in self.rows}) > 1
+        return any(row[index].spans for row in self.rows)
 
     def needs(self, index: int) -> int:
         """Characters that a column can't do without."""

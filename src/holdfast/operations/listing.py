@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any
 
+import msgspec
+
 from holdfast.limits import Limits
 from holdfast.model import Checkpoint
 from holdfast.repository import Foreign
@@ -18,8 +20,7 @@ DAMAGED = "damaged"
 """State of a checkpoint whose last verification failed; the others are those of `State`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One checkpoint as it is listed.
 
     `keep` and `reasons` are the plan's decision: reasons to keep it, or one sentence why the next prune removes it.

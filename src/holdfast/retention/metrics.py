@@ -100,9 +100,12 @@ class Metric:
 
     def value(self, metrics: Mapping[str, float]) -> float | None:
         """The value (may be NaN) under the name, else under the name with or without `eval_`, else None."""
+        found = metrics.get(self.name)
+        if found is not None:
+            return found
         bare = self.name.removeprefix("eval_")
         other = bare if bare != self.name else f"eval_{self.name}"
-        return metrics.get(self.name, metrics.get(other))
+        return metrics.get(other)
 
 
 def _without_prefix(name: str) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from holdfast.errors import PolicyError
 from holdfast.model import Checkpoint, State
@@ -70,8 +73,7 @@ class Outcome(StrEnum):
     REMOVE = "remove"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """What happens to one checkpoint: every reason to keep it (whole, or thinned), or one sentence why it goes.
 
     `hold` is how firmly it is kept.
@@ -101,7 +103,7 @@ class Decision:
     @property
     def kept_bytes(self) -> int:
         """Bytes of what is left of it."""
-        return self.left.size_bytes if self.left else 0
+        return left.size_bytes if (left := self.left) else 0
 
 
 @dataclass(frozen=True)
@@ -214,7 +216,8 @@ def make_plan(
     """
     ordered = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.generation))
     everything = Context(ordered, policy.metric, now, frozenset(pinned))
-    context = replace(everything, checkpoints=tuple(c for c in ordered if c.state is State.COMMITTED))
+    committed = tuple(c for c in ordered if c.state is State.COMMITTED)
+    context = Context(committed, policy.metric, now, everything.pinned)
     grounds = [
         *(_Ground(rule.keeps(context), rule.held(context), rule.keeps_whole(context)) for rule in policy.rules),
         _Ground(Pinned().keeps(everything)),
@@ -223,16 +226,20 @@ def make_plan(
         _Ground(protected or {}),
     ]
     missed = _Missed.of(policy, _places(context))
-    decisions = tuple(_decide(checkpoint, grounds, missed) for checkpoint in ordered)
+    found: dict[int, list[_Ground]] = {}
+    for ground in grounds:
+        for generation in ground.reasons:
+            found.setdefault(generation, []).append(ground)
+    decisions = tuple(_decide(checkpoint, found.get(checkpoint.generation, ()), missed) for checkpoint in ordered)
     return Plan(decisions, tuple(_decide_aside(aside, everything.pinned)))
 
 
 def without_aside(plan: Plan, states: Iterable[State], why: str) -> Plan:
     """The plan with everything removed that lies aside in one of these states, and is not pinned."""
     unwanted = frozenset(states)
-    return replace(
-        plan,
-        aside=tuple(
+    return Plan(
+        plan.decisions,
+        tuple(
             replace(
                 decision, outcome=Outcome.REMOVE, reasons=(f"{why}: {decision.checkpoint.state.value}",), hold=Hold.NOT
             )
@@ -262,12 +269,11 @@ class _Ground(NamedTuple):
     whole: bool = True
 
 
-def _decide(checkpoint: Checkpoint, grounds: Sequence[_Ground], missed: _Missed) -> Decision:
+def _decide(checkpoint: Checkpoint, found: Sequence[_Ground], missed: _Missed) -> Decision:
     """Keep it where there is any ground to; thin it where none of them needs all of it."""
-    found = [ground for ground in grounds if checkpoint.generation in ground.reasons]
     if not found:
         return Decision(checkpoint, Outcome.REMOVE, (missed.why(checkpoint),), Hold.NOT)
-    thins = checkpoint.thinnable and not any(ground.whole for ground in found)
+    thins = not any(ground.whole for ground in found) and checkpoint.thinnable
     reasons = tuple(dict.fromkeys(ground.reasons[checkpoint.generation] for ground in found))
     return Decision(checkpoint, Outcome.THIN if thins else Outcome.KEEP, reasons, max(ground.hold for ground in found))
 
@@ -282,9 +288,7 @@ def _recovery_point(committed: tuple[Checkpoint, ...]) -> dict[int, str]:
 
 def _places(context: Context) -> dict[int, int]:
     """Place (from 1) of each ranked generation."""
-    if context.metric is None:
-        return {}
-    return {c.generation: place for place, c in enumerate(rank(context.checkpoints, context.metric), start=1)}
+    return {c.generation: place for place, c in enumerate(context.ranked, start=1)}
 
 
 @dataclass(frozen=True, slots=True)

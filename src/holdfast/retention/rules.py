@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import cached_property
 from itertools import pairwise
+from operator import itemgetter
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 from holdfast.errors import PolicyError
@@ -37,7 +39,7 @@ class Hold(IntEnum):
     """Whatever the rules say: pinned, in use, or the one recovery point."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Context:
     """What rules decide on: checkpoints by ascending generation, metric, aware time, pinned generations.
 
@@ -56,6 +58,11 @@ class Context:
         if any(later <= earlier for earlier, later in pairwise(generations)):
             raise ValueError(f"checkpoints must stand in order of generation, each once; got {generations}")
 
+    @cached_property
+    def ranked(self) -> tuple[Checkpoint, ...]:
+        """Those that can be ranked by the metric, best first; see `rank`. None without a metric."""
+        return rank(self.checkpoints, self.metric) if self.metric else ()
+
 
 def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint, ...]:
     """Checkpoints with a value of the metric, best first; of equal ones the later generation first.
@@ -68,7 +75,7 @@ def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint,
         value = metric.value(checkpoint.metrics)
         if checkpoint.state is State.COMMITTED and value is not None and not math.isnan(value):
             ranked.append((sign * value, -checkpoint.generation, checkpoint))
-    return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=lambda entry: entry[:2]))
+    return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=itemgetter(0, 1)))
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,7 @@ class Best(Rule):
         metric = context.metric
         if metric is None:
             return {}
-        ranked = rank(context.checkpoints, metric)[: self.k]
+        ranked = context.ranked[: self.k]
         if not ranked:
             # A metric that never comes must not cost a run all its checkpoints but one.
             newest = context.checkpoints[-self.k :]
@@ -185,8 +192,7 @@ class Best(Rule):
 
     def held(self, context: Context) -> Hold:
         # As long as nothing is ranked, it keeps the newest: they are what there is to go on from.
-        ranks = context.metric is not None and bool(rank(context.checkpoints, context.metric))
-        return Hold.QUALITY if ranks else Hold.RECOVERY
+        return Hold.QUALITY if context.ranked else Hold.RECOVERY
 
     def keeps_whole(self, context: Context) -> bool:
         return self.full or super().keeps_whole(context)

@@ -52,9 +52,9 @@ class LocalStore:
 
     def read(self, path: str, *, limit: int) -> bytes:
         # Without a file object: a listing of thousands of manifests takes a fifth of the time.
-        descriptor = self._open_regular(path)
+        descriptor, size = self._open_regular(path)
         try:
-            data = _read_up_to(descriptor, limit + 1)
+            data = _read_up_to(descriptor, size, limit + 1)
         finally:
             os.close(descriptor)
         if len(data) > limit:
@@ -63,7 +63,7 @@ class LocalStore:
 
     def chunks(self, path: str, *, size: int, start: int = 0) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(size))
-        with os.fdopen(self._open_regular(path), "rb", buffering=0) as file:
+        with os.fdopen(self._open_regular(path)[0], "rb", buffering=0) as file:
             file.seek(start)
             while count := file.readinto(buffer):
                 yield buffer[:count]
@@ -108,7 +108,7 @@ class LocalStore:
         self.sync_directory(os.path.dirname(path))
 
     def sync_file(self, path: str) -> None:
-        _sync(self._open_regular(path))
+        _sync(self._open_regular(path)[0])
 
     def sync_directory(self, path: str) -> None:
         _sync(os.open(self.local_path(path), _DIRECTORY))
@@ -144,14 +144,16 @@ class LocalStore:
         entries = found.f_favail if found.f_files else None
         return Room(found.f_bavail * found.f_frsize, entries, found.f_blocks * found.f_frsize)
 
-    def _open_regular(self, path: str) -> int:
+    def _open_regular(self, path: str) -> tuple[int, int]:
+        """A descriptor of a regular file, and its size."""
         target = self._base + path
         # O_NONBLOCK: a pipe planted in a checkpoint must not hang the reader.
         descriptor = os.open(target, _READ | os.O_NONBLOCK)
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
             raise OSError(errno.EINVAL, "not a regular file", target)
-        return descriptor
+        return descriptor, found.st_size
 
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}
@@ -170,9 +172,9 @@ def _entry(item: os.DirEntry[str], path: str) -> Entry:
     return Entry(path, kind, item.stat(follow_symlinks=False).st_size if kind == "file" else 0)
 
 
-def _read_up_to(descriptor: int, limit: int) -> bytes:
-    """The rest of a file, `limit` bytes at most."""
-    piece = min(os.fstat(descriptor).st_size + 1, limit)  # one more byte than there are shows the end
+def _read_up_to(descriptor: int, size: int, limit: int) -> bytes:
+    """The whole of a file of about that size, `limit` bytes at most."""
+    piece = min(size + 1, limit)  # one more byte than there are shows the end
     data = os.read(descriptor, piece)
     if len(data) < piece:
         return data

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from holdfast.limits import Limits
 from holdfast.model import Checkpoint
@@ -13,8 +15,7 @@ from holdfast.retention import Outcome
 from holdfast.stores import Room
 
 
-@dataclass(frozen=True, slots=True)
-class Kinds:
+class Kinds(msgspec.Struct, frozen=True, gc=False):
     """Bytes by what they are for.
 
     `weights` can be loaded, `optimizer` is what only a resume needs (a thin frees it), `other` is small files, records
@@ -34,15 +35,15 @@ class Kinds:
         return self.weights + self.optimizer + self.other + self.litter + self.unmanaged
 
     def __add__(self, more: Kinds) -> Kinds:
-        return Kinds(*(getattr(self, field.name) + getattr(more, field.name) for field in fields(self)))
+        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(more), strict=True)
+        return Kinds(*(one + other for one, other in pairs))
 
     def to_json(self) -> dict[str, int]:
         """Bytes of each kind."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return msgspec.structs.asdict(self)
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(msgspec.Struct, frozen=True, gc=False):
     """What one committed checkpoint takes, and what would free some of it.
 
     `outcome` is what the next prune does with it, which frees `prune_bytes`; `thin_bytes` is what `holdfast thin` would
