@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from holdfast.cli.tables import GAP, Column, Span, Table, plain_lines
+from holdfast.cli.tables import Span, Table, plain_lines
 from holdfast.cli.text import clean, wants_colour
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
-    from rich.table import Table as RichTable
     from rich.text import Text
 
     from holdfast.cli.progress import Progress
@@ -72,7 +71,9 @@ class Output:
     def line(self, *spans: Span) -> None:
         """One line on stdout of texts, each plain or with a style; control characters are escaped."""
         if self.is_rich:
-            self._rich().print(_styled(spans), soft_wrap=False)
+            from holdfast.cli.table_drawing import styled
+
+            self._rich().print(styled(spans), soft_wrap=False)
         else:
             click.echo("".join(clean(span if isinstance(span, str) else span[0]) for span in spans))
 
@@ -97,13 +98,15 @@ class Output:
         from rich.console import Group
         from rich.text import Text
 
+        from holdfast.cli.table_drawing import DrawnTable
+
         console = self._rich()
         parts: list[Any] = []
         for block in blocks:
             if isinstance(block, Line):
                 parts += folded(block.head, block.body, console) if block.head or block.body else [Text()]
             else:
-                parts.append(_rich_table(block.fitted(console.width), console.encoding))
+                parts.append(DrawnTable(block))
         return Group(*parts)
 
     @property
@@ -118,8 +121,9 @@ class Output:
     def table(self, table: Table) -> None:
         """A table: fitted to a terminal's width, or all of it as aligned text."""
         if self.is_rich:
-            console = self._rich()
-            console.print(_rich_table(table.fitted(console.width), console.encoding))
+            from holdfast.cli.table_drawing import DrawnTable
+
+            self._rich().print(DrawnTable(table))
         else:
             click.echo("\n".join(plain_lines(table)))
 
@@ -164,21 +168,13 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _styled(spans: Sequence[Span]) -> Text:
-    from rich.text import Text
-
-    text = Text(overflow="fold")
-    for span in spans:
-        content, style = (span, "") if isinstance(span, str) else span
-        text.append(clean(content), style)
-    return text
-
-
 def folded(head: Sequence[Span], body: Sequence[Span], console: Console) -> list[Text]:
     """Lines no wider than the terminal; where the heading takes most of it, the rest goes below."""
     from rich.text import Text
 
-    first, rest = _styled(head), _styled(body)
+    from holdfast.cli.table_drawing import styled
+
+    first, rest = styled(head), styled(body)
     room = console.width - first.cell_len
     if room >= min(rest.cell_len, console.width // 2):
         lines = rest.wrap(console, max(room, 1))
@@ -186,32 +182,3 @@ def folded(head: Sequence[Span], body: Sequence[Span], console: Console) -> list
     first.rstrip()
     below = rest.wrap(console, max(console.width - 4, 1))
     return [*first.wrap(console, console.width), *(Text("    ") + line for line in below)]
-
-
-def _rich_table(table: Table, encoding: str) -> RichTable:
-    from rich import box
-    from rich.table import Table as RichTable
-
-    lines = box.SIMPLE_HEAD if encoding.lower().startswith("utf") else None
-    drawn = RichTable(box=lines, header_style="bold", pad_edge=False, show_edge=False, padding=(0, GAP - 1, 0, 0))
-    for index, column in enumerate(table.columns):
-        _add_column(drawn, column, table.needs(index))
-    for row in table.rows:
-        drawn.add_row(*(_cell(cell.spans) for cell in row))
-    return drawn
-
-
-def _add_column(drawn: RichTable, column: Column, minimum: int) -> None:
-    drawn.add_column(
-        clean(column.name),
-        justify=column.align,
-        no_wrap=not column.folds,
-        overflow="fold",
-        min_width=minimum,
-    )
-
-
-def _cell(spans: Sequence[Span]) -> Text:
-    from rich.text import Text
-
-    return Text("\n").join(_styled([span]) for span in spans) if spans else Text()
