@@ -271,7 +271,7 @@ def test_order_of_input_does_not_matter_and_the_answer_is_the_same_again(
     run: list[Checkpoint], policy: Policy, shuffle: random.Random
 ) -> None:
     # NaN is unequal to itself, so a plan is compared by what it decides.
-    def answer() -> list[tuple[int, bool, tuple[str, ...]]]:
+    def answer() -> list[tuple[int, Outcome, tuple[str, ...]]]:
         plan = make_plan(run, policy, now=NOW)
         return [(d.checkpoint.generation, d.outcome, d.reasons) for d in plan.decisions]
 

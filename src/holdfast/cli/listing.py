@@ -58,11 +58,10 @@ def ls(run: Run, aside: bool, watch: bool, output: Output) -> None:
 
 
 def _print(run: Run, listing: Listing, output: Output) -> None:
-    table = checkpoint_table(listing)
-    if not output.is_rich:
-        output.table(table)
-        return
-    output.frame(_blocks(run, listing))
+    if output.is_rich:
+        output.frame(_blocks(run, listing))
+    else:
+        output.table(checkpoint_table(listing))
 
 
 def _blocks(run: Run, listing: Listing) -> list[Block]:

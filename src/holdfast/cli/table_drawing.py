@@ -38,7 +38,7 @@ class DrawnTable:
             yield _rich_table(table, lines, table.rows)
             return
         yield _rich_table(table, lines, widths=widths)
-        rows = _Rows(console, options, table.columns, widths, " " * (GAP if lines else GAP - 1))
+        rows = _Rows(console, table.columns, widths, " " * (GAP if lines else GAP - 1))
         for row in table.rows:
             yield from rows.drawn(row)
 
@@ -59,49 +59,53 @@ class _Ruler:
 class _Rows:
     """Draws rows below a heading that is there."""
 
-    def __init__(
-        self, console: Console, options: ConsoleOptions, columns: Sequence[Column], widths: list[int], gap: str
-    ) -> None:
+    def __init__(self, console: Console, columns: Sequence[Column], widths: list[int], gap: str) -> None:
         self._console = console
         self._columns = list(zip(columns, widths, strict=True))
-        self._options = [
-            options.update(width=width, justify=column.align, no_wrap=not column.folds, overflow="fold", height=None)
-            for column, width in self._columns
-        ]
-        self._gap = Segment(gap)
+        self._gap = gap
         self._styles: dict[str, Style | None] = {"": None}
 
     def drawn(self, row: tuple[Cell, ...]) -> Iterator[Segment]:
-        cells = [self._lines(index, cell) for index, cell in enumerate(row)]
+        cells = [self._lines(cell, column, width) for cell, (column, width) in zip(row, self._columns, strict=True)]
         for number in range(max(map(len, cells), default=0)):
-            for index, lines in enumerate(cells):
-                if index:
-                    yield self._gap
-                if number < len(lines):
-                    yield from lines[number]
+            # What has no style is one text, from one that has to the next.
+            plain, gap = "", ""
+            for lines, (column, width) in zip(cells, self._columns, strict=True):
+                text, style = lines[number] if number < len(lines) else ("", None)
+                space = " " * (width - _cells(text))
+                plain += gap + space if column.align == "right" else gap
+                if style is None:
+                    plain += text
                 else:
-                    yield Segment(" " * self._columns[index][1])
+                    yield from (Segment(plain), Segment(text, style))
+                    plain = ""
+                plain += "" if column.align == "right" else space
+                gap = self._gap
+            yield Segment(plain)
             yield Segment.line()
 
-    def _lines(self, index: int, cell: Cell) -> list[list[Segment]]:
-        """A cell's lines, all of its column's width."""
-        column, width = self._columns[index]
-        if not cell.spans:
-            return [[Segment(" " * width)]]
-        if len(cell.spans) == 1:
-            span = cell.spans[0]
-            text, style = (span, "") if isinstance(span, str) else span
-            text = clean(text)
-            space = width - (len(text) if text.isascii() else cell_len(text))
-            if space >= 0 and text == text.strip() != "":
-                shown = Segment(text, self._style(style))
-                return [[Segment(" " * space), shown] if column.align == "right" else [shown, Segment(" " * space)]]
-        return self._console.render_lines(_text(cell.spans), self._options[index])
+    def _lines(self, cell: Cell, column: Column, width: int) -> list[tuple[str, Style | None]]:
+        """A cell's lines, none wider than its column."""
+        found: list[tuple[str, Style | None]] = []
+        for span in cell.spans:
+            content, style = (span, "") if isinstance(span, str) else span
+            text = clean(content)
+            if max(len(text), _cells(text)) <= width:  # rich counts combining characters when it cuts trailing spaces
+                texts = [text]
+            else:
+                wrapped = Text(text).wrap(self._console, width, overflow="fold", no_wrap=not column.folds)
+                texts = [line.plain for line in wrapped]
+            found += [(text.rstrip() if column.align == "right" else text, self._style(style)) for text in texts]
+        return found or [("", None)]
 
     def _style(self, name: str) -> Style | None:
         if name not in self._styles:
             self._styles[name] = self._console.get_style(name)
         return self._styles[name]
+
+
+def _cells(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
 
 
 def styled(spans: Sequence[Span]) -> Text:
@@ -123,7 +127,7 @@ def _widest(table: Table) -> list[tuple[Cell, ...]]:
         return []
 
     def width(row: tuple[Cell, ...], index: int) -> int:
-        return max((len(line) if line.isascii() else cell_len(line) for line in row[index].lines), default=0)
+        return max(map(_cells, row[index].lines), default=0)
 
     return [max(table.rows, key=lambda row, index=index: width(row, index)) for index in range(len(table.columns))]
 
