@@ -53,6 +53,9 @@ class State(StrEnum):
     QUARANTINED = "quarantined"
 
 
+# Asked of every file and every checkpoint of thousands; in Python 3.11 a member costs more to find than to compare.
+_OPTIMIZER, _FULL, _COMMITTED = Role.OPTIMIZER, Kind.FULL, State.COMMITTED
+
 CHUNK_BYTES = 16 * 2**20
 """Bytes of a file that one chunk digest covers (the last one covers the rest)."""
 CHUNK_DIGITS = 32
@@ -126,17 +129,17 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     @property
     def name(self) -> str:
         """Directory name: `checkpoint-<step>` or `weights-<step>`."""
-        return f"{FULL_PREFIX if self.kind is Kind.FULL else WEIGHTS_PREFIX}{self.step}"
+        return f"{FULL_PREFIX if self.kind is _FULL else WEIGHTS_PREFIX}{self.step}"
 
     @property
     def size_bytes(self) -> int:
         """Bytes of all listed files."""
-        return sum(entry.size for entry in self.files)
+        return sum([entry.size for entry in self.files])
 
     @property
     def weights(self) -> tuple[FileEntry, ...]:
         """The files that stay when it is thinned: all but those that only a resume needs."""
-        return tuple(entry for entry in self.files if role_of(entry.path) is not Role.OPTIMIZER)
+        return tuple([entry for entry in self.files if role_of(entry.path) is not _OPTIMIZER])
 
     @property
     def thinnable(self) -> bool:
@@ -150,7 +153,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     @property
     def resumable(self) -> bool:
         """True when it holds everything a resume needs and stands in the current timeline."""
-        return self.kind is Kind.FULL and self.state is State.COMMITTED
+        return self.kind is _FULL and self.state is _COMMITTED
 
     def with_metrics(self, late: Mapping[str, float]) -> Checkpoint:
         """The same checkpoint with metrics that became known after its commit."""

@@ -153,7 +153,10 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
     import msgspec
 
-    text = json.dumps(_finite(value), allow_nan=False, default=str)
+    try:
+        text = json.dumps(value, allow_nan=False, default=str)
+    except (TypeError, ValueError):  # a number or a name of a member that JSON lacks
+        text = json.dumps(_finite(value), allow_nan=False, default=str)
     # Indented by msgspec: what json itself indents it encodes in Python, ten times as slowly.
     return text if indent is None else msgspec.json.format(text, indent=indent)
 

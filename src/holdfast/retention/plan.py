@@ -280,9 +280,9 @@ def _decide(checkpoint: Checkpoint, found: Sequence[_Ground], missed: _Missed) -
 
 def _recovery_point(committed: tuple[Checkpoint, ...]) -> dict[int, str]:
     """Law 2: the one checkpoint that stays whatever the rules say."""
-    resumable = [checkpoint for checkpoint in committed if checkpoint.resumable]
-    if resumable:
-        return {resumable[-1].generation: "newest: the recovery point"}
+    newest = next((checkpoint for checkpoint in reversed(committed) if checkpoint.resumable), None)
+    if newest is not None:
+        return {newest.generation: "newest: the recovery point"}
     return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in committed[-1:]}
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import cached_property
-from itertools import pairwise
+from itertools import islice, pairwise
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -215,10 +215,10 @@ class Latest(Rule):
     example: ClassVar[str] = "latest:2"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        resumable = [checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.resumable]
+        resumable = (checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.resumable)
         return {
             checkpoint.generation: f"latest {place} of {self.n}"
-            for place, checkpoint in enumerate(resumable[: self.n], start=1)
+            for place, checkpoint in enumerate(islice(resumable, self.n), start=1)
         }
 
     def phrase(self, metric: Metric | None) -> str:

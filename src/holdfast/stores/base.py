@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
+
+import msgspec
 
 EntryKind = Literal["file", "directory", "link", "other"]
 TEMPORARY_SUFFIX = ".tmp"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """One directory entry: path relative to the listed directory, kind (links are not followed), size in bytes."""
 
     path: str

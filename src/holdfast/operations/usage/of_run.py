@@ -27,6 +27,8 @@ ROOMS = {
 }
 """Holdfast's rooms for what is no checkpoint of the run now, and what lies there."""
 LEFTOVERS = "leftovers"
+_ROLES = (Role.WEIGHTS, Role.OPTIMIZER, Role.OTHER)
+"""In the order of `Kinds`."""
 
 
 def usage(run: Run, *, check: bool = False, found: Found | None = None, inodes: Inodes | None = None) -> Usage:
@@ -81,7 +83,7 @@ class _Walked:
 
     def __init__(self, checkpoint: Checkpoint, inodes: Inodes) -> None:
         assert checkpoint.path is not None
-        self.roles = dict.fromkeys(Role, 0)
+        self.roles = dict.fromkeys(_ROLES, 0)
         self.files = 0
         self.sums = Sum()
         files = directories = allocated = 0
@@ -104,37 +106,39 @@ def _shares(run: Run, plan: Plan, walked: dict[int, _Walked]) -> Iterator[Share]
     thinnable = _may_be_thinned(run, tuple(decision.checkpoint for decision in plan.decisions))
     for decision in plan.decisions:
         checkpoint = decision.checkpoint
-        roles = _roles(checkpoint)
-        listed = sum(roles.values())
+        listed = _kinds(_roles(checkpoint))
         found = walked.get(checkpoint.generation)
-        kinds = found.roles if found else roles
         yield Share(
             checkpoint,
-            Kinds(kinds[Role.WEIGHTS], kinds[Role.OPTIMIZER], kinds[Role.OTHER]),
+            _kinds(found.roles) if found else listed,
             decision.outcome,
-            _frees(decision, listed, roles[Role.OPTIMIZER]),
-            roles[Role.OPTIMIZER] if checkpoint.generation in thinnable else 0,
-            listed,
+            _frees(decision, listed),
+            listed.optimizer if checkpoint.generation in thinnable else 0,
+            listed.total,
             found.sums.allocated if found else None,
             found.files if found else None,
         )
 
 
 def _roles(checkpoint: Checkpoint) -> dict[Role, int]:
-    roles = dict.fromkeys(Role, 0)
+    roles = dict.fromkeys(_ROLES, 0)
     for file in checkpoint.files:
         roles[role_of(file.path)] += file.size
     return roles
 
 
-def _frees(decision: Decision, listed: int, optimizer: int) -> int:
+def _kinds(roles: dict[Role, int]) -> Kinds:
+    return Kinds(*roles.values())
+
+
+def _frees(decision: Decision, listed: Kinds) -> int:
     match decision.outcome:
         case Outcome.KEEP:
             return 0
         case Outcome.THIN:
-            return optimizer
+            return listed.optimizer
         case Outcome.REMOVE:
-            return listed
+            return listed.total
 
 
 def _may_be_thinned(run: Run, checkpoints: tuple[Checkpoint, ...]) -> frozenset[int]:
