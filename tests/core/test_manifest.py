@@ -134,6 +134,26 @@ def test_a_missing_field_is_refused() -> None:
             decode(sealed({key: value for key, value in fields.items() if key != name}))
 
 
+@pytest.mark.parametrize("value", [b'"\xff"', b"1e999", b"[" * 5000 + b"]" * 5000])
+@pytest.mark.parametrize("member", [b"written_by", b"fingerprint"])
+def test_what_a_listing_does_not_show_is_decoded_all_the_same(member: bytes, value: bytes) -> None:
+    body, _, _ = manifest.encode(SAMPLE).rpartition(b',\n "digest"')
+    start = body.index(b'"' + member + b'": {') + len(member) + 5
+    body = body[:start] + b'\n  "bad": ' + value + b"," + body[start:]
+    with pytest.raises(ManifestInvalid):
+        decode(body + b',\n "digest": "' + manifest.digest_of(body).encode() + b'"\n}\n')
+
+
+def test_what_manifests_say_alike_is_decoded_once() -> None:
+    one = decode(changed(step=300))
+    other = decode(changed(step=400, fingerprint=dict(SAMPLE.fingerprint)))
+    different = decode(changed(step=500, fingerprint={**SAMPLE.fingerprint, "device": "another"}))
+
+    assert one.fingerprint is other.fingerprint
+    assert one.written_by is other.written_by is different.written_by
+    assert different.fingerprint == {**SAMPLE.fingerprint, "device": "another"}
+
+
 def test_a_bare_nan_is_refused() -> None:
     with pytest.raises(ManifestInvalid):
         decode(changed(metrics={"loss": math.nan}))

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from holdfast import catalog, layout
 from holdfast.checkpointer import Checkpointer
 from holdfast.joining import Joiner
+from holdfast.operations.usage import usage
 from holdfast.run import Run
 from holdfast.tail import MARK
 from tests.core.counting import CountingStore
@@ -179,3 +180,13 @@ def test_a_save_after_the_first_looks_at_nothing_aside(path: Path) -> None:
         store = store_of(checkpointer.run)
         save(checkpointer, 5, 0.5)
         assert layout.QUARANTINE not in store.listed
+
+
+def test_where_the_bytes_are_is_found_with_one_read_of_each_manifest(path: Path) -> None:
+    make_run(path, *range(1, 21))
+    with counted():
+        run = Run.open(path)
+        found = usage(run)
+
+    assert sorted(store_of(run).manifests) == sorted(f"checkpoint-{step}/holdfast.json" for step in range(1, 21))
+    assert len(found.shares) == 20

@@ -23,6 +23,7 @@ from holdfast.retention import (
     Hourly,
     Latest,
     Metric,
+    Outcome,
     Pinned,
     Plan,
     Policy,
@@ -30,6 +31,7 @@ from holdfast.retention import (
     default_policy,
     make_plan,
     rank,
+    rules,
 )
 from tests.checkpoints import EPOCH, make_checkpoint, make_run
 from tests.retention.test_spec import RULE_TUPLES
@@ -264,6 +266,20 @@ def test_law_2_the_newest_recovery_point_always_stays(run: list[Checkpoint], pol
     candidates = [c for c in committed if c.kind is Kind.FULL] or committed
     if candidates:
         assert max(generations(candidates)) in kept
+
+
+def test_a_plan_ranks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked: list[int] = []
+
+    def counting(checkpoints: Sequence[Checkpoint], metric: Metric) -> tuple[Checkpoint, ...]:
+        ranked.append(len(checkpoints))
+        return rank(checkpoints, metric)
+
+    monkeypatch.setattr(rules, "rank", counting)
+    plan = make_plan(make_run([0.5, 0.4, 0.6]), Policy.from_spec("best:2,latest:1", LOSS), now=NOW)
+
+    assert [decision.outcome for decision in plan.decisions] == [Outcome.KEEP, Outcome.KEEP, Outcome.KEEP]
+    assert ranked == [3]
 
 
 @given(runs(), POLICIES, st.randoms(use_true_random=False))
