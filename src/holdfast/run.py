@@ -21,6 +21,7 @@ from holdfast.limits import Limits
 from holdfast.lock import RunLock
 from holdfast.model import Checkpoint, FileEntry, State
 from holdfast.pins import PinBoard, Pins
+from holdfast.readers import Readers
 from holdfast.references import Known, Reference, resolve
 from holdfast.repository import Dispose, Foreign, Listing, Repository, Staging
 from holdfast.resume_point import ResumePoint, resume_point
@@ -43,6 +44,7 @@ class Run:
         self.repository = Repository(self.store, file.run_id)
         self.events = EventLog(self.store)
         self.pin_board = PinBoard(self.store)
+        self.readers = Readers(self.store)
         self.lock = RunLock(self.store)
         self._joiner = Joiner()
         self._generations_known = False
@@ -120,6 +122,11 @@ class Run:
     def pins(self) -> Pins:
         """Pins and tags in force."""
         return self.pin_board.read()
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Generations that must not go now: pinned, tagged, or being read by somebody."""
+        return self.pins.held | self.readers.read().keys()
 
     def listing(self) -> Listing:
         """`checkpoints` and `foreign` in one look at the disk."""
@@ -377,7 +384,8 @@ class Run:
         self.store.sync_directory(layout.META)
 
     def _protected(self, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:
-        """The newest resumable checkpoint that is not known to be damaged."""
+        """The newest resumable checkpoint that is not known to be damaged, and what is being read."""
         damaged = self.events.damaged()
         sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
-        return {max(sound): "newest: the recovery point"} if sound else {}
+        newest = {max(sound): "newest: the recovery point"} if sound else {}
+        return self.readers.read() | newest

@@ -15,6 +15,7 @@ from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Table
 from holdfast.cli.text import count
 from holdfast.errors import SettingsError
+from holdfast.operations.export.holding import held_plan
 from holdfast.operations.export.plan import ExportPlan, plan_export
 from holdfast.operations.export.report import Average, Export
 from holdfast.operations.export.request import Dtype, Request, Soup
@@ -78,16 +79,17 @@ def export(
         reference, directory = "", reference
     if (private or revision) and push is None:
         raise click.UsageError("--private and --revision go with --push REPO.")
-    plan = plan_export(run, Request(directory=Path(directory), reference=reference or None, **options))
+    request = Request(directory=Path(directory), reference=reference or None, **options)
     if dry_run:
-        _show_plan(plan, output)
+        _show_plan(plan_export(run, request), output)
         return
-    _need_packages(plan)
-    hub = import_module("holdfast.integrations.hub")
-    destination = None if push is None else hub.Destination.of(push, private=private or None, revision=revision)
-    if destination is not None:
-        hub.ready(destination, plan)
-    exported = _carry_out(plan, output)
+    with held_plan(run, request) as plan:
+        _need_packages(plan)
+        hub = import_module("holdfast.integrations.hub")
+        destination = None if push is None else hub.Destination.of(push, private=private or None, revision=revision)
+        if destination is not None:
+            hub.ready(destination, plan)
+        exported = _carry_out(plan, output)
     if not output.is_json:
         _report(exported, output)
     if destination is not None:

@@ -116,7 +116,7 @@ def _carry_out(carry_out: _CarryOut, plan: Plan, output: Output, *, yes: bool) -
             on_done=lambda checkpoint: progress.describe(f"done with step {checkpoint.step}"),
         )
     for checkpoint in done.spared:
-        output.note(f"step {checkpoint.step} was pinned in the meantime, and stays")
+        output.note(f"step {checkpoint.step} is pinned or being exported by now, and stays")
     if not output.is_json:
         text = f"Removed {count(len(done.removed), 'checkpoint')}"
         text += f" and {len(done.removed_aside)} that lay aside" if done.removed_aside else ""

@@ -16,8 +16,8 @@ logger = logging.getLogger("holdfast")
 
 @dataclass(frozen=True, slots=True)
 class Pruned:
-    """What was removed, by generation, what was spared because somebody pinned it in the meantime, what was thinned
-    (as it was before), and what could not be; and what was removed of what lay aside.
+    """What was removed, by generation, what was spared because somebody pinned it, or began to read it, in the
+    meantime, what was thinned (as it was before), and what could not be; and what was removed of what lay aside.
     """
 
     removed: tuple[Checkpoint, ...]
@@ -38,8 +38,8 @@ def apply(
     """Remove what `plan` drops, what lies aside first, then thin what it thins, oldest first. The run's lock must be
     held.
 
-    `on_done` hears of each; `dispose` may free the bytes later. Pins are read again before each: people may pin while a
-    training runs. What can't be thinned stays whole, and is said.
+    `on_done` hears of each; `dispose` may free the bytes later. Pins and readers are looked up again before
+    each: people may pin and export while a training runs. What can't be thinned stays whole, and is said.
     """
     removed: dict[bool, list[Checkpoint]] = {True: [], False: []}
     spared: list[Checkpoint] = []
@@ -47,7 +47,7 @@ def apply(
         if decision.stays:
             continue
         checkpoint = decision.checkpoint
-        if checkpoint.generation in run.pins.held:
+        if checkpoint.generation in run.held:
             spared.append(checkpoint)
             continue
         run.remove(checkpoint, "; ".join(decision.reasons), dispose)
@@ -57,7 +57,7 @@ def apply(
     thinned: list[Checkpoint] = []
     not_thinned: list[Checkpoint] = []
     for checkpoint in plan.thin:
-        if checkpoint.generation in run.pins.held:
+        if checkpoint.generation in run.held:
             spared.append(checkpoint)
             continue
         try:

@@ -30,7 +30,7 @@ def copy_files(source: Path, entries: Sequence[FileEntry], target: Path, on_byte
         except FileNotFoundError as error:
             raise CheckpointNotFound(
                 f"{source} went away while it was exported",
-                hint="Its run removed it. Pin it first (holdfast pin RUN REF), or export another one.",
+                hint="Its run moved or removed it. Pin it first (holdfast pin RUN REF), or export another one.",
             ) from error
         if file_digest(store, entry.path) != entry.digest:
             raise CheckpointCorrupt(f"{entry.path} changed while it was copied", hint="Is the run's disk failing?")

@@ -19,8 +19,9 @@ from holdfast.operations.export.configs import adjust
 from holdfast.operations.export.copying import copy_files
 from holdfast.operations.export.facts import facts_of
 from holdfast.operations.export.files import ADAPTER_CONFIG, CARD
+from holdfast.operations.export.holding import gone, held_plan, went_away
 from holdfast.operations.export.marker import MARKER, files_below, seal, write_marker
-from holdfast.operations.export.plan import ExportPlan, headers, plan_export, stored_dtypes
+from holdfast.operations.export.plan import ExportPlan, headers, stored_dtypes
 from holdfast.operations.export.report import Check, Export
 from holdfast.operations.export.request import Dtype, Evaluate, Request, Soup
 from holdfast.operations.export.watching import Unwatched, Watcher
@@ -92,17 +93,25 @@ def export(
         force=force,
         check=check,
     )
-    plan = plan_export(opened, request)
     destination = None if push is None else Destination.of(push, private=private, revision=revision)
-    if destination is not None:
-        ready(destination, plan)
-    exported = carry_out(plan)
+    with held_plan(opened, request) as plan:
+        if destination is not None:
+            ready(destination, plan)
+        exported = carry_out(plan)
     return exported if destination is None else push_export(exported, destination)
 
 
 def carry_out(plan: ExportPlan, watcher: Watcher | None = None) -> Export:
-    """Do what was planned. Raises as `export` does."""
-    seen = watcher or Unwatched()
+    """Do what was planned; the caller holds what is read in its place (`held_plan`). Raises as `export` does."""
+    try:
+        return _carry_out(plan, watcher or Unwatched())
+    except Exception as error:
+        if gone(plan):
+            raise went_away(plan) from error
+        raise
+
+
+def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
     verify(plan.run, plan.members, lambda c: seen.describe(f"verifying step {c.step}"), seen.advance)
     with plan.target.staged() as staging:
         seen.describe("copying")

@@ -1,0 +1,88 @@
+"""An export beside a real training that prunes meanwhile: what is read stays, and goes when it is done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import holdfast
+from holdfast.errors import CheckpointNotFound
+from holdfast.integrations.transformers.exporting import exporter
+from holdfast.operations import prune
+from holdfast.run import Run
+from tests.training.exported import llama, make_run, same, tensors_of
+from tests.training.tiny import Recipe, build
+
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+
+
+def _train(directory: Path, steps: int, keep: str, resume: Any = None) -> Run:
+    trainer = build(Recipe(arguments={"max_steps": steps, "save_strategy": "steps", "save_steps": 1}), directory)
+    holdfast.attach(trainer, keep=keep)
+    trainer.train(resume_from_checkpoint=resume)
+    return Run.open(directory)
+
+
+@contextmanager
+def _stopped_export(run: Run, reference: str, out: Path) -> Generator[subprocess.Popen[str]]:
+    """A `holdfast export` in a process of its own, stopped while it works."""
+    command = [sys.executable, "-m", "holdfast", "export", str(run.path), reference, str(out), "--dtype", "bf16"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            while not list(out.parent.glob(f".{out.name}.*.exporting")):
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.send_signal(signal.SIGSTOP)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_training_removes_what_is_exported_when_the_export_is_done(tmp_path: Path) -> None:
+    run = _train(tmp_path / "run", 2, "latest:2")
+    source = tensors_of(run.path / "checkpoint-1")
+    with _stopped_export(run, "1", tmp_path / "out") as export:
+        run = _train(tmp_path / "run", 4, "latest:1", "auto")
+        assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 4]
+        assert run.plan().reasons(1) == ("being exported",)
+        export.send_signal(signal.SIGCONT)
+        assert export.communicate(timeout=240)[1] == ""
+        assert export.returncode == 0
+    assert same(tensors_of(tmp_path / "out"), {name: t.to(torch.bfloat16) for name, t in source.items()})
+    with run.writing():
+        prune.apply(run, run.plan())
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [4]
+
+
+def test_an_export_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    run = _train(tmp_path / "run", 2, "latest:2")
+    with _stopped_export(run, "1", tmp_path / "out") as export:
+        os.kill(export.pid, signal.SIGKILL)
+        export.wait()
+    run = _train(tmp_path / "run", 4, "latest:1", "auto")
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [4]
+
+
+def test_a_rewind_in_the_middle_is_said_as_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run", {10: llama(1), 20: llama(2)})
+    copy = exporter.copy_files
+
+    def rewind_then_copy(*arguments: Any) -> None:
+        with run.writing():
+            run.rewind(run.find(10))
+        copy(*arguments)
+
+    monkeypatch.setattr(exporter, "copy_files", rewind_then_copy)
+    with pytest.raises(CheckpointNotFound, match="checkpoint-20 went away while it was exported"):
+        holdfast.export(run, tmp_path / "out", reference=20)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
