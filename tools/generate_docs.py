@@ -74,10 +74,10 @@ def schema_page() -> str:
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
 
 
-KINDS = {"script": "scripts", "yaml": "YAML files", "run": "runs", "trainer": "trainers at attach"}
+KINDS = {"script": "scripts", "yaml": "YAML files", "run": "runs", "trainer": "trainers at attach", "job": "job files"}
 DOCTOR = """# Doctor
 
-`holdfast doctor SCRIPT_OR_YAML_OR_RUN` looks for what is wrong, or may go wrong, with a training's checkpoints;
+`holdfast doctor SCRIPT_OR_YAML_OR_JOB_OR_RUN` looks for what is wrong, or may go wrong, with a training's checkpoints;
 `holdfast.attach(trainer)` does it too, and logs what it finds once. Ids never change: **E** fails or loses work,
 **W** may, **I** is good to know. Exit code 1 on an error.
 
@@ -85,6 +85,7 @@ DOCTOR = """# Doctor
 $ holdfast doctor train.py
 $ holdfast doctor sft.yaml runs/sft --format json
 $ holdfast doctor train.py --step-time 2.5s --params 13B --mtbf 8h --grace 30s
+$ holdfast doctor job.sbatch train.py --step-time 2.5s --params 13B
 $ holdfast doctor --explain W204
 ```
 
@@ -95,12 +96,19 @@ than the text (a command line, a function's argument, a value that changes) is l
 that could not be judged without it: none of them guesses. In an attached training, rules about what holdfast solves
 are silent.
 
+Several targets are examined together. A job file is a shell script with `#SBATCH` lines (`--signal`, `--time`,
+`--requeue`) or a Kubernetes manifest (`terminationGracePeriodSeconds`); it belongs to the trainings whose files its
+commands name, or to all where it is the only one. Two files that train into one directory are found where both are
+given. A job file says what a cluster is asked for, not what it grants: the grace period of a preemption under SLURM is
+that of the partition (GraceTime), which `--grace` tells.
+
 A comment on the line that a finding names silences it: `# holdfast: ignore W204`, several ids with commas, or none
 for all; `--ignore W204` does so for the whole call.
 
 What depends on time takes a failure every 24 hours (`--mtbf`) and a disk of 1 GB/s (`--bandwidth`) where nothing is
-said; a grace period of 30 s is taken under SLURM and Kubernetes, which is their default. For the time of a step
-(`--step-time`) and the size of a checkpoint (`--params`, `--checkpoint-size`) there is no default; a run knows both.
+said; a grace period of 30 s is taken under SLURM and Kubernetes where no job file says another, which is their
+default. For the time of a step (`--step-time`) and the size of a checkpoint (`--params`, `--checkpoint-size`) there is
+no default; a run knows both.
 """
 PAGES = {"cli.md": cli_page, "rules.md": rules_page, "doctor.md": doctor_page, "holdfast.schema.json": schema_page}
 

@@ -12,7 +12,7 @@ from holdfast.cli.command import Argument, command, format_option
 from holdfast.cli.quantities import DURATION, PARAMETERS, RATE, SIZE
 from holdfast.cli.render import Output
 from holdfast.cli.text import clean, count
-from holdfast.operations.doctor import Finding, Options, Report, Rule, Severity, examine, rule_named
+from holdfast.operations.doctor import Finding, Options, Report, Rule, Severity, examine_together, rule_named
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.HINT: "cyan"}
 _TITLES = {Severity.ERROR: "Errors", Severity.WARNING: "Warnings", Severity.HINT: "Hints"}
@@ -29,6 +29,8 @@ COLUMNS = ("id", "severity", "title", "what", "why", "fix", "where", "path", "li
     examples=[
         ("holdfast doctor train.py", "read a script, without running it"),
         ("holdfast doctor sft.yaml runs/sft", "a file of `trl sft --config`, and a run directory"),
+        ("holdfast doctor job.sbatch train.py --step-time 2.5s --params 13B",
+         "does the job leave the time to save?"),
         ("holdfast doctor train.py --step-time 2.5s --params 13B --mtbf 8h --grace 30s",
          "how often to save, and whether a preemption leaves time to"),
         ("holdfast doctor train.py --ignore W204 --format json", "for a CI job: exit code 1 on an error"),
@@ -38,10 +40,11 @@ COLUMNS = ("id", "severity", "title", "what", "why", "fix", "where", "path", "li
 @click.argument(
     "targets",
     cls=Argument,
-    metavar="[SCRIPT_OR_YAML_OR_RUN]...",
+    metavar="[SCRIPT_OR_YAML_OR_JOB_OR_RUN]...",
     nargs=-1,
     type=click.Path(path_type=Path),
-    explanation="a Python script, a file of `trl sft --config`, or the output_dir of a run; several of them",
+    explanation="a Python script, a file of `trl sft --config`, a job file (sbatch, Kubernetes), or the output_dir of "
+    "a run; several of them are examined together",
 )
 @click.option("--explain", metavar="ID", help="Print one rule in full, and nothing else.")
 @click.option("--ignore", metavar="ID", multiple=True, help="Leave a rule out; may be given several times.")
@@ -97,7 +100,7 @@ def doctor(
         steps=steps,
         ignore=frozenset(rule_named(id_).id for id_ in ignore),
     )
-    reports = [report for target in targets for report in examine(target.expanduser(), options)]
+    reports = list(examine_together([target.expanduser() for target in targets], options))
     if output.is_agent:
         output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
     elif output.is_json:
@@ -125,7 +128,7 @@ def _size(parameters: int, lora_rank: int | None) -> int:
 
 
 def _print(report: Report, output: Output) -> None:
-    kind = {"script": "script", "yaml": "training file", "run": "run"}[report.kind]
+    kind = {"script": "script", "yaml": "training file", "run": "run", "job": "job"}[report.kind]
     output.line((report.target, "bold"), f" ({kind})")
     output.line()
     for severity in Severity:

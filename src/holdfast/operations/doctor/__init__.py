@@ -1,6 +1,6 @@
 """What is wrong, or may go wrong, with a training's checkpoints: rules with stable ids, and who puts them to what."""
 
-from holdfast.operations.doctor.examine import Options, examine, examine_run, judge, rule_named
+from holdfast.operations.doctor.examine import Options, examine, examine_run, examine_together, judge, rule_named
 from holdfast.operations.doctor.findings import Finding, Gap, Report, Rule, Severity, Where
 from holdfast.operations.doctor.rules import GROUPS, RULES, rules_of
 
@@ -16,6 +16,7 @@ __all__ = [
     "Where",
     "examine",
     "examine_run",
+    "examine_together",
     "judge",
     "rule_named",
     "rules_of",

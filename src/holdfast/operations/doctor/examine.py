@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from holdfast import layout
 from holdfast.errors import PolicyError, RunNotFound, SettingsError
 from holdfast.operations.doctor import surroundings
-from holdfast.operations.doctor.facts import DEFAULT_BANDWIDTH, DEFAULT_MTBF, Facts, Pace
-from holdfast.operations.doctor.findings import Finding, Gap, Report, Rule, in_order
+from holdfast.operations.doctor.facts import DEFAULT_BANDWIDTH, DEFAULT_MTBF, Facts, Job, Pace
+from holdfast.operations.doctor.findings import Finding, Gap, Report, Rule, Where, in_order
+from holdfast.operations.doctor.job_file import ENDINGS as JOB_ENDINGS
+from holdfast.operations.doctor.job_file import is_manifest, read_job_file
 from holdfast.operations.doctor.rules import RULES
 from holdfast.operations.doctor.run_facts import facts_of_run
 from holdfast.operations.doctor.script import read_script
-from holdfast.operations.doctor.settings import DEFAULTS, NotKnown
+from holdfast.operations.doctor.settings import DEFAULTS, Given, NotKnown, Settings
 from holdfast.operations.doctor.training_file import ENDINGS, read_training_file
 from holdfast.retention import Metric, Policy, default_policy, known_mode, parse
 from holdfast.run import Run
@@ -39,29 +41,116 @@ class Options:
 
 
 def examine(target: Path, options: Options | None = None) -> tuple[Report, ...]:
-    """One report for a YAML file or a run, one for each config of a script.
+    """One report for a YAML file, a job file or a run, one for each config of a script.
 
     Raises RunNotFound for a directory that is no run, SettingsError for a file that can't be read as what it is, and
     OSError for what is not there.
     """
+    return examine_together([target], options)
+
+
+def examine_together(targets: Sequence[Path], options: Options | None = None) -> tuple[Report, ...]:
+    """The reports of several targets, in their order, each judged with what the others tell: which job starts a
+    training, which two write to one directory. Raises as `examine` does.
+    """
     options = options or Options()
+    read = [_read(target) for target in targets]
+    jobs = [one.job for one in read if one.job is not None]
+    trainings = any(one.job is None for one in read)
+    before: list[Facts] = []
+    reports: list[Report] = []
+    for one in read:
+        for facts in one.facts:
+            if one.job is not None:
+                reports.append(_judge_job(facts, one, options, paired=trainings))
+                continue
+            job = _job_of(one.path, jobs)
+            if facts.source == "run":
+                given = replace(facts, job=job, pace=_pace(facts.pace, options, job))
+            else:
+                given = _complete(replace(facts, job=job, same_elsewhere=_same(facts, one.path, before)), options)
+                before.append(facts)
+            reports.append(judge(given, options.ignore, one.ignored))
+    return tuple(reports)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A target as it was read: its facts, ids to ignore by line, and the job, where it is a job file."""
+
+    path: Path
+    facts: tuple[Facts, ...]
+    ignored: Mapping[int, frozenset[str]] = field(default_factory=dict[int, frozenset[str]])
+    job: Job | None = None
+
+
+def _read(target: Path) -> _Read:
     if target.is_dir():
         if not (target / layout.RUN).is_file():
             raise _no_run(target)
-        return (examine_run(Run.open(target), options),)
-    if target.suffix.lower() in ENDINGS:
+        return _Read(target, (facts_of_run(Run.open(target)),))
+    kind = target.suffix.lower()
+    if kind in JOB_ENDINGS or (kind in ENDINGS and is_manifest(target)):
+        return _read_job(target)
+    if kind in ENDINGS:
         facts, ignored = read_training_file(target)
-        found = [facts]
-    elif target.suffix == ".py":
+        return _Read(target, (facts,), ignored)
+    if kind == ".py":
         script = read_script(target)
-        found, ignored = list(script.facts), script.ignored
-    else:
-        target.stat()
+        return _Read(target, script.facts, script.ignored)
+    target.stat()
+    raise SettingsError(
+        f"{target} is neither a Python script (.py) nor a YAML file (.yaml, .yml) nor a job file "
+        f"({', '.join(JOB_ENDINGS)}) nor a run directory",
+        hint="Give the script, the file of `trl sft --config`, the job's script, or the output_dir.",
+    )
+
+
+def _read_job(target: Path) -> _Read:
+    found = read_job_file(target)
+    if not found.job.known:
         raise SettingsError(
-            f"{target} is neither a Python script (.py) nor a YAML file (.yaml, .yml) nor a run directory",
-            hint="Give the script, the file of `trl sft --config`, or the output_dir.",
+            f"{target} has no #SBATCH line and starts no training", hint="Give the script that sbatch is given."
         )
-    return tuple(judge(_complete(facts, options), options.ignore, ignored) for facts in found)
+    settings = Settings({}, complete=False, why_incomplete="the training that it starts: give its file too")
+    facts = Facts("job", Where(str(target)), settings, job=found.job, unread=found.unread)
+    return _Read(target, (facts,), found.ignored, found.job)
+
+
+def _judge_job(facts: Facts, read: _Read, options: Options, *, paired: bool) -> Report:
+    """A job file alone; what it means for a training is said there, where one is examined too."""
+    facts = replace(facts, pace=_pace(facts.pace, options, read.job))
+    if paired:
+        facts = replace(facts, pace=replace(facts.pace, grace=None))
+    return judge(facts, options.ignore, read.ignored)
+
+
+def _job_of(target: Path, jobs: Sequence[Job]) -> Job | None:
+    """The job that starts a training: the one that names its file, else the only one."""
+    named = [job for job in jobs if any(Path(name).name == target.name for name in job.starts)]
+    found = named or (list(jobs) if len(jobs) == 1 else [])
+    return min(found, key=lambda job: job.grace or 0.0, default=None)
+
+
+def _same(facts: Facts, path: Path, before: Sequence[Facts]) -> tuple[str, ...]:
+    """Trainings of other files that were examined before, and write to the same directory."""
+    mine = _directory(facts)
+    if mine is None or not facts.resume:
+        return ()
+    others = [other for other in before if other.resume and not _is_same_file(Path(other.where.path), path)]
+    return tuple(str(other.at(other.settings.line("output_dir"))) for other in others if _directory(other) == mine)
+
+
+def _directory(facts: Facts) -> str | None:
+    """Where a training writes to, None where that is left to a default, or not known."""
+    given = facts.settings.values.get("output_dir")
+    if not isinstance(given, Given) or not isinstance(given.value, str) or "\0" in given.value:
+        return None
+    return os.path.realpath(os.path.expanduser(given.value))
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
 
 
 def examine_run(run: Run, options: Options | None = None) -> Report:
@@ -119,7 +208,7 @@ def rule_named(id_: str) -> Rule:
 def _complete(facts: Facts, options: Options) -> Facts:
     """With what the directory, the environment and the options say."""
     policy, chosen = _policy(facts)
-    facts = replace(facts, policy=policy, chosen=chosen, pace=_pace(facts.pace, options))
+    facts = replace(facts, policy=policy, chosen=chosen, pace=_pace(facts.pace, options, facts.job))
     try:
         directory = facts.settings["output_dir"] or DEFAULTS["output_dir"]
     except NotKnown:
@@ -134,8 +223,11 @@ def _complete(facts: Facts, options: Options) -> Facts:
     )
 
 
-def _pace(pace: Pace, options: Options) -> Pace:
+def _pace(pace: Pace, options: Options, job: Job | None = None) -> Pace:
     scheduler, grace = surroundings.scheduler(os.environ)
+    if job is not None:
+        line = f":{job.line}" if job.line else ""
+        scheduler, grace = f"{job.scheduler} ({job.path}{line}, {job.said})", job.grace
     return replace(
         pace,
         step_seconds=options.step_seconds or pace.step_seconds,

@@ -61,6 +61,32 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class Job:
+    """A job file. `grace` are the seconds that it leaves to save, None where that can't be read, and `said` how it says
+    so; `limit` are those of the whole job. `restarts` is the option that starts it anew after a preemption, `unheard`
+    why its signal does not reach the training; both empty where there is no such thing. `starts` are the files that its
+    commands name; `known` is false where nothing of a job was found in it.
+    """
+
+    path: str
+    scheduler: str
+    grace: float | None
+    said: str
+    line: int = 0
+    limit: float | None = None
+    limit_line: int = 0
+    restarts: str = ""
+    restarts_line: int = 0
+    starts: tuple[str, ...] = ()
+    unheard: str = ""
+    known: bool = True
+
+    def at(self, line: int) -> Where:
+        """A line of it."""
+        return Where(self.path, line)
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """What the training does to its model: adapter settings that go nowhere, a file that can't be written back.
 
@@ -94,7 +120,8 @@ class Facts:
 
     `policy` is what an attached training will keep, None where nothing is attached or the policy can't be read;
     `keep` is its spec as it was given. `resume` holds what `train()` is given, one entry for each call that is seen.
-    `places_before` are the loggers that an earlier start in this directory wrote to.
+    `places_before` are the loggers that an earlier start in this directory wrote to, `same_directory` the lines of
+    earlier configs that name it, `same_elsewhere` those of other files. `job` starts the training, or is the target.
     """
 
     source: str
@@ -113,6 +140,8 @@ class Facts:
     places_before: tuple[str, ...] = ()
     checkpoints_there: tuple[int, ...] = ()
     same_directory: tuple[int, ...] = ()
+    same_elsewhere: tuple[str, ...] = ()
+    job: Job | None = None
     model: Model = field(default_factory=Model)
     place: Place | None = None
     pace: Pace = field(default_factory=Pace)
@@ -199,6 +228,6 @@ def given_mode(facts: Facts) -> Mode | None:
 
 
 __all__ = [
-    "DEFAULT_BANDWIDTH", "DEFAULT_GRACE", "DEFAULT_MTBF", "Facts", "Given", "Model", "Pace", "Place", "RunState",
+    "DEFAULT_BANDWIDTH", "DEFAULT_GRACE", "DEFAULT_MTBF", "Facts", "Given", "Job", "Model", "Pace", "Place", "RunState",
     "given_mode",
 ]  # fmt: skip

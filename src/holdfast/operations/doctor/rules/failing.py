@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.operations.doctor.facts import DEFAULT_BANDWIDTH, Facts
 from holdfast.operations.doctor.findings import Found
-from holdfast.operations.doctor.rules.writing import rule
+from holdfast.operations.doctor.rules.writing import ANYWHERE, FILES, JOB, TRAINER, rule
 from holdfast.operations.planning.intervals import Failures
 from holdfast.units import format_duration, format_size
 
@@ -60,13 +60,14 @@ def saving_dominates(facts: Facts) -> Found | None:
     why="The process is killed in the middle of the save that was to rescue it; only older checkpoints are left.",
     fix="Ask for more: #SBATCH --signal=B:TERM@300, or terminationGracePeriodSeconds: 300; or make "
     "the checkpoint smaller (LoRA, an 8-bit optimizer).",
+    sources=ANYWHERE | {JOB},
 )
 def grace_too_short(facts: Facts) -> Found | None:
-    """Ending a step and writing a checkpoint takes longer than a preemption leaves (`--grace`, or 30 s under SLURM
-    and Kubernetes).
+    """Ending a step and writing a checkpoint takes longer than a preemption leaves: `--grace`, or what a job file says
+    that is examined too, or 30 s under SLURM and Kubernetes.
     """
     pace = facts.pace
-    if pace.grace is None or not facts.saves:
+    if pace.grace is None or (facts.source != JOB and not facts.saves):
         return None
     needed = pace.save_seconds + (pace.step_seconds or 0)
     if needed <= pace.grace:
@@ -76,7 +77,60 @@ def grace_too_short(facts: Facts) -> Found | None:
         f"the grace period{by} is {format_duration(pace.grace)}, and to end a step and save {_size(facts)} takes "
         f"{format_duration(needed)}{_assumed(facts)}"
     )
-    return Found(what, ("save_steps",))
+    line = facts.job.line if facts.job and facts.source == JOB else 0
+    return Found(what, ("save_steps",), where=facts.at(line) if line else None)
+
+
+@rule(
+    "W504",
+    "the signal does not reach the training",
+    why="sbatch --signal goes to the steps that srun starts, or with B: to the batch shell alone. A training that "
+    "never gets it saves nothing, and is killed at the end of the time limit.",
+    fix="Start the training with srun; or with --signal=B:TERM@300 and `exec python train.py` as the last line.",
+    sources=frozenset({JOB}),
+)
+def signal_is_not_heard(facts: Facts) -> Found | None:
+    """`#SBATCH --signal` in a script that starts the training without srun, or with `B:` without trap and exec."""
+    job = facts.job
+    if job is None or not job.unheard:
+        return None
+    return Found(f"{job.said}: {job.unheard}", where=job.at(job.line))
+
+
+@rule(
+    "E505",
+    "a job that starts anew, and a training that does not resume",
+    why="After a preemption the stock Trainer begins at step 0 and removes the old checkpoints as its limit is "
+    "reached; holdfast refuses such a start, and every further one fails.",
+    fix='Resume: trainer.train(resume_from_checkpoint="auto") with holdfast, and with the stock Trainer True where '
+    "there is a checkpoint.",
+    sources=FILES,
+)
+def starts_anew(facts: Facts) -> Found | None:
+    """`#SBATCH --requeue` in the job file, and `train()` is not told to resume."""
+    job = facts.job
+    if job is None or not job.restarts or not facts.resume or facts.resumes:
+        return None
+    return Found(f"{job.at(job.restarts_line)} says {job.restarts}, and train() is not told to resume")
+
+
+@rule(
+    "W506",
+    "the time limit comes before the first save",
+    why="The job ends with nothing saved, and so does every further one.",
+    fix="Save more often, or ask for more time.",
+    sources=ANYWHERE - {TRAINER},
+)
+def ends_before_a_save(facts: Facts) -> Found | None:
+    """`#SBATCH --time` is shorter than the time between two saves."""
+    job, every = facts.job, None
+    if job is None or job.limit is None or (every := facts.save_every) is None:
+        return None
+    interval = every * facts.pace.step
+    if interval <= job.limit:
+        return None
+    what = f"a save every {format_duration(interval)}, and {job.at(job.limit_line)} limits the job to "
+    return Found(what + format_duration(job.limit), ("save_steps",))
 
 
 def _advice(facts: Facts) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from holdfast.operations.doctor.facts import Facts, Place
 from holdfast.operations.doctor.findings import Found
-from holdfast.operations.doctor.rules.writing import ANYWHERE, RUN, SCRIPT, rule
+from holdfast.operations.doctor.rules.writing import ANYWHERE, FILES, RUN, rule
 from holdfast.operations.doctor.settings import NotKnown
 
 MEMORY = frozenset({"tmpfs", "ramfs"})
@@ -82,15 +82,18 @@ def writable_by_others(facts: Facts) -> Found | None:
     why="Both number their checkpoints by step, overwrite and remove each other's, and end with the other's weights. "
     "With holdfast the second one is refused.",
     fix="Give each its own output_dir.",
-    sources=frozenset({SCRIPT}),
+    sources=FILES,
 )
 def one_directory_for_two(facts: Facts) -> Found | None:
-    """Two configs name the same output_dir, and none of the trainings resumes what the other left."""
-    if not facts.same_directory or facts.resumes:
+    """Two configs, of one file or of several that are examined together, name the same output_dir, and the later one
+    does not resume what the other left.
+    """
+    if not (facts.same_directory or facts.same_elsewhere) or facts.resumes:
         return None
-    lines = ", ".join(map(str, facts.same_directory))
     word = "line" if len(facts.same_directory) == 1 else "lines"
-    return Found(f"output_dir={facts.settings['output_dir']!r} is that of {word} {lines} too", ("output_dir",))
+    here = [f"{word} {', '.join(map(str, facts.same_directory))}"] if facts.same_directory else []
+    others = ", ".join([*here, *facts.same_elsewhere])
+    return Found(f"output_dir={facts.settings['output_dir']!r} is that of {others} too", ("output_dir",))
 
 
 @rule(

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from holdfast.operations.doctor.findings import Check, Rule
 
-SCRIPT, YAML, RUN, TRAINER = "script", "yaml", "run", "trainer"
-"""Kinds of target: a Python script, a file of `trl sft --config`, a run directory, a live trainer at attach."""
+SCRIPT, YAML, RUN, TRAINER, JOB = "script", "yaml", "run", "trainer", "job"
+"""Kinds of target: a Python script, a file of `trl sft --config`, a run directory, a live trainer at attach, a job
+file.
+"""
 ANYWHERE = frozenset({SCRIPT, YAML, RUN, TRAINER})
 FILES = frozenset({SCRIPT, YAML})
 
