@@ -98,7 +98,7 @@ are silent.
 
 Several targets are examined together. A job file is a shell script with `#SBATCH` lines (`--signal`, `--time`,
 `--requeue`) or a Kubernetes manifest (`terminationGracePeriodSeconds`); it belongs to the trainings whose files its
-commands name, or to all where it is the only one. Two files that train into one directory are found where both are
+commands name, or, where it names none, to all. Two files that train into one directory are found where both are
 given. A job file says what a cluster is asked for, not what it grants: the grace period of a preemption under SLURM is
 that of the partition (GraceTime), which `--grace` tells.
 

@@ -132,6 +132,13 @@ def test_a_job_belongs_to_the_training_that_it_names() -> None:
     assert judged == {"short.sh": False, "long.sh": False, "a.py": True, "b.py": False}
 
 
+def test_a_job_that_names_another_file_says_nothing_of_this_one() -> None:
+    job = _job("--requeue", body="srun python train.py --config other")
+    reports = examine_together([job, _training(), _training(S('"runs/b"').text, "second.py")])
+    assert [_has(report, "E505") for report in reports] == [False, True, False]
+    assert "E505" in _ids(job, _training(S('"runs/b"').text, "second.py")), "it may start it by another name"
+
+
 def _has(report: Report, id_: str) -> bool:
     return id_ in {finding.id for finding in report.findings}
 

@@ -56,15 +56,15 @@ def examine_together(targets: Sequence[Path], options: Options | None = None) ->
     options = options or Options()
     read = [_read(target) for target in targets]
     jobs = [one.job for one in read if one.job is not None]
-    trainings = any(one.job is None for one in read)
+    trainings = [one.path for one in read if one.job is None]
     before: list[Facts] = []
     reports: list[Report] = []
     for one in read:
         for facts in one.facts:
             if one.job is not None:
-                reports.append(_judge_job(facts, one, options, paired=trainings))
+                reports.append(_judge_job(facts, one, options, paired=bool(trainings)))
                 continue
-            job = _job_of(one.path, jobs)
+            job = _job_of(one.path, jobs, trainings)
             if facts.source == "run":
                 given = replace(facts, job=job, pace=_pace(facts.pace, options, job))
             else:
@@ -125,11 +125,16 @@ def _judge_job(facts: Facts, read: _Read, options: Options, *, paired: bool) -> 
     return judge(facts, options.ignore, read.ignored)
 
 
-def _job_of(target: Path, jobs: Sequence[Job]) -> Job | None:
-    """The job that starts a training: the one that names its file, else the only one."""
-    named = [job for job in jobs if any(Path(name).name == target.name for name in job.starts)]
-    found = named or (list(jobs) if len(jobs) == 1 else [])
+def _job_of(target: Path, jobs: Sequence[Job], trainings: Sequence[Path]) -> Job | None:
+    """The job that starts a training: the one that names its file; else the only one, where it names none of them."""
+    found = [job for job in jobs if _names(job, target)]
+    if not found and len(jobs) == 1 and not any(_names(jobs[0], other) for other in trainings):
+        found = list(jobs)
     return min(found, key=lambda job: job.grace or 0.0, default=None)
+
+
+def _names(job: Job, target: Path) -> bool:
+    return any(Path(name).name == target.name for name in job.starts)
 
 
 def _same(facts: Facts, path: Path, before: Sequence[Facts]) -> tuple[str, ...]:
