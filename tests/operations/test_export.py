@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,15 @@ from holdfast.operations.export.card import card
 from holdfast.operations.export.configs import adjust, is_local
 from holdfast.operations.export.copying import copy_files
 from holdfast.operations.export.errors import ExportRefused
+from holdfast.operations.export.facts import command_of
 from holdfast.operations.export.files import model_files
 from holdfast.operations.export.marker import read_marker, seal, write_marker
 from holdfast.operations.export.plan import plan_export
-from holdfast.operations.export.report import Export
+from holdfast.operations.export.report import Check, Export
 from holdfast.operations.export.request import Request
 from holdfast.operations.export.target import Target
 from holdfast.run import Run
+from holdfast.units import parse_size
 from tests.operations.runs import training
 
 
@@ -250,6 +253,50 @@ def test_paths_of_the_machine_leave_the_configs(tmp_path: Path) -> None:
     assert [is_local(name) for name in ("gpt2", "me/x", "./x", "~/x", "/x", "a/b/c", "", None)] == [
         False, False, True, True, True, True, False, False
     ]  # fmt: skip
+
+
+def test_how_a_tokenizer_was_loaded_leaves_its_config(tmp_path: Path) -> None:
+    config = {"is_local": True, "local_files_only": True, "eos_token": "</s>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    adjust(tmp_path, dtype=None, base_name=None)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == {"eos_token": "</s>"}
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ("20MB", "20MB"), ("20MiB", "20MiB"), ("1.5GiB", "1536MiB"), ("5GB", "5GB"), ("0.01MB", "0.01MB"),
+        ("0.5MiB", "0.524288MB"),
+    ],
+)  # fmt: skip
+def test_the_command_on_a_card_asks_for_the_same_size(run: Run, tmp_path: Path, size: str, said: str) -> None:
+    asked = Request(directory=tmp_path / "out", reference=10, max_shard_size=parse_size(size))
+    command = command_of(plan_export(run, asked))
+    assert command.endswith(f"--max-shard-size {said}")
+    assert parse_size(command.split()[-1]) == asked.max_shard_size
+
+
+def test_a_merge_leaves_the_adapter_s_config_behind(tmp_path: Path) -> None:
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": weights(), "tokenizer.json": b"{}"}
+    run = _save(tmp_path / "run", files)
+    merged = plan_export(run, Request(directory=tmp_path / "out", reference=10, merge=True)).to_json()
+    kept = plan_export(run, Request(directory=tmp_path / "out", reference=10)).to_json()
+    assert ["adapter_config.json" in {f["path"] for f in plan["files"]} for plan in (merged, kept)] == [False, True]
+    assert merged["left_out"] == {"adapter_config.json": "of the adapter; the merged model has a config.json"}
+
+
+def test_a_card_tells_how_to_load_it_and_what_it_comes_from(tmp_path: Path) -> None:
+    run = _save(tmp_path / "run", {**MODEL, "tokenizer.json": b"{}"})
+    plan = plan_export(run, Request(directory=tmp_path / "out", reference=10, base_name="me/base"))
+    check = Check("LlamaForCausalLM", 1, "equal")
+    text = card(plan, Export(tmp_path, plan.members, (), "model", "float32", 4, check, None))
+    assert 'model = LlamaForCausalLM.from_pretrained("DIR_OR_REPOSITORY")' in text
+    assert "import AutoTokenizer" in text
+    assert 'base_model: "me/base"' in text and "base_model_relation: finetune" in text
+    adapter = replace(check, loaded_by="PeftModelForCausalLM")
+    text = card(plan, Export(tmp_path, plan.members, (), "adapter", "float32", 4, adapter, None))
+    assert "from peft import AutoPeftModelForCausalLM" in text
+    assert "## Use" not in card(plan, Export(tmp_path, plan.members, (), "model", "float32", 4, None, None))
 
 
 def test_a_card_is_not_written_by_the_checkpoint(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,43 @@ def test_shards_with_tied_tensors_load_and_their_index_is_right(tmp_path: Path) 
 
 
 # -- the check ------------------------------------------------------------------------------------------------
+
+
+def test_files_written_anew_are_as_open_as_copies(run: Run, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        holdfast.export(run, tmp_path / "cast", dtype="bf16")
+        holdfast.export(run, tmp_path / "copy")
+    finally:
+        os.umask(before)
+    for out in ("cast", "copy"):
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / out).iterdir()}
+        assert set(modes.values()) == {0o640}, modes
+
+
+def test_a_tensor_larger_than_a_shard_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporter, "HEADER_BYTES", 2000)
+    assert holdfast.export(run, tmp_path / "small", max_shard_size="0.01MB").notes == ()
+    (note,) = holdfast.export(run, tmp_path / "out", max_shard_size="0.0005MB").notes
+    assert "more than was asked for: a tensor is never split" in note
+
+
+LIMITED = """
+import resource, sys
+from holdfast.cli.main import main
+import holdfast.integrations.transformers.exporting.exporter
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--dtype", "fp32"], ["--average", "10,20"]])
+def test_a_disk_that_takes_no_more_is_said_by_every_writer(run: Run, tmp_path: Path, options: list[str]) -> None:
+    command = [sys.executable, "-c", LIMITED, "export", str(run.path), "10", str(tmp_path / "out"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    assert done.returncode == 8, done.stderr
+    assert "out could not be written: File too large\n  Nothing is left of the attempt" in done.stderr
+    assert _only(tmp_path, "run")
 
 
 def test_a_tensor_that_was_written_wrong_is_found(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--max-shard-size", type=SIZE, help="Bytes of one weights file at most: 5GB.")
 @click.option("--merge", is_flag=True, help="Put an adapter into its base model: a whole model is exported.")
 @click.option("--base", metavar="DIR_OR_NAME", help="The base of an adapter, where its config does not say it right.")
-@click.option("--base-name", metavar="NAME", help="What an exported adapter says of its base: a name on the hub.")
+@click.option("--base-name", metavar="NAME", help="What the export says of its base: a name on the hub.")
 @click.option("--average", metavar="MEMBERS", help="Export a mean of weights: best:3, or references as in 300,200.")
 @click.option("--soup", type=click.Choice(get_args(Soup)), default="uniform", show_default=True,
               help="uniform: the mean of all; greedy: of those that make it better.")  # fmt: skip
@@ -111,7 +111,7 @@ def _need_packages(plan: ExportPlan) -> None:
 
 
 def _carry_out(plan: ExportPlan, output: Output) -> Export:
-    with output.progress("verifying", None) as progress:
+    with output.progress("loading torch and transformers", None) as progress:
         exporter = import_module("holdfast.integrations.transformers.exporting.exporter")
         return exporter.carry_out(plan, progress)
 
@@ -121,13 +121,13 @@ def _show_plan(plan: ExportPlan, output: Output) -> None:
         output.json(plan.to_json())
         return
     steps = ", ".join(str(member.step) for member in plan.members)
-    output.line((f"{plan.kind} ", "bold"), f"of step {steps} would be written to {plan.target.path}")
+    output.line((f"{plan.kind} ", "bold"), f"of step {steps} would be written to {_short(plan.target.path)}")
     if plan.target.replaces:
         output.line(("An earlier export is there, and would be replaced.", "bold yellow"))
     output.line()
-    rows = [(f.path, format_size(f.size), "copied") for f in plan.files.others]
+    rows = [(f.path, format_size(f.size), "copied") for f in plan.others]
     rows += [(f.path, format_size(f.size), "copied" if plan.copies else "read") for f in plan.files.weights]
-    rows += [(path, "", f"left out: {why}") for path, why in sorted(plan.files.left.items())]
+    rows += [(path, "", f"left out: {why}") for path, why in sorted(plan.left.items())]
     columns = (Column("File", essential=True), Column("Size", "right"), Column("Export", essential=True))
     output.table(Table(columns, tuple(tuple(map(Cell.of, row)) for row in rows)))
     output.line()
@@ -135,10 +135,16 @@ def _show_plan(plan: ExportPlan, output: Output) -> None:
     output.line((f"At most {size} on disk. Nothing was written.", "bold"))
 
 
+def _short(path: Path) -> str:
+    """A path as somebody here would type it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 def _report(exported: Export, output: Output) -> None:
     source = exported.average.name if exported.average else f"step {exported.members[0].step}"
     size = f"{format_size(exported.size_bytes)} in {count(len(exported.files), 'file')}"
-    output.line((str(exported.path), "bold"))
+    output.line((_short(exported.path), "bold"))
     output.line(("exported    ", "green"), f"{exported.kind}, {source}, {exported.dtype}: {size}")
     if exported.check is None:
         output.line(("unchecked   ", "bold yellow"), "the export was not loaded, and not compared with its source")

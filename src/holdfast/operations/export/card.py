@@ -26,6 +26,7 @@ def card(plan: ExportPlan, exported: Export) -> str:
         f"# {_plain(title)}\n",
         _facts(plan, exported, base),
         "## Metrics\n\n" + _metrics(plan, exported),
+        *([f"## Use\n\n{use}"] if (use := _use(plan, exported)) else []),
         *([_averaged(exported.average)] if exported.average else []),
         "## Checked\n\n" + _checked(exported),
         "## How it was made\n\n" + _made(plan),
@@ -51,14 +52,29 @@ def _facts(plan: ExportPlan, exported: Export, base: str | None) -> str:
         ("base model", base or "not known by a public name"),
         ("run", plan.run.id),
         ("step", _join(m.step for m in exported.members)),
-        ("epoch", "not known" if source.epoch is None else f"{source.epoch:.4g}"),
-        ("trained", format_moment(source.created)),
+        ("epoch", _join("not known" if m.epoch is None else f"{m.epoch:.4g}" for m in exported.members)),
+        ("saved", _join(format_moment(m.created) for m in exported.members)),
         ("parameters here", f"{exported.parameters:,} ({exported.dtype})"),
         ("training data", "not recorded"),
         ("trained with", _join(f"{name} {version}" for name, version in versions_of(source).items()) or "not recorded"),
         ("left out of the checkpoint", _join(exported.left_out) or "nothing"),
     ]
     return "| | |\n|---|---|\n" + "".join(f"| {name} | {_plain(value)} |\n" for name, value in rows)
+
+
+def _use(plan: ExportPlan, exported: Export) -> str:
+    """How stock code loads it, empty where that was not tried."""
+    name = exported.check.loaded_by if exported.check else ""
+    if not name:
+        return ""
+    adapter = exported.kind == "adapter"
+    loader = f"AutoPeft{name.removeprefix('Peft')}" if adapter else name
+    lines = [f"from {'peft' if adapter else 'transformers'} import {loader}"]
+    tokenizer = any(entry.path.startswith("tokenizer") for entry in plan.others)
+    lines += ["from transformers import AutoTokenizer"] if tokenizer else []
+    lines += ["", f'model = {loader}.from_pretrained("DIR_OR_REPOSITORY")']
+    lines += ['tokenizer = AutoTokenizer.from_pretrained("DIR_OR_REPOSITORY")'] if tokenizer else []
+    return "```python\n" + "\n".join(lines) + "\n```\n"
 
 
 def _metrics(plan: ExportPlan, exported: Export) -> str:

@@ -12,6 +12,8 @@ from holdfast.operations.export.plan import read_json
 
 _DTYPE_KEYS = ("dtype", "torch_dtype")
 _PATH_KEYS = ("_name_or_path", "name_or_path")
+_MACHINE_KEYS = ("is_local", "local_files_only")
+"""How the tokenizer was loaded when it was trained with, which is nothing to whom it goes."""
 
 
 def adjust(staging: Path, *, dtype: str | None, base_name: str | None) -> list[str]:
@@ -55,6 +57,7 @@ def is_local(name: object) -> bool:
 
 def _drop_paths(config: dict[str, Any]) -> bool:
     found = [key for key in _PATH_KEYS if is_local(config.get(key))]
+    found += [key for key in _MACHINE_KEYS if key in config]
     for key in found:
         del config[key]
     return bool(found)

@@ -12,6 +12,7 @@ from holdfast.operations.export.plan import ExportPlan, read_json
 from holdfast.operations.export.report import Export, average_json, check_json
 from holdfast.operations.listing import finite_or_name
 from holdfast.retention import format_spec
+from holdfast.units import SIZES
 
 PACKAGES = ("holdfast", "python", "torch", "transformers", "accelerate", "peft", "trl", "datasets")
 """Versions that are told, of those that a checkpoint knows."""
@@ -48,7 +49,7 @@ def command_of(plan: ExportPlan) -> str:
     reference = [] if asked.reference is None else [_reference(asked.reference)]
     words = ["holdfast export RUN", *reference, "DIR"]
     words += [f"--dtype {asked.dtype}"] if asked.dtype else []
-    words += [f"--max-shard-size {asked.max_shard_size // 10**6}MB"] if asked.max_shard_size else []
+    words += [f"--max-shard-size {_size(asked.max_shard_size)}"] if asked.max_shard_size else []
     words += ["--merge"] if asked.merge else []
     words += [f"--base {'BASE' if is_local(asked.base) else asked.base}"] if asked.base else []
     words += [f"--base-name {asked.base_name}"] if asked.base_name else []
@@ -92,6 +93,14 @@ def _checkpoint(member: Checkpoint, plan: ExportPlan) -> dict[str, Any]:
         **{name: member.written_by[name] for name in NUMBERS if isinstance(member.written_by.get(name), int)},
         "files": [{"path": f.path, "size_bytes": f.size, "digest": f.digest} for f in member.weights],
     }
+
+
+def _size(size: int) -> str:
+    """A size as an option takes it, exactly."""
+    for unit in ("TiB", "GiB", "MiB", "TB", "GB"):
+        if size % SIZES[unit] == 0:
+            return f"{size // SIZES[unit]}{unit}"
+    return f"{size / SIZES['MB']:.6f}".rstrip("0").rstrip(".") + "MB"
 
 
 def _reference(reference: Any) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.errors import SettingsError
 from holdfast.formats.safetensors_header import FLOATING, TensorEntry, tensors_in
 from holdfast.layout import NOT_JSON
 from holdfast.model import Checkpoint, FileEntry
@@ -63,6 +62,17 @@ class ExportPlan:
         return not (asked.dtype or asked.max_shard_size or asked.merge or asked.average or self.files.pickled)
 
     @property
+    def others(self) -> tuple[FileEntry, ...]:
+        """The files beside the weights that are copied."""
+        return tuple(f for f in self.files.others if not (self.request.merge and f.path == ADAPTER_CONFIG))
+
+    @property
+    def left(self) -> dict[str, str]:
+        """Paths of what stays behind, with a reason."""
+        merged = {ADAPTER_CONFIG: "of the adapter; the merged model has a config.json"} if self.request.merge else {}
+        return self.files.left | merged
+
+    @property
     def read_bytes(self) -> int:
         """Bytes that are verified before anything is read."""
         return sum(member.size_bytes for member in self.members)
@@ -74,9 +84,12 @@ class ExportPlan:
             "steps": [member.step for member in self.members],
             "kind": self.kind,
             "dtype": self.request.dtype,
-            "files": [{"path": entry.path, "size_bytes": entry.size} for entry in self.files.copied],
+            "files": [
+                {"path": entry.path, "size_bytes": entry.size}
+                for entry in (*self.others, *self.files.indexes, *self.files.weights)
+            ],
             "weights": "copied" if self.copies else "written anew",
-            "left_out": dict(self.files.left),
+            "left_out": self.left,
             "size_bytes": self.bytes_written,
             "replaces": self.target.replaces,
             "checked": self.request.check,
@@ -119,10 +132,8 @@ def _check_merge(request: Request, source: Checkpoint, files: ModelFiles) -> Non
         raise ExportRefused(
             f"step {source.step} is a whole model: there is no adapter to merge", hint="Leave --merge out."
         )
-    if not files.adapter and (request.base or request.base_name):
+    if not files.adapter and request.base:
         raise ExportRefused(f"step {source.step} is a whole model, and has no base", hint="Leave --base out.")
-    if request.merge and request.base_name:
-        raise SettingsError("a merged model names no base to load", hint="Leave --base-name out.")
     if files.adapter and files.pickled:
         raise ExportRefused(
             f"step {source.step} has its adapter in a file of torch.save", hint="Train with save_safetensors=True."

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import layout
-from holdfast.errors import DiskFull, SettingsError, StorageError
+from holdfast.errors import FULL, DiskFull, SettingsError, StorageError
 from holdfast.model import parse_name
 from holdfast.operations.export.errors import ExportRefused
 from holdfast.operations.export.marker import MARKER, read_marker
@@ -78,7 +78,7 @@ class Target:
             _sync(staging)
             self._publish(staging)
         except OSError as error:
-            if isinstance(error, StorageError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            if isinstance(error, StorageError) or error.errno not in (*FULL, errno.EFBIG, errno.EIO):
                 raise
             raise _storage(self.path, error) from error
         finally:
@@ -121,9 +121,11 @@ def _check_only_ours(path: Path) -> None:
 
 
 def _storage(path: Path, error: OSError) -> StorageError:
-    return StorageError(
+    full = error.errno in FULL
+    way_out = "Free space, or name a directory on another disk. " if full else ""
+    return (DiskFull if full else StorageError)(
         f"{path} could not be written: {error.strerror or error}",
-        hint="Nothing is left of the attempt; the checkpoint is untouched.",
+        hint=f"{way_out}Nothing is left of the attempt; the checkpoint is untouched.",
         errno=error.errno,
     )
 

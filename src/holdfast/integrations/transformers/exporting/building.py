@@ -19,7 +19,9 @@ from holdfast.integrations.transformers.exporting.tensors import (
     ADAPTER,
     MODEL,
     TensorFiles,
+    as_open_as_others,
     cast,
+    storage_errors,
     weights_below,
     write_shards,
 )
@@ -116,8 +118,10 @@ def _save(model: Any, target: Path, dtype: torch.dtype | None, limit: int | None
             cast(name, tensor, dtype)
         model.to(dtype)
     expected = Portrait({name: digest(tensor) for name, tensor in model.state_dict().items()}, None)
-    with quiet():
+    with quiet(), storage_errors():
         model.save_pretrained(target, max_shard_size=limit or SHARD_BYTES)
+    for path in weights_below(target):
+        as_open_as_others(path)
     return Built(dtype, expected=expected)
 
 

@@ -18,7 +18,7 @@ from holdfast.operations.export.choosing import note_exported, verify
 from holdfast.operations.export.configs import adjust
 from holdfast.operations.export.copying import copy_files
 from holdfast.operations.export.facts import facts_of
-from holdfast.operations.export.files import ADAPTER_CONFIG, CARD
+from holdfast.operations.export.files import CARD
 from holdfast.operations.export.holding import gone, held_plan, went_away
 from holdfast.operations.export.marker import MARKER, files_below, seal, write_marker
 from holdfast.operations.export.plan import ExportPlan, headers, stored_dtypes
@@ -28,10 +28,13 @@ from holdfast.operations.export.watching import Unwatched, Watcher
 from holdfast.references import Reference
 from holdfast.retention import Mode
 from holdfast.run import Run
-from holdfast.units import parse_size
+from holdfast.units import format_size, parse_size
 
 SCRATCH = ".scratch"
 """A directory of an export while it is made: members that are merged, averages on trial."""
+
+HEADER_BYTES = 2**20
+"""What the header of a weights file may add to its tensors, generously."""
 
 FACTORS = (
     "the factors of the adapters were averaged, and the product of two means is not the mean of the products; "
@@ -115,8 +118,7 @@ def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
     verify(plan.run, plan.members, lambda c: seen.describe(f"verifying step {c.step}"), seen.advance)
     with plan.target.staged() as staging:
         seen.describe("copying")
-        others = [f for f in plan.files.others if not (plan.request.merge and f.path == ADAPTER_CONFIG)]
-        copy_files(plan.directory, others, staging, seen.advance)
+        copy_files(plan.directory, plan.others, staging, seen.advance)
         scratch = staging / SCRATCH
         scratch.mkdir()
         built = build(plan, staging, scratch, seen)
@@ -135,6 +137,10 @@ def _described(plan: ExportPlan, staging: Path, check: Check | None, built: Buil
     """Put card and marker into the directory; returns the account of it all."""
     weights = seal(staging, [path.name for path in weights_below(staging)])
     tensors = headers(staging, weights)
+    largest, limit = max(entry.size for entry in weights), plan.request.max_shard_size
+    if limit is not None and largest > limit + HEADER_BYTES:
+        why = "an adapter is one file always" if plan.kind == "adapter" else "a tensor is never split"
+        notes.append(f"the largest weights file has {format_size(largest)}, more than was asked for: {why}")
     exported = Export(
         path=plan.target.path,
         members=_members(plan, built),
@@ -145,7 +151,7 @@ def _described(plan: ExportPlan, staging: Path, check: Check | None, built: Buil
         check=check,
         average=built.average,
         notes=tuple(notes),
-        left_out=tuple(sorted(plan.files.left)),
+        left_out=tuple(sorted(plan.left)),
     )
     (staging / CARD).write_text(card(plan, exported), encoding="utf-8")
     known = {entry.path for entry in weights}

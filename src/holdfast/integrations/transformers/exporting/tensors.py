@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from holdfast.operations.export.errors import ExportRefused
@@ -74,7 +76,9 @@ def write_shards(
         path = directory / f"{stem}-{number:05d}.safetensors"
         size = sum(_nbytes(tensor) for tensor in shard.values())
         total, parameters = total + size, parameters + sum(tensor.numel() for tensor in shard.values())
-        save_file(shard, path, metadata={"format": "pt"})
+        with storage_errors():
+            save_file(shard, path, metadata={"format": "pt"})
+        as_open_as_others(path)
         on_bytes(size)
         written.append((path, list(shard)))
     if len(written) == 1:
@@ -90,6 +94,25 @@ def write_shards(
         "weight_map": dict(sorted(weight_map.items())),
     }
     (directory / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Errors of the disk under safetensors as what they are: an OSError with its number."""
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"(?:os error|code:) (\d+)", str(error))
+        if found is None:
+            raise
+        raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
+
+
+def as_open_as_others(path: Path) -> None:
+    """Let a file be read by whom the umask lets: safetensors makes files for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def cast(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
