@@ -178,7 +178,7 @@ LIMITED = """
 import resource, sys
 from holdfast.cli.main import main
 import holdfast.integrations.transformers.exporting.exporter
-resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 main(sys.argv[1:])
 """
 
