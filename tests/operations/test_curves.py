@@ -92,14 +92,16 @@ def test_steps_out_of_order_are_put_in_order(run: Run) -> None:
 def test_json_is_strict(run: Run) -> None:
     history = History(run.store)
     history.begin(from_step=3, from_generation=2, timeline=1)
-    history.log(5, None, {"loss": math.nan})
+    for step, value in enumerate((math.nan, 0.5, -math.inf, math.inf), start=5):
+        history.log(step, None, {"loss": value})
     plain = json.loads(json.dumps(curves(run).to_json(), allow_nan=False))
-    strand = {"attempt": 1, "timeline": 1, "live": True, "steps": [5], "values": [None], "total": 1}
+    strand = {"attempt": 1, "timeline": 1, "live": True, "steps": [5, 6, 7, 8], "values": [None, 0.5, None, None]}
+    strand |= {"odd": ["NaN", "-Infinity", "Infinity"], "total": 4}
     assert plain["curves"] == {"loss": [strand]}
     (attempt,) = plain["attempts"]
     assert attempt.pop("started").endswith("+00:00")
     assert attempt == {
-        "number": 1, "from_step": 3, "from_generation": 2, "timeline": 1, "ended": None, "last_step": 5,
+        "number": 1, "from_step": 3, "from_generation": 2, "timeline": 1, "ended": None, "last_step": 8,
     }  # fmt: skip
 
 

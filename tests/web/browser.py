@@ -111,14 +111,21 @@ class Eyes:
 
     @classmethod
     def open(
-        cls, browser: Browser, ui: Ui, *, size: tuple[int, int] = WIDE, scheme: str = "light", **more: Any
+        cls,
+        browser: Browser,
+        ui: Ui,
+        *,
+        size: tuple[int, int] = WIDE,
+        scheme: str = "light",
+        zone: str = "UTC",
+        **more: Any,
     ) -> Eyes:
         """A fresh window that came in by the link."""
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
             color_scheme=scheme,
             locale="en-GB",
-            timezone_id="UTC",
+            timezone_id=zone,
             **more,
         )  # type: ignore[arg-type]
         context.set_default_timeout(15_000)

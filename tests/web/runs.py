@@ -23,6 +23,7 @@ from holdfast.receipt import Exactness, Reason, Receipt
 from holdfast.retention import Metric, Policy
 from holdfast.run import Run
 from holdfast.stores import LocalStore
+from tests.operations.runs import flip
 
 LOSS = Metric("eval_loss", "min")
 WEIGHTS, OPTIMIZER = 40_000, 80_000
@@ -132,12 +133,28 @@ def damaged(path: Path) -> Run:
     """A run with a flipped byte, found by a verification."""
     run = Trained(path, "latest:4", max_steps=600).go(600).end()
     victim = run.checkpoints[1]
-    file = path / victim.name / "model.safetensors"
-    data = bytearray(file.read_bytes())
-    data[100] ^= 1
-    file.write_bytes(data)
+    flip(path / victim.name / "model.safetensors")
     run.note_verified(run.verify(victim))
     return run
+
+
+def cluttered(path: Path) -> Run:
+    """A run with everything beside its checkpoints: set aside, in quarantine, left over, of an older run, not managed."""
+    run = rewound(path)
+    victim = run.checkpoints[-2]
+    flip(path / victim.name / "model.safetensors")
+    with run.writing():
+        run.quarantine(run.verify(victim))
+    for place, size in (
+        (f"{layout.STAGING}/0123/optimizer.pt", 11_000),
+        (f"{layout.TRASH}/4567/model.safetensors", 7_000),
+        (f"{layout.PREVIOUS}/old/checkpoint-100/model.safetensors", 40_000),
+        ("checkpoint-50/model.safetensors", 30_000),
+        ("training.log", 3_000),
+    ):
+        (path / place).parent.mkdir(parents=True, exist_ok=True)
+        (path / place).write_bytes(bytes(size))
+    return Run.open(path)
 
 
 def large(path: Path, checkpoints: int, points: int = 0, *, metric: str = "eval_loss") -> Run:
@@ -194,6 +211,7 @@ def main() -> None:
     root: Path = options.directory
     finished(root / "sft")
     rewound(root / "dpo" / "rewound")
+    cluttered(root / "cluttered")
     damaged(root / "damaged")
     Run.create(root / "new", Policy.from_spec("latest:2"))
     if options.large:

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,21 +17,32 @@ from typing import Any
 
 import pytest
 
+from holdfast import layout
 from holdfast.checkpointer import Checkpointer
 from holdfast.limits import Limits
+from holdfast.model import State
 from holdfast.operations.doctor import examine_run
+from holdfast.operations.usage import LEFTOVERS
+from holdfast.operations.usage.of_run import ROOMS
 from holdfast.retention import Policy
 from holdfast.run import Run
 from holdfast.stores import Stamp
-from holdfast.web import view
+from holdfast.web import places, view
 from tests.operations.runs import LOSS, cut_manifest, make_run
 from tests.web.conftest import Page, Start
-from tests.web.runs import OPTIMIZER, WEIGHTS, damaged, finished, large, rewound, training
+from tests.web.runs import OPTIMIZER, WEIGHTS, cluttered, damaged, finished, large, rewound, training
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "runs"
+
+
+def du_of(path: Path) -> dict[str, Any]:
+    """What `holdfast du` says of a run."""
+    command = [sys.executable, "-m", "holdfast", "du", str(path), "--format", "json"]
+    [found] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["runs"]
+    return found
 
 
 def row(page: Page, name: str) -> dict[str, Any]:
@@ -262,6 +274,76 @@ def test_where_the_bytes_are(start: Start, root: Path) -> None:
     again = page.get(f"/api/runs/{page.key('a')}/disk")
     assert again["budget_bytes"] == 10**9
     assert again["frees"]["prune_bytes"] == found["used_bytes"] - run.checkpoints[-1].size_bytes
+
+
+def test_the_bytes_are_those_of_du_part_by_part(start: Start, root: Path) -> None:
+    run = cluttered(root / "a")
+    page = start(root)
+    found = page.get(f"/api/runs/{page.key('a')}/disk")
+    du = du_of(run.path)
+    assert found["kinds"] == du["kinds"] and found["all_bytes"] == du["size_bytes"]
+    assert sum(part["size_bytes"] for part in found["parts"]) == du["kinds"]["litter"] > 0
+    rooms = {room["name"]: room["size_bytes"] for room in du["litter"]}
+    parts = {part["part"]: part for part in found["parts"]}
+    assert parts["left_over"]["size_bytes"] == rooms["staging"] + rooms["trash"] == 18_000
+    assert parts["set_aside"]["size_bytes"] == rooms["timelines"] and parts["set_aside"]["checkpoints"] == 2
+    assert parts["quarantined"]["size_bytes"] == rooms["quarantine"] and parts["quarantined"]["checkpoints"] == 1
+    assert parts["previous"]["size_bytes"] == rooms["previous"] == 40_000
+    assert parts["previous"]["command"] is None and parts["left_over"]["command"] is None
+    assert [(one["name"], one["bytes"]) for one in found["unmanaged"]] == [("checkpoint-50", 30_000)]
+    for one, share in zip(found["by_checkpoint"], du["by_checkpoint"], strict=True):
+        kinds = ("weights", "optimizer", "other")
+        assert [one[kind] for kind in kinds] == [share[f"{kind}_bytes"] for kind in kinds]
+
+
+def test_a_command_of_the_page_frees_the_part_it_stands_beside(start: Start, root: Path) -> None:
+    cluttered(root / "a")
+    page = start(root)
+
+    def parts() -> dict[str, dict[str, Any]]:
+        return {part["part"]: part for part in page.get(f"/api/runs/{page.key('a')}/disk")["parts"]}
+
+    for part in ("set_aside", "quarantined"):
+        words = shlex.split(parts()[part]["command"])
+        assert words[0] == "holdfast"
+        done = subprocess.run([sys.executable, "-m", *words, "--yes"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert part not in parts()
+    # Whoever takes the run's lock to write clears what is left over; nobody clears an older run.
+    assert set(parts()) == {"previous"}
+
+
+def test_what_is_pinned_aside_or_can_not_be_read_has_no_command(start: Start, root: Path) -> None:
+    run = cluttered(root / "a")
+    aside = [one for one in run.aside if one.state is State.SET_ASIDE]
+    [quarantined] = [one for one in run.aside if one.state is State.QUARANTINED]
+    run.pin_board.pin(aside[0].generation)
+    page = start(root)
+
+    def parts() -> dict[str, dict[str, Any]]:
+        return {part["part"]: part for part in page.get(f"/api/runs/{page.key('a')}/disk")["parts"]}
+
+    assert parts()["set_aside"]["held"] == 1 and parts()["set_aside"]["command"].endswith("--aside")
+    run.pin_board.pin(aside[1].generation)
+    cut_manifest(quarantined.path)
+    assert parts()["set_aside"]["held"] == 2 and parts()["set_aside"]["command"] is None
+    assert parts()["quarantined"]["checkpoints"] == 0 and parts()["quarantined"]["command"] is None
+
+
+def test_the_save_in_flight_is_no_leftover(start: Start, root: Path) -> None:
+    with training(root / "a") as trained:
+        trained.go(200)
+        half = root / "a" / layout.STAGING / "x" / "checkpoint-300"
+        half.mkdir(parents=True)
+        (half / "optimizer.pt").write_bytes(bytes(5_000))
+        page = start(root)
+        [part] = page.get(f"/api/runs/{page.key('a')}/disk")["parts"]
+        assert (part["part"], part["size_bytes"]) == ("writing", 5_000)
+
+
+def test_every_room_of_holdfast_is_a_part_of_the_page() -> None:
+    named = [room for part in places.PARTS for room in part.rooms]
+    assert sorted(named) == sorted([*ROOMS, LEFTOVERS])
 
 
 def test_health(start: Start, root: Path) -> None:

@@ -132,6 +132,46 @@ def test_the_pointer_finds_a_mark_and_its_reason(look: Look, shown: Ui) -> None:
     pytest.fail("no mark under the pointer")
 
 
+def test_a_value_that_is_no_number_is_said_where_the_line_has_its_gap(look: Look, shown: Ui) -> None:
+    eyes = look(shown)
+    page = eyes.visit(f"#/run/{shown.keys()['dpo']}")
+    page.wait_for_selector(DRAWN)
+    said = "loss is not a number (NaN) at step 1,010"
+    assert eyes.text(".chart-odd") == f"{said}: the line has a gap there."
+    box = page.locator(".panel.main .u-over").bounding_box()
+    assert box is not None
+    low, high = map(float, (page.locator(".chart-focus").get_attribute("data-range") or "").split(","))
+    across = box["x"] + box["width"] * (1_010 - low) / (high - low)
+    page.mouse.move(across, box["y"] + 30)
+    page.wait_for_function("text => document.querySelector('.tip')?.textContent === text", arg=said)
+    value = page.locator(".panel-head .item", has_text=re.compile("^loss")).first.locator(".value")
+    assert value.inner_text() == "NaN"
+    red = page.evaluate(RED, [1_010, low, high])
+    assert red["at"] > 0 and red["beside"] == 0, "a mark at the axis, there and nowhere else"
+    page.mouse.move(across - 60, box["y"] + 30)
+    page.wait_for_selector(".tip", state="hidden")
+    assert value.inner_text() not in ("NaN", "–")
+    eyes.picture("run-nan")
+    eyes.visit(f"#/run/{shown.keys()['sft']}")
+    page.wait_for_selector(DRAWN)
+    assert page.locator(".chart-odd").is_hidden()
+
+
+RED = """([step, low, high]) => {
+  const canvas = document.querySelector('.panel.main canvas'), over = document.querySelector('.panel.main .u-over');
+  const [c, o] = [canvas.getBoundingClientRect(), over.getBoundingClientRect()];
+  const ratio = canvas.width / c.width;
+  const row = canvas.getContext('2d').getImageData(0, (o.bottom - c.top - 2) * ratio, canvas.width, 1).data;
+  const found = {at: 0, beside: 0};
+  for (let x = 0; x < canvas.width; x += 1) {
+    const [red, green, blue] = row.slice(4 * x, 4 * x + 3);
+    const place = low + (high - low) * (x / ratio + c.left - o.left) / o.width;
+    if (red > 150 && green < 90 && blue < 90) found[Math.abs(place - step) < 6 ? 'at' : 'beside'] += 1;
+  }
+  return found;
+}"""
+
+
 def test_zooming_asks_the_server_for_the_window_and_the_whole_comes_back(look: Look, shown: Ui) -> None:
     eyes = look(shown)
     page = eyes.visit(f"#/run/{shown.keys()['sft']}")

@@ -73,7 +73,8 @@ def test_a_training_is_followed_point_by_point_and_save_by_save(start: Start, tm
             trained.go(150, nan_at=120)
             points = [data for _, data in zip(range(5), (d for e, d in events if e == "points"), strict=False)]
             assert [point["step"] for point in points] == [110, 120, 130, 140, 150]
-            assert points[1]["values"]["loss"] is None and points[0]["values"]["loss"] > 0
+            assert points[1]["values"]["loss"] is None and points[1]["odd"] == {"loss": "NaN"}
+            assert points[0]["odd"] == {} and points[0]["values"]["loss"] > 0
             assert {point["key"] for point in points} == {key}
             trained.go(200)
             changed = first(events, "run", "checkpoints")

@@ -34,6 +34,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Ui]:
     runs.finished(root / "sft")
     runs.rewound(root / "dpo")
     runs.damaged(root / "damaged")
+    runs.cluttered(root / "cluttered")
     runs.Run.create(root / "new", runs.Policy.from_spec("latest:2"))
     for name in HOSTILE:
         runs.finished(root / name, steps=200)

@@ -14,6 +14,7 @@ import msgspec
 from holdfast import layout
 from holdfast.history import Attempt, History
 from holdfast.model import Checkpoint
+from holdfast.operations.listing import finite_or_name
 from holdfast.operations.series import Series
 from holdfast.run import Run
 
@@ -246,6 +247,7 @@ def _plain_strand(strand: Strand) -> dict[str, Any]:
         "live": strand.live,
         "steps": list(strand.steps),
         "values": [value if math.isfinite(value) else None for value in strand.values],
+        "odd": [finite_or_name(value) for value in strand.values if not math.isfinite(value)],
         "total": strand.total,
     }
 

@@ -13,7 +13,7 @@ from holdfast.operations.chronicle import Past, Use
 from holdfast.operations.differences import differences
 from holdfast.operations.doctor import examine_run
 from holdfast.operations.forecast import Ahead, Forecast, forecast
-from holdfast.operations.overview import cadence
+from holdfast.operations.overview import cadence, is_training
 from holdfast.operations.past import replay_past
 from holdfast.operations.pruning import policy_for
 from holdfast.operations.sandbox import propose
@@ -22,6 +22,7 @@ from holdfast.operations.usage import usage
 from holdfast.run import Run
 from holdfast.units import parse_size
 from holdfast.web.pages import course_of, curves_of
+from holdfast.web.places import parts_of
 from holdfast.web.view import Opened
 
 MOST_USES = 1_000
@@ -67,14 +68,17 @@ def disk(opened: Opened) -> dict[str, Any]:
             for share in found.shares
         ],
         "used_bytes": found.budget_used,
-        "total_used_bytes": found.kinds.total,
+        "all_bytes": found.kinds.total,
         "budget_bytes": run.limits.budget,
         "free_bytes": found.disk.free_bytes,
         "total_bytes": found.disk.total_bytes,
         "over_time": [{"time": use.time, "step": use.step, "bytes": use.bytes} for use in _fewer(past.uses)],
         "forecast": ahead.to_json() if (ahead := _forecast(opened, past, found.disk.free_bytes)) else None,
         "frees": {"prune_bytes": found.prune_bytes, "thin_bytes": found.thin_bytes},
-        "litter": [room.to_json() for room in found.litter],
+        "parts": parts_of(run, found, training=is_training(run)),
+        "unmanaged": [
+            {"name": one.path.name, "reason": one.reason, "bytes": one.size_bytes} for one in found.unmanaged
+        ],
         "unreadable": [item.to_json() for item in found.unreadable],
     }
 

@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from holdfast.errors import HoldfastError
 from holdfast.history import History, Point
+from holdfast.operations.listing import finite_or_name
 from holdfast.web.answers import Refused, encode
 from holdfast.web.sources import Sources
 from holdfast.web.view import RunView, Stamps
@@ -155,6 +156,7 @@ class _Watch:
                     self._problem, changed = None, ["checkpoints", "events", "curves", "disk", "in_flight"]
                 for point in points:
                     said = {"key": self._view.key, "step": point.step, "values": _finite(point.values)}
+                    said |= {"odd": _odd(point.values)}
                     self._tell(self._view.key, "points", said | {"attempt": point.attempt, "epoch": point.epoch})
                 if changed:
                     self._tell(self._view.key, "run", {"key": self._view.key, "changed": changed})
@@ -180,10 +182,17 @@ class _Watch:
         if "curves" in changed and self._history is not None:
             news = self._history.read()
             points = [] if news.anew else news.points[-MOST_WAITING // 2 :]
-        if "checkpoints" in changed:
+        if (
+            "checkpoints" in changed or "events" in changed
+        ):  # what lies aside goes without a change beside the checkpoints
             changed.append("disk")
         return changed, points
 
 
 def _finite(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if value - value == 0 else None for name, value in values.items()}
+
+
+def _odd(values: dict[str, float]) -> dict[str, float | str]:
+    """What JSON has no numbers for, by its name."""
+    return {name: finite_or_name(value) for name, value in values.items() if value - value != 0}

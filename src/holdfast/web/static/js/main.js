@@ -94,7 +94,7 @@ function hear(key) {
       changed.add("runs");
       refresh();
     },
-    points: (event) => view?.points?.(event.step, event.values),
+    points: (event) => view?.points?.(event.step, event.values, event.odd),
     verified: (event) => view?.verified?.(event),
     // Too much happened to be told one by one: everything is asked for anew.
     behind: () => refresh(),

@@ -59,7 +59,7 @@ export class Curves {
   }
 
   /** A point that was logged just now. Returns true when so many came that the whole should be asked for again. */
-  push(step, values) {
+  push(step, values, odd = {}) {
     for (const [name, value] of Object.entries(values)) {
       if (!this.names.includes(name)) {
         this.names.push(name);
@@ -72,6 +72,7 @@ export class Curves {
         if (curves !== this.all && step > this.detail.to) continue;
         strand.steps.push(step);
         strand.values.push(number);
+        if (number === null) strand.odd.push(odd[name] ?? "NaN");
         strand.total += 1;
       }
     }

@@ -3,6 +3,7 @@
 import { h, set } from "../dom.js";
 import { count, metric, name as clean } from "../format.js";
 import { colour, faded } from "../theme.js";
+import { drawOdds, oddAt, oddsOf } from "./odd.js";
 import { panelSeries, stylesOf } from "./series.js";
 
 export const GUTTER = 52;
@@ -22,6 +23,7 @@ export class Panel {
   show(curves, range, options) {
     const { data, series } = panelSeries(curves, this.group.names, options);
     this.range = range;
+    this.odds = oddsOf(curves, this.group.names);
     const shape = JSON.stringify([series.map(({ name, alpha }) => [name, alpha]), options]);
     if (this.plot && shape === this.shape) {
       this.plot.batch(() => {
@@ -94,7 +96,7 @@ export class Panel {
         ],
         series: [{ label: "step" }, ...lines],
         hooks: {
-          draw: [(u) => this.on.draw?.(u, this)],
+          draw: [(u) => drawOdds(u, this.odds), (u) => this.on.draw?.(u, this)],
           setSelect: [(u) => this.#selected(u)],
           setCursor: [(u) => this.#moved(u)],
         },
@@ -115,7 +117,12 @@ export class Panel {
   #moved(u) {
     const { idx, left } = u.cursor;
     const over = left >= 0 && idx !== null && idx !== undefined;
+    this.odd = over ? oddAt(u, this.odds, left) : null;
     for (const [name, cell] of this.values) {
+      if (this.odd?.name === name) {
+        set(cell, this.odd.what);
+        continue;
+      }
       const at = this.series?.findIndex((one) => one.name === name && one.live) ?? -1;
       const value = over && at >= 0 ? nearest(u.data[0], u.data[at + 1], idx) : this.lasts?.get(name);
       set(cell, metric(value));
@@ -124,7 +131,7 @@ export class Panel {
   }
 
   #last(curves) {
-    this.lasts = new Map(this.group.names.map((name) => [name, (curves[name] ?? []).findLast((strand) => strand.live)?.values.at(-1) ?? null]));
+    this.lasts = new Map(this.group.names.map((name) => [name, lastOf((curves[name] ?? []).findLast((strand) => strand.live))]));
     for (const [name, cell] of this.values) set(cell, metric(this.lasts.get(name)));
   }
 
@@ -166,3 +173,6 @@ function pad(low, high) {
   const room = (high - low) * 0.08 || Math.abs(high) * 0.1 || 1;
   return [low - room, high + room];
 }
+
+/** The last value of a strand; the name of one that is no finite number. */
+const lastOf = (strand) => (strand ? strand.values.at(-1) ?? strand.odd?.at(-1) ?? null : null);

@@ -10,6 +10,7 @@ import { Curves } from "./curves.js";
 import { legend } from "./glyphs.js";
 import { Lanes } from "./lanes.js";
 import { MarkLayer, marksOf } from "./marks.js";
+import { oddsOf, sayOdd, sayOdds } from "./odd.js";
 import { Panel } from "./panel.js";
 import { Picker } from "./picker.js";
 import { courseOf, defaultPanels, groupNames, stem, valueOn } from "./series.js";
@@ -41,6 +42,7 @@ export class RunChart {
     this.pulse = h("i", { class: "pulse", hidden: true });
     this.stack = h("div", { class: "panels" });
     this.info = h("p", { class: "chart-info mute", "aria-live": "off" });
+    this.odd = h("p", { class: "chart-odd", hidden: true });
     this.signs = h("div", { class: "chart-signs" });
     this.element = h("div", { class: "chart-focus", tabIndex: 0, role: "application", "aria-roledescription": "chart", "aria-label": "Curves with checkpoints", "aria-describedby": `${this.sync}-text` }, this.stack);
     this.text = h("p", { class: "chart-text", id: `${this.sync}-text` });
@@ -91,9 +93,9 @@ export class RunChart {
   }
 
   /** A point that was logged just now. */
-  push(step, values) {
+  push(step, values, odd) {
     if (this.first) return;
-    if (this.curves.push(step, values)) this.load();
+    if (this.curves.push(step, values, odd)) this.load();
     else this.redraw();
   }
 
@@ -241,12 +243,16 @@ export class RunChart {
   }
 
   #pointed(u, panel) {
-    if (!panel.main || u.cursor.event === null || u.cursor.event === undefined) return;
+    if (u.cursor.event === null || u.cursor.event === undefined) return;
     const { left, top } = u.cursor;
-    const found = left >= 0 ? this.marks.at(u, left, top) : null;
+    // Panels move their cursors together; what is said is of the one under the pointer.
+    if (left >= 0 && !u.over.matches(":hover")) return;
+    const found = panel.main && left >= 0 ? this.marks.at(u, left, top) : null;
     u.over.style.cursor = found ? "pointer" : "";
     const { clientX, clientY } = u.cursor.event;
-    this.light(found?.mark.id ?? null, found ? { content: this.on.tip(found.mark), x: clientX, y: clientY } : null);
+    const odd = panel.odd ? h("div", { class: "odd" }, sayOdd(panel.odd)) : null;
+    const content = [found ? this.on.tip(found.mark) : null, odd];
+    this.light(found?.mark.id ?? null, found || odd ? { content, x: clientX, y: clientY } : null);
   }
 
   #keys(event) {
@@ -321,6 +327,9 @@ export class RunChart {
     const where = this.window.whole ? "The whole run" : `Steps ${count(Math.max(0, Math.ceil(from)))} to ${count(Math.floor(to))}`;
     const how = shown < total ? `${count(shown)} of ${count(total)} points drawn, highs and lows kept; zoom in for all` : `all ${count(total)} points`;
     set(this.info, total ? `${where}: ${how}.` : "");
+    const odd = sayOdds(oddsOf(this.curves.at(this.window.now), this.#names() ?? []));
+    this.odd.hidden = !odd;
+    if (this.odd.textContent !== odd) set(this.odd, odd);
     this.element.dataset.shown = String(shown);
     this.element.dataset.total = String(total);
     this.element.dataset.range = `${from},${to}`;

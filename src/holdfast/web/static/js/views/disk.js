@@ -7,13 +7,7 @@ import { h, set } from "../dom.js";
 import { count, name as clean, percent, plural, size } from "../format.js";
 import { address } from "../router.js";
 import { DiskChart } from "./diskchart.js";
-
-const KINDS = [
-  ["weights", "Weights", "--cat-1", "what a model is loaded from"],
-  ["optimizer", "Optimizer and training state", "--cat-3", "what only a resume needs"],
-  ["other", "Tokenizer, configuration, logs", "--cat-2", "small files"],
-  ["litter", "Left over", "--cat-5", "half-written or half-removed; the next start of a training clears it"],
-];
+import { KINDS, rowsOf, wayOut } from "./diskparts.js";
 
 export class DiskView {
   constructor({ key, title }) {
@@ -36,7 +30,7 @@ export class DiskView {
   }
 
   async refresh(changed) {
-    if (!changed.size || ["checkpoints", "disk"].some((what) => changed.has(what))) await this.load();
+    if (!changed.size || ["checkpoints", "disk", "in_flight"].some((what) => changed.has(what))) await this.load();
   }
 
   destroy() {
@@ -64,16 +58,17 @@ export class DiskView {
   }
 
   #kinds(disk) {
-    const total = KINDS.reduce((sum, [id]) => sum + (disk.kinds[id] ?? 0), 0);
-    const shown = KINDS.filter(([id]) => disk.kinds[id]);
-    const bar = meter(shown.map(([id, , token]) => ({ share: disk.kinds[id] / total, colour: `var(${token})` })), shown.map(([id, label]) => `${label} ${size(disk.kinds[id])}`).join(", "), true);
-    const rows = shown.map(([id, label, token, what]) => h("li", null, h("i", { class: "swatch square", style: { background: `var(${token})` } }), h("span", null, label, h("span", { class: "mute" }, `: ${what}`)), h("b", { class: "number" }, size(disk.kinds[id]))));
-    return card("What takes the room", {}, h("div", { class: "card-body" }, total ? [bar, h("ul", { class: "kinds" }, rows)] : h("p", { class: "mute" }, "Nothing is on disk yet.")));
+    const shown = rowsOf(disk);
+    const bar = meter(shown.map((row) => ({ share: row.bytes / disk.all_bytes, colour: `var(${row.token})` })), shown.map((row) => `${row.label} ${size(row.bytes)}`).join(", "), true);
+    const rows = shown.map((row) => h("li", { data: { part: row.id } }, h("i", { class: "swatch square", style: { background: `var(${row.token})` } }), h("span", null, row.label, h("span", { class: "mute" }, `: ${row.what}`)), h("b", { class: "number" }, size(row.bytes))));
+    rows.push(h("li", { class: "all", data: { part: "all" } }, h("i"), h("span", null, "All in the run's directory"), h("b", { class: "number" }, size(disk.all_bytes))));
+    return card("What takes the room", {}, h("div", { class: "card-body" }, shown.length ? [bar, h("ul", { class: "kinds" }, rows)] : h("p", { class: "mute" }, "Nothing is on disk yet.")));
   }
 
   #frees(disk, run) {
     const { prune_bytes: prune, thin_bytes: thin } = disk.frees;
-    const path = clean(run.path);
+    const path = quote(clean(run.path));
+    const oldest = disk.by_checkpoint.find((row) => row.thin_frees_bytes);
     const row = (title, bytes, text, line) => h("div", null, h("h3", null, title, h("span", { class: "number-tag" }, bytes ? `frees ${size(bytes)}` : "nothing to free")), h("p", { class: "mute" }, text), line ? command(line) : null);
     return card(
       "What could go",
@@ -81,8 +76,9 @@ export class DiskView {
       h(
         "div",
         { class: "card-body commands" },
-        row("Prune", prune, "Removes what no rule keeps. Shows its plan first with --dry-run.", prune ? `holdfast prune ${quote(path)} --dry-run` : null),
-        row("Thin", thin, "Leaves the weights of those that are not needed to resume from, and frees their optimizer state.", null),
+        row("Prune", prune, "Removes what no rule of the run's policy keeps. Shows its plan, and asks.", prune ? `holdfast prune ${path}` : null),
+        row("Thin", thin, "Leaves the weights of a checkpoint that is not needed to resume from, and frees its optimizer state; one at a time, here the oldest.", thin ? `holdfast thin ${path} ${oldest.step}` : null),
+        disk.parts.map((one) => wayOut(one, path)),
         h("p", null, h("a", { href: address(this.key, "policy") }, "Try other rules"), h("span", { class: "mute" }, " and see what each would free.")),
       ),
     );

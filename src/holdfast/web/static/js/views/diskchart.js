@@ -3,6 +3,7 @@
 import { h, set } from "../dom.js";
 import { count, size } from "../format.js";
 import { colour, faded, onTheme } from "../theme.js";
+import { ends, labels, STEPS } from "./timeaxis.js";
 
 export class DiskChart {
   constructor() {
@@ -44,8 +45,8 @@ export class DiskChart {
       {
         width: this.element.clientWidth, height: 220, padding: [10, 12, 0, 0], legend: { show: false },
         cursor: { drag: { x: false, y: false }, y: false, points: { size: 7, fill: () => colour("--surface") } },
-        scales: { x: { time: true }, y: { range: [0, most] } },
-        axes: [{ ...axis, size: 36, values: clock }, { ...axis, size: 60, values: (u, marks) => marks.map((mark) => size(mark)) }],
+        scales: { x: { time: true, range: (u, first, last) => ends(first, last) }, y: { range: [0, most] } },
+        axes: [{ ...axis, size: 36, space: 84, incrs: STEPS, values: (u, moments, at, space, step) => labels(moments, step) }, { ...axis, size: 60, values: (u, marks) => marks.map((mark) => size(mark)) }],
         series: [
           {},
           { stroke: () => colour("--cat-1"), fill: () => faded("--cat-1", 0.12), width: 1.75, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } },
@@ -86,18 +87,4 @@ export class DiskChart {
       ctx.restore();
     }
   }
-}
-
-const hours = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit" });
-const days = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
-
-function clock(u, marks) {
-  let before = "";
-  return marks.map((mark) => {
-    const at = new Date(mark * 1000);
-    const day = days.format(at);
-    const text = day === before ? hours.format(at) : `${hours.format(at)}\n${day}`;
-    before = day;
-    return text;
-  });
 }

@@ -47,8 +47,8 @@ export class RunView {
     if (all || changed.has("curves")) await this.chart.load();
   }
 
-  points(step, values) {
-    this.chart.push(step, values);
+  points(step, values, odd) {
+    this.chart.push(step, values, odd);
     if (!this.summary || step <= (this.summary.step ?? 0)) return;
     this.summary.step = step;
     this.#title();
@@ -81,7 +81,7 @@ export class RunView {
       this.laid = false;
       return;
     }
-    const chart = card("Curves and checkpoints", { id: "curves", tools: [this.chart.picker.element] }, h("div", { class: "card-body chart-body" }, this.chart.element, this.chart.lanes.element, h("div", { class: "chart-foot" }, this.chart.signs, this.chart.info), this.chart.text));
+    const chart = card("Curves and checkpoints", { id: "curves", tools: [this.chart.picker.element] }, h("div", { class: "card-body chart-body" }, this.chart.element, this.chart.lanes.element, h("div", { class: "chart-foot" }, this.chart.signs, this.chart.info), this.chart.odd, this.chart.text));
     set(this.place, this.strip.element, chart, this.list.element);
   }
 
