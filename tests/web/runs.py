@@ -139,7 +139,7 @@ def damaged(path: Path) -> Run:
 
 
 def cluttered(path: Path) -> Run:
-    """A run with everything beside its checkpoints: set aside, in quarantine, left over, of an older run, not managed."""
+    """A run with much beside its checkpoints: set aside, in quarantine, left over, of an older run, not managed."""
     run = rewound(path)
     victim = run.checkpoints[-2]
     flip(path / victim.name / "model.safetensors")

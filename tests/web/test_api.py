@@ -306,8 +306,7 @@ def test_a_command_of_the_page_frees_the_part_it_stands_beside(start: Start, roo
     for part in ("set_aside", "quarantined"):
         words = shlex.split(parts()[part]["command"])
         assert words[0] == "holdfast"
-        done = subprocess.run([sys.executable, "-m", *words, "--yes"], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        subprocess.run([sys.executable, "-m", *words, "--yes"], check=True, capture_output=True)
         assert part not in parts()
     # Whoever takes the run's lock to write clears what is left over; nobody clears an older run.
     assert set(parts()) == {"previous"}

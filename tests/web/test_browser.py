@@ -150,7 +150,7 @@ def test_a_value_that_is_no_number_is_said_where_the_line_has_its_gap(look: Look
     assert red["at"] > 0 and red["beside"] == 0, "a mark at the axis, there and nowhere else"
     page.mouse.move(across - 60, box["y"] + 30)
     page.wait_for_selector(".tip", state="hidden")
-    assert value.inner_text() not in ("NaN", "–")
+    assert float(value.inner_text()) > 0
     eyes.picture("run-nan")
     eyes.visit(f"#/run/{shown.keys()['sft']}")
     page.wait_for_selector(DRAWN)

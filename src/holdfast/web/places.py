@@ -37,16 +37,16 @@ def parts_of(run: Run, found: Usage, *, training: bool) -> list[dict[str, Any]]:
     """What `holdfast du` calls litter, in parts; sizes in bytes, and theirs is the sum of that.
 
     While a training runs, what lies in staging is the save in flight, and a part of its own. `command` frees a part,
-    None where none does: what is left over goes with the next training or prune. `held` of its `checkpoints` are pinned or tagged, and stay.
+    None where none does: what is left over goes with the next training or prune. `held` of its `checkpoints` are
+    pinned or tagged, and stay.
     """
     sizes = {room.name: room.size_bytes for room in found.litter}
-    shown: list[dict[str, Any]] = []
-    if training and (writing := sizes.pop(_room(layout.STAGING), 0)):
-        shown.append(_part(WRITING, writing))
-    for part in PARTS:
-        if size := sum(sizes.get(_room(room), 0) for room in part.rooms):
-            shown.append(_lying(run, part, size) if part.state else _part(part.name, size))
-    return shown
+    writing = sizes.pop(_room(layout.STAGING), 0) if training else 0
+    by_part = {part: sum(sizes.get(_room(room), 0) for room in part.rooms) for part in PARTS}
+    lying = [
+        _lying(run, part, size) if part.state else _part(part.name, size) for part, size in by_part.items() if size
+    ]
+    return [_part(WRITING, writing), *lying] if writing else lying
 
 
 def _room(path: str) -> str:
