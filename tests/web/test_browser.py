@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 import holdfast.web
-from tests.web import hostile
-from tests.web.browser import DRAWN, PHONE, Eyes, Ui
+from holdfast import layout
+from tests.web import hostile, runs
+from tests.web.browser import DRAWN, PHONE, WIDE, Eyes, Ui, serving
 
 STATIC = Path(holdfast.web.__file__).parent / "static"
 VIEWS = {"run": "", "disk": "/disk", "policy": "/policy", "health": "/health"}
@@ -35,20 +38,34 @@ def through(eyes: Eyes, run: str) -> list[tuple[str, str]]:
     return [("runs", "#/runs"), *((name, f"#/run/{key}{end}") for name, end in VIEWS.items()), checkpoint]
 
 
-@pytest.mark.parametrize(("scheme", "size"), [("light", "wide"), ("dark", "wide"), ("light", "phone")])
+SIZES = {"wide": WIDE, "tablet": (768, 1024), "phone": PHONE, "small": (640, 430)}
+"""A page zoomed to 200 % is a small one."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "size"),
+    [("light", "wide"), ("dark", "wide"), ("light", "tablet"), ("light", "phone"), ("dark", "small")],
+)
 def test_every_view_is_drawn_fits_and_breaks_no_rule_of_accessibility(
     look: Look, shown: Ui, scheme: str, size: str
 ) -> None:
-    eyes = look(shown, scheme=scheme, **({"size": PHONE} if size == "phone" else {}))
+    eyes = look(shown, scheme=scheme, size=SIZES[size])
     broken: dict[str, list[str]] = {}
-    for name, address in through(eyes, "dpo"):
+    for name, address in through(eyes, "cluttered"):
         page = eyes.visit(address)
         if name == "run":
             page.wait_for_selector(DRAWN)
-        eyes.picture(f"{name}-{scheme if size == 'wide' else size}")
+        eyes.picture(f"{name}-{scheme}" if size == "wide" else f"{name}-{scheme}-{size}")
         broken[name] = judged(eyes)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is wider than the screen"
+        assert page.evaluate(SQUEEZED) == [], f"{name} has columns without room"
     assert not any(broken.values()), broken
+
+
+SQUEEZED = """() => [...document.querySelectorAll('table.grid')].flatMap(table =>
+  [...(table.querySelector('tbody tr[data-key]')?.cells ?? [])]
+    .filter(cell => getComputedStyle(cell).display !== 'none' && cell.offsetWidth < 40)
+    .map(cell => cell.dataset.column))"""
 
 
 def test_the_run_says_what_there_is_why_it_is_kept_and_what_would_be_lost(look: Look, shown: Ui) -> None:
@@ -243,6 +260,29 @@ def test_a_run_without_a_checkpoint_and_one_that_is_not_there_say_so(look: Look,
     assert "Nothing was saved yet" in eyes.text("main")
     eyes.visit("#/run/nosuchrun")
     assert "Not found" in eyes.text("main [role=alert]")
+
+
+def test_a_run_that_can_not_be_read_is_said_in_full(look: Look, tmp_path: Path) -> None:
+    runs.finished(tmp_path / "whole", steps=200)
+    runs.finished(tmp_path / "broken", steps=200)
+    (tmp_path / "broken" / layout.RUN).write_text("{")
+    with serving(tmp_path) as ui:
+        eyes = look(ui)
+        said = eyes.text(".notices")
+        assert "broken can't be read." in said and "run.json is damaged" in said
+        assert eyes.page.get_by_role("link", name="whole").count() == 1
+
+
+def test_a_training_that_diverged_is_said_to_have_no_best(look: Look, tmp_path: Path) -> None:
+    with patch.object(runs, "loss_at", lambda *_: math.nan):
+        runs.finished(tmp_path / "diverged", "latest:2", steps=300)
+    with serving(tmp_path) as ui:
+        eyes = look(ui)
+        page = eyes.visit(f"#/run/{ui.keys()['diverged']}")
+        page.wait_for_selector(DRAWN)
+        assert "eval_loss is not a number in any that is kept" in eyes.text(".chart-text")
+        assert "eval_loss is not a number (NaN) from step 100 to 300" in eyes.text(".chart-odd")
+        assert "not a number" in eyes.text("[data-stat=best]")
 
 
 def test_runs_are_searched_sorted_and_compared_best_with_best(look: Look, shown: Ui) -> None:

@@ -310,7 +310,9 @@ def test_a_checkpoint_that_is_a_link_is_foreign(start: Start, tmp_path: Path) ->
     (run.path / "checkpoint-7").symlink_to(other.path / "checkpoint-7")
     page = start(tmp_path / "root")
     found = page.get(f"/api/runs/{page.key('a')}")
-    assert found["foreign"] == ["checkpoint-7"] and [one["step"] for one in found["checkpoints"]] == [1]
+    assert [one["name"] for one in found["foreign"]] == ["checkpoint-7"] and [
+        one["step"] for one in found["checkpoints"]
+    ] == [1]
 
 
 def test_files_that_are_planted_as_pipes_or_links_do_not_hang_or_lead_out(start: Start, tmp_path: Path) -> None:

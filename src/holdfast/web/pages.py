@@ -55,7 +55,7 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
         "checkpoints": [checkpoint_json(item) for item in listing.rows],
         "removed": [gone.to_json() for gone in past.gone],
         "receipt": past.receipts[-1] if past.receipts else None,
-        "foreign": [foreign.path.name for foreign in listing.foreign],
+        "foreign": [{"name": foreign.path.name, "reason": foreign.reason} for foreign in listing.foreign],
         "disk": {
             "kept_bytes": figures.size_bytes,
             "aside_bytes": sum(checkpoint.size_bytes for checkpoint in aside),

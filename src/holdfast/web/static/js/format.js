@@ -20,7 +20,7 @@ export function size(bytes) {
 }
 
 function digits(value, unit) {
-  return unit === 0 ? String(Math.round(value)) : value < 10 ? value.toFixed(2) : value < 100 ? value.toFixed(1) : value.toFixed(0);
+  return unit === 0 || value >= 99.95 ? value.toFixed(0) : value.toFixed(1);
 }
 
 /** A step with thousands apart: `12,400`. */

@@ -69,9 +69,11 @@ export function drawOdds(u, odds) {
     ctx.fillRect(middle - width / 2, bottom - 3 * ratio, width, 3 * ratio);
     const text = one.what === "NaN" ? "NaN" : one.what === "Infinity" ? "∞" : "-∞";
     const half = ctx.measureText(text).width / 2 + 3 * ratio;
-    if (middle - half < free) continue;
-    free = middle + half;
-    ctx.fillText(text, Math.min(middle, bbox.left + bbox.width - half), bottom - 5 * ratio);
+    // A long gap has its name where it begins: there it ends what the line says.
+    const place = Math.min(width > 4 * half ? from + half : middle, bbox.left + bbox.width - half);
+    if (place - half < free) continue;
+    free = place + half;
+    ctx.fillText(text, place, bottom - 5 * ratio);
   }
   ctx.restore();
 }

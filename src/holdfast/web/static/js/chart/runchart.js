@@ -229,6 +229,7 @@ export class RunChart {
   }
 
   #height(u, panel, mark, { name, course }) {
+    if (typeof mark.metrics?.[name] === "string") return u.bbox.top + u.bbox.height;
     const own = name === this.summary.metric?.name && mark.value !== null && mark.value !== undefined ? mark.value : null;
     const value = own ?? valueOn(course, mark.step);
     if (value === null || !Number.isFinite(value) || (this.options.log && value <= 0)) return u.bbox.top + u.bbox.height;

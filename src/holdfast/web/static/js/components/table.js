@@ -6,7 +6,7 @@ const SPARE = 8;
 const narrow = matchMedia("(max-width: 720px)");
 
 /**
- * `columns`: [{id, label, width, number, wide, sort, cell}]; `sort(row)` gives what to order by, `cell(row)` what to show.
+ * `columns`: [{id, label, width, number, wide, sort, cell}] (wide: left out on a phone, "more" on a tablet too); `sort(row)` gives what to order by, `cell(row)` what to show.
  * `link(row)` is the address that a row opens; `mark(row)` gives classes; `stacked` lays rows out in two lines on phones.
  */
 export class Table {
@@ -173,7 +173,7 @@ export class Table {
 }
 
 function classes(column) {
-  return [column.number ? "number" : "", column.wide ? "wide" : "", column.class ?? ""].filter(Boolean).join(" ") || null;
+  return [column.number ? "number" : "", column.wide === "more" ? "wide wider" : column.wide ? "wide" : "", column.class ?? ""].filter(Boolean).join(" ") || null;
 }
 
 function pad(height) {

@@ -36,7 +36,7 @@ export function confirmApply({ key, plan, budget, csrf, same, again, done }) {
 }
 
 function summary(plan) {
-  const rows = plan.rows.filter((row) => row.action !== "keep");
+  const rows = [...plan.rows, ...plan.aside].filter((row) => row.action !== "keep");
   const gone = rows.filter((row) => row.action === "remove");
   const thin = rows.length - gone.length;
   const text = rows.length

@@ -150,7 +150,7 @@ export class CheckpointView {
 
   #written() {
     const { written_by: by, generation, timeline, parent, run_id: id } = this.details;
-    const pairs = [...Object.entries(by).map(([name, thing]) => [clean(name), value(thing)]), ["generation", count(generation)], ["timeline", count(timeline)], ["went on from", parent === null ? "the start" : `generation ${count(parent)}`], ["run id", h("span", { class: "mono" }, clean(id))]];
+    const pairs = [...Object.entries(by).map(([name, thing]) => [clean(name), value(thing)]), ["generation", `${count(generation)}: the commits of a run are counted`], ["timeline", `${count(timeline)}${timeline > 1 ? ": each rewind begins another" : ""}`], ["went on from", parent === null ? "the start" : `generation ${count(parent)}`], ["run id", h("span", { class: "mono" }, clean(id))]];
     return card("Who wrote it", {}, h("div", { class: "card-body" }, facts(pairs)));
   }
 

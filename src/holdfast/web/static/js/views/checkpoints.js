@@ -17,8 +17,8 @@ export class CheckpointList {
     this.key = key;
     this.gone = false;
     this.search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search checkpoints", on: { input: () => this.#draw() } });
-    this.here = this.#tab("On disk", false);
-    this.past = this.#tab("Gone", true);
+    this.here = this.#tab("Kept", false);
+    this.past = this.#tab("Gone or aside", true);
     this.heading = h("h2", { id: "checkpoints-title" }, "Checkpoints");
     this.note = h("p", { class: "card-note" });
     this.place = h("div");
@@ -39,8 +39,8 @@ export class CheckpointList {
     this.summary = summary;
     this.rows = summary.checkpoints;
     this.lost = goneOf(summary);
-    set(this.here, `On disk ${count(this.rows.length)}`);
-    set(this.past, `Gone ${count(this.lost.length)}`);
+    set(this.here, `Kept ${count(this.rows.length)}`);
+    set(this.past, `Gone or aside ${count(this.lost.length)}`);
     if (!this.table || this.metric !== summary.metric?.name) this.#build();
     this.#draw();
   }
@@ -75,21 +75,22 @@ export class CheckpointList {
     const doomed = this.rows.filter((row) => row.action !== "keep").length;
     const rule = ["The policy keeps ", h("b", null, clean(policy.text)), ". ", h("a", { href: address(this.key, "policy") }, "Try another"), "."];
     const next = doomed ? ` The next save or prune changes ${plural(doomed, "checkpoint")}: see the last column.` : "";
-    set(this.note, this.gone ? "What is no longer in the run, and why. What was set aside or quarantined still takes room on disk." : [rule, next]);
+    set(this.note, this.gone ? ["What is no longer in the run, and why. What was set aside or is in quarantine still takes room: see ", h("a", { href: address(this.key, "disk") }, "Disk"), "."] : [rule, next]);
   }
 
   #strangers() {
-    const names = this.summary.foreign;
-    this.foreign.hidden = !names.length;
-    const more = names.length > 5 ? ` and ${count(names.length - 5)} more` : "";
-    set(this.foreign, `Not holdfast's, and never touched: `, h("span", { class: "mono" }, names.slice(0, 5).map(clean).join(", ")), more);
+    const strangers = this.summary.foreign;
+    this.foreign.hidden = !strangers.length;
+    const more = strangers.length > 5 ? ` and ${count(strangers.length - 5)} more` : "";
+    const shown = strangers.slice(0, 5).map((one, at) => [at ? ", " : "", h("span", { class: "mono" }, clean(one.name)), ` (${clean(one.reason)})`]);
+    set(this.foreign, "Called like checkpoints, and none of this run; never counted, never touched: ", shown, more, ".");
   }
 
   #build() {
     this.table?.destroy();
     this.metric = this.summary.metric?.name;
     this.table = new Table({
-      label: this.gone ? "Checkpoints that are gone" : "Checkpoints on disk",
+      label: this.gone ? "Checkpoints that are gone or lie aside" : "Checkpoints that are kept",
       key: (row) => (row.generation),
       link: this.gone ? null : (row) => address(this.key, "checkpoint", row.generation),
       mark: (row) => (this.gone ? "gone" : row.action === "remove" ? "gone" : ""),
@@ -113,9 +114,9 @@ export class CheckpointList {
       { id: "step", label: "Step", width: "112px", down: true, sort: (row) => row.step * 1e6 + row.generation, cell: (row) => h("span", { title: clean(row.name ?? "") }, glyph(kindOf(row)), ` ${count(row.step)}`) },
       { id: "metric", label: clean(this.metric ?? "Metric"), width: "116px", number: true, sort: (row) => this.#value(row), cell: (row) => metric(row.metrics?.[this.metric]) },
       { id: "marks", label: "Marks", width: "212px", wide: true, cell: marksCell },
-      { id: "epoch", label: "Epoch", width: "72px", number: true, wide: true, sort: (row) => row.epoch, cell: (row) => (row.epoch === null ? "–" : row.epoch.toFixed(2)) },
+      { id: "epoch", label: "Epoch", width: "72px", number: true, wide: "more", sort: (row) => row.epoch, cell: (row) => (row.epoch === null ? "–" : row.epoch.toFixed(2)) },
       { id: "size", label: "Size", width: "84px", number: true, down: true, sort: (row) => row.size_bytes, cell: (row) => size(row.size_bytes) },
-      { id: "age", label: "Age", width: "68px", number: true, wide: true, sort: (row) => -Date.parse(row.created), cell: (row) => h("span", { title: time(row.created) }, age(row.created)) },
+      { id: "age", label: "Age", width: "68px", number: true, wide: "more", sort: (row) => -Date.parse(row.created), cell: (row) => h("span", { title: time(row.created) }, age(row.created)) },
       { id: "why", label: "Why it is kept", cell: whyCell },
     ];
   }

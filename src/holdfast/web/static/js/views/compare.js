@@ -33,7 +33,7 @@ export class Comparison {
     this.shape = shape;
     this.#clear();
     if (runs.length < 2) {
-      set(this.element, hint ? h("p", { class: "mute hint-line" }, runs.length ? "Tick a second run to compare best with best." : "Tick two or more runs to compare their best checkpoints.") : []);
+      set(this.element, hint ? h("p", { class: "mute hint-line ticks" }, runs.length ? "Tick a second run to compare best with best." : "Tick two or more runs to compare their best checkpoints.") : []);
       return;
     }
     const groups = new Map();

@@ -22,7 +22,7 @@ export class DiskChart {
 
   caption(disk) {
     const most = Math.max(...disk.over_time.map((point) => point.bytes));
-    const budget = disk.budget_bytes ? ` The dashed line is the budget, ${size(disk.budget_bytes)}.` : "";
+    const budget = disk.budget_bytes ? ` The red line is the budget, ${size(disk.budget_bytes)}.` : "";
     return `Bytes of all checkpoints after each commit and each removal; ${size(most)} at most so far.${budget}`;
   }
 
@@ -43,7 +43,7 @@ export class DiskChart {
     const axis = { stroke: () => colour("--text-mute"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     this.plot = new uPlot(
       {
-        width: this.element.clientWidth, height: 220, padding: [10, 12, 0, 0], legend: { show: false },
+        width: this.element.clientWidth, height: 220, padding: [14, 34, 0, 0], legend: { show: false },
         cursor: { drag: { x: false, y: false }, y: false, points: { size: 7, fill: () => colour("--surface") } },
         scales: { x: { time: true, range: (u, first, last) => ends(first, last) }, y: { range: [0, most] } },
         axes: [{ ...axis, size: 36, space: 84, incrs: STEPS, values: (u, moments, at, space, step) => labels(moments, step) }, { ...axis, size: 60, values: (u, marks) => marks.map((mark) => size(mark)) }],
@@ -59,16 +59,19 @@ export class DiskChart {
     );
     this.readout = h("p", { class: "readout mute" });
     this.element.append(this.readout);
+    this.#read(this.plot, points);
   }
 
   #read(u, points) {
-    const point = points[u.cursor.idx ?? -1];
-    if (this.readout) set(this.readout, point && u.cursor.left >= 0 ? `Step ${count(point.step)}: ${size(point.bytes)}` : "\u00a0");
+    const point = u.cursor.left >= 0 ? points[u.cursor.idx ?? -1] : null;
+    const { step, bytes } = point ?? points.at(-1);
+    if (this.readout) set(this.readout, `${point ? `At step ${count(step)}` : "Now"}: ${size(bytes)}`);
   }
 
   #lines(u, disk) {
     const ratio = devicePixelRatio || 1;
-    for (const [bytes, token, label] of [[disk.budget_bytes, "--bad", "budget"], [disk.forecast?.peak_bytes, "--text-mute", "most until the end"]]) {
+    const lines = [[disk.budget_bytes, "--bad", "budget", "left"], [disk.forecast?.peak_bytes, "--text-mute", "most until the end", "right"]];
+    for (const [bytes, token, label, side] of lines) {
       if (!bytes) continue;
       const y = Math.round(u.valToPos(bytes, "y", true));
       const { ctx, bbox } = u;
@@ -82,8 +85,9 @@ export class DiskChart {
       ctx.stroke();
       ctx.font = `${11 * ratio}px system-ui, sans-serif`;
       ctx.textBaseline = "bottom";
-      ctx.textAlign = "left";
-      ctx.fillText(`${label} ${size(bytes)}`, bbox.left + 6 * ratio, y - 2 * ratio);
+      // On two sides: the two may lie close.
+      ctx.textAlign = side;
+      ctx.fillText(`${label} ${size(bytes)}`, side === "left" ? bbox.left + 6 * ratio : bbox.left + bbox.width - 6 * ratio, y - 2 * ratio);
       ctx.restore();
     }
   }

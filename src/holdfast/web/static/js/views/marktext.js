@@ -6,9 +6,10 @@ import { goneOf } from "../chart/marks.js";
 import { facts } from "../components/parts.js";
 import { h } from "../dom.js";
 import { age, count, metric, name as clean, plural, size } from "../format.js";
+import { neverFinite } from "./runrow.js";
 
 const SHOWN = 5;
-const STATE = { removed: "Removed", aside: "Set aside by a rewind", quarantined: "Quarantined: found damaged", writing: "Being written", best: "Best, kept", kept: "Kept", thinned: "Thinned to its weights" };
+const STATE = { removed: "Removed", aside: "Set aside by a rewind", quarantined: "Found damaged", writing: "Being written", best: "Best, kept", kept: "Kept", thinned: "Thinned to its weights" };
 
 /** The note beside a mark: state, metrics, size, reason. */
 export function markTip(mark, summary) {
@@ -23,7 +24,7 @@ export function markTip(mark, summary) {
       ...shown.map((name) => [clean(name), metric(mark.metrics[name])]),
       ["size", mark.size_bytes === undefined ? null : size(mark.size_bytes)],
       ["written so far", mark.bytes_so_far ? size(mark.bytes_so_far) : null],
-      [mark.gone ? STATE[mark.kind].split(/[ :]/)[0].toLowerCase() : "saved", mark.created || mark.time ? `${age(mark.created ?? mark.time)} ago` : null],
+      [mark.gone ? mark.fate : "saved", mark.created || mark.time ? `${age(mark.created ?? mark.time)} ago` : null],
     ]),
     why ? h("div", { class: "why" }, why) : null,
   ];
@@ -51,11 +52,12 @@ export function describe(summary) {
   const gone = (...kinds) => all.filter((row) => kinds.includes(row.kind)).length;
   const parts = [];
   if (best && ranking) parts.push(`Best ${clean(ranking.name)} so far: ${metric(best.value)} at step ${count(best.step)}.`);
+  else if (neverFinite(summary)) parts.push(`No checkpoint is the best: ${clean(ranking.name)} is not a number in any that is kept.`);
   else if (ranking) parts.push(`No ${clean(ranking.name)} was measured yet.`);
   else parts.push("No metric ranks the checkpoints of this run.");
   const thin = checkpoints.filter((row) => row.kind === "weights").length;
   const lost = [[gone("removed", "thinned"), "removed"], [gone("set aside"), "set aside by a rewind"], [gone("quarantined"), "in quarantine"]].filter(([number]) => number);
-  parts.push(`${plural(checkpoints.length, "checkpoint")} on disk${thin ? `, ${count(thin)} of them weights only` : ""}${lost.map(([number, what]) => `; ${count(number)} ${what}`).join("")}.`);
+  parts.push(`${plural(checkpoints.length, "checkpoint")} kept${thin ? `, ${count(thin)} of them weights only` : ""}${lost.map(([number, what]) => `; ${count(number)} ${what}`).join("")}.`);
   const story = storyOf(attempts, summary.state === "training");
   const faults = story.filter((one) => one.end === "killed" || one.end === "failed");
   if (story.length > 1) parts.push(`${plural(story.length, "attempt")}${faults.length ? `: ${faults.map((one) => `${one.end} at ${count(one.to)}`).slice(-4).join(", ")}` : ""}.`);

@@ -35,13 +35,15 @@ export class PolicyView {
     this.head = h("div", { class: "title-row" });
     this.apply = h("button", { type: "button", class: "button primary", id: "apply", disabled: true, on: { click: () => this.#apply() } }, "Apply…");
     this.why = h("p", { class: "mute", id: "apply-why" });
-    this.table = this.#table();
     this.element = h("div", { class: "view" }, this.head);
   }
 
   async load() {
     this.run = await get(runPath(this.key));
     this.title(`Policy · ${clean(this.run.name).slice(0, 40)}`);
+    this.table?.destroy();
+    this.table = this.#table();
+    set(this.result);
     const { policy, budget_bytes: budget } = this.run;
     this.keep.value = policy.keep;
     this.budget.value = budget ? exact(budget) : "";
@@ -67,7 +69,7 @@ export class PolicyView {
 
   destroy() {
     this.try.cancel();
-    this.table.destroy();
+    this.table?.destroy();
     this.replay.destroy();
   }
 
@@ -125,18 +127,19 @@ export class PolicyView {
   }
 
   #show(plan, replay) {
-    const of = (action) => plan.rows.filter((row) => row.action === action);
+    const rows = [...plan.rows, ...plan.aside];
+    const of = (action) => rows.filter((row) => row.action === action);
     const [kept, thinned, gone] = [of("keep"), of("thin"), of("remove")];
     const changes = new Set(plan.changes);
     const stats = [
       { id: "kept", label: "Stays", value: count(kept.length), sub: thinned.length ? `and ${plural(thinned.length, "checkpoint")} thinned to weights` : plural(kept.length, "checkpoint").replace(/^\S+ /, "") },
       { id: "gone", label: "Goes", value: count(gone.length), sub: gone.length ? gone.slice(0, 4).map((row) => count(row.step)).join(", ") + (gone.length > 4 ? ", …" : "") : "nothing" },
-      { id: "bytes", label: "On disk afterwards", value: size(plan.kept_bytes), sub: plan.budget_bytes ? `of a budget of ${size(plan.budget_bytes)}` : "no budget" },
+      { id: "bytes", label: "On disk afterwards", value: size(plan.kept_bytes + plan.kept_aside_bytes), sub: plan.budget_bytes ? `of a budget of ${size(plan.budget_bytes)}` : "no budget" },
       { id: "freed", label: "Freed", value: size(plan.freed_bytes), sub: plan.freed_bytes ? "at once" : "nothing to free" },
       { id: "changes", label: "Differs from the policy in force", value: count(changes.size), sub: changes.size ? `for ${plural(changes.size, "checkpoint")}` : "for no checkpoint" },
     ];
     set(this.figures, strip(stats, "What these rules do"));
-    this.table.setRows(plan.rows.map((row) => ({ ...row, changed: changes.has(row.generation), metrics: this.run.checkpoints.find((one) => one.generation === row.generation)?.metrics ?? {} })));
+    this.table.setRows(rows.map((row) => ({ ...row, changed: changes.has(row.generation), metrics: this.run.checkpoints.find((one) => one.generation === row.generation)?.metrics ?? {} })));
     this.replay.show(replay);
     if (!this.result.childElementCount) set(this.result, card("Now: what stays, what goes", {}, this.table.element), this.replay.element);
     this.#may(plan);
@@ -146,7 +149,7 @@ export class PolicyView {
   #may(plan) {
     const same = plan.keep === this.run.policy.keep && !plan.freed_bytes && (plan.budget_bytes ?? null) === (this.run.budget_bytes ?? null);
     let why = "";
-    if (!this.about?.writable) why = "To apply rules from this page, start it with: holdfast ui --allow-write";
+    if (!this.about?.writable) why = `To apply rules from this page, end the server with Ctrl-C and start it with: holdfast ui ${clean(this.run.path)} --allow-write`;
     else if (this.run.state === "training") why = "A training holds this run: stop it, or give the rules to the training itself.";
     else if (same) why = "These are the rules in force, and there is nothing to remove.";
     this.apply.disabled = Boolean(why);
@@ -163,16 +166,16 @@ export class PolicyView {
     const ranking = () => this.run?.metric?.name;
     return new Table({
       label: "What these rules do with each checkpoint",
-      key: (row) => row.generation,
-      link: (row) => address(this.key, "checkpoint", row.generation),
+      key: (row) => `${row.state}${row.generation}`,
+      link: (row) => (row.state === "committed" ? address(this.key, "checkpoint", row.generation) : null),
       mark: (row) => [row.action === "remove" ? "gone" : "", row.changed ? "changed" : ""].join(" ").trim(),
       sort: { id: "step", down: true },
       stacked: true,
       empty: "No checkpoint on disk.",
       columns: [
         { id: "step", label: "Step", width: "96px", down: true, sort: (row) => row.step, cell: (row) => count(row.step) },
-        { id: "action", label: "What happens", width: "190px", sort: (row) => row.action, cell: (row) => h("span", { class: "cell-marks" }, badge(...ACTIONS[row.action]), row.changed ? badge("changes", "info") : null) },
-        { id: "metric", label: "Metric", width: "104px", number: true, wide: true, sort: (row) => row.metrics[ranking()], cell: (row) => metric(row.metrics[ranking()]) },
+        { id: "action", label: "What happens", width: "190px", sort: (row) => row.action, cell: (row) => h("span", { class: "cell-marks" }, badge(...ACTIONS[row.action]), row.state === "committed" ? null : badge(row.state), row.changed ? badge("changes", "info") : null) },
+        { id: "metric", label: clean(ranking() ?? "Metric"), width: "104px", number: true, wide: true, sort: (row) => row.metrics[ranking()], cell: (row) => metric(row.metrics[ranking()]) },
         { id: "size", label: "Size", width: "84px", number: true, down: true, sort: (row) => row.size_bytes, cell: (row) => size(row.size_bytes) },
         { id: "why", label: "Why", cell: (row) => h("span", { title: row.reasons.map(clean).join("; ") }, row.reasons.map(clean).join("; ")) },
       ],

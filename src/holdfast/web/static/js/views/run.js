@@ -77,7 +77,7 @@ export class RunView {
   #lay() {
     this.laid = true;
     if (this.summary.state === "new" && !this.summary.checkpoints.length && !this.summary.attempts.length) {
-      set(this.place, h("section", { class: "card" }, empty("Nothing was saved yet", "The first checkpoint appears here the moment it is committed. This page follows the run by itself.")));
+      set(this.place, h("section", { class: "card" }, empty("Nothing was saved yet", `The first checkpoint appears here the moment it is committed: this page follows the run by itself. Of what is saved, ${clean(this.summary.policy.text)} will be kept.`)));
       this.laid = false;
       return;
     }

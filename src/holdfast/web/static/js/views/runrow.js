@@ -30,7 +30,7 @@ export function stateBadge(state) {
 
 /** `7,460 of 10,000`, or the step alone. */
 export const progress = (run) =>
-  run.step === null ? "not started" : run.max_steps ? `${count(run.step)} of ${count(run.max_steps)}` : `step ${count(run.step)}`;
+  run.step === null ? (run.problem ? "–" : "not started") : run.max_steps ? `${count(run.step)} of ${count(run.max_steps)}` : `step ${count(run.step)}`;
 
 /** `0.684 at step 6,200`, or why there is none. */
 export function bestText(run) {
@@ -40,6 +40,10 @@ export function bestText(run) {
 
 /** `eval_loss, lower is better`. */
 export const metricText = (found) => (found ? `${clean(found.name)}, ${found.mode === "min" ? "lower" : "higher"} is better` : "no metric");
+
+/** True where the metric was measured, and no value of it is a number: a training that diverged. */
+export const neverFinite = (run) =>
+  run.metric !== null && !run.best && (run.checkpoints ?? []).some((row) => typeof row.metrics?.[run.metric.name] === "string");
 
 /** How many findings, by severity. */
 export function findingBadges(findings) {

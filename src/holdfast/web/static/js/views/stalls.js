@@ -35,7 +35,7 @@ export class StallChart {
     const axis = { stroke: () => colour("--text-mute"), grid: { stroke: () => colour("--grid"), width: 1 }, ticks: { show: false }, font: "11px system-ui, sans-serif" };
     this.plot = new uPlot(
       {
-        width: this.place.clientWidth || 400, height: 180, padding: [10, 12, 0, 0], legend: { show: false }, cursor: { show: false },
+        width: this.place.clientWidth || 400, height: 180, padding: [10, 24, 0, 0], legend: { show: false }, cursor: { show: false },
         scales: { x: { time: false }, y: { distr: 3 } },
         axes: [{ ...axis, size: 28, values: (u, marks) => marks.map((mark) => (Number.isInteger(mark) ? count(mark) : "")) }, { ...axis, size: 60, values: (u, marks) => marks.map((mark) => (mark === null ? "" : duration(mark))) }],
         series: [{}, ...LINES.map(([, , token]) => ({ stroke: () => colour(token), width: 1.25, points: { show: rows.length < 80, size: 4, fill: () => colour(token) } }))],

@@ -4,6 +4,7 @@ import { meter, strip } from "../components/parts.js";
 import { h } from "../dom.js";
 import { age, count, duration, metric, name as clean, percent, size, time } from "../format.js";
 import { address } from "../router.js";
+import { neverFinite } from "./runrow.js";
 
 export class RunStrip {
   constructor() {
@@ -31,9 +32,14 @@ export class RunStrip {
   }
 }
 
+/** Why nothing is the best: nothing was measured, or nothing that was is a number. */
+function unranked(run) {
+  return neverFinite(run) ? `${clean(run.metric.name)} is not a number in any that is kept` : "nothing evaluated yet";
+}
+
 function best(run) {
   const help = "The checkpoint to ship: the best by the metric. To resume, the newest is used.";
-  if (!run.best) return { id: "best", label: "Best", value: "–", sub: run.metric ? "nothing evaluated yet" : "no metric: nothing is ranked", help };
+  if (!run.best) return { id: "best", label: "Best", value: "–", sub: run.metric ? unranked(run) : "no metric: nothing is ranked", help };
   const value = h("a", { href: address(run.key, "checkpoint", run.best.generation) }, metric(run.best.value));
   return { id: "best", label: `Best ${clean(run.metric.name)}`, value, sub: `step ${count(run.best.step)}, ${run.metric.mode === "min" ? "lower" : "higher"} is better`, help };
 }
@@ -57,12 +63,14 @@ function lastCommit(run) {
 }
 
 function budget(run) {
-  const used = run.size_bytes;
+  const { aside_bytes: aside } = run.disk;
+  const used = run.size_bytes + aside;
+  const lying = aside ? `${size(aside)} of it set aside or in quarantine; ` : "";
   if (!run.budget_bytes) {
-    return { id: "disk", label: "On disk", value: h("a", { href: address(run.key, "disk") }, size(used)), sub: `no budget; ${size(run.free_bytes)} free on the disk`, help: "Bytes of this run's checkpoints." };
+    return { id: "disk", label: "On disk", value: h("a", { href: address(run.key, "disk") }, size(used)), sub: `${lying}no budget; ${size(run.free_bytes)} free`, help: "Bytes of all checkpoints of this run." };
   }
   const bar = meter([{ share: used / run.budget_bytes, over: used > run.budget_bytes }], `${percent(used, run.budget_bytes)} of the budget used`);
-  return { id: "disk", label: "Disk budget", value: h("a", { href: address(run.key, "disk") }, size(used)), extra: bar, sub: `${percent(used, run.budget_bytes)} of ${size(run.budget_bytes)}; ${size(run.free_bytes)} free`, help: "Bytes of this run's checkpoints against its budget." };
+  return { id: "disk", label: "Disk budget", value: h("a", { href: address(run.key, "disk") }, size(used)), extra: bar, sub: `${percent(used, run.budget_bytes)} of ${size(run.budget_bytes)}; ${lying}${size(run.free_bytes)} free`, help: "Bytes of all checkpoints of this run against its budget." };
 }
 
 function durable(run) {
