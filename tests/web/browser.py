@@ -26,6 +26,10 @@ ARTEFACTS = REPOSITORY / "build"
 SCREENSHOTS = ARTEFACTS / "screenshots"
 REQUIRED = "HOLDFAST_REQUIRE_BROWSER"
 WIDE, PHONE = (1280, 860), (390, 844)
+ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
+"""For root in a container, which may have no room in /dev/shm."""
+PATIENCE_MS = 60_000
+"""For what takes a second where nothing else runs: a machine may be as busy as it likes."""
 DRAWN = ".chart-focus[data-drawn=yes]"
 
 
@@ -42,7 +46,7 @@ def find_chromium() -> str:
 
 def launch(playwright: Playwright) -> Browser:
     """The browser, without a window."""
-    return playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+    return playwright.chromium.launch(executable_path=find_chromium(), args=ARGUMENTS, timeout=PATIENCE_MS)
 
 
 @dataclass
@@ -128,7 +132,7 @@ class Eyes:
             timezone_id=zone,
             **more,
         )  # type: ignore[arg-type]
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(PATIENCE_MS)
         page = context.new_page()
         eyes = cls(context, page, ui)
         ui.windows.append(page)

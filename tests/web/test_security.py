@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -335,8 +338,9 @@ def test_files_that_are_planted_as_pipes_or_links_do_not_hang_or_lead_out(start:
 @pytest.mark.parametrize("let_in", [True, False])
 def test_every_answer_has_its_headers(page: Page, address: str, let_in: bool) -> None:
     headers = page.client.get(address).headers if let_in else httpx.get(page.base + address, trust_env=False).headers
-    assert headers["content-security-policy"].startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
-    assert "unsafe" not in headers["content-security-policy"]
+    policy = headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
+    assert "unsafe" not in policy and "*" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-frame-options"] == "DENY"
@@ -344,6 +348,20 @@ def test_every_answer_has_its_headers(page: Page, address: str, let_in: bool) ->
     assert "server" not in headers
     if not address.startswith("/static/"):
         assert headers["cache-control"] == "no-store"
+
+
+def test_what_stands_in_the_page_itself_is_allowed_by_its_digest_and_nothing_else_is(start: Start, root: Path) -> None:
+    answer = start(root).client.get("/")
+    assert answer.headers["cache-control"] == "no-store" and answer.headers["x-frame-options"] == "DENY"
+    found = re.findall(r"<(script|style)>(.*?)</\1>", answer.text, re.DOTALL)
+    assert [kind for kind, _ in found] == ["script", "style", "style"]
+    digests = {kind: set[str]() for kind in ("script", "style")}
+    for kind, text in found:
+        digests[kind].add(f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'")
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    for kind, wanted in digests.items():
+        assert set(policy[f"{kind}-src"].split()) == {"'self'", *wanted}
+    assert "src=" not in re.sub(r"<img[^>]*>", "", answer.text), "nothing that is waited for stands before the page"
 
 
 def test_the_server_listens_on_this_machine_alone(page: Page) -> None:

@@ -179,7 +179,7 @@ def _guarded(path: str, send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             for name, value in HEADERS.items():
-                headers[name] = value
+                headers.setdefault(name, value)
             if not path.startswith("/static/"):
                 headers["Cache-Control"] = "no-store"
         await send(message)

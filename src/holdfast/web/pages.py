@@ -24,7 +24,8 @@ CURVE_POINTS = 800
 def row(view: RunView, opened: Opened) -> dict[str, Any]:
     """One line of the list of runs."""
     checkpoints = opened.run.checkpoints
-    return _row(view, overview(opened.run, checkpoints, course_of(opened)).to_json(), opened)
+    figures = overview(opened.run, checkpoints, course_of(opened)).to_json()
+    return _row(view, figures, opened) | {"findings": opened.findings(checkpoints)}
 
 
 def broken_row(view: RunView, message: str) -> dict[str, Any]:
@@ -34,7 +35,10 @@ def broken_row(view: RunView, message: str) -> dict[str, Any]:
 
 
 def summary(view: RunView, opened: Opened) -> dict[str, Any]:
-    """A run in full: its figures, every checkpoint, what went, the attempts, the save in flight."""
+    """A run in full: its figures, every checkpoint, what went, the attempts, the save in flight.
+
+    What doctor finds is left to the view of its health: it takes as long as all the rest.
+    """
     run, past = opened.run, opened.chronicle.read()
     listing = list_checkpoints(run)
     checkpoints = [item.checkpoint for item in listing.rows]
@@ -90,8 +94,8 @@ def policy_json(policy: Policy) -> dict[str, Any]:
 
 def _row(view: RunView, figures: dict[str, Any], opened: Opened | None = None) -> dict[str, Any]:
     place = {"key": view.key, "name": view.name, "path": str(view.path)}
-    budget, findings = (opened.run.limits.budget, opened.findings()) if opened else (None, None)
-    return place | figures | {"budget_bytes": budget, "findings": findings, "problem": None}
+    budget = opened.run.limits.budget if opened else None
+    return place | figures | {"budget_bytes": budget, "findings": None, "problem": None}
 
 
 def _timelines(past: Past, rows: tuple[Row, ...]) -> list[dict[str, Any]]:

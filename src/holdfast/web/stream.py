@@ -172,7 +172,7 @@ class _Watch:
         now, before = self._view.stamps(), self._before
         self._before = now
         if before is None:
-            self._history = History(self._view.store)
+            self._history = self._view.followed
             self._history.read()
             return [], []
         changed = [part for part in now if now[part] != before[part]]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from holdfast import layout
 from holdfast.errors import HoldfastError, RunNotFound
+from holdfast.history import History
+from holdfast.model import Checkpoint
 from holdfast.operations.chronicle import Chronicle
 from holdfast.operations.curves import CurveReader
 from holdfast.operations.doctor import Severity, examine_run
@@ -58,10 +60,9 @@ class Opened:
         self.curves = CurveReader(run)
         self._findings: tuple[int | None, dict[str, int]] | None = None
 
-    def findings(self) -> dict[str, int]:
+    def findings(self, checkpoints: Sequence[Checkpoint]) -> dict[str, int]:
         """How many of each severity doctor finds; what it judges is the newest checkpoint's and the run file's."""
-        newest = self.run.latest
-        generation = newest.generation if newest else None
+        generation = checkpoints[-1].generation if checkpoints else None
         if self._findings is None or self._findings[0] != generation:
             report = examine_run(self.run)
             self._findings = generation, {severity.value: report.count(severity) for severity in Severity}
@@ -77,6 +78,8 @@ class RunView:
         self.key = hashlib.blake2s(os.fsencode(path), digest_size=6).hexdigest()
         self.lane = Lane(str(path))
         self.store = LocalStore(path)
+        self.followed = History(self.store)
+        """Where the log of metrics was read to by who follows the run: kept, so that nobody begins anew."""
         self._opened: tuple[Stamp | None, Opened] | None = None
         self._known: dict[object, _Known] = {}
 
