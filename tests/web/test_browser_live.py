@@ -110,6 +110,7 @@ trainer.train(resume_from_checkpoint="auto")
 
 
 @pytest.mark.training
+@pytest.mark.timeout(900)
 def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", TRAINING, str(tmp_path / "run")], cwd=Path(__file__).parents[2]
@@ -118,12 +119,12 @@ def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, 
         with serving(tmp_path) as ui:
             eyes = look(ui)
             page = eyes.page
-            page.locator("a[data-row]").first.wait_for(timeout=60_000)
+            page.locator("a[data-row]").first.wait_for(timeout=240_000)
             page.locator("a[data-row]").first.click()
-            page.wait_for_selector(DRAWN, timeout=60_000)
+            page.wait_for_selector(DRAWN, timeout=120_000)
             page.wait_for_selector(".title-main >> text=training")
-            page.wait_for_selector("a[data-row] >> text=12", timeout=60_000)
-            page.wait_for_selector(".title-main >> text=finished", timeout=60_000)
+            page.wait_for_selector("a[data-row] >> text=12", timeout=120_000)
+            page.wait_for_selector(".title-main >> text=finished", timeout=120_000)
             page.wait_for_selector(".title-main >> text=24 of 24")
             assert "eval_loss" in eyes.text(".panel-head")
             eyes.picture("run-real-training")
