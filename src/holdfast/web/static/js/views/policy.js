@@ -139,7 +139,8 @@ export class PolicyView {
       { id: "changes", label: "Differs from the policy in force", value: count(changes.size), sub: changes.size ? `for ${plural(changes.size, "checkpoint")}` : "for no checkpoint" },
     ];
     set(this.figures, strip(stats, "What these rules do"));
-    this.table.setRows(rows.map((row) => ({ ...row, changed: changes.has(row.generation), metrics: this.run.checkpoints.find((one) => one.generation === row.generation)?.metrics ?? {} })));
+    const metrics = new Map(this.run.checkpoints.map((one) => [one.generation, one.metrics]));
+    this.table.setRows(rows.map((row) => ({ ...row, changed: changes.has(row.generation), metrics: metrics.get(row.generation) ?? {} })));
     this.replay.show(replay);
     if (!this.result.childElementCount) set(this.result, card("Now: what stays, what goes", {}, this.table.element), this.replay.element);
     this.#may(plan);
