@@ -56,7 +56,7 @@ export class Comparison {
         h("td", { class: "number" }, size(run.size_bytes)),
       ),
     );
-    const head = ["Run", clean(name), "Difference", "At step", "On disk"].map((label, at) => h("th", { scope: "col", class: at ? "number" : null }, label));
+    const head = ["Run", clean(name), "Difference", "At step", "Size"].map((label, at) => h("th", { scope: "col", class: at ? "number" : null }, label));
     const place = h("div", { class: "compare-plot", role: "img", "aria-label": `${clean(name)} of ${runs.length} runs by step; the table says the best of each` });
     const table = h("div", { class: "plain-scroll", tabIndex: 0, role: "region", "aria-label": `Best by ${clean(name)}` }, h("table", { class: "plain" }, h("thead", null, h("tr", null, head)), h("tbody", null, rows)));
     this.#draw(name, ranked.slice(0, MOST), place);
