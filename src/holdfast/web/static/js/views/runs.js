@@ -100,7 +100,7 @@ export class RunsView {
       { id: "last", label: "Last save", width: "88px", number: true, wide: "more", down: true, sort: (run) => (run.last_commit ? Date.parse(run.last_commit) : null), cell: (run) => h("span", { title: time(run.last_commit) }, age(run.last_commit)) },
       { id: "findings", label: "Findings", width: "188px", wide: "more", down: true, sort: (run) => (run.findings ? run.findings.error * 1e6 + run.findings.warning * 1e3 + run.findings.hint : null), cell: (run) => findingBadges(run.findings) },
       {
-        id: "compare", label: "Compare", width: "88px", wide: true,
+        id: "compare", label: "Compare", width: "88px", wide: "more",
         cell: (run) => {
           const box = h("input", { type: "checkbox", checked: this.picked.has(run.key), disabled: !run.best, "aria-label": `Compare ${clean(run.name).slice(0, 80)}` });
           box.addEventListener("change", () => {
