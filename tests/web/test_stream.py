@@ -16,7 +16,7 @@ from holdfast.web import stream
 from holdfast.web.view import RunView
 from tests.operations.runs import make_run
 from tests.web.conftest import Page, Start
-from tests.web.runs import damaged, finished, training
+from tests.web.runs import damaged, finished, rewound, training
 
 Events = Iterator[tuple[str, dict[str, Any]]]
 
@@ -82,6 +82,15 @@ def test_a_training_is_followed_point_by_point_and_save_by_save(start: Start, tm
             assert page.get(f"/api/runs/{key}")["latest"]["step"] == 200
             trained.run.pin_board.pin(1)
             first(events, "run", "checkpoints")
+
+
+def test_what_is_removed_from_aside_changes_the_disk(start: Start, tmp_path: Path) -> None:
+    run = rewound(tmp_path / "root" / "a")
+    page = start(tmp_path / "root")
+    with listening(page, page.key("a")) as events, run.writing():
+        run.remove(run.aside[0], "asked for")
+        told = first(events, "run", "events")
+        assert "disk" in told["changed"] and "checkpoints" not in told["changed"]
 
 
 def test_the_end_of_a_training_is_told(start: Start, tmp_path: Path) -> None:

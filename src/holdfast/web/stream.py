@@ -182,9 +182,8 @@ class _Watch:
         if "curves" in changed and self._history is not None:
             news = self._history.read()
             points = [] if news.anew else news.points[-MOST_WAITING // 2 :]
-        if (
-            "checkpoints" in changed or "events" in changed
-        ):  # what lies aside goes without a change beside the checkpoints
+        # What lies aside goes without a change beside the checkpoints.
+        if "checkpoints" in changed or "events" in changed:
             changed.append("disk")
         return changed, points
 
