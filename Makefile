@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 # The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
 TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
 
-.PHONY: help setup demo test check format lint types imports unit training docs campaign test-oldest bench clean
+.PHONY: help setup demo test check format lint types imports unit training docs campaign test-oldest bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -77,6 +77,9 @@ bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on 
 	VIRTUAL_ENV=$(CURDIR)/.venv-bench $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints.txt -c constraints-bench.txt \
 	  -e '.[hf]' peft moonclip lightning orbax-checkpoint matplotlib
 	@touch $@
+
+bench-page: .venv/.ready  ## what the page of `holdfast ui` takes and costs, in a real browser (5 minutes)
+	$(BIN)/python -m benchmarks.page
 
 clean:  ## remove what the other targets made
 	rm -rf .venv .venv-oldest .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -291,7 +291,8 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     assert pickle.dumps(Bomb(trap))
     run = _pickled(tmp_path, tmp_path, {"model.norm.weight": Bomb(trap)})
-    with pytest.raises(ExportRefused, match="LlamaForCausalLM can't load it: Weights only load failed"):
+    refused = "(Weights only load failed|Unable to load weights from pytorch checkpoint)"  # as transformers 5, 4 say it
+    with pytest.raises(ExportRefused, match=f"LlamaForCausalLM can't load it: {refused}"):
         holdfast.export(run, tmp_path / "out")
     assert _only(tmp_path, "old")
 

@@ -103,8 +103,8 @@ def unranked(facts: Facts) -> Found | None:
 @rule(
     "I707",
     "room that no rule frees",
-    why="Abandoned timelines and quarantine keep their bytes until you remove them, and a budget does not count them.",
-    fix="List them: holdfast ls RUN --all. Remove the directories that you don't want.",
+    why="They count against a budget, and stay until room is short or you remove them.",
+    fix="List them: holdfast ls RUN --all. Free them: holdfast prune RUN --aside --quarantined",
     sources=_HERE,
 )
 def set_aside(facts: Facts) -> Found | None:
