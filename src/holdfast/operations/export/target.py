@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import uuid
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from holdfast.errors import FULL, DiskFull, SettingsError, StorageError
 from holdfast.model import parse_name
 from holdfast.operations.export.errors import ExportRefused
 from holdfast.operations.export.marker import MARKER, read_marker
+from holdfast.operations.export.workplace import workplace
 from holdfast.stores.renaming import exchange_names, rename_without_replacing
 from holdfast.units import format_size
 
@@ -67,23 +67,19 @@ class Target:
 
         Raises StorageError.
         """
-        staging = self.path.parent / f".{self.path.name[:200]}.{uuid.uuid4().hex[:12]}.exporting"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            staging.mkdir()
-        except OSError as error:
-            raise _storage(self.path, error) from error
-        try:
-            yield staging
-            _sync(staging)
-            self._publish(staging)
-        except OSError as error:
-            if isinstance(error, StorageError) or error.errno not in (*FULL, errno.EFBIG, errno.EIO):
-                raise
-            raise _storage(self.path, error) from error
-        finally:
-            # After an exchange of names this is the export that was replaced.
-            shutil.rmtree(staging, ignore_errors=True)
+        with ExitStack() as stack:
+            try:
+                staging = stack.enter_context(workplace(self.path))
+            except OSError as error:
+                raise _storage(self.path, error) from error
+            try:
+                yield staging
+                _sync(staging)
+                self._publish(staging)
+            except OSError as error:
+                if isinstance(error, StorageError) or error.errno not in (*FULL, errno.EFBIG, errno.EIO):
+                    raise
+                raise _storage(self.path, error) from error
 
     def _publish(self, staging: Path) -> None:
         if self.replaces:
