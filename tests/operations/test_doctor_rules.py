@@ -84,6 +84,25 @@ def test_w207_the_checkpoints_do_not_fit(script: Path) -> None:
     assert "W207" not in found(script, S('"runs/a", save_steps=50'), checkpoint_bytes=quarter, steps=100)
 
 
+@pytest.mark.parametrize(
+    ("before", "judged"),
+    [
+        ("", True),
+        ("lora = LoraConfig(r=8); model = get_peft_model(model, lora)", False),
+        ("lora = LoraConfig(r=8)", True),
+    ],
+)
+def test_the_size_of_a_training_of_all_weights_says_nothing_of_an_adapters(
+    script: Path, before: str, judged: bool
+) -> None:
+    one = S('"runs/a"', before=before)
+    assert ("E206" in found(script, one, of_all_weights=True, **BIG)) is judged
+    assert "E206" in found(script, one, **BIG)
+    if not judged:
+        unjudged = report(script, one, of_all_weights=True, **BIG).to_json()
+        assert "checkpoint of the adapter (--lora-r)" in str(unjudged)
+
+
 def test_e311_a_fresh_start_among_checkpoints(script: Path) -> None:
     (script.parent / "runs/a/checkpoint-300").mkdir(parents=True)
 

@@ -94,6 +94,7 @@ def doctor(
     options = Options(
         step_seconds=step_time,
         checkpoint_bytes=checkpoint_size or (_size(params, lora_r) if params else None),
+        of_all_weights=params is not None and lora_r is None,
         bandwidth=bandwidth,
         mtbf=mtbf,
         grace=grace,

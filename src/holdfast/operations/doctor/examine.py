@@ -29,10 +29,14 @@ QUIET = frozenset({"run", "trainer"})
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What only a person knows, in seconds, bytes, bytes per second and steps; None where it was not said."""
+    """What only a person knows, in seconds, bytes, bytes per second and steps; None where it was not said.
+
+    `of_all_weights` says that the size is that of a training of all weights: it tells nothing of one of an adapter.
+    """
 
     step_seconds: float | None = None
     checkpoint_bytes: int | None = None
+    of_all_weights: bool = False
     bandwidth: float | None = None
     mtbf: float | None = None
     grace: float | None = None
@@ -213,7 +217,10 @@ def rule_named(id_: str) -> Rule:
 def _complete(facts: Facts, options: Options) -> Facts:
     """With what the directory, the environment and the options say."""
     policy, chosen = _policy(facts)
-    facts = replace(facts, policy=policy, chosen=chosen, pace=_pace(facts.pace, options, facts.job))
+    pace = _pace(facts.pace, options, facts.job)
+    if options.of_all_weights and facts.model.adapter:
+        pace = replace(pace, checkpoint_bytes=None, size_missing="the size of a checkpoint of the adapter (--lora-r)")
+    facts = replace(facts, policy=policy, chosen=chosen, pace=pace)
     try:
         directory = facts.settings["output_dir"] or DEFAULTS["output_dir"]
     except NotKnown:

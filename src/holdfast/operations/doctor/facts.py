@@ -38,6 +38,7 @@ class Pace:
 
     step_seconds: float | None = None
     checkpoint_bytes: int | None = None
+    size_missing: str = "the size of a checkpoint (--params or --checkpoint-size)"
     bandwidth: float = DEFAULT_BANDWIDTH
     mtbf: float = DEFAULT_MTBF
     mtbf_given: bool = False
@@ -49,7 +50,7 @@ class Pace:
     def save_seconds(self) -> float:
         """Time to write one checkpoint. Raises NotKnown without its size."""
         if self.checkpoint_bytes is None:
-            raise NotKnown("the size of a checkpoint (--params or --checkpoint-size)")
+            raise NotKnown(self.size_missing)
         return self.checkpoint_bytes / self.bandwidth
 
     @property
@@ -90,13 +91,15 @@ class Job:
 class Model:
     """What the training does to its model: adapter settings that go nowhere, a file that can't be written back.
 
-    `lost_adapter` is how the adapter got lost, in words; empty when there is none, or it is used.
+    `adapter` says that an adapter is trained in place of all weights. `lost_adapter` is how the adapter got lost, in
+    words; empty when there is none, or it is used.
     """
 
     lost_adapter: str = ""
     lost_adapter_line: int = 0
     gguf: str = ""
     gguf_line: int = 0
+    adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)

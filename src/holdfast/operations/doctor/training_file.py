@@ -32,7 +32,7 @@ def read_training_file(path: Path) -> tuple[Facts, dict[int, frozenset[str]]]:
         Where(str(path)),
         Settings(values, trl=True),
         resume=(resume,),
-        model=Model(*lora) if lora else Model(),
+        model=Model(*lora) if lora else Model(adapter=_uses_adapter(values)),
     )
     return facts, ignored_lines(text, python=False)
 
@@ -72,10 +72,14 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
+def _uses_adapter(values: dict[str, Argument]) -> bool:
+    use = values.get("use_peft")
+    return isinstance(use, Given) and use.value in _TRUE
+
+
 def _lost_adapter(values: dict[str, Argument]) -> tuple[str, int] | None:
     """LoRA settings without `use_peft`: TRL then trains, and saves, all of the model."""
-    use = values.get("use_peft")
-    if isinstance(use, Given) and use.value in _TRUE:
+    if _uses_adapter(values):
         return None
     name = next((name for name in values if name.startswith("lora_")), None)
     if name is None:

@@ -159,7 +159,7 @@ def _by_limit(facts: Facts) -> bool:
 def _sizes(facts: Facts) -> tuple[int, int]:
     """Bytes of a checkpoint, and bytes that are free. Raises NotKnown."""
     if facts.pace.checkpoint_bytes is None:
-        raise NotKnown("the size of a checkpoint (--params or --checkpoint-size)")
+        raise NotKnown(facts.pace.size_missing)
     if facts.place is None or facts.place.free_bytes is None:
         raise NotKnown("the disk of the checkpoints")
     return facts.pace.checkpoint_bytes, facts.place.free_bytes

@@ -104,7 +104,7 @@ def unranked(facts: Facts) -> Found | None:
     "I707",
     "room that no rule frees",
     why="They count against a budget, and stay until room is short or you remove them.",
-    fix="List them: holdfast ls RUN --all. Free them: holdfast prune RUN --aside --quarantined",
+    fix="holdfast ls RUN --all lists them, holdfast prune RUN --aside --quarantined frees them.",
     sources=_HERE,
 )
 def set_aside(facts: Facts) -> Found | None:
