@@ -27,7 +27,7 @@ def external_path(reference: Reference | bool | None, run: Path) -> Path | None:
     if reference is None or isinstance(reference, (bool, int)):
         return None
     text = os.fspath(reference)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     written_as_path = not isinstance(reference, str) or os.sep in text or text.startswith((".", "~"))
     if not written_as_path and parse_name(text) is None:
         return None

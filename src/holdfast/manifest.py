@@ -79,7 +79,8 @@ class _Listed(_Head[msgspec.Raw], frozen=True, forbid_unknown_fields=True):
 _DECODER = msgspec.json.Decoder(_Listed)
 _OBJECT = msgspec.json.Decoder(dict[str, Any])
 LONGEST_SHARED = 2**16
-"""Bytes up to which what all checkpoints of a run say alike, such as their arguments, is kept decoded."""
+MOST_SHARED = 4096
+"""Bytes, and names of files, up to which what all checkpoints of a run say alike is remembered."""
 
 
 def digest_of(data: bytes) -> str:
@@ -124,7 +125,10 @@ def decode(
     _check_paths(manifest.files, origin)
     files = tuple(FileEntry(f.path, f.size, f.digest, f.chunks) for f in manifest.files)
     _check_chunks(files, manifest.format, origin)
-    return _checkpoint(manifest, files, (manifest.written_by, manifest.fingerprint), path, state)
+    try:
+        return _checkpoint(manifest, files, (manifest.written_by, manifest.fingerprint), path, state)
+    except OverflowError as error:
+        raise ManifestInvalid(f"{origin} was created at a time that is none in UTC: {manifest.created}") from error
 
 
 def _decode_sound(data: bytes, path: Path | None, state: State) -> Checkpoint | None:
@@ -134,17 +138,15 @@ def _decode_sound(data: bytes, path: Path | None, state: State) -> Checkpoint | 
     try:
         listed = _DECODER.decode(data)
         said = _object(listed.written_by), _object(listed.fingerprint)
-    except (ValueError, RecursionError):
+        return _checkpoint(listed, listed.files, said, path, state) if _are_sound(listed.files, listed.format) else None
+    except (ValueError, RecursionError, OverflowError):
         return None
-    if not _are_sound(listed.files, listed.format):
-        return None
-    return _checkpoint(listed, listed.files, said, path, state)
 
 
 def _object(raw: msgspec.Raw) -> dict[str, Any]:
-    """A JSON object, the same one for the same bytes: a run says the same in each of thousands of manifests."""
+    """A JSON object, decoded once for the same bytes: a run says the same in each of thousands of manifests."""
     data = bytes(raw)
-    return _known_object(data) if len(data) <= LONGEST_SHARED else _OBJECT.decode(data)
+    return dict(_known_object(data)) if len(data) <= LONGEST_SHARED else _OBJECT.decode(data)
 
 
 @lru_cache(maxsize=64)
@@ -215,9 +217,13 @@ _UNSAFE_PARTS = frozenset({"", ".", ".."})
 """Parts of absolute paths, of paths that leave their directory, and of second spellings of a path."""
 
 
-@lru_cache(maxsize=256)
 def _are_safe(paths: tuple[str, ...]) -> bool:
     """True when each is safe and stands once. Asked once for the same names, which thousands of manifests have."""
+    return _known_safe(paths) if len(paths) <= MOST_SHARED else _known_safe.__wrapped__(paths)
+
+
+@lru_cache(maxsize=256)
+def _known_safe(paths: tuple[str, ...]) -> bool:
     return len(set(paths)) == len(paths) and all(map(_is_safe, paths))
 
 
@@ -259,6 +265,13 @@ def _metric_out(value: float) -> MetricValue:
     return float(value)
 
 
+def _utc(created: datetime) -> datetime:
+    """Raises OverflowError for the first and the last hours that there are, in some time zones."""
+    if created.tzinfo is UTC:
+        return created
+    return created.astimezone(UTC) if created.tzinfo else created.replace(tzinfo=UTC)
+
+
 def _checkpoint(
     manifest: _Head[Any],
     files: tuple[FileEntry, ...],
@@ -274,7 +287,7 @@ def _checkpoint(
         step=manifest.step,
         epoch=manifest.epoch,
         kind=Kind(manifest.kind),
-        created=manifest.created if manifest.created.tzinfo else manifest.created.replace(tzinfo=UTC),
+        created=_utc(manifest.created),
         metrics={name: float(value) for name, value in manifest.metrics.items()},
         files=files,
         written_by=said[0],

@@ -144,7 +144,8 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     @property
     def thinnable(self) -> bool:
         """True for a full one of this timeline that has weights, and beside them something to drop."""
-        return self.resumable and 0 < len(self.weights) < len(self.files)
+        kept = self.weights
+        return self.resumable and len(kept) < len(self.files) and any(role_of(f.path) is Role.WEIGHTS for f in kept)
 
     def thinned(self) -> Checkpoint:
         """The same checkpoint as it is when only its weights are left: of the same generation, not yet on disk."""

@@ -5,6 +5,7 @@ A reader holds a lock that the kernel releases when its process dies, and names 
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -13,10 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from holdfast import layout
+from holdfast.errors import FULL
 from holdfast.stores import Store
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+logger = logging.getLogger("holdfast")
 
 _NOTE, _LOCK = ".json", ".lock"
 
@@ -24,6 +28,16 @@ _NOTE, _LOCK = ".json", ".lock"
 class _Note(msgspec.Struct):
     generations: list[int]
     why: str
+
+
+@contextmanager
+def _told(why: str) -> Generator[None]:
+    """Without room for a note nothing is kept in place, and that is when others make room."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            logger.warning("the disk is full: a training may remove what is %s meanwhile; pin it to be sure", why)
 
 
 class Readers:
@@ -41,7 +55,7 @@ class Readers:
         """
         name = f"{layout.READERS}/{uuid.uuid4().hex[:16]}"
         lock: FileLock | None = None
-        with suppress(OSError, NotImplementedError):
+        with suppress(NotImplementedError), _told(why):
             self._store.make_directory(layout.READERS, durable=False)
             taken = self._lock(name)
             taken.acquire()

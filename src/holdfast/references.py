@@ -47,7 +47,7 @@ def resolve(reference: Reference, known: Known) -> Checkpoint:
     if text in known.pins.tags:
         return _by_tag(text, known)
     if os.sep in text or text.startswith((".", "~", "checkpoint-", "weights-")):
-        return _by_path(Path(text).expanduser(), known)
+        return _by_path(Path(os.path.expanduser(text)), known)
     raise _unknown(f"{known.run} has no checkpoint called {text!r}", text, known)
 
 

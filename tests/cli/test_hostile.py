@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from holdfast.checkpointer import Facts
 from holdfast.run import Run
 from tests.cli.conftest import Call
-from tests.operations.runs import training
+from tests.operations.runs import make_run, training
 
 EVIL = "[red]\x1b[2J\x1b]0;title\x07\x9b31m\u202e\r\u2028end"
 ACTIVE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u2028\u2029]")
@@ -61,3 +62,17 @@ def test_a_directory_with_such_a_name(tmp_path: Path, call: Call) -> None:
     result = call("ls", tmp_path / "a\x1b[2J")
     assert result.exit_code == 3
     assert ACTIVE.search(result.stderr) is None
+
+
+def test_a_home_that_nobody_has_is_no_such_run(call: Call) -> None:
+    for command in ("ls", "doctor", "metrics"):
+        assert call(command, "~nobody-of-this-name/run").exit_code in (3, 8)
+
+
+def test_paths_that_are_no_text_are_escaped_for_programs(tmp_path: Path, call: Call) -> None:
+    path = tmp_path / os.fsdecode(b"r\xe9sum\xe9")
+    make_run(path, {1: 0.1})
+    result = call("ls", path, "--format", "json")
+    assert result.exit_code == 0
+    assert "r\\\\udce9sum" in result.stdout or "r\\udce9sum" in str(json.loads(result.stdout))
+    assert call("metrics", path).exit_code == 0

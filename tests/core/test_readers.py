@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import subprocess
 import sys
@@ -11,8 +12,10 @@ import pytest
 
 from holdfast import layout
 from holdfast.operations import prune
+from holdfast.readers import Readers
 from holdfast.retention import Policy
 from holdfast.run import Run
+from holdfast.stores import LocalStore
 from tests.operations.runs import make_run
 
 NEWEST = Policy.from_spec("latest:1")
@@ -80,3 +83,12 @@ def test_a_damaged_note_and_a_run_that_takes_none_stop_nobody(run: Run) -> None:
     (run.path / layout.READERS).write_bytes(b"in the way")
     with run.readers.reading([1], "being exported"):
         assert run.readers.read() == {}
+
+
+def test_a_full_disk_that_takes_no_note_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Full(LocalStore):
+        def replace(self, path: str, data: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with Readers(Full(tmp_path)).reading([1], "being exported"):
+        assert "the disk is full: a training may remove what is being exported" in caplog.text

@@ -240,3 +240,29 @@ def test_e405_across_files(tmp_path: Path) -> None:
     assert "E405" not in _ids(one, _training(RESUMING, "two.py")), "the second goes on from the first"
     no_training = _training('from trl import SFTConfig\nSFTConfig("runs/a")\n', "evaluate.py")
     assert "E405" not in _ids(one, no_training)
+
+
+@pytest.mark.parametrize(
+    ("flags", "body", "unheard"),
+    [
+        ("", "/usr/bin/srun python train.py", False),
+        ("B:", "cd work && exec python train.py", False),
+        ("B:", "set -e; trap 'kill -TERM $child' TERM\npython train.py & child=$!; wait", False),
+        ("B:", "exec > log.txt\npython train.py", True),
+    ],
+)
+def test_w504_reads_commands_and_not_lines(flags: str, body: str, *, unheard: bool) -> None:
+    job = _job(f"--signal={flags}TERM@300", body=body)
+    assert ("W504" in _ids(job, _training())) is unheard
+
+
+@pytest.mark.parametrize(("option", "limit"), [("-t10:00", 600.0), ("--time=0:00:00", None), ("--time=0", None)])
+def test_short_options_and_limits_of_zero(option: str, limit: float | None) -> None:
+    found = read_job_file(_job(option))
+    assert (found.job.limit, found.unread) == (limit, ())
+
+
+def test_aliases_in_a_manifest_are_followed_once() -> None:
+    levels = "".join(f"l{n}: &l{n} [{', '.join([f'*l{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    Path("pod.yaml").write_text("apiVersion: v1\nkind: Pod\nl0: &l0 [a]\n" + levels + "spec: {containers: []}\n")
+    assert read_job_file(Path("pod.yaml")).job.grace == 30.0

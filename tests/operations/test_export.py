@@ -317,3 +317,44 @@ def test_nothing_of_it_imports_torch(run: Run, tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert not {"torch", "transformers", "numpy", "huggingface_hub", "peft"} & set(done.stdout.splitlines()[-1].split())
     assert "model of step 10 would be written" in done.stdout
+
+
+@pytest.mark.parametrize("inside", ["checkpoint-10/release", "checkpoint-900/release", "weights-10/a/b"])
+def test_no_export_goes_into_a_checkpoint(run: Run, inside: str) -> None:
+    with pytest.raises(SettingsError, match="place of the run's own"):
+        Target.of(run.path / inside, run.path, force=True)
+
+
+def test_no_export_goes_into_another_run_s_checkpoint(run: Run, tmp_path: Path) -> None:
+    other = _save(tmp_path / "other", MODEL)
+    with pytest.raises(SettingsError, match="place of the run's own"):
+        Target.of(other.path / "checkpoint-10" / "release", run.path, force=False)
+
+
+def test_a_mount_point_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ExportRefused, match="mount point") as error:
+        Target.of(Path("/proc"), tmp_path / "run", force=False)
+    assert "/proc/model" in error.value.hint
+
+
+def test_no_pattern_takes_the_weights_away(tmp_path: Path) -> None:
+    run = _save(tmp_path / "run", MODEL | {"notes.txt": b"n"})
+    found = model_files(run.checkpoints[0], ["*"])
+    assert [entry.path for entry in found.weights] == ["model.safetensors"]
+    assert {"notes.txt", "optimizer.pt"} <= {entry.path for entry in found.others}
+
+
+def test_a_base_that_is_a_pointer_is_named(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n")
+    adapter = {"adapter_config.json": b'{"peft_type": "LORA"}', "adapter_model.safetensors": weights()}
+    run = _save(tmp_path / "run", adapter)
+    with pytest.raises(ExportRefused, match=r"base/model\.safetensors") as error:
+        plan_export(run, Request(directory=tmp_path / "out", reference=10, merge=True, base=str(base)))
+    assert "git lfs pull" in error.value.hint
+
+
+def test_a_marker_with_a_size_that_is_none_is_no_marker(tmp_path: Path) -> None:
+    (tmp_path / "holdfast_export.json").write_text('{"files": [{"path": "a", "size_bytes": Infinity, "digest": ""}]}')
+    assert read_marker(tmp_path) is None

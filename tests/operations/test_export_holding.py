@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import CheckpointNotFound
-from holdfast.operations.export.holding import ATTEMPTS, held_plan
+from holdfast.operations.export.choosing import verify
+from holdfast.operations.export.holding import ATTEMPTS, gone, held_plan
 from holdfast.operations.export.request import Request
 from holdfast.readers import Readers
 from holdfast.retention import Policy
@@ -55,6 +56,15 @@ def test_what_is_thinned_before_it_is_held_is_found_where_it_lies_now(
     _before_each_hold(monkeypatch, [thin])
     with held_plan(run, Request(directory=tmp_path / "out", reference=10)) as plan:
         assert plan.directory == run.path / "weights-10"
+
+
+def test_a_step_that_is_saved_anew_is_gone_and_not_damaged(run: Run, tmp_path: Path) -> None:
+    with held_plan(run, Request(directory=tmp_path / "out", reference=30)) as plan:
+        _save(tmp_path / "run", MODEL | {"config.json": b'{"a": 1}'}, 30)
+        assert gone(plan)
+        with pytest.raises(CheckpointNotFound, match="saved anew"):
+            verify(run, plan.members)
+    assert run.events.damaged() == set()
 
 
 def test_what_is_removed_before_it_is_held_is_not_found(

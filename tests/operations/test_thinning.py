@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from holdfast.checkpointer import Facts
 from holdfast.errors import CheckpointCorrupt, CheckpointNotFound, ResumeRefused, RunLocked
 from holdfast.model import Kind
 from holdfast.operations.thinning import ThinRefused, thin
@@ -139,3 +140,21 @@ def test_a_reader_sees_one_of_the_two(run: Run) -> None:
         assert not Run.open(run.path).plan().changes
     with run.writing():
         assert _names(run) == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+
+
+def test_weights_under_names_that_nobody_knows_stay_whole(tmp_path: Path) -> None:
+    """DeepSpeed's weights lie among its optimizer's: a thinned checkpoint would hold none."""
+
+    def write(directory: Path) -> None:
+        (directory / "global_step1").mkdir()
+        for name in ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt"):
+            (directory / "global_step1" / name).write_bytes(b"x" * 100)
+        (directory / "config.json").write_text("{}")
+
+    with training(tmp_path / "run", "best:2") as checkpointer:
+        for step in range(1, 5):
+            checkpointer.save(Facts(step, metrics={"eval_loss": float(step)}), write)
+    run = Run.open(tmp_path / "run")
+    assert [(c.step, c.kind) for c in run.checkpoints] == [(1, Kind.FULL), (2, Kind.FULL), (4, Kind.FULL)]
+    with pytest.raises(ThinRefused, match="weights"):
+        thin(run, 1)

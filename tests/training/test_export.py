@@ -18,9 +18,11 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import holdfast
+from holdfast.checkpointer import Checkpointer, Facts
 from holdfast.errors import CheckpointCorrupt, CheckpointNotFound
 from holdfast.integrations.transformers.exporting import building, checking, exporter
 from holdfast.operations.export.errors import ExportRefused, ExportUnequal
+from holdfast.retention import Policy
 from holdfast.run import Run
 from holdfast.stores import LocalStore
 from holdfast.verification import file_digest
@@ -295,6 +297,34 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match=f"LlamaForCausalLM can't load it: {refused}"):
         holdfast.export(run, tmp_path / "out")
     assert _only(tmp_path, "old")
+
+
+def test_code_in_a_checkpoint_is_not_run_whatever_stdin_says(tmp_path: Path) -> None:
+    """transformers asks, and takes "y", where nobody has said that it must not."""
+    trap = tmp_path / "trap"
+    run = make_run(tmp_path / "run", {10: llama()})
+    directory = run.path / "checkpoint-10"
+    code = f"""
+import os
+os.makedirs({str(trap)!r}, exist_ok=True)
+from transformers import PretrainedConfig, PreTrainedModel
+class Config(PretrainedConfig):
+    model_type = "zzz"
+class Model(PreTrainedModel):
+    config_class = Config
+"""
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "holdfast.json"}
+    auto_map = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    files["config.json"] = json.dumps({"model_type": "zzz", "auto_map": auto_map}).encode()
+    files["evil.py"] = code.encode()
+    checkpointer = Checkpointer(tmp_path / "evil", Policy.from_spec("all"))
+    checkpointer.begin("auto")
+    checkpointer.save(Facts(10), lambda home: [(home / name).write_bytes(data) for name, data in files.items()])
+    checkpointer.close()
+    command = [sys.executable, "-m", "holdfast", "export", str(tmp_path / "evil"), "10", str(tmp_path / "out")]
+    done = subprocess.run(command, input="y\n" * 9, capture_output=True, text=True, check=False, timeout=240)
+    assert "Traceback" not in done.stderr
+    assert not trap.exists()
 
 
 # -- from a training --------------------------------------------------------------------------------------------

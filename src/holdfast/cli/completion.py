@@ -66,7 +66,7 @@ def _typed_run() -> Run | None:
     from holdfast.run import Run
 
     words = split_arg_string(os.environ.get("COMP_WORDS", ""))[2:]
-    paths = [Path(word).expanduser() for word in words if not word.startswith("-")]
+    paths = [Path(os.path.expanduser(word)) for word in words if not word.startswith("-")]
     return next((Run.open(path) for path in paths if path.is_dir()), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -101,7 +102,7 @@ def doctor(
         steps=steps,
         ignore=frozenset(rule_named(id_).id for id_ in ignore),
     )
-    reports = list(examine_together([target.expanduser() for target in targets], options))
+    reports = list(examine_together([Path(os.path.expanduser(target)) for target in targets], options))
     if output.is_agent:
         output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
     elif output.is_json:

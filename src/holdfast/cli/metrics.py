@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -94,7 +95,7 @@ def _check_choice(listen: Address | None, textfile: Path | None, interval: float
 
 def _look(paths: Sequence[Path]) -> list[Path]:
     """The runs in and below these directories. Raises RunNotFound when there is none."""
-    found = list(dict.fromkeys(place for given in paths for place in find_runs(given.expanduser())))
+    found = list(dict.fromkeys(place for given in paths for place in find_runs(Path(os.path.expanduser(given)))))
     if not found:
         raise RunNotFound(
             f"there is no run in or below {', '.join(map(str, paths))}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -125,7 +126,7 @@ def _is_yaml(source: str | None) -> bool:
 
 
 def _config(source: str | None) -> TrainingConfig | None:
-    return read_training_config(Path(source).expanduser()) if source and _is_yaml(source) else None
+    return read_training_config(Path(os.path.expanduser(source))) if source and _is_yaml(source) else None
 
 
 def _inventory(options: PlanOptions, config: TrainingConfig | None) -> Inventory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ class Output:
         if self.is_agent:
             from holdfast.cli.tsv import lines
 
-            for line in lines(_finite(value), rows=rows, columns=columns):
+            for line in lines(_strict(value), rows=rows, columns=columns):
                 click.echo(line)
         else:
             click.echo(to_json(value, indent=2))
@@ -155,17 +156,26 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
     try:
         text = json.dumps(value, allow_nan=False, default=str)
-    except (TypeError, ValueError):  # a number or a name of a member that JSON lacks
-        text = json.dumps(_finite(value), allow_nan=False, default=str)
+        strict = not _NO_TEXT.search(text)
+    except (TypeError, ValueError):
+        text, strict = "", False
+    if not strict:  # a number, a name of a member, or bytes of a path that JSON lacks
+        text = json.dumps(_strict(value), allow_nan=False, default=lambda found: _strict(str(found)))
     # Indented by msgspec: what json itself indents it encodes in Python, ten times as slowly.
     return text if indent is None else msgspec.json.format(text, indent=indent)
 
 
-def _finite(value: Any) -> Any:
+_NO_TEXT = re.compile(r"(?<!\\ud[89ab][0-9a-f]{2})\\udc[89a-f][0-9a-f]")
+"""What Python makes of bytes of a path that are no UTF-8; no half of a character outside of the basic plane."""
+
+
+def _strict(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+        return {_strict(str(key)): _strict(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+        return [_strict(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
     return value

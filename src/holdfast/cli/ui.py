@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,9 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
         raise SettingsError(f"the page needs {' and '.join(missing)}", hint="Install it: pip install 'holdfast[web]'")
     from holdfast.web.server import PageServer, has_browser
 
-    server = PageServer([place.expanduser() for place in places] or [Path()], port=port, writable=allow_write)
+    server = PageServer(
+        [Path(os.path.expanduser(place)) for place in places] or [Path()], port=port, writable=allow_write
+    )
     if output.is_json:
         output.json_line({"url": server.link, "port": server.port, "writable": allow_write})
     else:

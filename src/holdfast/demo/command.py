@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import tempfile
@@ -36,7 +37,7 @@ def demo(model: str | None, data: Path | None, keep: Path | None) -> None:
     _need_packages()
     if (model is None) != (data is None):
         raise SettingsError("--model and --data go together", hint="Give both, or none for the embedded ones.")
-    if model is not None and model.startswith((".", "/", "~")) and not Path(model).expanduser().is_dir():
+    if model is not None and model.startswith((".", "/", "~")) and not Path(os.path.expanduser(model)).is_dir():
         raise SettingsError(
             f"{model} is no directory", hint="Give a model's directory, or the name of a cached hub model."
         )
@@ -48,7 +49,10 @@ def demo(model: str | None, data: Path | None, keep: Path | None) -> None:
     home.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     try:
-        chosen = (str(Path(model).expanduser()) if model else str(ASSETS / "model"), data or ASSETS / "finetune.txt")
+        chosen = (
+            os.path.expanduser(model) if model else str(ASSETS / "model"),
+            data or ASSETS / "finetune.txt",
+        )
         same = Stage(home, *chosen, embedded=model is None).play()
     finally:
         if keep is None:

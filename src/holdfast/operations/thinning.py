@@ -72,6 +72,7 @@ def _refuse(run: Run, checkpoint: Checkpoint) -> None:
         )
     if not checkpoint.thinnable:
         raise ThinRefused(
-            f"step {checkpoint.step} of {run.path} holds no files that only a resume needs",
-            hint="What can be dropped is called as transformers calls it: optimizer.pt, scheduler.pt, rng_state.pth.",
+            f"step {checkpoint.step} of {run.path} can't be told apart into weights and what only a resume needs",
+            hint="Both are known by the names that transformers gives them: model.safetensors or "
+            "adapter_model.safetensors, and optimizer.pt, scheduler.pt, rng_state.pth.",
         )

@@ -58,7 +58,8 @@ class RunCollector:
             self._left_out.add(path)
             return None
         self._left_out.discard(path)
-        return [path.resolve().name, run.id], vitals
+        name = path.resolve().name.encode("utf-8", "backslashreplace").decode()
+        return [name, run.id], vitals
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -87,7 +88,7 @@ def _quiet() -> Iterator[None]:
 def _config(model: str) -> Any:
     from transformers import AutoConfig
 
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_dir() and not (path / "config.json").is_file():
         raise SettingsError(f"{path} has no config.json", hint="Name a model directory, or plan from --params.")
     try:
@@ -175,7 +176,8 @@ def _tensor(name: str, value: Any, dtype: str | None = None) -> Tensor:
 
 def _copied_bytes(model: Path) -> int:
     """Bytes of the tokenizer's and other small files of a model directory."""
-    home = model.expanduser() if model.expanduser().is_dir() else model.expanduser().parent
+    place = Path(os.path.expanduser(model))
+    home = place if place.is_dir() else place.parent
     if not (home / "config.json").is_file():
         return 0
     return sum(file.stat().st_size for file in home.iterdir() if file.name.startswith(_COPIED) and file.is_file())

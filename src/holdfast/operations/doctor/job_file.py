@@ -23,7 +23,7 @@ SIGNAL_SECONDS = 60.0
 LAUNCHERS = ("python", "python3", "torchrun", "accelerate", "deepspeed", "trl", "uv", "srun", "mpirun")
 _SIGNAL = re.compile(r"(?:(?P<flags>[RB]+):)?(?P<name>[A-Za-z]\w*|\d+)(?:@(?P<seconds>\d+))?")
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_UNLIMITED = {"0", "UNLIMITED", "INFINITE", "-1"}
+_UNLIMITED = {"UNLIMITED", "INFINITE", "-1"}
 _SHORT = {"-t": "--time"}
 _MANIFEST = re.compile(r"^apiVersion:", re.MULTILINE), re.compile(r"^kind:", re.MULTILINE)
 
@@ -71,8 +71,8 @@ def _slurm(path: Path, text: str) -> tuple[Job, tuple[str, ...]]:
     limit, limit_line = None, 0
     if "--time" in given:
         value, limit_line = given["--time"]
-        limit = _seconds(value)
-        if limit is None and value.upper() not in _UNLIMITED:
+        limit = _seconds(value) or None  # a limit of zero is none
+        if limit is None and value.upper() not in _UNLIMITED and _seconds(value) is None:
             unread.append(f"--time={value} (line {limit_line})")
     requeue = given.get("--requeue", ("", 0))[1]
     job = Job(
@@ -105,7 +105,10 @@ def _options(text: str) -> dict[str, tuple[str, int]]:
         except ValueError:
             continue
         while words:
-            name, _, value = words.pop(0).partition("=")
+            word = words.pop(0)
+            if word[:2] in _SHORT and len(word) > 2:  # -t10:00
+                word = f"{word[:2]}={word[2:].removeprefix('=')}"
+            name, _, value = word.partition("=")
             if not value and words and not words[0].startswith("-"):
                 value = words.pop(0)
             found[_SHORT.get(name, name)] = (value, number)
@@ -115,13 +118,18 @@ def _options(text: str) -> dict[str, tuple[str, int]]:
 
 
 def _commands(text: str) -> list[str]:
-    """Lines that do something, those that go on joined."""
+    """Commands, those of one line apart, those that go on over lines joined."""
     lines = re.sub(r"\\\n", " ", text).splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    kept = [line for line in lines if not line.lstrip().startswith("#")]
+    return [part.strip() for line in kept for part in re.split(r"&&|\|\||;", line) if part.strip()]
 
 
 def _launches(command: str) -> bool:
-    return any(Path(word).name in LAUNCHERS for word in command.split())
+    return any(_name(word) in LAUNCHERS for word in command.split())
+
+
+def _name(word: str) -> str:
+    return Path(word).name
 
 
 def _scripts(command: str) -> list[str]:
@@ -134,15 +142,21 @@ def _unheard(flags: str, body: list[str]) -> str:
     if not starts or any(re.match(r"(source|\.)\s", command) for command in body):
         return ""
     if "B" in flags:
-        passed_on = any(re.match(r"(trap|exec)\s", command) for command in body)
+        passed_on = any(
+            re.match(r"trap\s", command) or (re.match(r"exec\s", command) and _launches(command)) for command in body
+        )
         return "" if passed_on else "B: signals the batch shell alone, which has no trap to pass it on and no exec"
-    return "" if any("srun" in command.split() for command in body) else "it goes to what srun starts, and nothing is"
+    return (
+        ""
+        if any("srun" in map(_name, command.split()) for command in body)
+        else "it goes to what srun starts, and nothing is"
+    )
 
 
 def _seconds(value: str) -> float | None:
     """Seconds of a time limit: minutes, minutes:seconds, hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
     found = _TIME.fullmatch(value)
-    if found is None or value in _UNLIMITED:
+    if found is None:
         return None
     days, *rest = found.groups()
     first, second, third = (int(part) if part else 0 for part in rest)
@@ -174,18 +188,21 @@ def _kubernetes(path: Path, text: str) -> Job:
 
 
 def _pods(node: Any) -> Iterator[dict[str, tuple[Any, int]]]:
-    """Every mapping that has containers: a pod's specification."""
-    if node is None or isinstance(node.value, str):
-        return
-    if node.id == "sequence":
-        for item in node.value:
-            yield from _pods(item)
-        return
-    found = {key.value: (value, key.start_mark.line + 1) for key, value in node.value if isinstance(key.value, str)}
-    if "containers" in found:
-        yield found
-    for value, _ in found.values():
-        yield from _pods(value)
+    """Every mapping that has containers: a pod's specification. An alias is followed once."""
+    seen: set[int] = set()
+    waiting = [node]
+    while waiting:
+        one = waiting.pop()
+        if one is None or isinstance(one.value, str) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if one.id == "sequence":
+            waiting += reversed(one.value)
+            continue
+        found = {key.value: (value, key.start_mark.line + 1) for key, value in one.value if isinstance(key.value, str)}
+        if "containers" in found:
+            yield found
+        waiting += reversed([value for value, _ in found.values()])
 
 
 def _grace(pod: dict[str, tuple[Any, int]]) -> tuple[float, int]:

@@ -52,7 +52,7 @@ def find(run: Run, reference: Reference) -> Checkpoint:
 def _aside(run: Run, reference: Reference) -> Checkpoint | None:
     if isinstance(reference, int):
         return None
-    written = Path(os.fspath(reference).strip()).expanduser()
+    written = Path(os.path.expanduser(os.fspath(reference).strip()))
     wanted = {os.path.realpath(path) for path in (written, run.path / written)}
     return next((c for c in run.aside if c.path and os.path.realpath(c.path) in wanted), None)
 
@@ -100,12 +100,23 @@ def verify(
         if on_start is not None:
             on_start(checkpoint)
         verification = run.verify(checkpoint, on_bytes)
+        if not verification.ok and is_gone(run, checkpoint):
+            raise CheckpointNotFound(f"{checkpoint.path} went away, or was saved anew, while it was verified")
         note(run, verification)
         if not verification.ok:
             raise CheckpointCorrupt(
                 f"{verification.summary()}. Nothing was exported",
                 hint=f"Export another one; see which hold: holdfast verify {run.path}",
             )
+
+
+def is_gone(run: Run, member: Checkpoint) -> bool:
+    """True when it is no longer where it was: another commit of its step may have taken its place."""
+    try:
+        key = member.path.relative_to(run.path).as_posix() if member.path else ""
+        return run.repository.read_manifest(key, member.state).generation != member.generation
+    except (OSError, CheckpointCorrupt):
+        return True
 
 
 def note_exported(run: Run, members: tuple[Checkpoint, ...], path: Path, kind: str) -> None:

@@ -66,16 +66,18 @@ def model_files(checkpoint: Checkpoint, include: Sequence[str] = ()) -> ModelFil
     others: list[FileEntry] = []
     left: dict[str, str] = {}
     for entry in checkpoint.files:
-        if any(fnmatchcase(entry.path, pattern) for pattern in include):
+        of_training = entry.path in needed_by_resume or _is(entry, TRAINING_FILES)
+        # What the weights are, no pattern of a user's changes.
+        if "/" not in entry.path and not of_training and _is(entry, (*SAFETENSORS, *PICKLED)):
+            weights.append(entry)
+        elif not of_training and _is(entry, INDEXES):
+            indexes.append(entry)
+        elif any(fnmatchcase(entry.path, pattern) for pattern in include):
             others.append(entry)
-        elif entry.path in needed_by_resume or _is(entry, TRAINING_FILES):
+        elif of_training:
             left[entry.path] = "of the training"
         elif entry.path == CARD:
             left[entry.path] = "the trainer's card; the export has its own"
-        elif _is(entry, INDEXES):
-            indexes.append(entry)
-        elif "/" not in entry.path and (_is(entry, SAFETENSORS) or _is(entry, PICKLED)):
-            weights.append(entry)
         elif _is(entry, SAFETENSORS) or _is(entry, MODEL_FILES):
             others.append(entry)
         else:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from holdfast.errors import CheckpointNotFound
-from holdfast.manifest import MANIFEST_NAME
+from holdfast.operations.export.choosing import is_gone
 from holdfast.operations.export.plan import ExportPlan, plan_export
 from holdfast.operations.export.request import Request
 from holdfast.run import Run
@@ -37,12 +37,12 @@ def held_plan(run: Run, request: Request) -> Generator[ExportPlan]:
 
 def gone(plan: ExportPlan) -> bool:
     """True when a checkpoint of a plan is no longer where it was."""
-    return not all(member.path and (member.path / MANIFEST_NAME).is_file() for member in plan.members)
+    return any(is_gone(plan.run, member) for member in plan.members)
 
 
 def went_away(plan: ExportPlan) -> CheckpointNotFound:
     """The error for an export whose checkpoint is no longer there."""
-    missing = next((m for m in plan.members if not (m.path and (m.path / MANIFEST_NAME).is_file())), plan.source)
+    missing = next((m for m in plan.members if is_gone(plan.run, m)), plan.source)
     return CheckpointNotFound(
         f"{missing.path} went away while it was exported",
         hint="It was moved or removed: a resume from an older checkpoint sets it aside. See holdfast ls RUN --all, "

@@ -67,6 +67,6 @@ def read_marker(directory: Path) -> Marker | None:
             return None
         found = json.loads(path.read_bytes())
         files = [FileEntry(str(f["path"]), int(f["size_bytes"]), str(f["digest"])) for f in found["files"]]
-    except (OSError, KeyError, TypeError, *NOT_JSON):
+    except (OSError, KeyError, TypeError, OverflowError, *NOT_JSON):
         return None
     return Marker(tuple(files))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,7 +144,7 @@ def _check_merge(request: Request, source: Checkpoint, files: ModelFiles) -> Non
 def base_of(plan: ExportPlan) -> str:
     """The model that an adapter belongs to: `request.base`, or what its config says. Raises ExportRefused."""
     if plan.request.base is not None:
-        return str(Path(plan.request.base).expanduser()) if _is_path(plan.request.base) else plan.request.base
+        return os.path.expanduser(plan.request.base) if _is_path(plan.request.base) else plan.request.base
     named = read_json(plan.directory / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise ExportRefused(
@@ -175,6 +176,20 @@ def headers(directory: Path, entries: Sequence[FileEntry]) -> dict[str, TensorEn
     return found
 
 
+def tensors_of(paths: Iterable[Path]) -> list[TensorEntry]:
+    """The tensors of a base's safetensors files. Raises ExportRefused."""
+    found: list[TensorEntry] = []
+    for path in paths:
+        try:
+            found += tensors_in(path).values()
+        except ValueError as error:
+            raise ExportRefused(
+                f"{path} {error}",
+                hint="Is it a pointer that `git lfs pull` replaces? Or name the base: --base DIR_OR_NAME",
+            ) from error
+    return found
+
+
 def stored_dtypes(tensors: dict[str, TensorEntry]) -> str:
     """The floating dtypes that are there, as torch names them: `bfloat16`, `float16, float32`."""
     names = {HEADER_DTYPES[short]: TORCH_DTYPES[short] for short in HEADER_DTYPES}
@@ -198,13 +213,13 @@ def _bytes(request: Request, members: Sequence[Checkpoint], files: Sequence[Mode
 
 
 def _merged_bytes(request: Request, members: Sequence[Checkpoint], others: int, floating: str | None) -> int | None:
-    base = Path(request.base).expanduser() if request.base else None
+    base = Path(os.path.expanduser(request.base)) if request.base else None
     if base is None and members[0].path is not None:
         base = Path(str(read_json(members[0].path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""))
     weights = sorted(base.glob("*.safetensors")) if base is not None and base.is_dir() else []
     if not weights:
         return None
-    tensors = [entry for path in weights for entry in tensors_in(path).values()]
+    tensors = tensors_of(weights)
     between = sum(entry.nbytes("F32") for entry in tensors) * len(members) if len(members) > 1 else 0
     return others + sum(entry.nbytes(floating) for entry in tensors) + between
 

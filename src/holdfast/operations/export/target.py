@@ -12,6 +12,7 @@ from pathlib import Path
 
 from holdfast import layout
 from holdfast.errors import FULL, DiskFull, SettingsError, StorageError
+from holdfast.manifest import MANIFEST_NAME
 from holdfast.model import parse_name
 from holdfast.operations.export.errors import ExportRefused
 from holdfast.operations.export.marker import MARKER, read_marker
@@ -33,15 +34,20 @@ class Target:
     @classmethod
     def of(cls, path: Path, run: Path, *, force: bool) -> Target:
         """The directory, as far as nothing of anybody's is lost by it. Raises ExportRefused, SettingsError."""
-        path = Path(os.path.realpath(path.expanduser()))
+        path = Path(os.path.realpath(os.path.expanduser(path)))
         home = Path(os.path.realpath(run))
         if path == home or path in home.parents:
             raise SettingsError(f"{path} holds the run", hint="Name a new directory for the export.")
-        inside = path.parent == home and parse_name(path.name) is not None
+        inside = any(p.parent == home and parse_name(p.name) for p in (path, *path.parents))
+        inside = inside or any((p / MANIFEST_NAME).is_file() for p in (path, *path.parents))
         if inside or home / layout.META in (path, *path.parents):
             raise SettingsError(f"{path} is a place of the run's own", hint="Name a new directory for the export.")
         if path.exists() and not path.is_dir():
             raise ExportRefused(f"{path} is a file", hint="Name a new directory for the export.")
+        if os.path.ismount(path):
+            raise ExportRefused(
+                f"{path} is a mount point, and can't be replaced", hint=f"Name a directory in it: {path}/model"
+            )
         if not path.exists() or not any(path.iterdir()):
             return cls(path)
         if not force:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def make_curve(kind: str, evaluations: Sequence[int], steps: int, seed: int) -> 
     if kind == "noisy":
         noise = random.Random(seed)
         return Curve("eval_loss", {step: noisy(step / steps, noise.gauss(0, 1)) for step in evaluations})
-    path = Path(kind).expanduser()
+    path = Path(os.path.expanduser(kind))
     if not path.is_file():
         raise SettingsError(f"{kind} is neither a file nor a shape", hint=f"Name a CSV file, or {' or '.join(SHAPES)}.")
     return read_curve(path)

@@ -97,7 +97,7 @@ def _tokenizer(directory: Path) -> Any:
 
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(directory)
+            return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise ExportRefused(
             "the checkpoint holds no tokenizer to read the eval data with",

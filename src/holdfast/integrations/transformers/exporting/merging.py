@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import torch
 
-from holdfast.formats.safetensors_header import TensorEntry, tensors_in
+from holdfast.formats.safetensors_header import TensorEntry
 from holdfast.integrations.transformers.exporting.models import CannotLoad, first_line, load_base, put_adapter, quiet
 from holdfast.integrations.transformers.exporting.portrait import compare, outputs_of
 from holdfast.integrations.transformers.exporting.tensors import weights_below
 from holdfast.operations.export.errors import ExportRefused, ExportUnequal
+from holdfast.operations.export.plan import tensors_of
 from holdfast.operations.export.report import Forward
 from holdfast.units import format_size
 
@@ -77,7 +79,7 @@ def _stored_dtype(base: str) -> torch.dtype:
     from transformers import AutoConfig
 
     with quiet():
-        said = str(getattr(AutoConfig.from_pretrained(base), "dtype", None))
+        said = str(getattr(AutoConfig.from_pretrained(base, trust_remote_code=False), "dtype", None))
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(said.removeprefix("torch."), torch.float32)
 
 
@@ -85,7 +87,7 @@ _FROM_HEADER = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float
 
 
 def _tensors(base: str) -> list[TensorEntry]:
-    return [entry for path in weights_below(Path(base).expanduser()) for entry in tensors_in(path).values()]
+    return tensors_of(weights_below(Path(os.path.expanduser(base))))
 
 
 def _outputs(model: Any) -> torch.Tensor | None:

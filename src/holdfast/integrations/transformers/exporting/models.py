@@ -47,7 +47,9 @@ def load_model(directory: Path, dtype: torch.dtype | str = "auto") -> tuple[Any,
         raise CannotLoad(f"transformers {transformers.__version__} has no {name}, and code of a model is never run")
     try:
         with quiet():
-            model, info = kind.from_pretrained(directory, dtype=dtype, output_loading_info=True)
+            model, info = kind.from_pretrained(
+                directory, dtype=dtype, output_loading_info=True, trust_remote_code=False
+            )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, UnpicklingError) as error:
         raise ExportRefused(f"{name} can't load it: {first_line(error)}") from error
     wrong = [
@@ -78,7 +80,7 @@ def load_base(base: str, adapter: Path, dtype: torch.dtype | str = "auto", *, lo
     try:
         with quiet():
             model = getattr(transformers, name).from_pretrained(
-                path if looks_local else base, dtype=dtype, local_files_only=local, **options
+                path if looks_local else base, dtype=dtype, local_files_only=local, trust_remote_code=False, **options
             )
     except (OSError, ValueError) as error:
         raise CannotLoad(
