@@ -131,7 +131,11 @@ def main() -> int:
 
 
 def _help(command: click.Command, name: str) -> str:
-    return command.get_help(click.Context(command, info_name=name, terminal_width=100, max_content_width=100))
+    return command.get_help(
+        click.Context(
+            command, info_name=name, terminal_width=100, max_content_width=100, help_option_names=["-h", "--help"]
+        )
+    )
 
 
 def _block(text: str) -> str:

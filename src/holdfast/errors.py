@@ -92,7 +92,7 @@ class RunInUse(HoldfastError, FileExistsError):
 
 
 class ResumeRefused(HoldfastError, ValueError):
-    """Resuming with these settings would fail, train nothing, or train something else."""
+    """A resume would fail, train nothing or something else, or is from one that is damaged or weights only."""
 
     code = "resume-refused"
     exit_code = 7

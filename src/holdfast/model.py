@@ -145,7 +145,11 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     def thinnable(self) -> bool:
         """True for a full one of this timeline that has weights, and beside them something to drop."""
         kept = self.weights
-        return self.resumable and len(kept) < len(self.files) and any(role_of(f.path) is Role.WEIGHTS for f in kept)
+        if not self.resumable or not 0 < len(kept) < len(self.files):
+            return False
+        # What goes as a whole directory, as DeepSpeed's, holds the weights too where no other file is known for them.
+        whole = any(_matches(entry.path.split("/")[:-1], RESUME_DIRECTORIES) for entry in self.files)
+        return not whole or any(role_of(entry.path) is Role.WEIGHTS for entry in kept)
 
     def thinned(self) -> Checkpoint:
         """The same checkpoint as it is when only its weights are left: of the same generation, not yet on disk."""

@@ -25,7 +25,7 @@ from holdfast.readers import Readers
 from holdfast.references import Known, Reference, resolve
 from holdfast.repository import Dispose, Foreign, Listing, Repository, Staging
 from holdfast.resume_point import ResumePoint, resume_point
-from holdfast.retention import Plan, Policy, fit, make_plan, rank
+from holdfast.retention import RECOVERY_POINT, Plan, Policy, fit, make_plan, rank
 from holdfast.runfile import RunFile, read_run_file, write_run_file
 from holdfast.stores import LocalStore
 from holdfast.units import format_size
@@ -387,5 +387,5 @@ class Run:
         """The newest resumable checkpoint that is not known to be damaged, and what is being read."""
         damaged = self.events.damaged()
         sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
-        newest = {max(sound): "newest: the recovery point"} if sound else {}
+        newest = {max(sound): RECOVERY_POINT} if sound else {}
         return self.readers.read() | newest

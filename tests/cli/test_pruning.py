@@ -180,7 +180,7 @@ def test_what_lies_aside(run: Run, call: Call) -> None:
     assert "2 checkpoints (2.0 kB) lie aside and stay." in plain
     shown = call("prune", run.path, "--aside", "--dry-run").stdout
     assert "asked for: set aside" in shown
-    assert "Removes from aside 1 of 1 checkpoint and frees 1.0 kB; 1 stay (1.0 kB)." in shown
+    assert "Removes 1 that lay aside and frees 1.0 kB; 1 stay (1.0 kB)." in shown
     assert len(run.aside) == 2
 
     done = json.loads(call("prune", run.path, "--aside", "--quarantined", "-y", "--format", "json").stdout)

@@ -103,6 +103,21 @@ def test_the_size_of_a_training_of_all_weights_says_nothing_of_an_adapters(
         assert "checkpoint of the adapter (--lora-r)" in str(unjudged)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "judged"),
+    [
+        ("", True),
+        (", save_only_model=True", False),
+        (', optim="adamw_torch"', True),
+        (', optim="adamw_bnb_8bit"', False),
+        (', optim="adafactor"', False),
+    ],
+)
+def test_the_size_of_a_training_by_adamw_is_that_of_such_a_training(script: Path, arguments: str, judged: bool) -> None:
+    given = found(script, S(f'"runs/a"{arguments}'), checkpoint_bytes=10**18, weights_bytes=1)
+    assert ("E206" in given) is judged
+
+
 def test_e311_a_fresh_start_among_checkpoints(script: Path) -> None:
     (script.parent / "runs/a/checkpoint-300").mkdir(parents=True)
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import textwrap
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from holdfast.cli.quantities import DURATION, PARAMETERS, RATE, SIZE
 from holdfast.cli.render import Output
 from holdfast.cli.text import clean, count
 from holdfast.operations.doctor import Finding, Options, Report, Rule, Severity, examine_together, rule_named
+
+if TYPE_CHECKING:
+    from holdfast.operations.planning.sizes import CheckpointSize
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.HINT: "cyan"}
 _TITLES = {Severity.ERROR: "Errors", Severity.WARNING: "Warnings", Severity.HINT: "Hints"}
@@ -87,14 +91,16 @@ def doctor(
         _explain(rule_named(explain), output)
         return
     if not targets:
-        raise click.UsageError("Give a script, a YAML file or a run directory, or --explain ID.")
+        raise click.UsageError("Give a script, a YAML file, a job's script or a run directory, or --explain ID.")
     if params is not None and checkpoint_size is not None:
         raise click.UsageError("--params and --checkpoint-size are two ways to say the same: give one.")
     if lora_r is not None and params is None:
         raise click.UsageError("--lora-r needs --params.")
+    size = _size(params, lora_r) if params else None
     options = Options(
         step_seconds=step_time,
-        checkpoint_bytes=checkpoint_size or (_size(params, lora_r) if params else None),
+        checkpoint_bytes=checkpoint_size or (size.total if size else None),
+        weights_bytes=size.thinned if size else None,
         of_all_weights=params is not None and lora_r is None,
         bandwidth=bandwidth,
         mtbf=mtbf,
@@ -115,8 +121,8 @@ def doctor(
         ctx.exit(1)
 
 
-def _size(parameters: int, lora_rank: int | None) -> int:
-    """Bytes of a checkpoint of such a model, by rule of thumb."""
+def _size(parameters: int, lora_rank: int | None) -> CheckpointSize:
+    """The size of a checkpoint of such a model, by rule of thumb."""
     from holdfast.operations.planning.decoder import DEFAULT_TARGETS, decoder, decoder_with_lora
     from holdfast.operations.planning.optimizers import optimizer_named
     from holdfast.operations.planning.sizes import measure
@@ -126,7 +132,7 @@ def _size(parameters: int, lora_rank: int | None) -> int:
         if lora_rank is None
         else decoder_with_lora(parameters, "bf16", lora_rank, DEFAULT_TARGETS, "fp32")
     )
-    return measure(model, optimizer_named("adamw")).total
+    return measure(model, optimizer_named("adamw"))
 
 
 def _print(report: Report, output: Output) -> None:

@@ -82,10 +82,13 @@ def _summary(listing: Listing) -> str:
     return text
 
 
-def what_it_does(plan: Plan) -> str:
-    """`removes 2`, `thins 1` or `removes 2, thins 1`, after `removes from aside 1`."""
-    parts = [(len(plan.remove_aside), "removes from aside"), (len(plan.remove), "removes"), (len(plan.thin), "thins")]
-    return ", ".join(f"{word} {number}" for number, word in parts if number)
+def what_it_does(plan: Plan, of: str = "") -> str:
+    """`removes 2`, `thins 1` or `removes 2, thins 1`, then `of` what, before `removes 1 that lay aside`."""
+    parts = [(len(plan.remove), "removes"), (len(plan.thin), "thins")]
+    inside = ", ".join(f"{word} {number}" for number, word in parts if number)
+    inside += f" {of}" if inside and of else ""
+    aside = f"removes {len(plan.remove_aside)} that lay aside" if plan.remove_aside else ""
+    return ", ".join(part for part in (inside, aside) if part)
 
 
 def checkpoint_table(listing: Listing) -> Table:

@@ -142,8 +142,8 @@ def _print_plan(run: Run, policy: Policy, plan: Plan, budget: int | None, output
         output.table(_table(policy, plan))
         output.line()
     if plan.changes:
-        does = what_it_does(plan)
-        going = f"{does[0].upper()}{does[1:]} of {count(len(plan.decisions), 'checkpoint')}"
+        does = what_it_does(plan, f"of {count(len(plan.decisions), 'checkpoint')}")
+        going = does[0].upper() + does[1:]
         left = f"{len(plan.keep) + len(plan.thin)} stay ({format_size(plan.kept_bytes)})"
         output.line((f"{going} and frees {format_size(plan.freed_bytes)}; {left}.", "bold"))
     else:

@@ -43,7 +43,7 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise SettingsError(f"the page needs {' and '.join(missing)}", hint="Install it: pip install 'holdfast[web]'")
+        raise SettingsError(f"the page needs {' and '.join(missing)}", hint=f"pip install {' '.join(missing)}")
     from holdfast.web.server import PageServer, has_browser
 
     server = PageServer(

@@ -70,5 +70,5 @@ def _need_packages() -> None:
     if missing:
         raise SettingsError(
             f"the demonstration needs {', '.join(missing)}",
-            hint='Install them: pip install "holdfast[demo]" (or run `make demo` in a checkout).',
+            hint=f"pip install {' '.join(missing)} (or run `make demo` in a checkout)",
         )

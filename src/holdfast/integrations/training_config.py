@@ -83,7 +83,7 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         import yaml
     except ModuleNotFoundError:
-        raise SettingsError(f"reading {path} needs PyYAML", hint='Install it: pip install "holdfast[hf]".') from None
+        raise SettingsError(f"reading {path} needs PyYAML", hint="Install it: pip install pyyaml") from None
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise SettingsError(f"{path} is too large for a training config")

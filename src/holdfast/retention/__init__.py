@@ -1,12 +1,23 @@
 """Retention as arithmetic: checkpoints, a policy and a time in; a plan with reasons out."""
 
 from holdfast.retention.metrics import Metric, Mode, known_mode
-from holdfast.retention.plan import Decision, Outcome, Plan, Policy, default_policy, make_plan, rank, without_aside
+from holdfast.retention.plan import (
+    RECOVERY_POINT,
+    Decision,
+    Outcome,
+    Plan,
+    Policy,
+    default_policy,
+    make_plan,
+    rank,
+    without_aside,
+)
 from holdfast.retention.pressure import Measure, entries, fit, size
 from holdfast.retention.rules import All, Best, Context, Daily, Every, Hold, Hourly, Latest, Pinned, Rule, Within
 from holdfast.retention.spec import format_spec, parse, rule_table
 
 __all__ = [
+    "RECOVERY_POINT",
     "All",
     "Best",
     "Context",

@@ -221,7 +221,7 @@ def make_plan(
     grounds = [
         *(_Ground(rule.keeps(context), rule.held(context), rule.keeps_whole(context)) for rule in policy.rules),
         _Ground(Pinned().keeps(everything)),
-        _Ground(_recovery_point(context.checkpoints)),
+        _Ground(_recovery_point(context.checkpoints, protected or {})),
         _Ground({c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED}),
         _Ground(protected or {}),
     ]
@@ -278,11 +278,15 @@ def _decide(checkpoint: Checkpoint, found: Sequence[_Ground], missed: _Missed) -
     return Decision(checkpoint, Outcome.THIN if thins else Outcome.KEEP, reasons, max(ground.hold for ground in found))
 
 
-def _recovery_point(committed: tuple[Checkpoint, ...]) -> dict[int, str]:
-    """Law 2: the one checkpoint that stays whatever the rules say."""
+RECOVERY_POINT = "newest: the recovery point"
+
+
+def _recovery_point(committed: tuple[Checkpoint, ...], protected: Mapping[int, str]) -> dict[int, str]:
+    """Law 2: what stays whatever the rules say; who looked at the bytes may know of a sounder one."""
     newest = next((checkpoint for checkpoint in reversed(committed) if checkpoint.resumable), None)
     if newest is not None:
-        return {newest.generation: "newest: the recovery point"}
+        sounder = RECOVERY_POINT in protected.values() and protected.get(newest.generation) != RECOVERY_POINT
+        return {newest.generation: "newest, but damaged: not resumed from" if sounder else RECOVERY_POINT}
     return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in committed[-1:]}
 
 

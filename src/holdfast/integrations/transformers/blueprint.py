@@ -68,7 +68,7 @@ def _need(*packages: str) -> None:
     if missing:
         raise SettingsError(
             f"planning from a model's config needs {', '.join(missing)}",
-            hint='Install it: pip install "holdfast[hf]" peft. Or give plain numbers: holdfast plan --params 7B',
+            hint="pip install transformers accelerate peft. Or give plain numbers: holdfast plan --params 7B",
         )
 
 

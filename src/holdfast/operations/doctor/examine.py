@@ -31,11 +31,13 @@ QUIET = frozenset({"run", "trainer"})
 class Options:
     """What only a person knows, in seconds, bytes, bytes per second and steps; None where it was not said.
 
-    `of_all_weights` says that the size is that of a training of all weights: it tells nothing of one of an adapter.
+    `weights_bytes` is what of the size are weights, where it is that of a training by AdamW. `of_all_weights` says
+    that it is that of a training of all weights: it tells nothing of one of an adapter.
     """
 
     step_seconds: float | None = None
     checkpoint_bytes: int | None = None
+    weights_bytes: int | None = None
     of_all_weights: bool = False
     bandwidth: float | None = None
     mtbf: float | None = None
@@ -102,7 +104,11 @@ def _read(target: Path) -> _Read:
     if kind == ".py":
         script = read_script(target)
         return _Read(target, script.facts, script.ignored)
-    target.stat()
+    if not target.exists():
+        raise RunNotFound(
+            f"there is no {target}",
+            hint="Give a script, a file of `trl sft --config`, a job's script, or the output_dir.",
+        )
     raise SettingsError(
         f"{target} is neither a Python script (.py) nor a YAML file (.yaml, .yml) nor a job file "
         f"({', '.join(JOB_ENDINGS)}) nor a run directory",
@@ -217,9 +223,7 @@ def rule_named(id_: str) -> Rule:
 def _complete(facts: Facts, options: Options) -> Facts:
     """With what the directory, the environment and the options say."""
     policy, chosen = _policy(facts)
-    pace = _pace(facts.pace, options, facts.job)
-    if options.of_all_weights and facts.model.adapter:
-        pace = replace(pace, checkpoint_bytes=None, size_missing="the size of a checkpoint of the adapter (--lora-r)")
+    pace = _sized(_pace(facts.pace, options, facts.job), facts, options)
     facts = replace(facts, policy=policy, chosen=chosen, pace=pace)
     try:
         directory = facts.settings["output_dir"] or DEFAULTS["output_dir"]
@@ -250,6 +254,27 @@ def _pace(pace: Pace, options: Options, job: Job | None = None) -> Pace:
         grace=options.grace or grace,
         scheduler="" if options.grace else scheduler,
         steps=options.steps,
+    )
+
+
+def _sized(pace: Pace, facts: Facts, options: Options) -> Pace:
+    """With the size of a checkpoint as this training saves it, where the options say that of another."""
+    if options.of_all_weights and facts.model.adapter:
+        return replace(pace, checkpoint_bytes=None, size_missing="the size of a checkpoint of the adapter (--lora-r)")
+    if options.weights_bytes is None:
+        return pace
+    try:
+        if facts.settings["save_only_model"] is True:
+            return replace(pace, checkpoint_bytes=options.weights_bytes)
+        optimizer = facts.settings["optim"] if facts.settings.given("optim") else None
+    except NotKnown:
+        return pace
+    if optimizer is None or (str(optimizer).startswith("adamw") and "8bit" not in str(optimizer)):
+        return pace
+    return replace(
+        pace,
+        checkpoint_bytes=None,
+        size_missing=f"the size of a checkpoint with optim={optimizer!r} (--checkpoint-size)",
     )
 
 

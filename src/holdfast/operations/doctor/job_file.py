@@ -171,7 +171,7 @@ def _kubernetes(path: Path, text: str) -> Job:
     try:
         yaml: Any = import_module("yaml")
     except ModuleNotFoundError:
-        raise SettingsError(f"reading {path} needs PyYAML", hint='Install it: pip install "holdfast[hf]".') from None
+        raise SettingsError(f"reading {path} needs PyYAML", hint="Install it: pip install pyyaml") from None
     try:
         pods = [pod for node in yaml.compose_all(text, Loader=yaml.SafeLoader) for pod in _pods(node)]
     except (yaml.YAMLError, RecursionError, ValueError) as error:

@@ -41,7 +41,7 @@ def _values(path: Path, text: str) -> dict[str, Argument]:
     try:
         yaml: Any = import_module("yaml")
     except ModuleNotFoundError:
-        raise SettingsError(f"reading {path} needs PyYAML", hint='Install it: pip install "holdfast[hf]".') from None
+        raise SettingsError(f"reading {path} needs PyYAML", hint="Install it: pip install pyyaml") from None
     try:
         node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
         loaded: Any = yaml.safe_load(text)
