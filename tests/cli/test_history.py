@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from holdfast.operations.export.choosing import note_exported
 from holdfast.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run
@@ -33,6 +35,20 @@ def test_what_happened_in_words(run: Run, call: Call) -> None:
         "moved to .holdfast/quarantine/",
     ):
         assert part in shown, part
+
+
+def test_an_export_is_told_by_its_kind_and_place(run: Run, call: Call) -> None:
+    (member,) = run.checkpoints
+    other = replace(member, step=16)
+    note_exported(run, (member,), Path("/exports/one"), "adapter")
+    note_exported(run, (member, other), Path("/exports/two"), "model")
+
+    shown = [" ".join(line.split()[3:]) for line in call("events", run.path, "--limit", "2").stdout.splitlines()]
+
+    assert shown == [
+        "exported step 2 as an adapter to /exports/one",
+        "exported step 2 average of steps 2, 16 as a model to /exports/two",
+    ]
 
 
 def test_json_lines_are_the_log(run: Run, call: Call) -> None:

@@ -167,6 +167,12 @@ def _unpinned(event: Event) -> str:
     return _sentence("the policy decides", f"tags dropped: {in_words(event['tags'])}" if event.get("tags") else "")
 
 
+def _exported(event: Event) -> str:
+    kind = str(event["kind"])
+    average = f"average of steps {in_words(event['average'])} " if event.get("average") else ""
+    return f"{average}as {'an' if kind[:1] in 'aeiou' else 'a'} {kind} to {event['path']}"
+
+
 def _late(event: Event) -> str:
     return f"generation {event['generation']}: {_metrics(event['metrics'])}"
 
@@ -207,6 +213,7 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "refused": _refused,
     "pinned": _pinned,
     "unpinned": _unpinned,
+    "exported": _exported,
     "metrics": _late,
     "timeline": _timeline,
     "run": _began,

@@ -7,7 +7,7 @@ import { GUTTER } from "./panel.js";
 
 const MOST = 8;
 
-/** What became of each attempt: [{number, from, to, liveTo, timeline, end, text}], oldest first. */
+/** What became of each attempt: [{number, from, to, liveTo, timeline, end, steps, text}], oldest first; `steps` is for beside `end`. */
 export function storyOf(attempts, training) {
   return attempts.map((one, at) => {
     const next = attempts[at + 1];
@@ -16,8 +16,12 @@ export function storyOf(attempts, training) {
     // A later attempt that began at or before this one's end made the rest of it void.
     const liveTo = attempts.slice(at + 1).reduce((least, later) => Math.min(least, later.from_step ?? 0), to);
     const end = one.ended ?? (next || !training ? "killed" : "running");
-    const begun = one.from_step === null || one.from_step === undefined ? "started" : `${rewound(one, attempts[at - 1]) ? "rewound to" : "resumed from"} ${count(from)}`;
-    return { ...one, from, to, liveTo, end, text: `${begun}, ${ENDS[end](to)}`, lost: Math.max(0, to - liveTo) };
+    const fresh = one.from_step === null || one.from_step === undefined;
+    const begun = rewound(one, attempts[at - 1]) ? "rewound" : "resumed";
+    const range = to > from ? `steps ${count(from)} to ${count(to)}` : `step ${count(to)}`;
+    const steps = fresh ? range : `${range}, ${begun}`;
+    const text = fresh ? `${range}, ${end}` : `${begun} ${begun === "rewound" ? "to" : "from"} ${count(from)}, ${ENDS[end](to)}`;
+    return { ...one, from, to, liveTo, end, steps, text, lost: Math.max(0, to - liveTo) };
   });
 }
 

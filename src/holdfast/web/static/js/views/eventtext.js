@@ -28,6 +28,7 @@ const SENTENCES = {
   pinned: (event, step) => `${cap(step)} pinned`,
   unpinned: (event, step) => `${cap(step)} unpinned`,
   tagged: (event, step) => `${cap(step)} tagged ${event.tag ?? event.name ?? ""}`,
+  exported: (event, step) => `${event.average ? `Average of steps ${[event.average].flat().map(count).join(", ")}` : cap(step)} exported as ${article(event.kind)} to ${event.path}`,
   failed: (event, step) => `The save of ${step} failed: ${event.error}${event.retried ? "; made good with the next step" : ""}`,
   refused: (event, step) => `The save of ${step} was refused: ${event.error}`,
   skipped: (event, step) => `The save of ${step} was left out: one was still being written`,
@@ -45,4 +46,5 @@ function rest(event) {
   return fields.map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ");
 }
 
+const article = (kind) => `${/^[aeiou]/.test(kind) ? "an" : "a"} ${kind}`;
 const cap = (text) => text.charAt(0).toUpperCase() + text.slice(1);

@@ -88,7 +88,7 @@ export class HealthView {
         "li",
         { class: "attempt" },
         h("span", { class: "mono mute" }, `#${one.number}`),
-        h("div", null, h("p", null, badge(one.end, ENDS[one.end]), ` ${one.text}`), h("p", { class: "mute" }, `${time(one.started)}${one.lost ? ` · ${plural(one.lost, "step")} were done again` : ""}`)),
+        h("div", null, h("p", null, badge(one.end, ENDS[one.end]), ` ${one.steps}`), h("p", { class: "mute" }, `${time(one.started)}${one.lost ? ` · ${plural(one.lost, "step")} were done again` : ""}`)),
       ),
     );
     const note = "Each process that trained this run: killed means that it ended without a word (SIGKILL, preemption, power).";
