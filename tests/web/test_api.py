@@ -30,7 +30,7 @@ from holdfast.stores import Stamp
 from holdfast.web import places, view
 from tests.operations.runs import LOSS, cut_manifest, make_run
 from tests.web.conftest import Page, Start
-from tests.web.runs import OPTIMIZER, WEIGHTS, cluttered, damaged, finished, large, rewound, training
+from tests.web.runs import OPTIMIZER, WEIGHTS, Trained, cluttered, damaged, finished, large, rewound, training
 
 
 @pytest.fixture
@@ -274,6 +274,15 @@ def test_where_the_bytes_are(start: Start, root: Path) -> None:
     again = page.get(f"/api/runs/{page.key('a')}/disk")
     assert again["budget_bytes"] == 10**9
     assert again["frees"]["prune_bytes"] == found["used_bytes"] - run.checkpoints[-1].size_bytes
+
+
+def test_nothing_is_ahead_of_a_training_that_ended_early(start: Start, root: Path) -> None:
+    Trained(root / "early", "latest:2", max_steps=2_000).go(600).end()
+    Trained(root / "killed", "latest:2", max_steps=2_000).go(600).end(None)
+    page = start(root)
+    early, killed = (page.get(f"/api/runs/{page.key(name)}/disk")["forecast"] for name in ("early", "killed"))
+    assert (early["saves_left"], early["verdict"]) == (0, "No save is left.")
+    assert killed["saves_left"] == 14 and killed["verdict"].startswith("It fits")
 
 
 def test_the_bytes_are_those_of_du_part_by_part(start: Start, root: Path) -> None:

@@ -57,6 +57,38 @@ def test_each_part_has_its_name_the_size_of_du_and_what_frees_it(look: Look, tmp
         assert parts(eyes)["all"].endswith(format_size(usage(Run.open(run.path)).kinds.total))
 
 
+def test_a_run_that_is_over_has_no_forecast(look: Look, tmp_path: Path) -> None:
+    runs.finished(tmp_path / "over", steps=600)
+    runs.Trained(tmp_path / "stopped", "latest:2", max_steps=2_000).go(600).end(None)
+    with serving(tmp_path) as ui:
+        eyes = look(ui)
+        figures = {}
+        drawn = {}
+        eyes.page.evaluate(WATCH)
+        for name in ("stopped", "over"):
+            page = eyes.visit(f"#/run/{ui.keys()[name]}/disk")
+            page.wait_for_selector(".disk-plot canvas")
+            figures[name] = eyes.text(".view").lower()
+            page.wait_for_timeout(150)
+            drawn[name] = page.evaluate("window.written.splice(0)")
+    for words in ("most until the end", "at the end", "more save", "it fits"):
+        assert words in figures["stopped"] and words not in figures["over"], words
+    assert "each checkpoint" in figures["over"] and "free on the disk" in figures["over"]
+    assert any(text.startswith("most until the end") for text in drawn["stopped"])
+    assert drawn["over"] and not any(text.startswith("most until the end") for text in drawn["over"])
+
+
+WATCH = """() => {
+  window.written = [];
+  const write = CanvasRenderingContext2D.prototype.fillText;
+  CanvasRenderingContext2D.prototype.fillText = function (text, ...place) {
+    window.written.push(String(text));
+    return write.call(this, text, ...place);
+  };
+}"""
+"""Keeps what is written on canvases."""
+
+
 @pytest.mark.parametrize("span", [1, 5, 40, 300, HOUR, 9 * HOUR, 30 * HOUR, 6 * DAY, 60 * DAY, 400 * DAY, 3_000 * DAY])
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Europe/Berlin"])
 def test_no_label_of_time_is_said_twice_at_any_span(look: Look, shown: Ui, span: int, zone: str) -> None:

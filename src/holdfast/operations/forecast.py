@@ -96,7 +96,7 @@ def forecast(
     room = used + free_bytes
     full_at = _full_at(saves, courses, model.size_bytes, room)
     over = budget is not None and at_end > budget
-    verdict = _verdict(at_end, peak, room, full_at, budget)
+    verdict = _verdict(at_end, peak, room, full_at, budget) if saves or over else "No save is left."
     return Forecast(at_end, peak, model.size_bytes, len(saves), full_at is None and not over, full_at, verdict)
 
 

@@ -141,7 +141,8 @@ def _forecast(opened: Opened, past: Past, free_bytes: int) -> Forecast | None:
     if every is None or course.max_steps is None:
         return None
     step = max(course.step or 0, checkpoints[-1].step)
-    ahead = Ahead(course.max_steps, every, step, past.pace)
+    last = step if course.ended == "finished" else course.max_steps
+    ahead = Ahead(last, every, step, past.pace)
     return forecast(
         checkpoints,
         run.policy,

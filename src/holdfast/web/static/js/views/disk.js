@@ -24,9 +24,11 @@ export class DiskView {
     this.title(`Disk · ${clean(run.name).slice(0, 40)}`);
     set(this.head, h("div", { class: "title-main" }, h("p", null, h("a", { href: address(this.key) }, h("bdi", null, clean(run.name)))), h("h1", null, "Disk")));
     this.table?.destroy();
-    const parts = [this.#figures(disk), this.#overTime(disk), h("div", { class: "two" }, this.#kinds(disk), this.#frees(disk, run)), this.#table(disk)];
+    // Nothing is ahead of a run that is over.
+    const over = disk.forecast?.saves_left === 0 || run.state === "finished";
+    const parts = [this.#figures(disk, over), this.#overTime(disk), h("div", { class: "two" }, this.#kinds(disk), this.#frees(disk, run)), this.#table(disk)];
     set(this.body, parts);
-    this.chart.show(disk);
+    this.chart.show(over ? { ...disk, forecast: null } : disk);
   }
 
   async refresh(changed) {
@@ -38,18 +40,18 @@ export class DiskView {
     this.chart.destroy();
   }
 
-  #figures(disk) {
+  #figures(disk, finished) {
     const { forecast } = disk;
     const used = disk.used_bytes;
     const over = disk.budget_bytes !== null && used > disk.budget_bytes;
     const stats = [
       { id: "used", label: disk.budget_bytes ? "Used of the budget" : "Used by checkpoints", value: size(used), help: "Those that are kept, those set aside by a rewind and those in quarantine: a budget counts them all.", extra: disk.budget_bytes ? meter([{ share: used / disk.budget_bytes, over }], `${percent(used, disk.budget_bytes)} of the budget`) : null, sub: disk.budget_bytes ? `${percent(used, disk.budget_bytes)} of ${size(disk.budget_bytes)}` : "no budget is set" },
       { id: "free", label: "Free on the disk", value: size(disk.free_bytes), sub: `of ${size(disk.total_bytes)}` },
-      { id: "peak", label: "Most until the end", value: size(forecast?.peak_bytes), sub: "a new one is written beside those that are kept", help: "The planner's forecast: the most that lies on disk at once before the run ends." },
-      { id: "end", label: "At the end", value: size(forecast?.at_end_bytes), sub: forecast?.saves_left === null || forecast?.saves_left === undefined ? "no end is known" : `after ${plural(forecast.saves_left, "more save")}` },
-      { id: "each", label: "Each checkpoint", value: size(forecast?.per_checkpoint_bytes), sub: "whole, with optimizer state" },
+      finished ? null : { id: "peak", label: "Most until the end", value: size(forecast?.peak_bytes), sub: "a new one is written beside those that are kept", help: "The planner's forecast: the most that lies on disk at once before the run ends." },
+      finished ? null : { id: "end", label: "At the end", value: size(forecast?.at_end_bytes), sub: forecast?.saves_left === null || forecast?.saves_left === undefined ? "no end is known" : `after ${plural(forecast.saves_left, "more save")}` },
+      finished && !forecast ? null : { id: "each", label: "Each checkpoint", value: size(forecast?.per_checkpoint_bytes), sub: "whole, with optimizer state" },
     ];
-    return [strip(stats, "Disk at a glance"), forecast?.verdict ? h("p", { class: "verdict" }, clean(forecast.verdict)) : null];
+    return [strip(stats.filter(Boolean), "Disk at a glance"), forecast?.verdict && !finished ? h("p", { class: "verdict" }, clean(forecast.verdict)) : null];
   }
 
   #overTime(disk) {
