@@ -57,7 +57,34 @@ def test_another_metric_and_json(run: Run, call: Call) -> None:
     assert len(document["curve"]["steps"]) == 100
     assert [row["step"] for row in document["checkpoints"]] == [60, 100]
     assert "eval_loss" not in call("watch", run.path, "--metric", "loss").stdout.split("Step")[0]
-    assert "Nothing was logged" not in call("watch", run.path, "--metric", "unknown").stdout
+
+
+def test_a_metric_that_was_not_logged_is_said_with_those_that_were(run: Run, call: Call) -> None:
+    history = History(run.store)
+    history.begin(from_step=100, max_steps=400)
+    history.log(110, None, {"loss": 2.0, "eval_loss": 1.0, "eval_runtime": 3.0, "odd": math.nan, "epoch": 0.5})
+    assert "no metric 'unk\\x1b' was logged; there is loss, eval_loss, odd" in call(
+        "watch", run.path, "--metric", "unk\x1b"
+    ).stdout  # fmt: skip
+    assert "no value of 'odd' is a finite number" in call("watch", run.path, "--metric", "odd").stdout
+    document = json.loads(call("watch", run.path, "--metric", "unknown", "--format", "json").stdout)
+    assert document["curve"]["steps"] == [] and document["metrics"] == ["loss", "eval_loss", "odd"]
+
+
+def test_what_is_logged_once_at_the_end_is_no_curve(tmp_path: Path, call: Call) -> None:
+    run = make_run(tmp_path / "run", {1: math.nan})
+    history = History(run.store)
+    history.begin(max_steps=60)
+    summary = {"train_runtime": 0.4661, "train_loss": 1.5, "train_steps_per_second": 9.0, "total_flos": 1e9}
+    history.log(60, 1.0, summary)
+    history.end("finished")
+    shown = call("watch", run.path).stdout
+    assert "train_" not in shown and "total_flos" not in shown and "Nothing to draw was logged\n" in shown
+    assert "train_runtime  0.4661 at step 60" in call("watch", run.path, "--metric", "train_runtime").stdout
+    history = History(run.store)
+    history.begin(from_step=60, max_steps=90)
+    history.log(70, 1.0, {"train_loss": 1.25})
+    assert "train_loss  1.25 at step 70" in call("watch", run.path).stdout, "logged along the way, it is a curve"
 
 
 def test_a_run_is_training_while_its_lock_is_held(run: Run) -> None:
@@ -76,7 +103,7 @@ def test_a_run_is_training_while_its_lock_is_held(run: Run) -> None:
 def test_an_empty_run(tmp_path: Path, call: Call) -> None:
     shown = call("watch", make_run(tmp_path / "run", {}).path).stdout
     assert "new" in shown.splitlines()[0]
-    assert "Nothing was logged yet" in shown
+    assert "Nothing to draw was logged yet" in shown
 
 
 def test_hostile_curves_are_drawn(tmp_path: Path, call: Call) -> None:

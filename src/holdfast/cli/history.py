@@ -15,9 +15,10 @@ from holdfast.cli import tsv
 from holdfast.cli.command import command, format_option, run_argument
 from holdfast.cli.render import Output
 from holdfast.cli.tables import EMPTY, Span
-from holdfast.cli.text import NOISE, in_words, shorten
+from holdfast.cli.text import in_words, shorten
 from holdfast.events import Event
 from holdfast.operations.following import follow as follow_events
+from holdfast.operations.noise import NOISE
 from holdfast.run import Run
 from holdfast.units import format_duration, format_moment, format_size
 

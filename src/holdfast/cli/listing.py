@@ -11,9 +11,10 @@ from holdfast.cli.command import command, format_option, run_argument
 from holdfast.cli.live import show_live
 from holdfast.cli.render import Block, Line, Output
 from holdfast.cli.tables import Cell, Column, Span, Table
-from holdfast.cli.text import NOISE, count, shorten
+from holdfast.cli.text import count, shorten
 from holdfast.model import Kind
 from holdfast.operations.listing import DAMAGED, Listing, Row, list_checkpoints
+from holdfast.operations.noise import NOISE
 from holdfast.retention import Metric, Plan
 from holdfast.run import Run
 from holdfast.units import align_numbers, format_age, format_number, format_size

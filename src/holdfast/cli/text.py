@@ -8,9 +8,6 @@ from typing import IO, cast
 
 import click
 
-NOISE = ("_runtime", "_per_second", "_flops", "_time")
-"""Endings of what trainers log beside every evaluation; a list is not the place for it."""
-
 
 def clean(text: object) -> str:
     """Text without power over a terminal: control, direction and unassigned characters become escapes.

@@ -19,6 +19,8 @@ from holdfast.run import Run
 from holdfast.units import format_number, format_size
 
 WIDEST = 120
+MOST_NAMES = 8
+"""Names of metrics that are offered in place of one that was not logged."""
 LOW = 32
 """Lines below which a terminal gets a lower curve, fewer events and fewer checkpoints."""
 _STYLES = {"training": "bold green", "finished": "bold cyan", "stopped": "bold yellow", "new": "dim"}
@@ -85,7 +87,7 @@ def _headline(run: Run, view: View) -> Line:
 def _curve(view: View, width: int, height: int, blocks: bool) -> list[Block]:
     bounds_of_values = limits(view.curve)
     if bounds_of_values is None or view.metric is None:
-        return [Line(), Line((("Nothing was logged yet", "dim"),))] if view.metric is None else []
+        return [Line(), Line(((_no_curve(view), "dim"),))]
     low, high = (format_number(value) for value in bounds_of_values)
     margin = max(len(low), len(high)) + 2
     room = max(width - margin, 8)
@@ -105,6 +107,19 @@ def _curve(view: View, width: int, height: int, blocks: bool) -> list[Block]:
     found.append(Line(((" " * margin + first + f"{final:>{max(room - len(first), len(final) + 1)}}", "dim"),)))
     found.append(_legend(view, blocks))
     return found
+
+
+def _no_curve(view: View) -> str:
+    if view.metric is None:
+        return "Nothing to draw was logged" + ("" if view.activity == "finished" else " yet")
+    if view.curve:
+        return f"no value of '{clean(view.metric)}' is a finite number"
+    others = [clean(name) for name in view.metrics if name != view.metric]
+    more = [f"{len(others) - MOST_NAMES} more"] if len(others) > MOST_NAMES else []
+    there = f"; there is {', '.join(others[:MOST_NAMES] + more)}" if others else ""
+    if view.metric in view.metrics:
+        return f"no value of '{clean(view.metric)}' lies on the present course{there}"
+    return f"no metric '{clean(view.metric)}' was logged{there}"
 
 
 def _kinds(view: View) -> dict[int, str]:

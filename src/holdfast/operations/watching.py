@@ -11,6 +11,7 @@ from holdfast import layout
 from holdfast.events import Event, parse_lines
 from holdfast.operations.curves import CurveReader, Curves
 from holdfast.operations.listing import Listing, list_checkpoints
+from holdfast.operations.noise import courses
 from holdfast.run import Run
 from holdfast.stores import Room
 from holdfast.tail import Tail
@@ -25,13 +26,15 @@ class View:
     """What one look at a run found.
 
     `step` is the last that is known of, None before the first. `curve` is the live course of `metric` as pairs of step
-    and value, None without a metric. `gone` are steps whose checkpoint was removed or set aside, and is not there now.
+    and value, None without a metric. `metrics` are names that were logged and make a curve. `gone` are steps whose
+    checkpoint was removed or set aside, and is not there now.
     """
 
     activity: Activity
     step: int | None
     max_steps: int | None
     metric: str | None
+    metrics: tuple[str, ...]
     curve: tuple[tuple[int, float], ...]
     listing: Listing
     gone: tuple[int, ...]
@@ -51,6 +54,7 @@ class View:
             "total_bytes": self.room.total_bytes,
             "checkpoints": [row.to_json() for row in self.listing.rows],
             "metric": self.metric,
+            "metrics": list(self.metrics),
             "curve": {
                 "steps": [step for step, _ in self.curve],
                 "values": [value if math.isfinite(value) else None for _, value in self.curve],
@@ -76,8 +80,10 @@ class Watcher:
         self._hear()
         listing = list_checkpoints(self._run)
         steps = {row.checkpoint.step for row in listing.rows}
-        curves = self._curves.curves(names=(), points=self._points)
-        metric = self._metric or _first(("loss", listing.metric.name if listing.metric else ""), curves)
+        curves = self._curves.curves(points=1)
+        totals = {name: sum(strand.total for strand in strands) for name, strands in curves.strands.items()}
+        metrics = courses(curves.names, totals)
+        metric = self._metric or _first(("loss", listing.metric.name if listing.metric else ""), metrics)
         if metric is not None:
             curves = self._curves.curves(names=(metric,), points=self._points)
         curve = tuple(
@@ -91,6 +97,7 @@ class Watcher:
             step_of(curves, listing),
             curves.max_steps,
             metric,
+            metrics,
             tuple(sorted(curve, key=lambda pair: pair[0])),
             listing,
             tuple(sorted(self._gone - steps)),
@@ -132,5 +139,5 @@ def step_of(curves: Curves, listing: Listing) -> int | None:
     return max((step for step in (logged, begun, saved) if step is not None), default=None)
 
 
-def _first(wanted: tuple[str, ...], curves: Curves) -> str | None:
-    return next((name for name in (*wanted, *curves.names) if name in curves.names), None)
+def _first(wanted: tuple[str, ...], metrics: tuple[str, ...]) -> str | None:
+    return next((name for name in (*wanted, *metrics) if name in metrics), None)
