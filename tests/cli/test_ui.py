@@ -46,6 +46,7 @@ def test_the_first_line_is_the_link(run_path: Path, arguments: list[str], graphi
         assert process.wait(20) == 0
         assert process.stdout.read() == ""
         said = process.stderr.read()
+    assert "no run" not in said
     assert ("no browser here" in said) is (not graphical and not arguments)
     assert opened.exists() is (graphical and not arguments)
     if opened.exists():
@@ -78,6 +79,22 @@ def test_a_port_in_use_and_a_place_that_is_none(call: Call, run_path: Path) -> N
     assert result.exit_code == 1 and "in use" in result.stderr and "--port" in result.stderr
     assert call("ui", run_path.parent / "nothing", "--no-open").exit_code == 3
     assert call("ui", run_path, "--port", "70000").exit_code == 2
+
+
+def test_a_place_without_any_run_is_said_and_shown(run_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    command = [sys.executable, "-m", "holdfast", "ui", str(tmp_path / "empty"), "--no-open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stderr is not None
+        link = process.stdout.readline().strip()
+        said = process.stderr.readline()
+        with httpx.Client(trust_env=False, timeout=20) as client:
+            client.get(link)
+            address = link.partition("?")[0] + "api/runs"
+            assert client.get(address).json()["runs"] == []
+        process.send_signal(2)
+        assert process.wait(20) == 0
+    assert said == f"note: there is no run in or below {tmp_path / 'empty'}; one that begins there is shown\n"
 
 
 def test_help_imports_no_server() -> None:

@@ -101,4 +101,10 @@ def test_wrong_usage(
 
 
 def test_a_place_without_any_run(tmp_path: Path, call: Call) -> None:
-    assert call("du", tmp_path).stdout == "0 B in 0 runs; pruning all runs frees nothing.\n"
+    (tmp_path / "notes.txt").write_text("no run")
+    for form in ("human", "json", "agent"):
+        result = call("du", tmp_path, "--format", form)
+        assert (result.exit_code, result.stdout) == (3, "")
+        assert f"there is no run in or below {tmp_path}" in result.stderr
+    (tmp_path / "stock" / "checkpoint-5").mkdir(parents=True)
+    assert "1 directory that holdfast does not manage" in call("du", tmp_path).stdout

@@ -12,8 +12,8 @@ import click
 
 from holdfast.cli.command import Argument, command
 from holdfast.cli.text import clean
-from holdfast.errors import RunNotFound, SettingsError, StorageError
-from holdfast.operations.finding import find_runs
+from holdfast.errors import SettingsError, StorageError
+from holdfast.operations.finding import find_runs, no_run_below
 from holdfast.prometheus import Address, parse_target, registry, serve, text_of, write_file
 from holdfast.units import parse_duration
 
@@ -97,10 +97,7 @@ def _look(paths: Sequence[Path]) -> list[Path]:
     """The runs in and below these directories. Raises RunNotFound when there is none."""
     found = list(dict.fromkeys(place for given in paths for place in find_runs(Path(os.path.expanduser(given)))))
     if not found:
-        raise RunNotFound(
-            f"there is no run in or below {', '.join(map(str, paths))}",
-            hint="A run is an output_dir that holdfast manages; it has a .holdfast directory.",
-        )
+        raise no_run_below(paths)
     return found
 
 

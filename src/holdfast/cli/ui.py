@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import click
 
 from holdfast.cli.command import Argument, command, format_option
 from holdfast.cli.render import Output
-from holdfast.errors import SettingsError
+from holdfast.errors import HoldfastError, SettingsError
 
 NEEDED = ("starlette", "uvicorn")
 
@@ -46,9 +49,8 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
         raise SettingsError(f"the page needs {' and '.join(missing)}", hint=f"pip install {' '.join(missing)}")
     from holdfast.web.server import PageServer, has_browser
 
-    server = PageServer(
-        [Path(os.path.expanduser(place)) for place in places] or [Path()], port=port, writable=allow_write
-    )
+    searched = [Path(os.path.expanduser(place)) for place in places] or [Path()]
+    server = PageServer(searched, port=port, writable=allow_write)
     if output.is_json:
         output.json_line({"url": server.link, "port": server.port, "writable": allow_write})
     else:
@@ -59,4 +61,14 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
             click.launch(server.link)
         else:
             output.note("There is no browser here: open the link yourself; from another machine see --help on --port.")
+    # A slow disk holds up this word, and not the page.
+    threading.Thread(target=_say_whether_empty, args=(searched, output), daemon=True).start()
     server.run()
+
+
+def _say_whether_empty(places: Sequence[Path], output: Output) -> None:
+    from holdfast.operations.finding import find_runs, no_run_below
+
+    with suppress(HoldfastError, OSError):
+        if not any(find_runs(place) for place in places):
+            output.note(f"note: {no_run_below(places).message}; one that begins there is shown")

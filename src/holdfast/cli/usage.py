@@ -11,6 +11,7 @@ from holdfast.cli.command import Argument, command, format_option
 from holdfast.cli.render import Output
 from holdfast.cli.tables import Cell, Column, Table
 from holdfast.cli.text import count
+from holdfast.operations.finding import no_run_below
 from holdfast.operations.usage import Kinds, Share, TreeUsage, Usage, usage_of_tree
 from holdfast.retention import Outcome
 from holdfast.units import format_size
@@ -57,6 +58,9 @@ def du(*, paths: tuple[str, ...], sort: Sort, check: bool, output: Output) -> No
     themselves.
     """
     tree = usage_of_tree(paths, check=check)
+    if not tree.runs and not tree.stock:
+        _print_notes(tree, output)
+        raise no_run_below(paths)
     if output.is_agent:
         output.json(list(_flat_rows(tree, sort)), columns=FLAT)
     elif output.is_json:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import layout
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, RunNotFound
 from holdfast.model import parse_name
 
 DEPTH = 8
@@ -45,6 +46,14 @@ class Found:
 def find_runs(root: str | os.PathLike[str], *, depth: int = DEPTH) -> list[Path]:
     """Directories of runs at and below `root`, ordered by path; see `search`. Raises NoDirectory."""
     return list(search(root, depth=depth).runs)
+
+
+def no_run_below(places: Iterable[str | os.PathLike[str]]) -> RunNotFound:
+    """The error for a search of these places that found nothing."""
+    return RunNotFound(
+        f"there is no run in or below {', '.join(os.fspath(place) for place in places)}",
+        hint="A run is an output_dir that holdfast manages; it has a .holdfast directory.",
+    )
 
 
 def search(root: str | os.PathLike[str], *, depth: int = DEPTH) -> Found:
