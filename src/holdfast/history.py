@@ -148,8 +148,10 @@ class History:
         except OSError as error:
             self._close()
             whole = data[:done].rfind(b"\n") + 1
-            self._waiting = data[whole:].lstrip(b"\n").splitlines(keepends=True)
             self._torn = whole < done or (self._torn and not whole)
+            if whole < done and data[done : done + 1] == b"\n":
+                whole = done  # all of the line is there but its end, which is what comes first the next time
+            self._waiting = data[whole:].lstrip(b"\n").splitlines(keepends=True)
             self._warn(error)
 
     def _warn(self, error: OSError) -> None:

@@ -141,6 +141,19 @@ def test_a_full_disk_keeps_lines_waiting_whole_and_once(
     assert [attempt.ended for attempt in read.attempts] == ["finished"]
 
 
+def test_a_line_that_lacks_its_end_alone_is_not_written_again(tmp_path: Path) -> None:
+    for room in range(420):
+        store = LocalStore(tmp_path / str(room))
+        store.make_directory(layout.META)
+        history = History(store)
+        with largest_file(room):
+            history.begin()
+            for step in range(1, 4):
+                history.log(step, None, {"loss": step / 3})
+        history.log(4, None, {"loss": 4.0})
+        assert steps(store) == [1, 2, 3, 4], room
+
+
 def test_what_waits_is_bounded(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 3)
     history = History(store)

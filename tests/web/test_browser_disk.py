@@ -46,7 +46,7 @@ def test_each_part_has_its_name_the_size_of_du_and_what_frees_it(look: Look, tmp
         assert words == f"holdfast prune '{run.path}' --aside"
         eyes.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.locator(".commands [data-part=quarantined]").get_by_role("button").click()
-        page.wait_for_function("document.querySelector('#live').textContent === 'Copied'")
+        page.wait_for_function("() => document.querySelector('#live').textContent === 'Copied'")
         assert page.evaluate("navigator.clipboard.readText()") == f"holdfast prune '{run.path}' --quarantined"
         eyes.picture("disk-cluttered")
         command = [sys.executable, "-m", "holdfast", "prune", str(run.path), "--aside", "--quarantined", "--yes"]
