@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ import msgspec
 
 from holdfast import layout
 from holdfast.stores import Store
+from holdfast.strict import finite_or_name
 from holdfast.tail import Tail
 
 logger = logging.getLogger("holdfast")
@@ -147,6 +147,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in cast("list[Any]", value)]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-    return value
+    return finite_or_name(value) if isinstance(value, float) else value

@@ -15,6 +15,7 @@ import msgspec
 
 from holdfast import layout
 from holdfast.stores import Store
+from holdfast.strict import finite_or_name
 from holdfast.tail import Tail
 
 logger = logging.getLogger("holdfast")
@@ -119,7 +120,9 @@ class History:
         if len(self._waiting) < MOST_WAITING:
             line = _ENCODER.encode(Point(self._number, step, epoch, time.time(), dict(values)))
             if not all(map(math.isfinite, values.values())):
-                line = _ENCODER.encode({**msgspec.json.decode(line), "values": _named(values)})
+                # JSON has no NaN: such numbers become strings.
+                named = {name: finite_or_name(value) for name, value in values.items()}
+                line = _ENCODER.encode({**msgspec.json.decode(line), "values": named})
             self._write(line)
         else:
             self._flush()
@@ -221,11 +224,6 @@ class History:
             self._attempts[record.attempt] = replace(self._attempts[record.attempt], ended=record.ended)
 
 
-def _named(values: Mapping[str, float]) -> dict[str, float | str]:
-    """JSON has no NaN: such numbers become strings."""
-    return {name: value if math.isfinite(value) else _NAMES.get(value, "NaN") for name, value in values.items()}
-
-
 def _records(lines: list[bytes]) -> Iterator[Point | _Begin | _End]:
     """What these lines say; torn and foreign ones are passed over."""
     try:
@@ -245,7 +243,6 @@ def _unannounced(point: Point) -> Attempt:
     return Attempt(point.attempt, datetime.fromtimestamp(point.time, UTC), max(point.step - 1, 0), None, 0)
 
 
-_NAMES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 _ENCODER = msgspec.json.Encoder()
 # Not strict: the names of the numbers that JSON lacks are read as numbers.
 _DECODER = msgspec.json.Decoder(Point | _Begin | _End, strict=False)

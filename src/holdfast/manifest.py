@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,6 +14,7 @@ from msgspec import Meta
 
 from holdfast.errors import LayoutTooNew, ManifestInvalid
 from holdfast.model import CHUNK_BYTES, CHUNK_DIGITS, Checkpoint, FileEntry, Kind, State
+from holdfast.strict import finite_or_name
 
 MANIFEST_NAME = "holdfast.json"
 FORMAT_VERSION = 2
@@ -100,7 +100,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "epoch": checkpoint.epoch,
         "kind": checkpoint.kind.value,
         "created": checkpoint.created.astimezone(UTC),
-        "metrics": {name: _metric_out(value) for name, value in checkpoint.metrics.items()},
+        "metrics": {name: finite_or_name(float(value)) for name, value in checkpoint.metrics.items()},
         "files": [_file_out(file) for file in checkpoint.files],
         "written_by": dict(checkpoint.written_by),
         "fingerprint": dict(checkpoint.fingerprint),
@@ -255,14 +255,6 @@ def _check_chunks(files: tuple[FileEntry, ...], version: int, origin: str) -> No
 def _file_out(file: FileEntry) -> dict[str, Any]:
     fields: dict[str, Any] = {"path": file.path, "size": file.size, "digest": file.digest}
     return fields | {"chunks": file.chunks} if file.chunks else fields
-
-
-def _metric_out(value: float) -> MetricValue:
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return float(value)
 
 
 def _utc(created: datetime) -> datetime:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Generator, Sequence
@@ -14,6 +13,7 @@ import click
 
 from holdfast.cli.tables import Span, Table, plain_lines
 from holdfast.cli.text import clean, wants_colour
+from holdfast.strict import finite_or_name, valid_text
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -175,10 +175,8 @@ def _strict(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_strict(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-    return value
+        return valid_text(value)
+    return finite_or_name(value) if isinstance(value, float) else value
 
 
 def folded(head: Sequence[Span], body: Sequence[Span], console: Console) -> list[Text]:

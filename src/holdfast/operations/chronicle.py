@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Literal, cast
 
 from holdfast import layout
 from holdfast.events import Event, parse_lines
-from holdfast.operations.listing import finite_or_name
 from holdfast.run import Run
+from holdfast.strict import finite_or_name
 from holdfast.tail import Tail
 
 LAST = 500

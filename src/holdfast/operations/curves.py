@@ -14,9 +14,9 @@ import msgspec
 from holdfast import layout
 from holdfast.history import Attempt, History
 from holdfast.model import Checkpoint
-from holdfast.operations.listing import finite_or_name
 from holdfast.operations.series import Series
 from holdfast.run import Run
+from holdfast.strict import finite_or_name
 
 TRAINER_STATE = "trainer_state.json"
 BEFORE = 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast import receipt
 from holdfast.model import Checkpoint
-from holdfast.operations.listing import finite_or_name
+from holdfast.strict import finite_or_name
 
 
 @dataclass(frozen=True, slots=True)

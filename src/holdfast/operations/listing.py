@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC
@@ -15,6 +14,7 @@ from holdfast.model import Checkpoint
 from holdfast.repository import Foreign
 from holdfast.retention import Metric, Outcome, Plan, Policy, rank
 from holdfast.run import Run
+from holdfast.strict import finite_or_name
 
 DAMAGED = "damaged"
 """State of a checkpoint whose last verification failed; the others are those of `State`."""
@@ -125,15 +125,6 @@ def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
             )
         )
     return rows
-
-
-def finite_or_name(value: float) -> float | str:
-    """A number as strict JSON can carry it: NaN and the infinities become their names."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "Infinity" if value > 0 else "-Infinity"
-    return value
 
 
 def _rows_aside(run: Run, plan: Plan) -> list[Row]:

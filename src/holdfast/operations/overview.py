@@ -15,10 +15,10 @@ from typing import Any
 from holdfast import layout
 from holdfast.model import Checkpoint, parse_name
 from holdfast.operations.chronicle import Past
-from holdfast.operations.listing import finite_or_name
 from holdfast.retention import Metric, rank
 from holdfast.run import Run
 from holdfast.stores import Stamp
+from holdfast.strict import finite_or_name
 
 ELSEWHERE = timedelta(hours=1)
 """For how long a lock of another host, whose processes nobody can ask for here, is believed without a sign of life."""

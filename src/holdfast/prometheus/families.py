@@ -15,6 +15,7 @@ from holdfast.model import Kind
 from holdfast.operations.vitals import BOUNDS, Distribution, Vitals, VitalsReader
 from holdfast.receipt import Exactness
 from holdfast.run import Run
+from holdfast.strict import valid_text
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -58,8 +59,7 @@ class RunCollector:
             self._left_out.add(path)
             return None
         self._left_out.discard(path)
-        name = path.resolve().name.encode("utf-8", "backslashreplace").decode()
-        return [name, run.id], vitals
+        return [valid_text(path.resolve().name), run.id], vitals
 
 
 @dataclass(frozen=True, slots=True)

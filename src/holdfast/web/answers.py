@@ -20,6 +20,7 @@ from holdfast.errors import (
     SettingsError,
 )
 from holdfast.operations.pruning import PlanChanged
+from holdfast.strict import valid_text
 from holdfast.web.lane import NoAnswer
 
 WORTH_PACKING = 4_000
@@ -114,5 +115,5 @@ def _printable(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_printable(item) for item in cast("list[Any]", value)]
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return valid_text(value)
     return value

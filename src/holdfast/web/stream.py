@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from holdfast.errors import HoldfastError
 from holdfast.history import History, Point
-from holdfast.operations.listing import finite_or_name
+from holdfast.strict import finite_or_name
 from holdfast.web.answers import Refused, encode
 from holdfast.web.sources import Sources
 from holdfast.web.view import RunView, Stamps

@@ -71,8 +71,9 @@ def _slurm(path: Path, text: str) -> tuple[Job, tuple[str, ...]]:
     limit, limit_line = None, 0
     if "--time" in given:
         value, limit_line = given["--time"]
-        limit = _seconds(value) or None  # a limit of zero is none
-        if limit is None and value.upper() not in _UNLIMITED and _seconds(value) is None:
+        seconds = _seconds(value)
+        limit = seconds or None  # a limit of zero is none
+        if seconds is None and value.upper() not in _UNLIMITED:
             unread.append(f"--time={value} (line {limit_line})")
     requeue = given.get("--requeue", ("", 0))[1]
     job = Job(

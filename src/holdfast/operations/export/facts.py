@@ -10,8 +10,8 @@ from holdfast.operations.export.configs import is_local
 from holdfast.operations.export.files import ADAPTER_CONFIG
 from holdfast.operations.export.plan import ExportPlan, read_json
 from holdfast.operations.export.report import Export, average_json, check_json
-from holdfast.operations.listing import finite_or_name
 from holdfast.retention import format_spec
+from holdfast.strict import finite_or_name
 from holdfast.units import SIZES
 
 PACKAGES = ("holdfast", "python", "torch", "transformers", "accelerate", "peft", "trl", "datasets")

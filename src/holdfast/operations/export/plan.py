@@ -167,26 +167,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def headers(directory: Path, entries: Sequence[FileEntry]) -> dict[str, TensorEntry]:
     """The tensors of safetensors files by name. Raises ExportRefused."""
-    found: dict[str, TensorEntry] = {}
-    for entry in entries:
-        try:
-            found |= tensors_in(directory / entry.path)
-        except ValueError as error:
-            raise ExportRefused(f"{directory / entry.path} {error}") from error
-    return found
+    return dict(_tensors([directory / entry.path for entry in entries]))
 
 
-def tensors_of(paths: Iterable[Path]) -> list[TensorEntry]:
+def tensors_of_base(paths: Iterable[Path]) -> list[TensorEntry]:
     """The tensors of a base's safetensors files. Raises ExportRefused."""
-    found: list[TensorEntry] = []
+    pointer = "Is it a pointer that `git lfs pull` replaces? Or name the base: --base DIR_OR_NAME"
+    return [entry for _, entry in _tensors(paths, hint=pointer)]
+
+
+def _tensors(paths: Iterable[Path], hint: str = "") -> list[tuple[str, TensorEntry]]:
+    found: list[tuple[str, TensorEntry]] = []
     for path in paths:
         try:
-            found += tensors_in(path).values()
+            found += tensors_in(path).items()
         except ValueError as error:
-            raise ExportRefused(
-                f"{path} {error}",
-                hint="Is it a pointer that `git lfs pull` replaces? Or name the base: --base DIR_OR_NAME",
-            ) from error
+            raise ExportRefused(f"{path} {error}", hint=hint) from error
     return found
 
 
@@ -219,7 +215,7 @@ def _merged_bytes(request: Request, members: Sequence[Checkpoint], others: int, 
     weights = sorted(base.glob("*.safetensors")) if base is not None and base.is_dir() else []
     if not weights:
         return None
-    tensors = tensors_of(weights)
+    tensors = tensors_of_base(weights)
     between = sum(entry.nbytes("F32") for entry in tensors) * len(members) if len(members) > 1 else 0
     return others + sum(entry.nbytes(floating) for entry in tensors) + between
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.model import Checkpoint, FileEntry
-from holdfast.operations.listing import finite_or_name
 from holdfast.retention import Mode
+from holdfast.strict import finite_or_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from holdfast.integrations.transformers.exporting.models import CannotLoad, firs
 from holdfast.integrations.transformers.exporting.portrait import compare, outputs_of
 from holdfast.integrations.transformers.exporting.tensors import weights_below
 from holdfast.operations.export.errors import ExportRefused, ExportUnequal
-from holdfast.operations.export.plan import tensors_of
+from holdfast.operations.export.plan import tensors_of_base
 from holdfast.operations.export.report import Forward
 from holdfast.units import format_size
 
@@ -87,7 +87,7 @@ _FROM_HEADER = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float
 
 
 def _tensors(base: str) -> list[TensorEntry]:
-    return tensors_of(weights_below(Path(os.path.expanduser(base))))
+    return tensors_of_base(weights_below(Path(os.path.expanduser(base))))
 
 
 def _outputs(model: Any) -> torch.Tensor | None:
