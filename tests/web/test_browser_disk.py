@@ -57,6 +57,18 @@ def test_each_part_has_its_name_the_size_of_du_and_what_frees_it(look: Look, tmp
         assert parts(eyes)["all"].endswith(format_size(usage(Run.open(run.path)).kinds.total))
 
 
+def texts_drawn(eyes: Eyes) -> list[str]:
+    """What the canvases have written, when they have written something and then nothing more."""
+    drawn: list[str] = []
+    for _ in range(200):
+        eyes.page.wait_for_timeout(150)
+        more = eyes.page.evaluate("window.written.splice(0)")
+        if drawn and not more:
+            return drawn
+        drawn += more
+    raise AssertionError("the drawing did not come to an end")
+
+
 def test_a_run_that_is_over_has_no_forecast(look: Look, tmp_path: Path) -> None:
     runs.finished(tmp_path / "over", steps=600)
     runs.Trained(tmp_path / "stopped", "latest:2", max_steps=2_000).go(600).end(None)
@@ -69,8 +81,7 @@ def test_a_run_that_is_over_has_no_forecast(look: Look, tmp_path: Path) -> None:
             page = eyes.visit(f"#/run/{ui.keys()[name]}/disk")
             page.wait_for_selector(".disk-plot canvas")
             figures[name] = eyes.text(".view").lower()
-            page.wait_for_timeout(150)
-            drawn[name] = page.evaluate("window.written.splice(0)")
+            drawn[name] = texts_drawn(eyes)
     for words in ("most until the end", "at the end", "more save", "it fits"):
         assert words in figures["stopped"] and words not in figures["over"], words
     assert "each checkpoint" in figures["over"] and "free on the disk" in figures["over"]
