@@ -109,7 +109,8 @@ def test_a_parser_of_the_command_line_is_said(tmp_path: Path) -> None:
 
 
 def test_a_file_without_a_config_is_said(tmp_path: Path) -> None:
-    assert report(tmp_path / "s.py", "print(1)").unread == ("the training arguments",)
+    (unread,) = report(tmp_path / "s.py", "print(1)").unread
+    assert unread == "the training arguments: nothing here makes TrainingArguments, SFTConfig or one of their kind"
 
 
 @pytest.mark.parametrize(

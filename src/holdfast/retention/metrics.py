@@ -83,7 +83,7 @@ class Metric:
         if mode is None:
             raise PolicyError(
                 f"the name {name!r} doesn't tell whether lower or higher is better",
-                hint="Say so: mode='min' or mode='max' (greater_is_better=False or True).",
+                hint="Say so: mode='min' or mode='max' (greater_is_better=False or True), --mode for a command.",
             )
         return cls(name, mode)
 

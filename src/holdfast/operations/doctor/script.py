@@ -106,7 +106,8 @@ class _Reader:
                 why = f"the training arguments: {self._name(call.func)} takes them from the command line"
                 yield self._facts(call.lineno, Settings({}, complete=False, why_incomplete=why), common, ())
                 return
-        yield self._facts(0, Settings({}, complete=False, why_incomplete="the training arguments"), common, ())
+        why = "the training arguments: nothing here makes TrainingArguments, SFTConfig or one of their kind"
+        yield self._facts(0, Settings({}, complete=False, why_incomplete=why), common, ())
 
     # -- the training arguments ----------------------------------------------------------------------------
 
