@@ -90,10 +90,10 @@ def _checkpoints(path: Path) -> int:
 def _outermost(places: list[Path]) -> list[Path]:
     """The places that lie in no other one, each once, in the order that they were given."""
     real = {place: place.resolve() for place in dict.fromkeys(places)}
+    all_of_them = frozenset(real.values())
     kept: dict[Path, Path] = {}
     for place, where in real.items():
-        inside = any(where != other and where.is_relative_to(other) for other in real.values())
-        if not inside:
+        if all_of_them.isdisjoint(where.parents):
             kept.setdefault(where, place)
     return list(kept.values())
 
