@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -148,7 +149,8 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
         if not self.resumable or not 0 < len(kept) < len(self.files):
             return False
         # What goes as a whole directory, as DeepSpeed's, holds the weights too where no other file is known for them.
-        whole = any(_matches(entry.path.split("/")[:-1], RESUME_DIRECTORIES) for entry in self.files)
+        nested = [entry.path for entry in self.files if "/" in entry.path]
+        whole = any(_matches(path.split("/")[:-1], RESUME_DIRECTORIES) for path in nested)
         return not whole or any(role_of(entry.path) is Role.WEIGHTS for entry in kept)
 
     def thinned(self) -> Checkpoint:
@@ -178,10 +180,11 @@ def _matches(names: list[str], patterns: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
 
 
+_NAME = re.compile(f"({FULL_PREFIX}|{WEIGHTS_PREFIX})(0|[1-9][0-9]*)")
+
+
 def parse_name(name: str) -> tuple[Kind, int] | None:
     """Kind and step of a checkpoint directory name, None when the name is not exactly one of ours."""
-    for prefix, kind in ((FULL_PREFIX, Kind.FULL), (WEIGHTS_PREFIX, Kind.WEIGHTS)):
-        digits = name.removeprefix(prefix)
-        if digits != name and digits.isascii() and digits.isdigit() and str(int(digits)) == digits:
-            return kind, int(digits)
-    return None
+    if (found := _NAME.fullmatch(name)) is None:
+        return None
+    return (Kind.FULL if found[1] == FULL_PREFIX else Kind.WEIGHTS), int(found[2])

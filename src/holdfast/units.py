@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 
 from holdfast.errors import QuantityError
 
@@ -24,6 +25,7 @@ _AGE_UNITS = ((60, 1, "s"), (3_600, 60, "min"), (48 * 3_600, 3_600, "h"), (60 * 
 """Ages below so many seconds are given in units of so many seconds."""
 
 
+@lru_cache(maxsize=4096)
 def format_size(size: int) -> str:
     """Bytes in decimal units: `999 B`, `1.4 kB`, `140 GB`."""
     value, unit = float(size), 0
