@@ -12,6 +12,13 @@ from tests.web import runs
 from tests.web.browser import Eyes, Ui, serving
 
 Look = Callable[..., Eyes]
+COUNT = """
+window.drawn = { lineTo: 0, arc: 0 };
+for (const name of Object.keys(window.drawn)) {
+  const draw = Path2D.prototype[name];
+  Path2D.prototype[name] = function (...at) { window.drawn[name] += 1; return draw.apply(this, at); };
+}
+"""
 
 
 def test_an_export_is_a_sentence_with_its_kind_and_place(look: Look, tmp_path: Path) -> None:
@@ -44,3 +51,20 @@ def test_an_attempt_says_its_steps_and_its_end_once(look: Look, shown: Ui) -> No
     page.wait_for_selector(".lane-text")
     bars = page.locator(".lane-text").all_inner_texts()
     assert [text.partition(" · ")[0] for text in bars] == ["steps 0 to 900, killed", "rewound to 700, failed at 1,200"]
+
+
+def test_saves_of_steps_that_were_trained_again_are_joined_by_no_line(look: Look, shown: Ui) -> None:
+    eyes = look(shown)
+    eyes.page.add_init_script(COUNT)
+    eyes.page.reload()
+    joined = {}
+    for name in ("sft", "dpo"):
+        page = eyes.visit(f"#/run/{shown.keys()[name]}/health")
+        page.wait_for_selector(".stall-plot canvas")
+        page.evaluate("() => { window.drawn.lineTo = window.drawn.arc = 0; }")
+        page.set_viewport_size({"width": 1180, "height": 860} if name == "sft" else {"width": 1280, "height": 860})
+        page.wait_for_function("() => window.drawn.arc > 0")  # drawn anew: the points come after the lines
+        joined[name] = page.evaluate("window.drawn.lineTo")
+        eyes.picture(f"health-saves-{name}")
+    assert joined["sft"] > 0
+    assert joined["dpo"] == 0
