@@ -255,7 +255,7 @@ CHECKPOINTS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(CHECKPOINTS.filter(lambda c: all(f.path != "holdfast.json" for f in c.files)))
 def test_a_checkpoint_comes_back_as_it_went(checkpoint: Checkpoint) -> None:
     data = manifest.encode(checkpoint)

@@ -244,9 +244,7 @@ def _policy(best: int, latest: int, whole: bool) -> Policy:
 def _explore(examples: int) -> None:
     run_state_machine_as_test(
         Histories,
-        settings=settings(
-            max_examples=examples, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
+        settings=settings(max_examples=examples, stateful_step_count=20, suppress_health_check=list(HealthCheck)),
     )
 
 

@@ -71,7 +71,7 @@ def test_every_size_around_a_boundary(tmp_path: Path, size: int, shift: int) -> 
     congruent=st.booleans(),
     request_pages=st.sampled_from([1, 3, 16, 64]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_layout_from_anywhere(tmp_path_factory, pieces, congruent: bool, request_pages: int) -> None:
     builder, whole, sources = LayoutBuilder(), bytearray(), {}
     for number, (kind, size) in enumerate(pieces):
@@ -262,7 +262,7 @@ def test_no_thread_stays_behind(tmp_path: Path) -> None:
 
 
 @given(cuts=st.lists(st.integers(0, 3 * 2**20), max_size=5), extra=st.integers(0, 40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_digests_do_not_depend_on_how_the_bytes_arrive(cuts: list[int], extra: int) -> None:
     data = random_bytes(2 * 2**20 + extra)
     digester, start = Digester(), 0

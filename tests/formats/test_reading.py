@@ -189,7 +189,7 @@ def test_tensors_beyond_the_end_are_an_error(tmp_path: Path) -> None:
 
 
 @given(spans=st.lists(st.tuples(st.integers(0, 3_000_000), st.integers(0, 700_000)), max_size=6), direct=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_targets_get_exactly_their_range(tmp_path_factory, spans: list[tuple[int, int]], direct: bool) -> None:
     data = bytes(tensor_bytes(torch.randint(0, 256, (5_000_000,), dtype=torch.uint8)))
     path = tmp_path_factory.mktemp("targets") / "f"

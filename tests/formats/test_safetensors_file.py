@@ -41,7 +41,7 @@ def filled(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tensor:
     entries=st.dictionaries(NAMES, st.tuples(st.sampled_from(sorted(stock_dtypes(), key=str)), SHAPES), max_size=12),
     metadata=st.sampled_from([None, {}, {"format": "pt"}, {'ü"\n': "\x01\\"}]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_byte_identical_to_the_library(entries, metadata: dict[str, str] | None) -> None:
     assume(entries or metadata != {})  # there the library itself writes broken JSON
     tensors = {name: filled(dtype, shape, seed) for seed, (name, (dtype, shape)) in enumerate(entries.items())}

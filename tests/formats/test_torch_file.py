@@ -57,7 +57,7 @@ def test_byte_identical_to_torch_save(obj: object) -> None:
 
 
 @given(NESTED)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_nesting_is_byte_identical(obj: object) -> None:
     assert torch_bytes(plan_torch(obj)) == stock_torch_bytes(obj)
 

@@ -255,7 +255,7 @@ ODD = (
 
 
 @given(data())
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_value_of_any_setting_breaks_the_doctor(tmp_path: Path, data: DataObject) -> None:
     """Nobody promises that a script is right: what is no number is simply not judged."""
     names = data.draw(lists(sampled_from(sorted(DEFAULTS)), unique=True))

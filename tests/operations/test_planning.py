@@ -111,7 +111,7 @@ _TENSORS = st.dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_TENSORS)
 def test_safetensors_files_are_planned_to_the_byte(named: dict[str, tuple[tuple[int, ...], str]]) -> None:
     real = {name: torch.zeros(shape, dtype=DTYPES[dtype]) for name, (shape, dtype) in named.items()}
@@ -211,7 +211,6 @@ def _bytes(checkpoints: Sequence[Checkpoint]) -> int:
 # -- on disk ---------------------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(
         [

@@ -19,7 +19,7 @@ from holdfast.retention import Metric, Policy, default_policy
 from tests.operations.runs import LOSS, make_run
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     st.sampled_from(["best:2,latest:1", "latest:2", "best:1,every:30", "all"]),
     st.lists(st.sampled_from([0.1, 0.2, 0.3, math.nan, None]), min_size=1, max_size=8),
