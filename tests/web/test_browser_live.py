@@ -131,3 +131,21 @@ def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, 
     finally:
         process.kill()
         process.wait()
+
+
+def test_nothing_moves_for_who_wants_it_still(look: Look, tmp_path: Path) -> None:
+    with runs.training(tmp_path / "run", "best:2,latest:1", max_steps=900) as trained, serving(tmp_path) as ui:
+        trained.go(300)
+        half = trained.run.path / ".holdfast" / "staging" / "9" / "checkpoint-400"
+        half.mkdir(parents=True)
+        (half / "model.safetensors").write_bytes(bytes(30_000))
+        eyes = look(ui)
+        eyes.visit(f"#/run/{ui.keys()['run']}")
+        eyes.page.wait_for_selector(DRAWN)
+        eyes.page.wait_for_selector(".pulse", state="attached")
+        moving: dict[str, list[str]] = {}
+        for wish in ("no-preference", "reduce"):
+            eyes.page.emulate_media(reduced_motion=wish)  # type: ignore[arg-type]
+            moving[wish] = eyes.page.evaluate("document.getAnimations().map(motion => motion.animationName)")
+        assert {"beat", "pulse"} <= set(moving["no-preference"])
+        assert moving["reduce"] == []

@@ -66,5 +66,3 @@ export function announce(text) {
   const region = document.getElementById("live");
   if (region) region.textContent = text;
 }
-
-export const reducedMotion = () => matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -1,6 +1,6 @@
 // A run's curves with its checkpoints on them: panels, attempts, window, keyboard, and what is said about a mark.
 
-import { announce, debounce, h, reducedMotion, set, throttle } from "../dom.js";
+import { announce, debounce, h, set, throttle } from "../dom.js";
 import { count } from "../format.js";
 import { recall, remember } from "../prefs.js";
 import { colour, onTheme } from "../theme.js";
@@ -239,7 +239,6 @@ export class RunChart {
   #beat(u) {
     const writing = this.marks.position(u, "writing");
     this.pulse.hidden = !writing;
-    this.pulse.classList.toggle("still", reducedMotion());
     if (writing) this.pulse.style.transform = `translate(${writing.left}px, ${writing.top}px)`;
   }
 
