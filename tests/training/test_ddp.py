@@ -18,6 +18,7 @@ pytest.importorskip("trl")
 from transformers import LlamaForCausalLM, TrainerCallback
 
 import holdfast
+from holdfast.checkpointer import Checkpointer
 from holdfast.formats.sink import FileSink
 from holdfast.stores import LocalStore
 from tests.training.comparing import differences, load
@@ -161,17 +162,21 @@ def _no_trouble(rank: int, trainer: Any) -> None:
 
 
 class Unhurried(TrainerCallback):
-    """Steps that take as long as a small write, so that its failure is known before the next."""
+    """Steps that take as long as a write, so that its failure is known before the next."""
+
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self._checkpointer = checkpointer
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        time.sleep(0.1)
+        while self._checkpointer.busy:
+            time.sleep(0.01)
 
 
 def _failing(owner: Any, name: str, *calls: int) -> Any:
     """A disk that is full at these calls of `owner.name`, for whoever makes them."""
 
     def trouble(rank: int, trainer: Any) -> None:
-        trainer.add_callback(Unhurried())
+        trainer.add_callback(Unhurried(trainer.checkpointer))
         original, made = getattr(owner, name), [0]
 
         def call(*arguments: Any, **options: Any) -> Any:
