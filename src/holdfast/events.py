@@ -14,7 +14,7 @@ import msgspec
 
 from holdfast import layout
 from holdfast.stores import Store
-from holdfast.strict import finite_or_name
+from holdfast.strict import changed, finite_or_name
 from holdfast.tail import Tail
 
 logger = logging.getLogger("holdfast")
@@ -47,7 +47,7 @@ class EventLog:
 
         A full disk must not turn a checkpoint that is committed into an error.
         """
-        record = {"time": datetime.now(UTC), "event": event, **_plain(fields)}
+        record = {"time": datetime.now(UTC), "event": event, **changed(fields, _plain)}
         # A process killed in the middle of a line must not spoil the next one: every line brings its own start.
         line = b"\n" + msgspec.json.encode(record) + b"\n"
         try:
@@ -143,8 +143,4 @@ def _numbers(metrics: Any) -> Iterator[tuple[str, float]]:
 
 def _plain(value: Any) -> Any:
     """JSON has no NaN: such numbers become the strings that float() reads back."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in cast("list[Any]", value)]
     return finite_or_name(value) if isinstance(value, float) else value

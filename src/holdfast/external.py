@@ -9,6 +9,7 @@ from pathlib import Path
 from holdfast.errors import CheckpointNotFound, ResumeRefused
 from holdfast.manifest import MANIFEST_NAME
 from holdfast.model import Checkpoint, Kind, parse_name
+from holdfast.paths import expanded
 from holdfast.references import Reference
 from holdfast.repository import Repository
 from holdfast.run import ResumePoint
@@ -27,7 +28,7 @@ def external_path(reference: Reference | bool | None, run: Path) -> Path | None:
     if reference is None or isinstance(reference, (bool, int)):
         return None
     text = os.fspath(reference)
-    path = Path(os.path.expanduser(text))
+    path = expanded(text)
     written_as_path = not isinstance(reference, str) or os.sep in text or text.startswith((".", "~"))
     if not written_as_path and parse_name(text) is None:
         return None

@@ -55,7 +55,7 @@ class Readers:
         """
         name = f"{layout.READERS}/{uuid.uuid4().hex[:16]}"
         lock: FileLock | None = None
-        with suppress(NotImplementedError), _told(why):
+        with suppress(NotImplementedError), _told(why):  # filelock's word where the file system knows no flock
             self._store.make_directory(layout.READERS, durable=False)
             taken = self._lock(name)
             taken.acquire()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from holdfast.errors import CheckpointNotFound
 from holdfast.model import Checkpoint
+from holdfast.paths import expanded
 from holdfast.pins import Pins
 
 Reference = str | int | os.PathLike[str]
@@ -47,7 +48,7 @@ def resolve(reference: Reference, known: Known) -> Checkpoint:
     if text in known.pins.tags:
         return _by_tag(text, known)
     if os.sep in text or text.startswith((".", "~", "checkpoint-", "weights-")):
-        return _by_path(Path(os.path.expanduser(text)), known)
+        return _by_path(expanded(text), known)
     raise _unknown(f"{known.run} has no checkpoint called {text!r}", text, known)
 
 

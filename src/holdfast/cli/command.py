@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from holdfast.cli.registry import COMMANDS
 from holdfast.cli.render import Output
+from holdfast.paths import expanded
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -60,7 +59,7 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Run:
         from holdfast.run import Run
 
-        return Run.open(Path(os.path.expanduser(value)))
+        return Run.open(expanded(value))
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem

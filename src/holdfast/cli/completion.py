@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +17,7 @@ from click.shell_completion import (
 
 from holdfast.cli.command import Argument, command, format_option
 from holdfast.cli.render import Output
+from holdfast.paths import expanded
 
 if TYPE_CHECKING:
     from holdfast.run import Run
@@ -66,7 +66,7 @@ def _typed_run() -> Run | None:
     from holdfast.run import Run
 
     words = split_arg_string(os.environ.get("COMP_WORDS", ""))[2:]
-    paths = [Path(os.path.expanduser(word)) for word in words if not word.startswith("-")]
+    paths = [expanded(word) for word in words if not word.startswith("-")]
     return next((Run.open(path) for path in paths if path.is_dir()), None)
 
 

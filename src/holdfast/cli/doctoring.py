@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -15,6 +14,7 @@ from holdfast.cli.quantities import DURATION, PARAMETERS, RATE, SIZE
 from holdfast.cli.render import Output
 from holdfast.cli.text import clean, count
 from holdfast.operations.doctor import Finding, Options, Report, Rule, Severity, examine_together, rule_named
+from holdfast.paths import expanded
 
 if TYPE_CHECKING:
     from holdfast.operations.planning.sizes import CheckpointSize
@@ -108,7 +108,7 @@ def doctor(
         steps=steps,
         ignore=frozenset(rule_named(id_).id for id_ in ignore),
     )
-    reports = list(examine_together([Path(os.path.expanduser(target)) for target in targets], options))
+    reports = list(examine_together([expanded(target) for target in targets], options))
     if output.is_agent:
         output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
     elif output.is_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from holdfast.cli.command import Argument, command
 from holdfast.cli.text import clean
 from holdfast.errors import SettingsError, StorageError
 from holdfast.operations.finding import find_runs, no_run_below
+from holdfast.paths import expanded
 from holdfast.prometheus import Address, parse_target, registry, serve, text_of, write_file
 from holdfast.units import parse_duration
 
@@ -95,7 +95,7 @@ def _check_choice(listen: Address | None, textfile: Path | None, interval: float
 
 def _look(paths: Sequence[Path]) -> list[Path]:
     """The runs in and below these directories. Raises RunNotFound when there is none."""
-    found = list(dict.fromkeys(place for given in paths for place in find_runs(Path(os.path.expanduser(given)))))
+    found = list(dict.fromkeys(place for given in paths for place in find_runs(expanded(given))))
     if not found:
         raise no_run_below(paths)
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ from holdfast.operations.planning.probe import probe
 from holdfast.operations.planning.report import Question
 from holdfast.operations.planning.schedule import Schedule
 from holdfast.operations.planning.tensors import Inventory, dtype_named
+from holdfast.paths import expanded
 from holdfast.retention import Metric, Policy
 
 LOSS = Metric("eval_loss", "min")
@@ -126,7 +126,7 @@ def _is_yaml(source: str | None) -> bool:
 
 
 def _config(source: str | None) -> TrainingConfig | None:
-    return read_training_config(Path(os.path.expanduser(source))) if source and _is_yaml(source) else None
+    return read_training_config(expanded(source)) if source and _is_yaml(source) else None
 
 
 def _inventory(options: PlanOptions, config: TrainingConfig | None) -> Inventory:

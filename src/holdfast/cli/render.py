@@ -13,7 +13,7 @@ import click
 
 from holdfast.cli.tables import Span, Table, plain_lines
 from holdfast.cli.text import clean, wants_colour
-from holdfast.strict import finite_or_name, valid_text
+from holdfast.strict import changed, finite_or_name, valid_text
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -60,7 +60,7 @@ class Output:
         if self.is_agent:
             from holdfast.cli.tsv import lines
 
-            for line in lines(_strict(value), rows=rows, columns=columns):
+            for line in lines(changed(value, _strict), rows=rows, columns=columns):
                 click.echo(line)
         else:
             click.echo(to_json(value, indent=2))
@@ -160,7 +160,7 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     except (TypeError, ValueError):
         text, strict = "", False
     if not strict:  # a number, a name of a member, or bytes of a path that JSON lacks
-        text = json.dumps(_strict(value), allow_nan=False, default=lambda found: _strict(str(found)))
+        text = json.dumps(changed(value, _strict), allow_nan=False, default=lambda found: _strict(str(found)))
     # Indented by msgspec: what json itself indents it encodes in Python, ten times as slowly.
     return text if indent is None else msgspec.json.format(text, indent=indent)
 
@@ -170,10 +170,6 @@ _NO_TEXT = re.compile(r"(?<!\\ud[89ab][0-9a-f]{2})\\udc[89a-f][0-9a-f]")
 
 
 def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_strict(str(key)): _strict(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    if isinstance(value, (list, tuple)):
-        return [_strict(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, str):
         return valid_text(value)
     return finite_or_name(value) if isinstance(value, float) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import click
 from holdfast.cli.command import Argument, command, format_option
 from holdfast.cli.render import Output
 from holdfast.errors import HoldfastError, SettingsError
+from holdfast.paths import expanded
 
 NEEDED = ("starlette", "uvicorn")
 
@@ -49,7 +49,7 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
         raise SettingsError(f"the page needs {' and '.join(missing)}", hint=f"pip install {' '.join(missing)}")
     from holdfast.web.server import PageServer, has_browser
 
-    searched = [Path(os.path.expanduser(place)) for place in places] or [Path()]
+    searched = [expanded(place) for place in places] or [Path()]
     server = PageServer(searched, port=port, writable=allow_write)
     if output.is_json:
         output.json_line({"url": server.link, "port": server.port, "writable": allow_write})

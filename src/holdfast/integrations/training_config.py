@@ -9,6 +9,7 @@ from typing import Any
 
 from holdfast.errors import SettingsError
 from holdfast.integrations.training_settings import unknown_settings
+from holdfast.operations.yaml_package import yaml_for
 
 _LARGEST_FILE = 10**6
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -80,10 +81,7 @@ def _unread(path: Path, values: dict[str, Any]) -> Iterator[str]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        import yaml
-    except ModuleNotFoundError:
-        raise SettingsError(f"reading {path} needs PyYAML", hint="Install it: pip install pyyaml") from None
+    yaml = yaml_for(path)
     try:
         if path.stat().st_size > _LARGEST_FILE:
             raise SettingsError(f"{path} is too large for a training config")

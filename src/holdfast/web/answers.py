@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -20,7 +20,7 @@ from holdfast.errors import (
     SettingsError,
 )
 from holdfast.operations.pruning import PlanChanged
-from holdfast.strict import valid_text
+from holdfast.strict import changed, valid_text
 from holdfast.web.lane import NoAnswer
 
 WORTH_PACKING = 4_000
@@ -66,7 +66,7 @@ def encode(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value, enc_hook=str)
     except UnicodeEncodeError:
-        return msgspec.json.encode(_printable(value), enc_hook=str)
+        return msgspec.json.encode(changed(value, _printable), enc_hook=str)
 
 
 def answer(request: Request, value: Any, status: int = 200) -> Response:
@@ -110,10 +110,4 @@ def _takes_gzip(request: Request) -> bool:
 
 
 def _printable(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {_printable(str(key)): _printable(item) for key, item in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, (list, tuple)):
-        return [_printable(item) for item in cast("list[Any]", value)]
-    if isinstance(value, str):
-        return valid_text(value)
-    return value
+    return valid_text(value) if isinstance(value, str) else value

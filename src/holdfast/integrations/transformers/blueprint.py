@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 
 from holdfast.errors import SettingsError
 from holdfast.operations.planning.tensors import Inventory, Tensor, dtype_named
+from holdfast.paths import expanded
 
 _COPIED = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "spiece", "generation_")
 """Beginnings of the names of files that are saved with every checkpoint beside weights and config."""
@@ -88,7 +88,7 @@ def _quiet() -> Iterator[None]:
 def _config(model: str) -> Any:
     from transformers import AutoConfig
 
-    path = Path(os.path.expanduser(model))
+    path = expanded(model)
     if path.is_dir() and not (path / "config.json").is_file():
         raise SettingsError(f"{path} has no config.json", hint="Name a model directory, or plan from --params.")
     try:
@@ -176,7 +176,7 @@ def _tensor(name: str, value: Any, dtype: str | None = None) -> Tensor:
 
 def _copied_bytes(model: Path) -> int:
     """Bytes of the tokenizer's and other small files of a model directory."""
-    place = Path(os.path.expanduser(model))
+    place = expanded(model)
     home = place if place.is_dir() else place.parent
     if not (home / "config.json").is_file():
         return 0

@@ -31,10 +31,9 @@ def adapter_facts(nodes: Sequence[ast.AST], name_of: Callable[[ast.expr], str]) 
     return "", 0
 
 
-def trains_adapter(nodes: Sequence[ast.AST], name_of: Callable[[ast.expr], str]) -> bool:
-    """True when an adapter is configured, and not lost on the way."""
-    configured = any(isinstance(node, ast.Call) and name_of(node.func) in _CONFIGS for node in nodes)
-    return configured and not adapter_facts(nodes, name_of)[0]
+def configures_adapter(nodes: Sequence[ast.AST], name_of: Callable[[ast.expr], str]) -> bool:
+    """True when an adapter is configured, whether it is lost on the way or not."""
+    return any(isinstance(node, ast.Call) and name_of(node.func) in _CONFIGS for node in nodes)
 
 
 def _calls(node: ast.AST, name_of: Callable[[ast.expr], str]) -> str:

@@ -19,6 +19,7 @@ from holdfast.operations.doctor.run_facts import facts_of_run
 from holdfast.operations.doctor.script import read_script
 from holdfast.operations.doctor.settings import DEFAULTS, Given, NotKnown, Settings
 from holdfast.operations.doctor.training_file import ENDINGS, read_training_file
+from holdfast.paths import expanded
 from holdfast.retention import Metric, Policy, default_policy, known_mode, parse
 from holdfast.run import Run
 
@@ -161,7 +162,7 @@ def _directory(facts: Facts) -> str | None:
     given = facts.settings.values.get("output_dir")
     if not isinstance(given, Given) or not isinstance(given.value, str) or "\0" in given.value:
         return None
-    return os.path.realpath(os.path.expanduser(given.value))
+    return os.path.realpath(expanded(given.value))
 
 
 def _is_same_file(one: Path, other: Path) -> bool:

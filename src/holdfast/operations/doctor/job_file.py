@@ -9,13 +9,13 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from holdfast.errors import SettingsError
 from holdfast.operations.doctor.facts import DEFAULT_GRACE, Job
 from holdfast.operations.doctor.script import ignored_lines, read_text
+from holdfast.operations.yaml_package import yaml_for
 
 ENDINGS = (".sh", ".bash", ".sbatch", ".slurm", ".batch", ".job")
 SIGNAL_SECONDS = 60.0
@@ -143,15 +143,12 @@ def _unheard(flags: str, body: list[str]) -> str:
     if not starts or any(re.match(r"(source|\.)\s", command) for command in body):
         return ""
     if "B" in flags:
-        passed_on = any(
-            re.match(r"trap\s", command) or (re.match(r"exec\s", command) and _launches(command)) for command in body
-        )
+        trapped = any(re.match(r"trap\s", command) for command in body)
+        replaced = any(re.match(r"exec\s", command) and _launches(command) for command in body)
+        passed_on = trapped or replaced
         return "" if passed_on else "B: signals the batch shell alone, which has no trap to pass it on and no exec"
-    return (
-        ""
-        if any("srun" in map(_name, command.split()) for command in body)
-        else "it goes to what srun starts, and nothing is"
-    )
+    by_srun = any("srun" in map(_name, command.split()) for command in body)
+    return "" if by_srun else "it goes to what srun starts, and nothing is"
 
 
 def _seconds(value: str) -> float | None:
@@ -169,10 +166,7 @@ def _seconds(value: str) -> float | None:
 
 
 def _kubernetes(path: Path, text: str) -> Job:
-    try:
-        yaml: Any = import_module("yaml")
-    except ModuleNotFoundError:
-        raise SettingsError(f"reading {path} needs PyYAML", hint="Install it: pip install pyyaml") from None
+    yaml = yaml_for(path)
     try:
         pods = [pod for node in yaml.compose_all(text, Loader=yaml.SafeLoader) for pod in _pods(node)]
     except (yaml.YAMLError, RecursionError, ValueError) as error:

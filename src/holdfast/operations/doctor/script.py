@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.errors import SettingsError
-from holdfast.operations.doctor.adapters import adapter_facts, trains_adapter
+from holdfast.operations.doctor.adapters import adapter_facts, configures_adapter
 from holdfast.operations.doctor.facts import Facts, Model
 from holdfast.operations.doctor.findings import Where
 from holdfast.operations.doctor.literals import Literals, last_name, shown
@@ -198,7 +198,7 @@ class _Reader:
             lost_line,
             f"gguf_file={shown(gguf.value)}" if gguf else "",
             gguf.value.lineno if gguf else 0,
-            adapter=trains_adapter(self._nodes, self._name),
+            adapter=not lost and configures_adapter(self._nodes, self._name),
         )
         return {
             "attached": options is not None,

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from holdfast.model import parse_name
 from holdfast.operations.doctor.facts import DEFAULT_GRACE, Place
+from holdfast.paths import expanded
 
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def look_at(directory: str | os.PathLike[str]) -> Place:
     """The place of a directory that is there, or will be made."""
-    path = Path(os.path.expanduser(os.fspath(directory))).absolute()
+    path = expanded(directory).absolute()
     there = path
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -59,7 +60,7 @@ def filesystem_of(path: Path) -> str:
 def checkpoints_in(directory: str | os.PathLike[str]) -> tuple[int, ...]:
     """Steps of the `checkpoint-<step>` directories there, whoever wrote them."""
     try:
-        names = os.listdir(os.path.expanduser(os.fspath(directory)))
+        names = os.listdir(expanded(directory))
     except OSError:
         return ()
     return tuple(sorted(found[1] for name in names if name.startswith("checkpoint-") and (found := parse_name(name))))
@@ -67,7 +68,7 @@ def checkpoints_in(directory: str | os.PathLike[str]) -> tuple[int, ...]:
 
 def loggers_before(directory: str | os.PathLike[str]) -> tuple[str, ...]:
     """`report_to` names of the loggers whose files an earlier start left: in the run, or in the working directory."""
-    run = Path(os.path.expanduser(os.fspath(directory)))
+    run = expanded(directory)
     patterns = {
         "tensorboard": ("runs/*/events.out.tfevents.*", "runs/events.out.tfevents.*", "logs/events.out.tfevents.*"),
         "wandb": ("wandb/run-*",),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,6 +10,7 @@ from holdfast.operations.doctor.facts import Facts, Model
 from holdfast.operations.doctor.findings import Where
 from holdfast.operations.doctor.script import ignored_lines, read_text
 from holdfast.operations.doctor.settings import OLD_NAMES, Argument, Given, Settings
+from holdfast.operations.yaml_package import yaml_for
 
 ENDINGS = (".yaml", ".yml")
 _TRUE = {True, "true", "yes", "on", "1"}
@@ -38,10 +38,7 @@ def read_training_file(path: Path) -> tuple[Facts, dict[int, frozenset[str]]]:
 
 
 def _values(path: Path, text: str) -> dict[str, Argument]:
-    try:
-        yaml: Any = import_module("yaml")
-    except ModuleNotFoundError:
-        raise SettingsError(f"reading {path} needs PyYAML", hint="Install it: pip install pyyaml") from None
+    yaml = yaml_for(path)
     try:
         node: Any = yaml.compose(text, Loader=yaml.SafeLoader)
         loaded: Any = yaml.safe_load(text)

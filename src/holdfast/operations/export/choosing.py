@@ -12,6 +12,7 @@ from holdfast.model import Checkpoint
 from holdfast.operations.checking import note
 from holdfast.operations.export.errors import ExportRefused
 from holdfast.operations.export.request import Request
+from holdfast.paths import expanded
 from holdfast.references import Reference
 from holdfast.run import Run
 from holdfast.verification import OnBytes
@@ -52,7 +53,7 @@ def find(run: Run, reference: Reference) -> Checkpoint:
 def _aside(run: Run, reference: Reference) -> Checkpoint | None:
     if isinstance(reference, int):
         return None
-    written = Path(os.path.expanduser(os.fspath(reference).strip()))
+    written = expanded(os.fspath(reference).strip())
     wanted = {os.path.realpath(path) for path in (written, run.path / written)}
     return next((c for c in run.aside if c.path and os.path.realpath(c.path) in wanted), None)
 

@@ -17,6 +17,7 @@ from holdfast.operations.export.errors import ExportRefused
 from holdfast.operations.export.files import ADAPTER_CONFIG, ModelFiles, model_files
 from holdfast.operations.export.request import HEADER_DTYPES, TORCH_DTYPES, Request
 from holdfast.operations.export.target import Target
+from holdfast.paths import expanded
 from holdfast.run import Run
 
 SMALL_FILES = 64 * 1024
@@ -209,7 +210,7 @@ def _bytes(request: Request, members: Sequence[Checkpoint], files: Sequence[Mode
 
 
 def _merged_bytes(request: Request, members: Sequence[Checkpoint], others: int, floating: str | None) -> int | None:
-    base = Path(os.path.expanduser(request.base)) if request.base else None
+    base = expanded(request.base) if request.base else None
     if base is None and members[0].path is not None:
         base = Path(str(read_json(members[0].path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""))
     weights = sorted(base.glob("*.safetensors")) if base is not None and base.is_dir() else []

@@ -17,6 +17,7 @@ from holdfast.model import parse_name
 from holdfast.operations.export.errors import ExportRefused
 from holdfast.operations.export.marker import MARKER, read_marker
 from holdfast.operations.export.workplace import workplace
+from holdfast.paths import expanded
 from holdfast.stores.renaming import exchange_names, rename_without_replacing
 from holdfast.units import format_size
 
@@ -34,13 +35,13 @@ class Target:
     @classmethod
     def of(cls, path: Path, run: Path, *, force: bool) -> Target:
         """The directory, as far as nothing of anybody's is lost by it. Raises ExportRefused, SettingsError."""
-        path = Path(os.path.realpath(os.path.expanduser(path)))
+        path = Path(os.path.realpath(expanded(path)))
         home = Path(os.path.realpath(run))
         if path == home or path in home.parents:
             raise SettingsError(f"{path} holds the run", hint="Name a new directory for the export.")
-        inside = any(p.parent == home and parse_name(p.name) for p in (path, *path.parents))
-        inside = inside or any((p / MANIFEST_NAME).is_file() for p in (path, *path.parents))
-        if inside or home / layout.META in (path, *path.parents):
+        above = (path, *path.parents)
+        named = any(place.parent == home and parse_name(place.name) for place in above)
+        if named or home / layout.META in above or any((place / MANIFEST_NAME).is_file() for place in above):
             raise SettingsError(f"{path} is a place of the run's own", hint="Name a new directory for the export.")
         if path.exists() and not path.is_dir():
             raise ExportRefused(f"{path} is a file", hint="Name a new directory for the export.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.errors import SettingsError
+from holdfast.paths import expanded
 
 TURN = 0.2
 """Where the U-shape turns, as a part of the training: fine-tuning overfits early."""
@@ -34,7 +34,7 @@ def make_curve(kind: str, evaluations: Sequence[int], steps: int, seed: int) -> 
     if kind == "noisy":
         noise = random.Random(seed)
         return Curve("eval_loss", {step: noisy(step / steps, noise.gauss(0, 1)) for step in evaluations})
-    path = Path(os.path.expanduser(kind))
+    path = expanded(kind)
     if not path.is_file():
         raise SettingsError(f"{kind} is neither a file nor a shape", hint=f"Name a CSV file, or {' or '.join(SHAPES)}.")
     return read_curve(path)

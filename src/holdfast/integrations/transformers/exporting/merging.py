@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from holdfast.integrations.transformers.exporting.tensors import weights_below
 from holdfast.operations.export.errors import ExportRefused, ExportUnequal
 from holdfast.operations.export.plan import tensors_of_base
 from holdfast.operations.export.report import Forward
+from holdfast.paths import expanded
 from holdfast.units import format_size
 
 TOLERANCE = 1e-4
@@ -87,7 +87,7 @@ _FROM_HEADER = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float
 
 
 def _tensors(base: str) -> list[TensorEntry]:
-    return tensors_of_base(weights_below(Path(os.path.expanduser(base))))
+    return tensors_of_base(weights_below(expanded(base)))
 
 
 def _outputs(model: Any) -> torch.Tensor | None:
