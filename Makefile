@@ -20,7 +20,7 @@ help:  ## this list
 setup: .venv/.ready  ## create .venv with everything that development needs
 
 .venv/.ready: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "holdfast needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "keepstep needs Python 3.11 or newer; say which: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "setting up .venv (once; torch and the Hugging Face libraries take a minute)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
@@ -28,7 +28,7 @@ setup: .venv/.ready  ## create .venv with everything that development needs
 	@touch $@
 
 demo: .venv/.ready  ## fine-tune, kill, resume, keep the best: on an embedded model, in two minutes
-	@$(BIN)/holdfast demo
+	@$(BIN)/keepstep demo
 
 test: unit training  ## the whole test suite
 
@@ -78,7 +78,7 @@ bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on 
 	  -e '.[hf]' peft moonclip lightning orbax-checkpoint matplotlib
 	@touch $@
 
-bench-page: .venv/.ready  ## what the page of `holdfast ui` takes and costs, in a real browser (5 minutes)
+bench-page: .venv/.ready  ## what the page of `keepstep ui` takes and costs, in a real browser (5 minutes)
 	$(BIN)/python -m benchmarks.page
 
 clean:  ## remove what the other targets made

@@ -1,4 +1,4 @@
-"""Micro-benchmarks of `holdfast.formats`: interleaved methods, medians and ratios, no trainer.
+"""Micro-benchmarks of `keepstep.formats`: interleaved methods, medians and ratios, no trainer.
 
 python benchmarks/micro_formats.py write --directory /path/on/the/disk --rounds 8
 """
@@ -27,24 +27,24 @@ import xxhash
 from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.formats import assembly, direct
-from holdfast.formats.chunks import ChunkedFile
-from holdfast.formats.digests import Digester, crc32
-from holdfast.formats.direct import DirectWriter, Written
-from holdfast.formats.layout import FileLayout
-from holdfast.formats.memory import aligned_buffer, copy, touch
-from holdfast.formats.reading import load_safetensors_into, load_torch, verify_file
-from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
-from holdfast.formats.sink import FileSink
-from holdfast.formats.tensors import storage_bytes, tensor_bytes
-from holdfast.formats.torch_file import plan_torch
-from holdfast.formats.torch_planner import TorchPlanner
-from holdfast.integrations.transformers import holding
-from holdfast.integrations.transformers.holding import HeldFiles
-from holdfast.integrations.transformers.loading import serving
-from holdfast.stores import LocalStore
-from holdfast.verification import verify_files
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.formats import assembly, direct
+from keepstep.formats.chunks import ChunkedFile
+from keepstep.formats.digests import Digester, crc32
+from keepstep.formats.direct import DirectWriter, Written
+from keepstep.formats.layout import FileLayout
+from keepstep.formats.memory import aligned_buffer, copy, touch
+from keepstep.formats.reading import load_safetensors_into, load_torch, verify_file
+from keepstep.formats.safetensors_file import TensorSpec, plan_safetensors
+from keepstep.formats.sink import FileSink
+from keepstep.formats.tensors import storage_bytes, tensor_bytes
+from keepstep.formats.torch_file import plan_torch
+from keepstep.formats.torch_planner import TorchPlanner
+from keepstep.integrations.transformers import holding
+from keepstep.integrations.transformers.holding import HeldFiles
+from keepstep.integrations.transformers.loading import serving
+from keepstep.stores import LocalStore
+from keepstep.verification import verify_files
 
 MIB = 2**20
 Sources = dict[str, memoryview]
@@ -390,7 +390,7 @@ class Resumed:
             self.held()
 
     def verify(self, *, chunks: bool = True) -> None:
-        """As `holdfast verify` reads it; without chunks as a manifest of format 1 is."""
+        """As `keepstep verify` reads it; without chunks as a manifest of format 1 is."""
         files = [file if chunks else replace(file, chunks="") for file in self.checkpoint.files]
         assert not verify_files(self.store, self.key, files)
 

@@ -1,4 +1,4 @@
-"""What `holdfast ui` takes until its page is drawn, follows a training, and costs: `python -m benchmarks.page --help`.
+"""What `keepstep ui` takes until its page is drawn, follows a training, and costs: `python -m benchmarks.page --help`.
 
 A real server and a headless Chromium on one machine. Needs the development group and an installed Chromium.
 """
@@ -46,7 +46,7 @@ READ = """() => {
     first_byte_ms: nav.responseStart - nav.requestStart,
     first_paint_ms: at('first-paint'),
     first_contentful_paint_ms: at('first-contentful-paint'),
-    curves_drawn_ms: at('holdfast.curves'),
+    curves_drawn_ms: at('keepstep.curves'),
     blocked_ms: seen.blocked,
     longest_task_ms: seen.longest,
     layout_shift: seen.shift,

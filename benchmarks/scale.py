@@ -25,16 +25,16 @@ from typing import Any
 import click
 import msgspec
 
-from holdfast import layout, manifest
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.model import Checkpoint, FileEntry, Kind
-from holdfast.retention import Metric, Policy
-from holdfast.run import Run
+from keepstep import layout, manifest
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.model import Checkpoint, FileEntry, Kind
+from keepstep.retention import Metric, Policy
+from keepstep.run import Run
 
 KEEP = "best:3,latest:2,every:1000"
 METRIC = Metric("eval_loss", "min")
 FILES = [
-    "config.json", "generation_config.json", "holdfast_state.json", "model.safetensors", "optimizer.pt",
+    "config.json", "generation_config.json", "keepstep_state.json", "model.safetensors", "optimizer.pt",
     "rng_state.pth", "scheduler.pt", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
     "training_args.bin",
 ]  # fmt: skip
@@ -42,14 +42,14 @@ FINGERPRINT = {
     "arguments": {f"argument_{number}": number * 0.5 for number in range(40)},
     "data": {"fingerprint": "0123456789abcdef", "rows": 100_000, "columns": ["input_ids", "labels"]},
     "model": {"class": "GPT2LMHeadModel", "parameters": 124_439_808, "dtype": "float32"},
-    "versions": {"torch": "2.13.0", "transformers": "5.0.0", "accelerate": "1.12.0", "holdfast": "0.1.0"},
+    "versions": {"torch": "2.13.0", "transformers": "5.0.0", "accelerate": "1.12.0", "keepstep": "0.1.0"},
     "device": {"type": "cuda", "name": "NVIDIA H200", "world_size": 1},
 }
-MAIN = "from holdfast.cli.main import main; main()"
+MAIN = "from keepstep.cli.main import main; main()"
 SELECT = """
 import sys
-from holdfast.run import Run
-from holdfast.verification import Verification
+from keepstep.run import Run
+from keepstep.verification import Verification
 run = Run.open(sys.argv[1])
 run.verify = lambda checkpoint, on_bytes=None: Verification(checkpoint, ())
 assert run.resume_point().checkpoint.step
@@ -76,7 +76,7 @@ def build(path: Path, count: int) -> None:
             created=created,
             metrics={"eval_loss": 1 + (generation * 7919 % 10007) / 10007, "eval_runtime": 1.5},
             files=files,
-            written_by={"holdfast": "0.1.0", "torch": "2.13.0", "world_size": 1},
+            written_by={"keepstep": "0.1.0", "torch": "2.13.0", "world_size": 1},
             fingerprint=FINGERPRINT,
         )
         directory = path / checkpoint.name
@@ -105,12 +105,12 @@ def timed(action: Callable[[], object], rounds: int) -> list[float]:
 def fresh_processes(path: Path, rounds: int) -> dict[str, list[float]]:
     """Wall and CPU times of commands, each in a process of its own."""
     commands = {
-        "python, holdfast --version": [MAIN, "--version"],
-        "holdfast ls": [MAIN, "ls", str(path)],
-        "holdfast ls --format json": [MAIN, "ls", str(path), "--format", "json"],
-        "holdfast prune --dry-run": [MAIN, "prune", str(path), "--dry-run"],
-        "holdfast du": [MAIN, "du", str(path)],
-        "holdfast resume": [MAIN, "resume", str(path)],
+        "python, keepstep --version": [MAIN, "--version"],
+        "keepstep ls": [MAIN, "ls", str(path)],
+        "keepstep ls --format json": [MAIN, "ls", str(path), "--format", "json"],
+        "keepstep prune --dry-run": [MAIN, "prune", str(path), "--dry-run"],
+        "keepstep du": [MAIN, "du", str(path)],
+        "keepstep resume": [MAIN, "resume", str(path)],
         "resume point, no byte check": [SELECT, str(path)],
     }
 

@@ -1,7 +1,7 @@
 """Commits, removals and failures of a run in a tracker: TensorBoard or trackio.
 
-holdfast.attach(trainer, **tensorboard_hooks("runs/sft/logs"))
-holdfast.attach(trainer, **trackio_hooks("my-project", "sft"))
+keepstep.attach(trainer, **tensorboard_hooks("runs/sft/logs"))
+keepstep.attach(trainer, **trackio_hooks("my-project", "sft"))
 """
 
 from collections.abc import Callable

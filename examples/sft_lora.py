@@ -11,7 +11,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-import holdfast
+import keepstep
 
 WORDS_PER_ROW = 40
 
@@ -24,7 +24,7 @@ def rows(path: Path, count: int) -> Dataset:
 
 
 def make_trainer(model: str, data: Path, output: Path, epochs: int) -> SFTTrainer:
-    """A stock SFTTrainer; nothing in it knows of holdfast."""
+    """A stock SFTTrainer; nothing in it knows of keepstep."""
     split = rows(data, 60).train_test_split(test_size=12, seed=0)
     args = SFTConfig(
         output_dir=str(output),
@@ -65,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
 
     trainer = make_trainer(options.model, options.data, options.output, epochs=2)
-    ckpt = holdfast.attach(trainer)
+    ckpt = keepstep.attach(trainer)
     trainer.train(resume_from_checkpoint="auto")
 
     print("checkpoints on disk:", ", ".join(checkpoint.name for checkpoint in ckpt.run.checkpoints))
@@ -74,7 +74,7 @@ def main() -> None:
     print(f"best: {best.path} (eval_loss {best.metrics['eval_loss']:.4f})")
 
     again = make_trainer(options.model, options.data, options.output, epochs=3)
-    ckpt = holdfast.attach(again)
+    ckpt = keepstep.attach(again)
     again.train(resume_from_checkpoint="best")
     assert ckpt.receipt is not None
     print(f"resumed from step {ckpt.receipt.step}; now at step {again.state.global_step}")

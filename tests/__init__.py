@@ -1,1 +1,1 @@
-"""Tests of holdfast; they mirror src."""
+"""Tests of keepstep; they mirror src."""

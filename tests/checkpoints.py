@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from holdfast.model import Checkpoint, FileEntry, Kind, State
+from keepstep.model import Checkpoint, FileEntry, Kind, State
 
 EPOCH = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 """Creation time of generation 0 in tests; each generation is ten minutes after the one before."""

@@ -1,11 +1,11 @@
-"""The engine that the suites attach with: `HOLDFAST_TEST_ENGINE=stock` runs them with the library's own writers."""
+"""The engine that the suites attach with: `KEEPSTEP_TEST_ENGINE=stock` runs them with the library's own writers."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-VARIABLE = "HOLDFAST_TEST_ENGINE"
+VARIABLE = "KEEPSTEP_TEST_ENGINE"
 
 
 def chosen() -> dict[str, Any]:

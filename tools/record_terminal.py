@@ -30,7 +30,7 @@ RUN = "runs/sft"
 WIDTH, HEIGHT = 100, 44
 COMMANDS = (["ls", RUN], ["resume", RUN], ["watch", RUN])
 INTERRUPTED_AT = 38
-DEMO = ROOT / "src" / "holdfast" / "demo" / "assets"
+DEMO = ROOT / "src" / "keepstep" / "demo" / "assets"
 
 
 def main() -> None:
@@ -47,10 +47,10 @@ def main() -> None:
             subprocess.run([sys.executable, Path(__file__).resolve(), "--train"], cwd=home, check=True)
         console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
         for command in COMMANDS:
-            console.print(Text.assemble(("$ ", "bold green"), (f"holdfast {' '.join(command)}", "bold")))
+            console.print(Text.assemble(("$ ", "bold green"), (f"keepstep {' '.join(command)}", "bold")))
             console.print(Text.from_ansi(recorded(command, home)), soft_wrap=True)
             console.print()
-    picture = console.export_svg(title="holdfast")
+    picture = console.export_svg(title="keepstep")
     picture = re.sub(r"@font-face\s*\{.*?\}\s*", "", picture, flags=re.DOTALL)
     arguments.out.write_text(picture, encoding="utf-8")
     print(f"{arguments.out}: {len(picture.encode()) / 1000:.0f} kB")
@@ -63,9 +63,9 @@ def train() -> None:
     import torch
     from transformers import TrainerCallback
 
-    import holdfast
-    from holdfast.demo.recipe import EMBEDDED
-    from holdfast.demo.worker import Job, Reporter, make_trainer
+    import keepstep
+    from keepstep.demo.recipe import EMBEDDED
+    from keepstep.demo.worker import Job, Reporter, make_trainer
 
     torch.set_num_threads(1)
     resumes = Path(RUN).exists()
@@ -79,7 +79,7 @@ def train() -> None:
                 raise KeyboardInterrupt
 
     trainer.add_callback(Interrupt())
-    holdfast.attach(trainer, keep="best:2,latest:1,every:24")
+    keepstep.attach(trainer, keep="best:2,latest:1,every:24")
     try:
         trainer.train(resume_from_checkpoint="auto")
     except KeyboardInterrupt:
@@ -93,7 +93,7 @@ def recorded(command: list[str], home: str) -> str:
         os.chdir(home)
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
         os.environ.update({"TERM": "xterm-256color", "COLORTERM": "truecolor", "PYTHONPATH": str(ROOT / "src")})
-        program = "from holdfast.cli.main import main; main(prog_name='holdfast')"
+        program = "from keepstep.cli.main import main; main(prog_name='keepstep')"
         os.execv(sys.executable, [sys.executable, "-c", program, *command])  # noqa: S606 - no shell is wanted
     shown, asked, begun = b"", False, time.monotonic()
     while True:

@@ -1,4 +1,4 @@
-r"""Trains from scratch the small Llama and tokenizer that `holdfast demo` fine-tunes.
+r"""Trains from scratch the small Llama and tokenizer that `keepstep demo` fine-tunes.
 
 The embedded model was trained on the six novels of Jane Austen (died 1817, public domain), taken from the
 R package `janeaustenr` 1.0.0 (MIT for the package; the texts themselves are public domain), which Debian
@@ -8,7 +8,7 @@ ships as `r-cran-janeaustenr`. Each novel is one character vector; from R, for i
 
 for `sensesensibility`, `prideprejudice`, `mansfieldpark`, `emma`, `northangerabbey` and `persuasion`, then:
 
-    python tools/train_demo_model.py --bf16 --out src/holdfast/demo/assets/model \
+    python tools/train_demo_model.py --bf16 --out src/keepstep/demo/assets/model \
         --text sensesensibility.txt prideprejudice.txt mansfieldpark.txt \
                emma.txt northangerabbey.txt persuasion.txt
 
@@ -195,7 +195,7 @@ def save_model(model: LlamaForCausalLM, out: Path) -> None:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Train from scratch the small Llama and tokenizer that `holdfast demo` fine-tunes.",
+        description="Train from scratch the small Llama and tokenizer that `keepstep demo` fine-tunes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--text", nargs="+", type=Path, required=True, help="UTF-8 text files to learn from")

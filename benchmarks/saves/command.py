@@ -18,19 +18,19 @@ examples:
   python -m benchmarks.saves --quick --output /tmp/quick          does it work here? under two minutes
   python -m benchmarks.saves --output DIR --directory /mnt/disk   the whole set: 124M headline, LoRA, bf16
   python -m benchmarks.saves --workload gpt2 --threads 2 --rounds 3 --output DIR
-  python -m benchmarks.saves --workload gpt2 --only holdfast --only stock --only none --every 50 --output DIR
+  python -m benchmarks.saves --workload gpt2 --only keepstep --only stock --only none --every 50 --output DIR
   python -m benchmarks.saves report DIR --plot docs/images/saves.png
   python -m benchmarks.saves scaling --output DIR --directory /mnt/disk
 
 Ctrl-C leaves what was measured in DIR/results.json; the same command goes on from there, `report` renders it.
 Nothing else should run on the machine meanwhile; the report says what the load was.
 """
-LLAMA = "HOLDFAST_BENCH_LLAMA"
+LLAMA = "KEEPSTEP_BENCH_LLAMA"
 """Environment variable: a directory with the 15M Llama (stories15M) in Hugging Face layout."""
 INTERRUPTED = 130
 ALL = tuple(METHODS)
-FEW = ("none", "holdfast", "stock", "dcp-async-cached", "moonclip")
-QUICK = ("none", "holdfast", "stock", "moonclip")
+FEW = ("none", "keepstep", "stock", "dcp-async-cached", "moonclip")
+QUICK = ("none", "keepstep", "stock", "moonclip")
 WORKLOADS = "gpt2, gpt2:LAYERS, gpt2-bf16, lora-llama, lora-gpt2, many:TENSORS, stack:MILLIONS, small"
 
 
@@ -91,7 +91,7 @@ def _run(given: list[str]) -> None:
 def _run_options(given: list[str]) -> Any:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.saves",
-        description="What a save costs a training, and what a resume takes: holdfast and its peers in one run.",
+        description="What a save costs a training, and what a resume takes: keepstep and its peers in one run.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *("holdfast", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy"),
+    *("keepstep", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy"),
     *("moonclip", "lightning", "orbax-checkpoint", "jax", "tensorstore"),
 )
 

@@ -123,7 +123,7 @@ def target_table(measured: Measured) -> str:
         limits = ["" if each is None else f"≤ {each:.3g}{target.unit}" for each in (target.must, target.aim)]
         found = "" if value is None else f"{value:.3g}{target.unit}"
         body.append([target.what, found, *limits, target.verdict(measured)])
-    return table(["holdfast (fast engine)", "measured", "must", "aim", "verdict"], body)
+    return table(["keepstep (fast engine)", "measured", "must", "aim", "verdict"], body)
 
 
 def _draw(results: Results, image: Path, output: Path) -> str:

@@ -128,10 +128,10 @@ def _by_trainer(trainer: Any, path: Path) -> Load:
     return lambda: trainer.train(resume_from_checkpoint=str(path))
 
 
-def _by_holdfast(trainer: Any, path: Path) -> Load:
-    import holdfast
+def _by_keepstep(trainer: Any, path: Path) -> Load:
+    import keepstep
 
-    holdfast.attach(trainer)
+    keepstep.attach(trainer)
     return lambda: trainer.train(resume_from_checkpoint="auto")
 
 
@@ -144,8 +144,8 @@ def _by_method(name: str, trainer: Any, path: Path) -> Load:
 
 
 def _by_readers(verify: bool, trainer: Any, path: Path) -> Load:
-    """holdfast's readers of stock files, in one pass, given the digests that its writer returns."""
-    from holdfast.formats.reading import load_safetensors_into, load_torch
+    """keepstep's readers of stock files, in one pass, given the digests that its writer returns."""
+    from keepstep.formats.reading import load_safetensors_into, load_torch
 
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
     weights, moments = next(path.glob("*.safetensors")), path / "optimizer.pt"
@@ -162,7 +162,7 @@ def _by_readers(verify: bool, trainer: Any, path: Path) -> Load:
 
 
 def _chunk_digests(file: Path) -> tuple[str, ...]:
-    from holdfast.formats.digests import Digester
+    from keepstep.formats.digests import Digester
 
     digester = Digester()
     digester.update(memoryview(file.read_bytes()))
@@ -181,9 +181,9 @@ def _named_as_in_file(file: Path, state: dict[str, torch.Tensor]) -> dict[str, t
 
 
 WAYS: dict[str, Way] = {
-    "holdfast": Way("holdfast", _by_holdfast, whole=True),
-    "holdfast-readers": Way("holdfast", partial(_by_readers, True)),
-    "holdfast-readers-unverified": Way("holdfast", partial(_by_readers, False)),
+    "keepstep": Way("keepstep", _by_keepstep, whole=True),
+    "keepstep-readers": Way("keepstep", partial(_by_readers, True)),
+    "keepstep-readers-unverified": Way("keepstep", partial(_by_readers, False)),
     "stock-trainer": Way("stock", _by_trainer, whole=True),
     "stock": Way("stock", partial(_by_method, "stock")),
     **{name: Way(name, partial(_by_method, name)) for name in ("dcp", "lightning", "moonclip", "orbax")},

@@ -28,7 +28,7 @@ PAPER = {
 }
 PAPER_STEP = 1.0
 PAPER_EVERY = 50
-OURS = "holdfast"
+OURS = "keepstep"
 
 
 def main(given: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What holdfast must reach and aims at, as ratios of medians of one run."""
+"""What keepstep must reach and aims at, as ratios of medians of one run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from benchmarks.saves.estimator import Spread
 from benchmarks.saves.tables import ResumeRow, SaveRow
 
-OURS = "holdfast"
+OURS = "keepstep"
 
 
 @dataclass(frozen=True, slots=True)

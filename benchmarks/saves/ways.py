@@ -15,11 +15,11 @@ class WayFacts(NamedTuple):
     verified: bool
 
 
-_READERS = "holdfast.formats: one pass, given the digests"
+_READERS = "keepstep.formats: one pass, given the digests"
 WAY_FACTS: dict[str, WayFacts] = {
-    "holdfast": WayFacts("holdfast", 'holdfast: `train("auto")`, less a fresh start', True),
-    "holdfast-readers": WayFacts("holdfast", _READERS, True),
-    "holdfast-readers-unverified": WayFacts("holdfast", _READERS, False),
+    "keepstep": WayFacts("keepstep", 'keepstep: `train("auto")`, less a fresh start', True),
+    "keepstep-readers": WayFacts("keepstep", _READERS, True),
+    "keepstep-readers-unverified": WayFacts("keepstep", _READERS, False),
     "stock-trainer": WayFacts("stock", "HF Trainer: `train(path)`, less a fresh start", False),
     "stock": WayFacts("stock", "safetensors and `torch.load`", False),
     **{

@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 @pytest.mark.training
 def test_the_harness_works_and_says_what_is_not_installed(tmp_path: Path) -> None:
-    only = [word for name in ("holdfast", "moonclip") for word in ("--only", name)]
+    only = [word for name in ("keepstep", "moonclip") for word in ("--only", name)]
     options = ["--quick", "--no-resumes", "--no-limits", "--saves", "1", *only]
     places = ["--output", str(tmp_path / "out"), "--directory", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.saves", *options, *places]
@@ -24,11 +24,11 @@ def test_the_harness_works_and_says_what_is_not_installed(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "out" / "results.json").read_text("utf-8"))
     records = {record["method"]: record for record in results["records"]}
-    assert [save["counts"] for save in records["holdfast"]["saves"]] == [False, True]
-    assert records["holdfast"]["saves"][1]["size"] > records["holdfast"]["state_bytes"]
+    assert [save["counts"] for save in records["keepstep"]["saves"]] == [False, True]
+    assert records["keepstep"]["saves"][1]["size"] > records["keepstep"]["state_bytes"]
     if importlib.util.find_spec("moonclip") is None:
         assert records["moonclip"] == {"leg": results["records"][0]["leg"], "kind": "course", "round": 0,
                                        "method": "moonclip", "refused": "not installed"}  # fmt: skip
         assert "| Moonclip 0.3.1 | refused: not installed |" in done.stdout
-    assert "holdfast, fast engine" in (tmp_path / "out" / "report.md").read_text("utf-8")
+    assert "keepstep, fast engine" in (tmp_path / "out" / "report.md").read_text("utf-8")
     assert not list(tmp_path.glob("saves-*"))

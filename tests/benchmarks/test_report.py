@@ -16,7 +16,7 @@ from benchmarks.saves.targets import TARGETS, Measured
 
 from tests.benchmarks.records import quiet, record
 
-LEG = Leg("gpt2", ("none", "holdfast", "stock", "moonclip", "orbax"), rounds=1)
+LEG = Leg("gpt2", ("none", "keepstep", "stock", "moonclip", "orbax"), rounds=1)
 STATE = 1_000_000
 
 
@@ -30,12 +30,12 @@ def results(tmp_path: Path) -> Results:
     ours = quiet(12)
     ours[5] += 0.1
     made.add(LEG, "course", "none", 0, record(quiet(12), [(5, 0.0, 0.0)], peak=10_000_000))
-    made.add(LEG, "course", "holdfast", 0, record(ours, [(5, 0.002, 0.6)], peak=11_000_000))
+    made.add(LEG, "course", "keepstep", 0, record(ours, [(5, 0.002, 0.6)], peak=11_000_000))
     made.add(LEG, "course", "stock", 0, record(slow, [(5, 2.0, 2.4)], peak=10_100_000))
     made.add(LEG, "course", "moonclip", 0, record(slower, [(5, 0.3, 3.0)], peak=12_000_000))
     made.add(LEG, "course", "orbax", 0, {"refused": "TypeError: no such dtype"})
     made.add(LEG, "limits", "", 0, {"bytes": STATE, "seconds": {"O_DIRECT write and fsync": 0.4, "memcpy": 0.1}})
-    for way, cold in (("holdfast", 0.5), ("stock", 1.0)):
+    for way, cold in (("keepstep", 0.5), ("stock", 1.0)):
         times = {"cold": cold, "warm": cold / 2, "fresh": 0.0, "cached_after_dropping": 0.0}
         made.add(LEG, "resume", way, 0, times)
     return made

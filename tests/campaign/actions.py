@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from holdfast import layout
-from holdfast.checkpointer import Facts
-from holdfast.errors import CheckpointNotFound, RunNotFound
-from holdfast.run import Run
+from keepstep import layout
+from keepstep.checkpointer import Facts
+from keepstep.errors import CheckpointNotFound, RunNotFound
+from keepstep.run import Run
 from tests.core.helpers import FILES, assert_sound, litter, make_checkpointer, make_run, save, steps, writer
 
 Write = Callable[[Path], None]
@@ -68,7 +68,7 @@ def _littered(path: Path) -> None:
 
 def _on_an_older_file_system(path: Path, write: Write) -> None:
     """Where two names can't be swapped in one step."""
-    with patch("holdfast.stores.renaming._renameat2", lambda: None):
+    with patch("keepstep.stores.renaming._renameat2", lambda: None):
         _session(2)(path, write)
 
 
@@ -111,7 +111,7 @@ def check(path: Path, action: Action, *, completed: bool) -> None:
     assert resumes_from(path) == 100
     assert litter(path) == []
     if action.name in ("rewind", "new run", "quarantine"):
-        kept = {file.parent.name for file in path.rglob("holdfast.json")}
+        kept = {file.parent.name for file in path.rglob("keepstep.json")}
         assert {"checkpoint-2", "checkpoint-4"} <= kept
 
 

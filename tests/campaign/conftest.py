@@ -18,6 +18,6 @@ def place(tmp_path: Path) -> Iterator[Path]:
     if not (memory.is_dir() and os.access(memory, os.W_OK)):
         yield tmp_path
         return
-    made = Path(tempfile.mkdtemp(prefix="holdfast-campaign-", dir=memory))
+    made = Path(tempfile.mkdtemp(prefix="keepstep-campaign-", dir=memory))
     yield made
     shutil.rmtree(made, ignore_errors=True)

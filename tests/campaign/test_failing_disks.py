@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import HoldfastError, StorageError
-from holdfast.testing.faults import Fault, Injector, Moment
+from keepstep.errors import KeepstepError, StorageError
+from keepstep.testing.faults import Fault, Injector, Moment
 from tests.campaign.actions import ACTIONS, Action, check, plain_write, resumes_from
 from tests.core.helpers import litter, make_checkpointer, make_run, save
 
@@ -32,7 +32,7 @@ def act(action: Action, path: Path, injector: Injector) -> Exception | None:
     try:
         with injector.injected():
             action.act(path, write)
-    except (OSError, HoldfastError) as error:
+    except (OSError, KeepstepError) as error:
         return error
     return None
 

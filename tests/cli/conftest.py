@@ -8,14 +8,14 @@ from collections.abc import Callable
 import pytest
 from click.testing import CliRunner, Result
 
-from holdfast.cli.main import main
+from keepstep.cli.main import main
 
 Call = Callable[..., Result]
 
 
 @pytest.fixture(autouse=True)
 def _plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
@@ -23,10 +23,10 @@ def _plain_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def call() -> Call:
-    """Run `holdfast` with these arguments; an exception that is not turned into an exit code fails the test."""
+    """Run `keepstep` with these arguments; an exception that is not turned into an exit code fails the test."""
 
     def run(*arguments: object, **options: object) -> Result:
-        result = CliRunner().invoke(main, [str(a) for a in arguments], prog_name="holdfast", **options)  # type: ignore[arg-type]
+        result = CliRunner().invoke(main, [str(a) for a in arguments], prog_name="keepstep", **options)  # type: ignore[arg-type]
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result

@@ -54,11 +54,11 @@ def on_terminal(
     return os.waitstatus_to_exitcode(status), shown.decode()
 
 
-def holdfast(directory: Path) -> Path:
-    """An executable called `holdfast` in a directory, for shells."""
+def keepstep(directory: Path) -> Path:
+    """An executable called `keepstep` in a directory, for shells."""
     import sys
 
-    path = directory / "holdfast"
-    path.write_text(f"#!{sys.executable}\nfrom holdfast.cli.main import main\nmain(prog_name='holdfast')\n")
+    path = directory / "keepstep"
+    path.write_text(f"#!{sys.executable}\nfrom keepstep.cli.main import main\nmain(prog_name='keepstep')\n")
     path.chmod(0o755)
     return path

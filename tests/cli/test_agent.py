@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli import tsv
-from holdfast.cli.listing import COLUMNS
-from holdfast.operations.listing import list_checkpoints
-from holdfast.run import Run
+from keepstep.cli import tsv
+from keepstep.cli.listing import COLUMNS
+from keepstep.operations.listing import list_checkpoints
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run
 
@@ -80,7 +80,7 @@ def test_damage_is_told_in_one_cell(run: Run, call: Call) -> None:
 
 
 def test_events_of_any_shape(run: Run, call: Call) -> None:
-    with (run.path / ".holdfast" / "events.jsonl").open("a") as file:
+    with (run.path / ".keepstep" / "events.jsonl").open("a") as file:
         file.write('{"event": "lat\\ter", "step": "x", "note": "a\\tb\\nc\\u001b[2J\\\\", "list": [1, "b"]}\n')
     last = table(call("events", run.path, "--format", "agent").stdout)[-1]
     assert last == ["", "lat\\ter", "x", "", "note a\\tb\\nc\\x1b[2J\\\\, list 1, b"]

@@ -1,4 +1,4 @@
-"""Tests of `holdfast resume` and `holdfast best`: the path and nothing else on stdout."""
+"""Tests of `keepstep resume` and `keepstep best`: the path and nothing else on stdout."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.model import Kind
-from holdfast.run import Run
+from keepstep.model import Kind
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import cut_manifest, flip, make_run
 
@@ -35,7 +35,7 @@ def test_an_unreadable_manifest_is_not_passed_over_in_silence(run: Run, call: Ca
     result = call("resume", run.path)
 
     assert result.stdout == f"{run.path / 'checkpoint-2'}\n"
-    assert "passed over: checkpoint-3: holdfast.json is not JSON" in result.stderr
+    assert "passed over: checkpoint-3: keepstep.json is not JSON" in result.stderr
 
 
 def test_resume_from_a_named_one(run: Run, call: Call) -> None:

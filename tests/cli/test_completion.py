@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli.completion import SHELLS
-from holdfast.cli.registry import COMMANDS
+from keepstep.cli.completion import SHELLS
+from keepstep.cli.registry import COMMANDS
 from tests.cli.conftest import Call
-from tests.cli.terminals import holdfast, on_terminal
+from tests.cli.terminals import keepstep, on_terminal
 from tests.operations.runs import cut_manifest, make_run
 
 BASH = shutil.which("bash") or pytest.skip("there is no bash", allow_module_level=True)
 ASK = """
-source <(holdfast completion bash)
+source <(keepstep completion bash)
 COMP_WORDS=({words} "{incomplete}")
 COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-_holdfast_completion holdfast
+_keepstep_completion keepstep
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
@@ -35,11 +35,11 @@ def run(tmp_path: Path, call: Call) -> Path:
 
 @pytest.fixture
 def ask(tmp_path: Path):
-    holdfast(tmp_path)
+    keepstep(tmp_path)
     env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
     def ask(words: str, incomplete: str = "") -> list[str]:
-        script = ASK.format(words=f"holdfast {words}", incomplete=incomplete)
+        script = ASK.format(words=f"keepstep {words}", incomplete=incomplete)
         done = subprocess.run([BASH, "-c", script], capture_output=True, text=True, env=env, timeout=60, check=True)
         assert done.stderr == ""
         return done.stdout.split()
@@ -51,7 +51,7 @@ def test_references_of_the_run(run: Path, ask) -> None:
     assert ask(f"show {run}") == ["best", "latest", "release-1", "30", "20", "10"]
     assert ask(f"pin {run}", "r") == ["release-1"]
     assert ask(f"resume {run} --ref", "2") == ["20"]
-    (run / "checkpoint-30" / "holdfast.json").unlink()
+    (run / "checkpoint-30" / "keepstep.json").unlink()
     assert ask(f"show {run}") == ["best", "latest", "release-1", "20", "10"]
 
 
@@ -70,33 +70,33 @@ def test_silent_where_there_is_no_run(tmp_path: Path, ask, damage: str) -> None:
     elif damage == "damaged":
         make_run(path, {1: 0.5})
         cut_manifest(path / "checkpoint-1")
-        (path / ".holdfast" / "run.json").write_text("{")
+        (path / ".keepstep" / "run.json").write_text("{")
     assert ask(f"show {path}") == []
 
 
 def test_a_tab_in_a_real_bash(run: Path, tmp_path: Path) -> None:
-    holdfast(tmp_path)
+    keepstep(tmp_path)
     sent: list[bytes] = []
 
     def keys(shown: bytes) -> bytes:
         if not sent:
-            sent.append(b"source <(holdfast completion bash); PS1='ready> '\r")
+            sent.append(b"source <(keepstep completion bash); PS1='ready> '\r")
             return sent[0]
         if b"hready> " in shown and len(sent) == 1:
-            sent.append(f"holdfast show {run} rel\t --format json | head -c 16; exit\r".encode())
+            sent.append(f"keepstep show {run} rel\t --format json | head -c 16; exit\r".encode())
             return sent[1]
         return b""
 
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PS1": "$ "}
     _, shown = on_terminal([BASH, "--norc", "--noprofile", "-i"], keys=keys, env=env, size=(24, 200))
-    assert f"holdfast show {run} release-1" in shown
+    assert f"keepstep show {run} release-1" in shown
     assert '"step": 10' in shown
 
 
 @pytest.mark.parametrize("shell", sorted(SHELLS))
 def test_scripts_are_what_the_shell_understands(call: Call, shell: str) -> None:
     script = call("completion", shell).stdout
-    assert f"_HOLDFAST_COMPLETE={shell}_complete" in script
+    assert f"_KEEPSTEP_COMPLETE={shell}_complete" in script
     assert json.loads(call("completion", shell, "--format", "json").stdout)["script"] == script.strip()
     program = shutil.which(shell)
     if program is not None:
@@ -104,8 +104,8 @@ def test_scripts_are_what_the_shell_understands(call: Call, shell: str) -> None:
 
 
 def test_values_are_told_to_shells_that_show_them(run: Path, tmp_path: Path) -> None:
-    env = {**os.environ, "COMP_WORDS": f"holdfast show {run} ", "COMP_CWORD": "3", "_HOLDFAST_COMPLETE": "zsh_complete"}
-    done = subprocess.run([holdfast(tmp_path)], capture_output=True, text=True, env=env, timeout=60, check=True)
+    env = {**os.environ, "COMP_WORDS": f"keepstep show {run} ", "COMP_CWORD": "3", "_KEEPSTEP_COMPLETE": "zsh_complete"}
+    done = subprocess.run([keepstep(tmp_path)], capture_output=True, text=True, env=env, timeout=60, check=True)
     lines = done.stdout.splitlines()
     assert lines[lines.index("20") + 1] == "eval_loss 0.25, 1.0 kB"
     assert lines[lines.index("best") + 1] == "step 20"

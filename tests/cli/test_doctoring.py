@@ -1,4 +1,4 @@
-"""Tests of `holdfast doctor`."""
+"""Tests of `keepstep doctor`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.operations.doctor import RULES
+from keepstep.operations.doctor import RULES
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 
 SOUND = """\
-import holdfast
+import keepstep
 args = SFTConfig("runs/a", save_total_limit=3, eval_strategy="steps", save_steps=100, eval_steps=100)
 trainer = SFTTrainer(args=args)
-holdfast.attach(trainer)
+keepstep.attach(trainer)
 trainer.train(resume_from_checkpoint="auto")
 """
 WRONG = """\
@@ -45,7 +45,7 @@ def test_an_error_is_exit_code_1_with_the_line_the_reason_and_the_fix(folder: Pa
         "Why: On SIGTERM",
         "Fix: Set enable_jit_checkpoint=False",
         "W107 the metric's direction is guessed wrong wrong.py:3",
-        "With holdfast.attach: a table of metrics",
+        "With keepstep.attach: a table of metrics",
         "eval_strategy=when() (line 1): E101, W102",
         "1 error, ",
     ):
@@ -102,7 +102,7 @@ def test_explain(call: Call, id_: str) -> None:
 
 def test_explain_as_json(call: Call) -> None:
     shown = json.loads(call("doctor", "--explain", "W203", "--format", "json").stdout)
-    assert shown["with_holdfast"] == RULES["W203"].solved
+    assert shown["with_keepstep"] == RULES["W203"].solved
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Tests of `holdfast export` as it is typed: arguments, refusals, and what a dry run shows."""
+"""Tests of `keepstep export` as it is typed: arguments, refusals, and what a dry run shows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.test_export import MODEL, _save
 
@@ -71,7 +71,7 @@ def test_a_directory_that_is_not_empty_needs_force(run: Run, tmp_path: Path, cal
     (tmp_path / "out" / "mine").write_text("")
     for options, said in [
         ([], "is not empty\n  Name a new directory."),
-        (["--force"], "no export of holdfast made it"),
+        (["--force"], "no export of keepstep made it"),
     ]:
         done = call("export", run.path, "best", tmp_path / "out", *options)
         assert (done.exit_code, said in done.stderr) == (1, True)
@@ -81,6 +81,6 @@ def test_a_directory_that_is_not_empty_needs_force(run: Run, tmp_path: Path, cal
 def test_a_thinned_checkpoint_says_how_to_leave_with_it(run: Run, call: Call) -> None:
     assert call("thin", run.path, "10").exit_code == 0
     done = call("resume", run.path, "--ref", "10")
-    assert f"holdfast export {run.path} 10 DIR" in done.stderr
+    assert f"keepstep export {run.path} 10 DIR" in done.stderr
     done = call("thin", run.path, "10")
-    assert f"holdfast export {run.path} 10 DIR" in done.stderr
+    assert f"keepstep export {run.path} 10 DIR" in done.stderr

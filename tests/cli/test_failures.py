@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run, training
 
-HOLDFAST = [sys.executable, "-m", "holdfast"]
+KEEPSTEP = [sys.executable, "-m", "keepstep"]
 
 
 @pytest.fixture
@@ -23,21 +23,21 @@ def run(tmp_path: Path) -> Run:
     return make_run(tmp_path / "run", {1: 0.1, 2: 0.2})
 
 
-def _holdfast(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*HOLDFAST, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
+def _keepstep(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*KEEPSTEP, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60)
 
 
 def test_a_process_of_its_own_exits_with_the_code_of_the_kind(run: Run, tmp_path: Path) -> None:
-    assert _holdfast("ls", run.path).returncode == 0
-    missing = _holdfast("ls", tmp_path / "nowhere")
+    assert _keepstep("ls", run.path).returncode == 0
+    missing = _keepstep("ls", tmp_path / "nowhere")
     assert missing.returncode == 3
     assert missing.stderr == (
-        f"holdfast: {tmp_path / 'nowhere'} is no directory\n  Give the output_dir of a training run.\n"
+        f"keepstep: {tmp_path / 'nowhere'} is no directory\n  Give the output_dir of a training run.\n"
     )
     with training(run.path):
-        locked = _holdfast("prune", run.path, "--keep", "latest:1", "--yes")
+        locked = _keepstep("prune", run.path, "--keep", "latest:1", "--yes")
     assert locked.returncode == 5
-    assert locked.stderr.startswith("holdfast: ")
+    assert locked.stderr.startswith("keepstep: ")
     assert "Traceback" not in locked.stderr
 
 
@@ -48,7 +48,7 @@ def test_wrong_places(run: Run, tmp_path: Path, call: Call) -> None:
         (file, "is no directory"),
         (tmp_path, "There are runs below it: run"),
         (run.path / "checkpoint-1", f"Give the run: {run.path}"),
-        (run.path / ".holdfast", "holds no run"),
+        (run.path / ".keepstep", "holds no run"),
     ]:
         result = call("ls", place)
         assert (result.exit_code, result.stdout) == (3, ""), place
@@ -67,25 +67,25 @@ def test_wrong_places(run: Run, tmp_path: Path, call: Call) -> None:
     ],
 )
 def test_damaged_files_of_the_run(run: Run, call: Call, name: str, content: str, code: int) -> None:
-    (run.path / ".holdfast" / name).write_text(content)
+    (run.path / ".keepstep" / name).write_text(content)
     result = call("ls", run.path)
     assert (result.exit_code, result.stdout) == (code, "")
-    assert result.stderr.startswith("holdfast: ")
+    assert result.stderr.startswith("keepstep: ")
 
 
 def test_a_torn_event_log_is_read_as_far_as_it_goes(run: Run, call: Call) -> None:
-    log = run.path / ".holdfast" / "events.jsonl"
+    log = run.path / ".keepstep" / "events.jsonl"
     log.write_bytes(log.read_bytes()[:-20] + b"\xff\xfe\n{]\n")
     assert len(json.loads(call("ls", run.path, "--format", "json").stdout)) == 2
 
 
 def test_what_the_system_refuses_is_8(run: Run, call: Call) -> None:
-    log = run.path / ".holdfast" / "events.jsonl"
+    log = run.path / ".keepstep" / "events.jsonl"
     log.unlink()
     log.symlink_to("/nowhere")
     result = call("ls", run.path)
     assert result.exit_code == 8
-    assert result.stderr.startswith("holdfast: ")
+    assert result.stderr.startswith("keepstep: ")
     assert str(log) in result.stderr
 
 
@@ -93,16 +93,16 @@ def test_permission_denied_is_8(run: Run, call: Call, monkeypatch: pytest.Monkey
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", "some\x1bfile")
 
-    monkeypatch.setattr("holdfast.cli.listing.list_checkpoints", refuse)
+    monkeypatch.setattr("keepstep.cli.listing.list_checkpoints", refuse)
     result = call("ls", run.path)
-    assert (result.exit_code, result.stderr) == (8, "holdfast: Permission denied: some\\x1bfile\n")
+    assert (result.exit_code, result.stderr) == (8, "keepstep: Permission denied: some\\x1bfile\n")
 
 
 def test_a_bug_keeps_its_traceback(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("holdfast.cli.listing.list_checkpoints", fail)
+    monkeypatch.setattr("keepstep.cli.listing.list_checkpoints", fail)
     with pytest.raises(ZeroDivisionError):
         call("ls", run.path)
 
@@ -117,14 +117,14 @@ def test_an_unknown_command_names_a_near_one(call: Call) -> None:
 
 
 def test_interrupt_is_130_with_one_line(run: Run) -> None:
-    command = [*HOLDFAST, "events", str(run.path), "--follow"]
+    command = [*KEEPSTEP, "events", str(run.path), "--follow"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors == "holdfast: interrupted\n"
+    assert errors == "keepstep: interrupted\n"
 
 
 def test_an_interrupt_that_became_another_error_is_one(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,19 +133,19 @@ def test_an_interrupt_that_became_another_error_is_one(run: Run, call: Call, mon
             signal.raise_signal(signal.SIGINT)
         raise AttributeError("module 'torch' has no attribute 'UntypedStorage'")
 
-    monkeypatch.setattr("holdfast.cli.listing.list_checkpoints", half_imported)
+    monkeypatch.setattr("keepstep.cli.listing.list_checkpoints", half_imported)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = call("ls", run.path)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert (result.exit_code, result.stderr.strip()) == (130, "holdfast: interrupted")
+    assert (result.exit_code, result.stderr.strip()) == (130, "keepstep: interrupted")
 
 
 def test_a_reader_that_goes_away_is_no_error(run: Run) -> None:
     for _ in range(4000):  # far more than a pipe holds
         run.events.append("pinned", step=1, name="x" * 1000)
-    command = [*HOLDFAST, "events", str(run.path)]
+    command = [*KEEPSTEP, "events", str(run.path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -1,4 +1,4 @@
-"""Tests of `holdfast events`."""
+"""Tests of `keepstep events`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from holdfast.operations.export.choosing import note_exported
-from holdfast.run import Run
+from keepstep.operations.export.choosing import note_exported
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run
 
@@ -32,7 +32,7 @@ def test_what_happened_in_words(run: Run, call: Call) -> None:
         "step 1 1.0 kB freed: not the newest",
         "generation 2: eval_f1 0.75",
         "damaged: optimizer.pt has other bytes",
-        "moved to .holdfast/quarantine/",
+        "moved to .keepstep/quarantine/",
     ):
         assert part in shown, part
 
@@ -72,16 +72,16 @@ def test_follow_prints_what_comes_until_interrupted(run: Run, call: Call, monkey
             raise KeyboardInterrupt
         run.events.append("pinned", step=2, generation=2)
 
-    monkeypatch.setattr("holdfast.operations.following.follow.__kwdefaults__", {"wait": sleep})
+    monkeypatch.setattr("keepstep.operations.following.follow.__kwdefaults__", {"wait": sleep})
     result = call("events", run.path, "--follow", "--limit", "1", "--format", "json")
 
     assert [json.loads(line)["event"] for line in result.stdout.splitlines()] == ["kept", "pinned"]
     assert result.exit_code == 130
-    assert "holdfast: interrupted" in result.stderr
+    assert "keepstep: interrupted" in result.stderr
 
 
 def test_events_of_any_shape_are_printed(run: Run, call: Call) -> None:
-    with (run.path / ".holdfast" / "events.jsonl").open("a") as file:
+    with (run.path / ".keepstep" / "events.jsonl").open("a") as file:
         file.write('{"event": "committed"}\n{"event": "removed", "size_bytes": "x", "time": 3}\n')
         file.write('{"event": "later", "what": {"a": 1}}\nnot json\n[]\n')
 

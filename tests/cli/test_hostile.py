@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Facts
-from holdfast.run import Run
+from keepstep.checkpointer import Facts
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run, training
 
@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Run:
         )
         checkpointer.save(facts, write)
         checkpointer.run.events.append(EVIL, name=EVIL, step=EVIL, time=EVIL)
-    pins = tmp_path / "run" / ".holdfast" / "pins.json"
+    pins = tmp_path / "run" / ".keepstep" / "pins.json"
     pins.write_text(json.dumps({"pinned": [], "tags": {EVIL: 1}}))
     file = tmp_path / "run" / "checkpoint-1" / EVIL
     file.write_bytes(b"y")

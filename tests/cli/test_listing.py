@@ -1,4 +1,4 @@
-"""Tests of `holdfast ls`."""
+"""Tests of `keepstep ls`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Facts
-from holdfast.model import Kind
+from keepstep.checkpointer import Facts
+from keepstep.model import Kind
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run, training, write
 
@@ -42,7 +42,7 @@ def test_json_is_a_list_of_what_the_operation_says(tmp_path: Path, call: Call) -
 
 def test_what_would_go_says_so(tmp_path: Path, call: Call) -> None:
     run = make_run(tmp_path / "run", {1: 0.1, 2: 0.3})
-    file = run.path / ".holdfast" / "run.json"
+    file = run.path / ".keepstep" / "run.json"
     file.write_text(file.read_text().replace('"all"', '"latest:1"'))
 
     result = call("ls", run.path)
@@ -83,7 +83,7 @@ def test_foreign_directories_are_noted_beside_the_data(tmp_path: Path, call: Cal
 
     assert len(json.loads(result.stdout)) == 1
     assert "checkpoint-7" in result.stderr
-    assert "no holdfast.json" in result.stderr
+    assert "no keepstep.json" in result.stderr
 
 
 def test_an_empty_run(tmp_path: Path, call: Call) -> None:

@@ -1,4 +1,4 @@
-"""`holdfast metrics`: printed, served, written, and refused."""
+"""`keepstep metrics`: printed, served, written, and refused."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def test_prints_the_runs_below_a_directory(call: Call, tmp_path: Path) -> None:
     make_run(tmp_path / "deep" / "b", {2: 1.0})
     result = call("metrics", tmp_path)
     assert result.exit_code == 0
-    assert result.output.count("holdfast_latest_step{") == 2
+    assert result.output.count("keepstep_latest_step{") == 2
 
 
 def test_a_run_given_twice_is_counted_once(call: Call, tmp_path: Path) -> None:
     make_run(tmp_path / "a", {1: 1.0})
-    assert call("metrics", tmp_path / "a", tmp_path).output.count("holdfast_latest_step{") == 1
+    assert call("metrics", tmp_path / "a", tmp_path).output.count("keepstep_latest_step{") == 1
 
 
 def test_writes_a_file(call: Call, tmp_path: Path) -> None:
     make_run(tmp_path / "a", {1: 1.0})
     result = call("metrics", tmp_path / "a", "--textfile", tmp_path / "a.prom")
     assert (result.exit_code, result.output) == (0, "")
-    assert "holdfast_saves_total" in (tmp_path / "a.prom").read_text()
+    assert "keepstep_saves_total" in (tmp_path / "a.prom").read_text()
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_no_run_and_no_directory(call: Call, tmp_path: Path) -> None:
 
 def test_serves_until_ctrl_c_and_sees_new_saves(tmp_path: Path) -> None:
     make_run(tmp_path / "a", {1: 1.0})
-    command = [sys.executable, "-m", "holdfast", "metrics", str(tmp_path), "--listen", ":0"]
+    command = [sys.executable, "-m", "keepstep", "metrics", str(tmp_path), "--listen", ":0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         address = process.stdout.readline().split()[0]
@@ -72,7 +72,7 @@ def test_serves_until_ctrl_c_and_sees_new_saves(tmp_path: Path) -> None:
             make_run(tmp_path / "a", {step: 1.0})
             with urllib.request.urlopen(address) as answer:
                 assert f" {float(step)}" in next(
-                    line for line in answer.read().decode().splitlines() if line.startswith("holdfast_latest_step{")
+                    line for line in answer.read().decode().splitlines() if line.startswith("keepstep_latest_step{")
                 )
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 130
@@ -82,7 +82,7 @@ def test_serves_until_ctrl_c_and_sees_new_saves(tmp_path: Path) -> None:
 def test_a_file_is_written_again_and_again_until_ctrl_c(tmp_path: Path) -> None:
     make_run(tmp_path / "a", {1: 1.0})
     file = tmp_path / "a.prom"
-    command = [sys.executable, "-m", "holdfast", "metrics", str(tmp_path), "--textfile", str(file), "--interval", "1s"]
+    command = [sys.executable, "-m", "keepstep", "metrics", str(tmp_path), "--textfile", str(file), "--interval", "1s"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         _wait_for(file.exists)
         make_run(tmp_path / "b", {2: 1.0})

@@ -1,4 +1,4 @@
-"""Tests of `holdfast pin`, `unpin` and `tag`."""
+"""Tests of `keepstep pin`, `unpin` and `tag`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 

@@ -1,4 +1,4 @@
-"""Tests of `holdfast plan`: what it prints, what it refuses, and its exit codes."""
+"""Tests of `keepstep plan`: what it prints, what it refuses, and its exit codes."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_options_change_the_figures(call: Call) -> None:
 
 
 def test_a_disk_that_is_too_small_is_exit_code_1(call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    free = "holdfast.operations.planning.disk.shutil.disk_usage"
+    free = "keepstep.operations.planning.disk.shutil.disk_usage"
     monkeypatch.setattr(free, lambda _: SimpleNamespace(free=100 * 10**9))
     result = call("plan", *NUMBERS, *SCHEDULE, "--disk", tmp_path / "not" / "yet")
     assert result.exit_code == 1
@@ -226,11 +226,11 @@ def test_wrong_usage_is_2(call: Call, arguments: list[str], part: str) -> None:
 
 
 def test_missing_libraries_are_named(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.integrations.transformers.blueprint.find_spec", lambda _: None)
+    monkeypatch.setattr("keepstep.integrations.transformers.blueprint.find_spec", lambda _: None)
     result = call("plan", _llama(tmp_path / "m"), "--lora-r", "8")
     assert result.exit_code == 2
     assert "needs torch, transformers, peft" in result.stderr
-    assert "holdfast plan --params 7B" in result.stderr
+    assert "keepstep plan --params 7B" in result.stderr
 
 
 ADAPTED = YAML + "use_peft: true\nlora_r: 8\nlora_target_modules: [q_proj, down_proj]\n"

@@ -1,4 +1,4 @@
-"""Tests of `holdfast prune`: shown, asked, and only then removed."""
+"""Tests of `keepstep prune`: shown, asked, and only then removed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli.pruning import prune
-from holdfast.limits import Limits
-from holdfast.run import Run
-from holdfast.units import SIZES
+from keepstep.cli.pruning import prune
+from keepstep.limits import Limits
+from keepstep.run import Run
+from keepstep.units import SIZES
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run, training
 
@@ -69,7 +69,7 @@ def test_no_answer_is_an_interruption(run: Run, call: Call, monkeypatch: pytest.
 
 def test_the_runs_own_policy_without_keep(run: Run, call: Call) -> None:
     assert "Nothing to remove" in call("prune", run.path, "-y").stdout
-    file = run.path / ".holdfast" / "run.json"
+    file = run.path / ".keepstep" / "run.json"
     file.write_text(file.read_text().replace('"all"', '"best:1,latest:1"'))
     call("prune", run.path, "-y")
     assert _steps(run) == [1, 3]
@@ -210,7 +210,7 @@ def test_the_runs_own_budget(run: Run, call: Call) -> None:
 
 
 def test_help_lists_every_rule(call: Call) -> None:
-    from holdfast.retention import rule_table
+    from keepstep.retention import rule_table
 
     shown = call("prune", "--help").stdout
     assert all(example in shown for example, _ in rule_table())

@@ -1,4 +1,4 @@
-"""Tests of `holdfast show`."""
+"""Tests of `keepstep show`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 
@@ -38,7 +38,7 @@ def test_everything_that_people_ask(run: Run, call: Call, format_: str) -> None:
 
 
 def test_what_the_next_prune_removes_says_so(run: Run, call: Call) -> None:
-    file = run.path / ".holdfast" / "run.json"
+    file = run.path / ".keepstep" / "run.json"
     file.write_text(file.read_text().replace("best:2:full,", ""))
 
     shown = call("show", run.path, "200").stdout

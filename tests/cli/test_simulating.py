@@ -1,4 +1,4 @@
-"""Tests of `holdfast simulate`: the textbook answer, plots, and what it refuses."""
+"""Tests of `keepstep simulate`: the textbook answer, plots, and what it refuses."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli.plotting import bar, columns
-from holdfast.cli.simulating import simulate
+from keepstep.cli.plotting import bar, columns
+from keepstep.cli.simulating import simulate
 from tests.cli.conftest import Call
 
 TEXTBOOK = ["--steps", "10000", "--save-every", "500", "--eval-every", "500", "--limit", "3", "--params", "13B"]
@@ -31,7 +31,7 @@ def test_the_textbook_question(call: Call) -> None:
 
 def test_the_textbook_question_is_in_the_help(call: Call) -> None:
     shown = call("simulate", "--help").stdout
-    assert "holdfast simulate --steps 10000 --save-every 500 --eval-every 500 --limit 3 --params 13B" in shown
+    assert "keepstep simulate --steps 10000 --save-every 500 --eval-every 500 --limit 3 --params 13B" in shown
     assert simulate.help is not None
 
 
@@ -99,7 +99,7 @@ def test_wrong_usage_is_2(call: Call, arguments: list[str], part: str) -> None:
 
 
 def test_a_picture_needs_matplotlib(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.cli.picture.find_spec", lambda _: None)
+    monkeypatch.setattr("keepstep.cli.picture.find_spec", lambda _: None)
     result = call("simulate", *SMALL, "--limit", "2", "--png", tmp_path / "p.png")
     assert result.exit_code == 2
     assert "pip install matplotlib" in result.stderr

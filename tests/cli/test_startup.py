@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import __version__
-from holdfast.cli.registry import COMMANDS
+from keepstep import __version__
+from keepstep.cli.registry import COMMANDS
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 
@@ -21,7 +21,7 @@ _OF_ONE_FORMAT = {"metrics"}
 """Commands whose output is for one reader."""
 REPORT = """
 import json, sys
-from holdfast.cli.main import main
+from keepstep.cli.main import main
 try:
     main(sys.argv[1:])
 finally:
@@ -39,7 +39,7 @@ def _modules_of(*arguments: str) -> set[str]:
 def test_help_and_version_import_no_command(argument: str) -> None:
     modules = _modules_of(argument)
     assert "click" in modules
-    assert modules.isdisjoint(HEAVY | {"rich", "holdfast.run", "holdfast.cli.listing", "msgspec"})
+    assert modules.isdisjoint(HEAVY | {"rich", "keepstep.run", "keepstep.cli.listing", "msgspec"})
 
 
 @pytest.mark.parametrize("arguments", [["ls"], ["show", "1"], ["verify"], ["resume"], ["events"], ["prune"]])
@@ -47,7 +47,7 @@ def test_piped_commands_import_no_rich(tmp_path: Path, arguments: list[str]) -> 
     command, *rest = arguments
     path = make_run(tmp_path / "run", {1: 0.5}).path
     modules = _modules_of(command, str(path), *rest)
-    assert "holdfast.run" in modules
+    assert "keepstep.run" in modules
     assert modules.isdisjoint(HEAVY | {"rich"})
 
 
@@ -56,7 +56,7 @@ def test_tables_import_rich(tmp_path: Path) -> None:
 
 
 def test_version(call: Call) -> None:
-    assert call("--version").stdout == f"holdfast {__version__}\n"
+    assert call("--version").stdout == f"keepstep {__version__}\n"
 
 
 def test_help_lists_every_command_with_its_sentence(call: Call) -> None:
@@ -69,7 +69,7 @@ def test_help_lists_every_command_with_its_sentence(call: Call) -> None:
 def test_every_command_explains_itself_with_examples(call: Call, name: str) -> None:
     shown = call(name, "--help").stdout
     assert COMMANDS[name].sentence in shown
-    assert f"Examples:\n  holdfast {name} " in shown
+    assert f"Examples:\n  keepstep {name} " in shown
     if name not in _OF_ONE_FORMAT:
         assert "--format [auto|human|json|agent]" in shown
     assert name in WITHOUT_RUN or "RUN" in shown
@@ -84,5 +84,5 @@ def test_every_command_explains_itself_with_examples(call: Call, name: str) -> N
 )
 def test_planning_from_numbers_imports_nothing_heavy(arguments: list[str]) -> None:
     modules = _modules_of(*arguments)
-    assert "holdfast.operations.planning.sizes" in modules
+    assert "keepstep.operations.planning.sizes" in modules
     assert modules.isdisjoint(HEAVY | {"rich", "yaml", "matplotlib"})

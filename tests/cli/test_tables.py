@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from holdfast.cli.render import Output, to_json
-from holdfast.cli.tables import Cell, Column, Table, columns_of, plain_lines
-from holdfast.cli.text import clean, shorten, wants_colour
+from keepstep.cli.render import Output, to_json
+from keepstep.cli.tables import Cell, Column, Table, columns_of, plain_lines
+from keepstep.cli.text import clean, shorten, wants_colour
 
 TABLE = Table(
     (

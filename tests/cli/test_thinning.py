@@ -1,4 +1,4 @@
-"""Tests of `holdfast thin`."""
+"""Tests of `keepstep thin`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 
@@ -38,7 +38,7 @@ def test_the_newest_is_refused(run: Run, call: Call) -> None:
 
 
 def test_ls_shows_what_the_next_prune_thins(run: Run, call: Call) -> None:
-    file = run.path / ".holdfast" / "run.json"
+    file = run.path / ".keepstep" / "run.json"
     file.write_text(file.read_text().replace('"all"', '"best:1,latest:1"'))
     assert "would be thinned" in call("ls", run.path).stdout
     assert "thins 1" in call("ls", run.path, "--format", "human", env={"COLUMNS": "200"}).stdout

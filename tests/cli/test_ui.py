@@ -1,4 +1,4 @@
-"""`holdfast ui`: what it prints, and what it says of wrong usage; the page itself is tested in tests/web."""
+"""`keepstep ui`: what it prints, and what it says of wrong usage; the page itself is tested in tests/web."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_first_line_is_the_link(run_path: Path, arguments: list[str], graphi
     environment |= {"PATH": f"{browser.parent}:{os.environ['PATH']}", "OPENED": str(opened)}
     environment |= {"DISPLAY": ":0"} if graphical else {}
     environment.pop("SSH_CONNECTION", None)
-    command = [sys.executable, "-m", "holdfast", "ui", str(run_path), *arguments]
+    command = [sys.executable, "-m", "keepstep", "ui", str(run_path), *arguments]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     ) as process:
@@ -54,7 +54,7 @@ def test_the_first_line_is_the_link(run_path: Path, arguments: list[str], graphi
 
 
 def test_for_programs_the_first_line_is_json(run_path: Path) -> None:
-    command = [sys.executable, "-m", "holdfast", "ui", str(run_path), "--no-open", "--allow-write", "--format", "json"]
+    command = [sys.executable, "-m", "keepstep", "ui", str(run_path), "--no-open", "--allow-write", "--format", "json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = json.loads(process.stdout.readline())
@@ -65,7 +65,7 @@ def test_for_programs_the_first_line_is_json(run_path: Path) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(call: Call, run_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.cli.ui.find_spec", lambda name: None)
+    monkeypatch.setattr("keepstep.cli.ui.find_spec", lambda name: None)
     result = call("ui", run_path)
     assert result.exit_code == 2
     assert "the page needs starlette and uvicorn" in result.stderr and "pip install starlette uvicorn" in result.stderr
@@ -83,7 +83,7 @@ def test_a_port_in_use_and_a_place_that_is_none(call: Call, run_path: Path) -> N
 
 def test_a_place_without_any_run_is_said_and_shown(run_path: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    command = [sys.executable, "-m", "holdfast", "ui", str(tmp_path / "empty"), "--no-open"]
+    command = [sys.executable, "-m", "keepstep", "ui", str(tmp_path / "empty"), "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         link = process.stdout.readline().strip()
@@ -98,14 +98,14 @@ def test_a_place_without_any_run_is_said_and_shown(run_path: Path, tmp_path: Pat
 
 
 def test_help_imports_no_server() -> None:
-    script = "import sys; from holdfast.cli.main import main\ntry: main(['ui', '--help'])\nfinally: print(*sys.modules)"
+    script = "import sys; from keepstep.cli.main import main\ntry: main(['ui', '--help'])\nfinally: print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
     assert not {"starlette", "uvicorn", "asyncio", "torch"} & set(done.stdout.split())
 
 
 def test_the_page_needs_no_torch(run_path: Path) -> None:
     script = (
-        "import sys; from holdfast.web.server import PageServer; from pathlib import Path\n"
+        "import sys; from keepstep.web.server import PageServer; from pathlib import Path\n"
         "PageServer([Path(sys.argv[1])]); print(*sys.modules)"
     )
     command = [sys.executable, "-c", script, str(run_path)]

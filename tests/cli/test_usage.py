@@ -1,4 +1,4 @@
-"""Tests of `holdfast du`."""
+"""Tests of `keepstep du`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import SIZE, make_run
 
@@ -38,13 +38,13 @@ def test_runs_below_a_root(tmp_path: Path, run: Run, call: Call) -> None:
 
     rows = [line.split()[0] for line in shown.stdout.splitlines() if line.startswith("/")]
     assert rows == [str(tmp_path / "runs" / name) for name in ("a", "b", "stock")]
-    assert "2 runs and 1 directory that holdfast does not manage" in shown.stdout
+    assert "2 runs and 1 directory that keepstep does not manage" in shown.stdout
     assert "stock is not managed: checkpoints that belong to no run" in shown.stderr
 
 
 @pytest.mark.parametrize(("sort", "steps"), [("name", [1, 2, 3]), ("size", [2, 1, 3]), ("frees", [2, 1, 3])])
 def test_sorting(run: Run, call: Call, sort: str, steps: list[int]) -> None:
-    file = run.path / ".holdfast" / "run.json"
+    file = run.path / ".keepstep" / "run.json"
     file.write_text(file.read_text().replace('"all"', '"best:1,latest:1"'))
     (run.path / "checkpoint-2" / "more").write_bytes(b"x" * 5)
 
@@ -71,7 +71,7 @@ def test_check_says_what_differs(run: Run, call: Call) -> None:
     (run.path / "checkpoint-2" / "optimizer.pt").unlink()
     assert call("du", run.path).stderr == ""
     shown = call("du", run.path, "--check")
-    assert "checkpoint-2 lists 1.0 kB, and 900 B are there: holdfast verify" in shown.stderr
+    assert "checkpoint-2 lists 1.0 kB, and 900 B are there: keepstep verify" in shown.stderr
     assert "Allocated" in shown.stdout
 
 
@@ -107,4 +107,4 @@ def test_a_place_without_any_run(tmp_path: Path, call: Call) -> None:
         assert (result.exit_code, result.stdout) == (3, "")
         assert f"there is no run in or below {tmp_path}" in result.stderr
     (tmp_path / "stock" / "checkpoint-5").mkdir(parents=True)
-    assert "1 directory that holdfast does not manage" in call("du", tmp_path).stdout
+    assert "1 directory that keepstep does not manage" in call("du", tmp_path).stdout

@@ -1,4 +1,4 @@
-"""Tests of `holdfast verify`."""
+"""Tests of `keepstep verify`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import cut_manifest, flip, make_run, training
 
@@ -34,7 +34,7 @@ def test_a_problem_is_named_and_the_exit_code_is_1(run: Run, call: Call) -> None
     assert "model.safetensors has other bytes than were written" in result.stdout
     assert "optimizer.pt is missing" in result.stdout
     assert "1 of 3 checkpoints damaged" in result.stdout
-    assert f"holdfast verify {run.path} --quarantine" in result.stdout
+    assert f"keepstep verify {run.path} --quarantine" in result.stdout
     assert run.events.damaged() == {2}
 
 
@@ -51,7 +51,7 @@ def test_quarantine_says_where(run: Run, call: Call) -> None:
     result = call("verify", run.path, "--quarantine")
 
     assert result.exit_code == 1
-    (where,) = (run.path / ".holdfast" / "quarantine").iterdir()
+    (where,) = (run.path / ".keepstep" / "quarantine").iterdir()
     assert f"moved to {where / 'checkpoint-2'}" in result.stdout
     assert call("verify", run.path).exit_code == 0
 
@@ -70,7 +70,7 @@ def test_a_damaged_manifest_is_a_problem(run: Run, call: Call) -> None:
     result = call("verify", run.path, "--quarantine")
 
     assert result.exit_code == 1
-    assert "holdfast.json is not JSON" in result.stdout
+    assert "keepstep.json is not JSON" in result.stdout
     assert "left where it is" in result.stdout
     assert (run.path / "checkpoint-3").is_dir()
 

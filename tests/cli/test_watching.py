@@ -1,4 +1,4 @@
-"""Tests of `holdfast watch` and `holdfast ls --watch`: what a frame says, on every terminal, and how it ends."""
+"""Tests of `keepstep watch` and `keepstep ls --watch`: what a frame says, on every terminal, and how it ends."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Facts
-from holdfast.cli.chart import curve_lines, limits, mark_cells
-from holdfast.history import History
-from holdfast.operations.watching import Watcher
-from holdfast.run import Run
+from keepstep.checkpointer import Facts
+from keepstep.cli.chart import curve_lines, limits, mark_cells
+from keepstep.history import History
+from keepstep.operations.watching import Watcher
+from keepstep.run import Run
 from tests.cli.conftest import Call
-from tests.cli.terminals import holdfast, on_terminal
+from tests.cli.terminals import keepstep, on_terminal
 from tests.operations.runs import make_run, training, write
 
 
@@ -139,7 +139,7 @@ def test_chart_lines() -> None:
 @pytest.mark.parametrize("key", [b"q", b"xQ", b"\x03"], ids=["q", "Q after another key", "Ctrl-C"])
 @pytest.mark.parametrize("command", [["watch"], ["ls", "--watch"]], ids=" ".join)
 def test_keys_end_it_cleanly(run: Run, tmp_path: Path, command: list[str], key: bytes) -> None:
-    program = [str(holdfast(tmp_path)), command[0], str(run.path), *command[1:]]
+    program = [str(keepstep(tmp_path)), command[0], str(run.path), *command[1:]]
     pressed: list[bytes] = []
 
     def keys(shown: bytes) -> bytes:
@@ -157,7 +157,7 @@ def test_keys_end_it_cleanly(run: Run, tmp_path: Path, command: list[str], key: 
 
 
 def test_no_color_and_dumb_terminals(run: Run, tmp_path: Path) -> None:
-    program = [str(holdfast(tmp_path)), "watch", str(run.path)]
+    program = [str(keepstep(tmp_path)), "watch", str(run.path)]
     code, shown = on_terminal(program, env={"TERM": "dumb"})
     assert code == 0 and "\x1b" not in shown
     _, shown = on_terminal(program, env={"NO_COLOR": "1"}, keys=lambda shown: b"q" if b"Last events" in shown else b"")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from holdfast.manifest import MANIFEST_NAME
-from holdfast.stores import Entry, LocalStore
+from keepstep.manifest import MANIFEST_NAME
+from keepstep.stores import Entry, LocalStore
 
 
 class CountingStore(LocalStore):

@@ -9,17 +9,17 @@ from datetime import UTC, datetime
 from typing import Literal
 from zlib import crc32
 
-from holdfast import layout
-from holdfast.errors import CheckpointNotFound
-from holdfast.events import EventLog
-from holdfast.manifest import MANIFEST_NAME
-from holdfast.model import Checkpoint, Kind, parse_name
-from holdfast.pins import PinBoard
-from holdfast.repository import Repository
-from holdfast.retention import Policy
-from holdfast.run import Run
-from holdfast.runfile import RunFile, write_run_file
-from holdfast.stores.memory import Luck, MemoryStore, no_luck
+from keepstep import layout
+from keepstep.errors import CheckpointNotFound
+from keepstep.events import EventLog
+from keepstep.manifest import MANIFEST_NAME
+from keepstep.model import Checkpoint, Kind, parse_name
+from keepstep.pins import PinBoard
+from keepstep.repository import Repository
+from keepstep.retention import Policy
+from keepstep.run import Run
+from keepstep.runfile import RunFile, write_run_file
+from keepstep.stores.memory import Luck, MemoryStore, no_luck
 
 FILES = ("model.bin", "state/optimizer.bin")
 RUN_ID = "run-test"

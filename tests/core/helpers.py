@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from holdfast import layout
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.entrance import Fresh
-from holdfast.manifest import MANIFEST_NAME
-from holdfast.model import Checkpoint, Kind
-from holdfast.retention import Metric, Policy
-from holdfast.run import Run
-from holdfast.stores import LocalStore
+from keepstep import layout
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.entrance import Fresh
+from keepstep.manifest import MANIFEST_NAME
+from keepstep.model import Checkpoint, Kind
+from keepstep.retention import Metric, Policy
+from keepstep.run import Run
+from keepstep.stores import LocalStore
 
 LOSS = Metric("eval_loss", "min")
 FILES = ("model.bin", "state/optimizer.bin")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import layout, units
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.errors import CheckpointNotFound, HoldfastError, RunInUse, RunLocked, RunNotFound, StorageError
-from holdfast.limits import Limits
-from holdfast.retention import Policy
-from holdfast.run import Run
-from holdfast.testing.faults import Fault, Injector
+from keepstep import layout, units
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.errors import CheckpointNotFound, KeepstepError, RunInUse, RunLocked, RunNotFound, StorageError
+from keepstep.limits import Limits
+from keepstep.retention import Policy
+from keepstep.run import Run
+from keepstep.testing.faults import Fault, Injector
 from tests.core.helpers import (
     FILES,
     LOSS,
@@ -98,7 +98,7 @@ def test_a_new_run_that_failed_anywhere_loses_nothing_and_can_be_made_later(tmp_
         old.pin_board.pin(1)
         old.record_metrics(1, {"eval_loss": 0.0})
         injector = Injector(Fault(at, moment=moment))  # type: ignore[arg-type]
-        with injector.injected(), suppress(OSError, HoldfastError):
+        with injector.injected(), suppress(OSError, KeepstepError):
             begin(path, None, fresh="new-run")
         if len(injector.changes) < at:
             break
@@ -110,7 +110,7 @@ def test_a_new_run_that_failed_anywhere_loses_nothing_and_can_be_made_later(tmp_
             assert checkpointer.run.pins.held == frozenset()
             assert checkpointer.run.id != old.id
             checkpointer.close()
-        kept = [p.parent.name for p in (path / layout.PREVIOUS).rglob("holdfast.json")]
+        kept = [p.parent.name for p in (path / layout.PREVIOUS).rglob("keepstep.json")]
         assert sorted(kept).count("checkpoint-4") == 1
         assert litter(path) == []
 
@@ -225,7 +225,7 @@ def test_a_second_process_is_refused_and_a_killed_one_forgotten(
 def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(
     path: Path, context: multiprocessing.context.ForkServerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("holdfast.lock.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("keepstep.lock.GRACE_SECONDS", 0.0)
     make_run(path, 2)
     here, there = context.Pipe()
     process = context.Process(target=fork_and_hold, args=(path, there))
@@ -270,7 +270,7 @@ def test_saving_before_beginning_or_after_closing_is_refused(path: Path) -> None
         save(checkpointer, 2)
     checkpointer.begin("auto")
     checkpointer.close()
-    with pytest.raises(HoldfastError, match="lock"):
+    with pytest.raises(KeepstepError, match="lock"):
         save(checkpointer, 2)
     assert steps(Run.open(path)) == []
     assert litter(path) == []

@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from holdfast import manifest
-from holdfast.linking import link_files
-from holdfast.model import Checkpoint, FileEntry, Kind, State
-from holdfast.repository import Dispose, Repository, Staging
-from holdfast.run import OnBytes, ResumePoint, Run
-from holdfast.stores.memory import MemoryStore
-from holdfast.verification import Verification
+from keepstep import manifest
+from keepstep.linking import link_files
+from keepstep.model import Checkpoint, FileEntry, Kind, State
+from keepstep.repository import Dispose, Repository, Staging
+from keepstep.run import OnBytes, ResumePoint, Run
+from keepstep.stores.memory import MemoryStore
+from keepstep.verification import Verification
 from tests.core.crash_model import Scenario, Violation, World, by_generation, commit, damage
 
 
@@ -25,7 +25,7 @@ from tests.core.crash_model import Scenario, Violation, World, by_generation, co
 def _known_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The luck of a path hangs on its name: the same names in every run of the tests."""
     numbers = count(1)
-    monkeypatch.setattr("holdfast.repository.uuid.uuid4", lambda: SimpleNamespace(hex=f"{next(numbers):08x}"))
+    monkeypatch.setattr("keepstep.repository.uuid.uuid4", lambda: SimpleNamespace(hex=f"{next(numbers):08x}"))
 
 
 # -- scenarios ---------------------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class ManifestFirst(Repository):
     def _commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry]) -> Checkpoint:
         staged = f"{staging.key}/{draft.name}"
         self.store.write(
-            f"{staged}/holdfast.json", manifest.encode(msgspec.structs.replace(draft, files=self._files(staged)))
+            f"{staged}/keepstep.json", manifest.encode(msgspec.structs.replace(draft, files=self._files(staged)))
         )
         self.store.sync_directory(staged)
         self._publish(staged, draft.name)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import layout
-from holdfast.events import EventLog
-from holdfast.stores import LocalStore
-from holdfast.stores.memory import MemoryStore
-from holdfast.testing.faults import Fault, FaultyStore, Injector
+from keepstep import layout
+from keepstep.events import EventLog
+from keepstep.stores import LocalStore
+from keepstep.stores.memory import MemoryStore
+from keepstep.testing.faults import Fault, FaultyStore, Injector
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_disk_that_fails_loses_a_note_with_a_warning_and_raises_for_the_rest(
     store: LocalStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = EventLog(FaultyStore(store.root, Injector(Fault(1, sticky=True))))
-    with caplog.at_level(logging.WARNING, "holdfast"):
+    with caplog.at_level(logging.WARNING, "keepstep"):
         log.append("committed", generation=1)
     assert "missed 'committed'" in caplog.text
     with pytest.raises(OSError, match="Input/output"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast import manifest
-from holdfast.model import Kind
+from keepstep import manifest
+from keepstep.model import Kind
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import history as module
-from holdfast import layout
-from holdfast.history import History, Point
-from holdfast.stores import LocalStore
+from keepstep import history as module
+from keepstep import layout
+from keepstep.history import History, Point
+from keepstep.stores import LocalStore
 
 FILE = layout.METRICS
 

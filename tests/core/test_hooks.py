@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.errors import SettingsError
-from holdfast.events import Event
-from holdfast.hooks import Hooks
-from holdfast.limits import Limits
-from holdfast.retention import Metric, Policy
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.errors import SettingsError
+from keepstep.events import Event
+from keepstep.hooks import Hooks
+from keepstep.limits import Limits
+from keepstep.retention import Metric, Policy
 from tests.operations.runs import write
 
 LOSS = Metric("eval_loss", "min")
@@ -73,7 +73,7 @@ def test_a_hook_that_raises_harms_nothing_and_is_logged(tmp_path: Path, caplog: 
     def raises(event: Event) -> None:
         raise ValueError("the tracker is down")
 
-    with caplog.at_level(logging.ERROR, "holdfast"):
+    with caplog.at_level(logging.ERROR, "keepstep"):
         run = _train(tmp_path, Hooks(on_commit=raises, on_remove=raises), {1: 2.0, 2: 1.5}).run
     assert [checkpoint.step for checkpoint in run.checkpoints] == [2]
     assert "on_commit raised at 'kept' of step 1" in caplog.text

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import janitor as janitor_module
-from holdfast.janitor import Janitor
-from holdfast.priority import NICENESS, lower_priority
-from holdfast.stores import LocalStore
+from keepstep import janitor as janitor_module
+from keepstep.janitor import Janitor
+from keepstep.priority import NICENESS, lower_priority
+from keepstep.stores import LocalStore
 
 
 def _trash(root: Path, name: str) -> Path:

@@ -14,16 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from holdfast import manifest
-from holdfast.errors import LayoutTooNew, ManifestInvalid
-from holdfast.model import CHUNK_BYTES, Checkpoint, FileEntry, Kind
+from keepstep import manifest
+from keepstep.errors import LayoutTooNew, ManifestInvalid
+from keepstep.model import CHUNK_BYTES, Checkpoint, FileEntry, Kind
 from tests.checkpoints import make_checkpoint
 
 SAMPLE = replace(
     make_checkpoint(3, metrics={"eval_loss": 0.25, "bad": math.nan, "high": math.inf, "low": -math.inf}, parent=2),
     timeline=1,
     epoch=0.5,
-    written_by={"holdfast": "0.1", "world_size": 1},
+    written_by={"keepstep": "0.1", "world_size": 1},
     fingerprint={"arguments": {"seed": 1}, "names": ["a", None, True, 0.5]},
 )
 
@@ -69,7 +69,7 @@ def test_every_truncation_and_every_insertion_is_refused() -> None:
 @pytest.mark.parametrize(
     "path",
     ["/etc/passwd", "..", "../x", "a/../../x", "a/..", "./a", "a//b", "a/", ".", "", "a\\..\\b", "a\0b", "//x",
-     "holdfast.json", "x" * 5000],
+     "keepstep.json", "x" * 5000],
 )  # fmt: skip
 def test_a_path_that_leads_outside_is_refused(path: str) -> None:
     entry = {"path": path, "size": 1, "digest": manifest.digest_of(b"")}
@@ -256,7 +256,7 @@ CHECKPOINTS = st.builds(
 
 
 @settings(max_examples=150)
-@given(CHECKPOINTS.filter(lambda c: all(f.path != "holdfast.json" for f in c.files)))
+@given(CHECKPOINTS.filter(lambda c: all(f.path != "keepstep.json" for f in c.files)))
 def test_a_checkpoint_comes_back_as_it_went(checkpoint: Checkpoint) -> None:
     data = manifest.encode(checkpoint)
     assert decode(data) == checkpoint

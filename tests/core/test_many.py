@@ -12,12 +12,12 @@ from unittest.mock import patch
 import pytest
 from msgspec.structs import replace
 
-from holdfast import catalog, layout
-from holdfast.checkpointer import Checkpointer
-from holdfast.joining import Joiner
-from holdfast.operations.usage import usage
-from holdfast.run import Run
-from holdfast.tail import MARK
+from keepstep import catalog, layout
+from keepstep.checkpointer import Checkpointer
+from keepstep.joining import Joiner
+from keepstep.operations.usage import usage
+from keepstep.run import Run
+from keepstep.tail import MARK
 from tests.core.counting import CountingStore
 from tests.core.helpers import make_checkpointer, make_run, manifest_of, save, steps
 
@@ -30,7 +30,7 @@ def path(tmp_path: Path) -> Path:
 @contextmanager
 def counted() -> Iterator[None]:
     """Runs that are opened inside count what they read, and a manifest is settled as soon as it is written."""
-    with patch("holdfast.run.LocalStore", CountingStore), patch.object(catalog, "SETTLED_NS", -(10**9)):
+    with patch("keepstep.run.LocalStore", CountingStore), patch.object(catalog, "SETTLED_NS", -(10**9)):
         yield
 
 
@@ -58,7 +58,7 @@ def test_a_save_reads_no_manifest_but_its_own(path: Path) -> None:
         for step in (52, 53, 54):
             store.forget()
             save(checkpointer, step, 0.5)
-            assert store.manifests == [f"checkpoint-{step}/holdfast.json"]
+            assert store.manifests == [f"checkpoint-{step}/keepstep.json"]
             assert store.listed.count("") == 1
 
 
@@ -67,7 +67,7 @@ def test_a_save_reads_the_event_log_from_where_it_was_left(path: Path) -> None:
         store = store_of(checkpointer.run)
         before = (path / layout.EVENTS).stat().st_size
         # Without the bytes that a commit hashes, the log is all that is read in pieces.
-        with patch("holdfast.verification.file_digest", lambda _store, _path: "xxh3-128:" + "0" * 32):
+        with patch("keepstep.verification.file_digest", lambda _store, _path: "xxh3-128:" + "0" * 32):
             store.forget()
             save(checkpointer, 52, 0.5)
         added = (path / layout.EVENTS).stat().st_size - before
@@ -107,10 +107,10 @@ def test_a_second_listing_reads_only_the_manifests_that_changed(path: Path) -> N
         store_of(run).forget()
         assert len(run.listing().checkpoints) == 10
         assert store_of(run).manifests == []
-        manifest = path / "checkpoint-4" / "holdfast.json"
+        manifest = path / "checkpoint-4" / "keepstep.json"
         manifest.write_bytes(manifest.read_bytes().replace(b'"step": 4', b'"step": 5'))
         assert [foreign.path.name for foreign in run.foreign] == ["checkpoint-4"]
-        assert store_of(run).manifests == ["checkpoint-4/holdfast.json"]
+        assert store_of(run).manifests == ["checkpoint-4/keepstep.json"]
 
 
 def test_a_checkpoint_is_joined_with_its_late_metrics_once(path: Path) -> None:
@@ -137,7 +137,7 @@ def test_names_that_change_places_are_told_apart(path: Path) -> None:
         (path / "checkpoint-2").rename(path / "checkpoint-3")
         os.symlink("checkpoint-3", path / "checkpoint-2")
         assert steps(run) == [3]
-        manifest = path / "checkpoint-3" / "holdfast.json"
+        manifest = path / "checkpoint-3" / "keepstep.json"
         manifest.rename(path / "elsewhere")
         manifest.symlink_to(path / "elsewhere")
         assert steps(run) == []
@@ -155,7 +155,7 @@ def test_a_change_within_the_same_moment_is_seen(path: Path) -> None:
         found = real(target)
         return before if found.st_ino == before.st_ino else found
 
-    with patch("holdfast.stores.local.os.lstat", coarse):
+    with patch("keepstep.stores.local.os.lstat", coarse):
         assert [foreign.path.name for foreign in run.foreign] == ["checkpoint-1"]
 
 
@@ -188,5 +188,5 @@ def test_where_the_bytes_are_is_found_with_one_read_of_each_manifest(path: Path)
         run = Run.open(path)
         found = usage(run)
 
-    assert sorted(store_of(run).manifests) == sorted(f"checkpoint-{step}/holdfast.json" for step in range(1, 21))
+    assert sorted(store_of(run).manifests) == sorted(f"checkpoint-{step}/keepstep.json" for step in range(1, 21))
     assert len(found.shares) == 20

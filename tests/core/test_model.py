@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.model import Kind, parse_name
+from keepstep.model import Kind, parse_name
 
 
 @pytest.mark.parametrize(

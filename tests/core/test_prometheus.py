@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.errors import SettingsError
-from holdfast.prometheus import Address, parse_target, registry, serve, text_of, write_file
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.errors import SettingsError
+from keepstep.prometheus import Address, parse_target, registry, serve, text_of, write_file
 from tests.operations.runs import make_run, write
 
 Sample = tuple[str, tuple[tuple[str, str], ...]]
@@ -28,7 +28,7 @@ def _samples(text: str) -> dict[Sample, float]:
 
 
 def _of(text: str, name: str, **labels: str) -> float | None:
-    return _samples(text).get((f"holdfast_{name}", tuple(sorted(labels.items()))))
+    return _samples(text).get((f"keepstep_{name}", tuple(sorted(labels.items()))))
 
 
 def test_numbers_of_a_run(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_numbers_of_a_run(tmp_path: Path) -> None:
 def test_buckets_never_fall(tmp_path: Path) -> None:
     make_run(tmp_path / "sft", dict.fromkeys(range(1, 9), 1.0))
     samples = _samples(text_of(registry(lambda: [tmp_path / "sft"])))
-    counts = [value for (name, _), value in samples.items() if name == "holdfast_save_blocked_seconds_bucket"]
+    counts = [value for (name, _), value in samples.items() if name == "keepstep_save_blocked_seconds_bucket"]
     assert counts == sorted(counts) and counts[-1] == 8
 
 
@@ -58,7 +58,7 @@ def test_runs_come_and_go_between_two_looks(tmp_path: Path) -> None:
     make_run(tmp_path / "b", {7: 1.0})
     paths.append(tmp_path / "b")
     assert _of(text_of(measured), "latest_step", run="b") == 7
-    (tmp_path / "a" / ".holdfast" / "run.json").write_text("{")
+    (tmp_path / "a" / ".keepstep" / "run.json").write_text("{")
     text = text_of(measured)
     assert _of(text, "latest_step", run="a") is None
     assert _of(text, "latest_step", run="b") == 7
@@ -117,7 +117,7 @@ def test_a_training_writes_its_file_after_every_save_and_at_its_end(tmp_path: Pa
 
 
 def test_a_training_serves_until_its_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "holdfast"):
+    with caplog.at_level(logging.INFO, "keepstep"):
         checkpointer = _training(tmp_path / "sft", ":0")
     address = caplog.messages[-1].rpartition(" ")[2]
     checkpointer.save(Facts(1), write)

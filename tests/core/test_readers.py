@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import layout
-from holdfast.operations import prune
-from holdfast.readers import Readers
-from holdfast.retention import Policy
-from holdfast.run import Run
-from holdfast.stores import LocalStore
+from keepstep import layout
+from keepstep.operations import prune
+from keepstep.readers import Readers
+from keepstep.retention import Policy
+from keepstep.run import Run
+from keepstep.stores import LocalStore
 from tests.operations.runs import make_run
 
 NEWEST = Policy.from_spec("latest:1")
 READER = """
 import sys, time
-from holdfast.run import Run
+from keepstep.run import Run
 with Run.open(sys.argv[1]).readers.reading([1, 2], "being exported"):
     print("reading", flush=True)
     time.sleep(600)

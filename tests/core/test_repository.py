@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import layout, manifest
-from holdfast.errors import StorageError
-from holdfast.model import Checkpoint, Kind, State
-from holdfast.repository import Repository
-from holdfast.stores import LocalStore
-from holdfast.stores.memory import MemoryStore
-from holdfast.testing.faults import Fault, FaultyStore, Injector
+from keepstep import layout, manifest
+from keepstep.errors import StorageError
+from keepstep.model import Checkpoint, Kind, State
+from keepstep.repository import Repository
+from keepstep.stores import LocalStore
+from keepstep.stores.memory import MemoryStore
+from keepstep.testing.faults import Fault, FaultyStore, Injector
 from tests.checkpoints import make_checkpoint
 
 RUN_ID = "run-test"
@@ -24,7 +24,7 @@ AnyStore = LocalStore | MemoryStore
 @pytest.fixture(params=["local", "local without exchange", "memory", "memory without exchange"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AnyStore:
     if request.param == "local without exchange":
-        monkeypatch.setattr("holdfast.stores.renaming._renameat2", lambda: None)
+        monkeypatch.setattr("keepstep.stores.renaming._renameat2", lambda: None)
     store = (
         LocalStore(tmp_path)
         if request.param.startswith("local")
@@ -107,7 +107,7 @@ def test_empty_directories_are_left_out_so_that_the_checkpoint_verifies(store: A
         store.make_directory(f"{staging.key}/checkpoint-100/{empty}")
     checkpoint = repository.commit(staging, make_checkpoint(1, timeline=1))
     assert repository.verify(checkpoint).ok
-    assert [entry.path for entry in store.walk("checkpoint-100")] == ["holdfast.json", "model.bin"]
+    assert [entry.path for entry in store.walk("checkpoint-100")] == ["keepstep.json", "model.bin"]
 
 
 @pytest.mark.parametrize("name", ["a\\b", "\udcff", "new\nline", "ü", "spa ce", "x" * 200])
@@ -130,7 +130,7 @@ def test_what_is_committed_can_be_read_back(tmp_path: Path, name: str) -> None:
 def test_a_writer_that_wrote_nothing_or_a_link_or_a_manifest_is_refused(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     repository = Repository(store, RUN_ID)
-    for name in (None, "link", "holdfast.json"):
+    for name in (None, "link", "keepstep.json"):
         staging = repository.stage()
         directory = staging.path / "checkpoint-100"
         directory.mkdir()
@@ -175,7 +175,7 @@ def test_a_failed_replacement_leaves_the_old_one(
 ) -> None:
     """At every change of that kind: the old one or the new one is whole, and a failure means the old one."""
     if not can_exchange:
-        monkeypatch.setattr("holdfast.testing.faults.FaultyStore.exchange", lambda *_: False)
+        monkeypatch.setattr("keepstep.testing.faults.FaultyStore.exchange", lambda *_: False)
     at = 0
     while True:
         at += 1
@@ -312,22 +312,22 @@ class Undeletable(LocalStore):
 def test_look_alikes_are_foreign_with_a_reason(tmp_path: Path) -> None:
     store = LocalStore(tmp_path)
     commit(store, 1, step=6)
-    good = (tmp_path / "checkpoint-6" / "holdfast.json").read_bytes()
+    good = (tmp_path / "checkpoint-6" / "keepstep.json").read_bytes()
     other = manifest.encode(make_checkpoint(1, 8, run_id="another", timeline=1))
     for name, data in (("checkpoint-7", good), ("checkpoint-8", other), ("checkpoint-9", b"{}"), ("weights-6", good)):
-        put(store, f"{name}/holdfast.json", data)
+        put(store, f"{name}/keepstep.json", data)
     (tmp_path / "checkpoint-10").mkdir()
     (tmp_path / "checkpoint-11").write_bytes(b"")
     (tmp_path / "checkpoint-12").symlink_to(tmp_path / "checkpoint-6")
     for end in ("best", "6.bak", "007", "", "-1", "6 "):
-        put(store, f"checkpoint-{end}/holdfast.json", good)
+        put(store, f"checkpoint-{end}/keepstep.json", good)
     listing = Repository(store, RUN_ID).listing()
     assert [c.name for c in listing.checkpoints] == ["checkpoint-6"]
     reasons = {foreign.path.name: foreign.reason for foreign in listing.foreign}
     assert set(reasons) == {*(f"checkpoint-{step}" for step in (7, 8, 9, 10, 11, 12)), "weights-6"}
     assert reasons["checkpoint-7"] == "it is checkpoint-6 under another name"
     assert reasons["checkpoint-8"] == "it belongs to run another"
-    assert reasons["checkpoint-10"] == "it has no holdfast.json"
+    assert reasons["checkpoint-10"] == "it has no keepstep.json"
     assert "link" in reasons["checkpoint-12"]
 
 
@@ -341,4 +341,4 @@ def test_a_link_to_our_own_checkpoint_is_set_aside_and_its_target_kept(tmp_path:
     commit(store, 2, step=6)
     assert generations(store) == [2]
     assert (moved / "model.bin").read_bytes() == b"generation 1"
-    assert (moved / "holdfast.json").exists()
+    assert (moved / "keepstep.json").exists()

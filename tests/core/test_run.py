@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from holdfast import layout
-from holdfast.errors import CheckpointNotFound, HoldfastError, ResumeRefused, RunLocked, RunNotFound
-from holdfast.external import external_path, open_external
-from holdfast.model import Kind
-from holdfast.operations import prune
-from holdfast.pins import TagInvalid
-from holdfast.retention import Policy
-from holdfast.run import Run
-from holdfast.testing.faults import Fault, FaultyStore, Injector
+from keepstep import layout
+from keepstep.errors import CheckpointNotFound, KeepstepError, ResumeRefused, RunLocked, RunNotFound
+from keepstep.external import external_path, open_external
+from keepstep.model import Kind
+from keepstep.operations import prune
+from keepstep.pins import TagInvalid
+from keepstep.retention import Policy
+from keepstep.run import Run
+from keepstep.testing.faults import Fault, FaultyStore, Injector
 from tests.core.helpers import FILES, LOSS, assert_sound, litter, make_checkpointer, make_run, manifest_of, save, steps
 
 
@@ -225,7 +225,7 @@ def test_what_changes_a_run_needs_its_lock(path: Path) -> None:
         lambda: run.quarantine(run.verify(run.find(2))),
         lambda: run.set_policy(Policy.from_spec("latest:1")),
     ):
-        with pytest.raises(HoldfastError, match="lock"):
+        with pytest.raises(KeepstepError, match="lock"):
             change()
     assert steps(run) == [2, 4]
 
@@ -292,7 +292,7 @@ def test_a_rewind_that_failed_anywhere_is_completed_at_the_next_start(path: Path
 def test_a_damaged_rewind_file_is_an_error_with_a_way_out(path: Path) -> None:
     run = make_run(path, 2)
     (path / layout.REWIND).write_bytes(b"x")
-    with pytest.raises(HoldfastError, match="damaged") as caught, run.writing():
+    with pytest.raises(KeepstepError, match="damaged") as caught, run.writing():
         pass
     assert "Delete it" in caught.value.hint
     assert not run.lock.held
@@ -341,7 +341,7 @@ def test_a_pinned_step_that_is_saved_again_stays_pinned(path: Path, how: str) ->
 def test_damaged_pins_are_an_error_because_guessing_would_unpin(path: Path) -> None:
     run = make_run(path, 2, 4)
     (path / layout.PINS).write_bytes(b'{"pinned": [1')
-    with run.writing(), pytest.raises(HoldfastError, match="damaged"):
+    with run.writing(), pytest.raises(KeepstepError, match="damaged"):
         run.plan(Policy.from_spec("latest:1"))
     assert steps(run) == [2, 4]
 
@@ -394,7 +394,7 @@ def test_opening_what_is_no_run_says_what_it_is(path: Path, tmp_path: Path) -> N
         (tmp_path / "missing", "no directory"),
         (tmp_path, "no run itself"),
         (path / "checkpoint-2", "one checkpoint, not a run"),
-        (tmp_path / "stock", "1 checkpoints that holdfast did not commit"),
+        (tmp_path / "stock", "1 checkpoints that keepstep did not commit"),
     ):
         with pytest.raises(RunNotFound, match=message):
             Run.open(place)
@@ -404,7 +404,7 @@ def test_opening_what_is_no_run_says_what_it_is(path: Path, tmp_path: Path) -> N
 def test_a_damaged_run_file_is_an_error_and_never_a_new_run(path: Path, data: bytes) -> None:
     make_run(path, 2)
     (path / layout.RUN).write_bytes(data)
-    with pytest.raises(HoldfastError, match="damaged"):
+    with pytest.raises(KeepstepError, match="damaged"):
         Run.open(path)
 
 
@@ -412,7 +412,7 @@ def test_a_run_file_that_can_not_be_read_is_an_error_and_never_a_new_run(path: P
     make_run(path, 2)
     (path / layout.RUN).rename(path / "elsewhere")
     (path / layout.RUN).symlink_to(path / "elsewhere")
-    with pytest.raises(HoldfastError, match="can't be read"):
+    with pytest.raises(KeepstepError, match="can't be read"):
         make_checkpointer(path, fresh="new-run").begin(None)
 
 
@@ -420,7 +420,7 @@ def test_a_run_id_never_leads_out_of_the_run(path: Path) -> None:
     make_run(path, 2)
     file = path / layout.RUN
     file.write_bytes(file.read_bytes().replace(Run.open(path).id.encode(), b"../../../elsewhere"))
-    with pytest.raises(HoldfastError, match="damaged"):
+    with pytest.raises(KeepstepError, match="damaged"):
         Run.open(path)
 
 

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from holdfast.errors import ResumeRefused
-from holdfast.model import Checkpoint, Kind
-from holdfast.operations import prune
-from holdfast.retention import Policy
-from holdfast.testing.faults import Fault, Injector
+from keepstep.errors import ResumeRefused
+from keepstep.model import Checkpoint, Kind
+from keepstep.operations import prune
+from keepstep.retention import Policy
+from keepstep.testing.faults import Fault, Injector
 from tests.core.helpers import FILES, LOSS, content, litter, make_checkpointer, save
 
 
@@ -74,7 +74,7 @@ class Reference:
 class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.path = Path(tempfile.mkdtemp(prefix="holdfast-")) / "run"
+        self.path = Path(tempfile.mkdtemp(prefix="keepstep-")) / "run"
         self.reference = Reference()
         self.step = 0
         self.injector = Injector()

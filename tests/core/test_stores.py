@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.stores import LocalStore, Store, is_leftover_of
-from holdfast.stores.local import LocalStore as Local
-from holdfast.stores.memory import MemoryStore, no_luck
-from holdfast.testing.faults import Fault, FaultyStore, Injector
-from holdfast.testing.stores import StoreConformance
+from keepstep.stores import LocalStore, Store, is_leftover_of
+from keepstep.stores.local import LocalStore as Local
+from keepstep.stores.memory import MemoryStore, no_luck
+from keepstep.testing.faults import Fault, FaultyStore, Injector
+from keepstep.testing.stores import StoreConformance
 
 
 class TestLocalStore(StoreConformance):
@@ -38,7 +38,7 @@ class TestFaultyStoreWithoutFault(StoreConformance):
 class TestLocalStoreWithoutRenameat2(StoreConformance):
     @pytest.fixture(autouse=True)
     def _old_kernel(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("holdfast.stores.renaming._renameat2", lambda: None)
+        monkeypatch.setattr("keepstep.stores.renaming._renameat2", lambda: None)
 
     def make_store(self, empty: Path) -> Store:
         return LocalStore(empty)
@@ -91,7 +91,7 @@ def test_a_failed_replace_leaves_the_old_file_and_nothing_else(local: Local, mon
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "fsync failed")
 
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", fail)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", fail)
     with pytest.raises(OSError, match="fsync"):
         local.replace("file", b"new")
     assert local.read("file", limit=10) == b"old"
@@ -100,7 +100,7 @@ def test_a_failed_replace_leaves_the_old_file_and_nothing_else(local: Local, mon
 
 def test_a_short_write_is_continued(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.write
-    monkeypatch.setattr("holdfast.stores.local.os.write", lambda fd, data: real(fd, data[:3]))
+    monkeypatch.setattr("keepstep.stores.local.os.write", lambda fd, data: real(fd, data[:3]))
     local.write("file", b"0123456789")
     assert local.read("file", limit=20) == b"0123456789"
 
@@ -115,7 +115,7 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(os.readlink(f"/proc/self/fd/{descriptor}"))
         real(descriptor)
 
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", note)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", note)
     return found
 
 

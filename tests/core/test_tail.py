@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.tail import MARK, PIECE, Tail
+from keepstep.tail import MARK, PIECE, Tail
 from tests.core.counting import CountingStore
 
 LINE = b"x" * 99

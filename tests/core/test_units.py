@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from holdfast.errors import QuantityError
-from holdfast.units import (
+from keepstep.errors import QuantityError
+from keepstep.units import (
     align_numbers,
     format_age,
     format_duration,

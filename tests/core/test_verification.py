@@ -11,12 +11,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.manifest import digest_of
-from holdfast.model import CHUNK_BYTES, FileEntry
-from holdfast.run import Run
-from holdfast.stores import Entry, LocalStore
-from holdfast.stores.memory import MemoryStore
-from holdfast.verification import Verification, sealed, verify_files
+from keepstep.manifest import digest_of
+from keepstep.model import CHUNK_BYTES, FileEntry
+from keepstep.run import Run
+from keepstep.stores import Entry, LocalStore
+from keepstep.stores.memory import MemoryStore
+from keepstep.verification import Verification, sealed, verify_files
 from tests.core.helpers import FILES, make_run
 
 
@@ -141,8 +141,8 @@ def extra_pipe(directory: Path) -> str:
 
 
 def second_manifest(directory: Path) -> str:
-    (directory / "state" / "holdfast.json").write_bytes(b"{}")
-    return "state/holdfast.json"
+    (directory / "state" / "keepstep.json").write_bytes(b"{}")
+    return "state/keepstep.json"
 
 
 @pytest.mark.parametrize("plant", [extra_file, extra_directory, extra_link, extra_pipe, second_manifest])

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from holdfast import Checkpointer, Facts, Policy
-from holdfast.demo.command import ASSETS, demo
-from holdfast.demo.proof import COMPARED, compare
-from holdfast.demo.recipe import EMBEDDED, for_model
-from holdfast.errors import SettingsError
-from holdfast.run import Run
+from keepstep import Checkpointer, Facts, Policy
+from keepstep.demo.command import ASSETS, demo
+from keepstep.demo.proof import COMPARED, compare
+from keepstep.demo.recipe import EMBEDDED, for_model
+from keepstep.errors import SettingsError
+from keepstep.run import Run
 
 
 def _run(path: Path, *, weights: bytes = b"same", loss: float = 0.5, runtime: float = 1.0) -> Run:

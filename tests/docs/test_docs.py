@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from holdfast.cli.main import main as cli
-from holdfast.cli.registry import COMMANDS
+from keepstep.cli.main import main as cli
+from keepstep.cli.registry import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -19,16 +19,16 @@ _CODE = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_parse_and_name_what_there_is(page: Path) -> None:
-    import holdfast
+    import keepstep
 
     for language, block in _CODE.findall(page.read_text(encoding="utf-8")):
         if language != "python":
             continue
         for node in ast.walk(ast.parse(block.replace(", ...)", ")"))):
-            if isinstance(node, ast.ImportFrom) and node.module == "holdfast":
-                assert {alias.name for alias in node.names} <= set(holdfast.__all__)
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "holdfast":
-                assert node.attr in holdfast.__all__
+            if isinstance(node, ast.ImportFrom) and node.module == "keepstep":
+                assert {alias.name for alias in node.names} <= set(keepstep.__all__)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "keepstep":
+                assert node.attr in keepstep.__all__
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -41,15 +41,15 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_exist(page: Path) -> None:
     for language, block in _CODE.findall(page.read_text(encoding="utf-8")):
         if language == "console":
-            used = set(re.findall(r"holdfast ([a-z]+)", block))
+            used = set(re.findall(r"keepstep ([a-z]+)", block))
             assert used <= set(COMMANDS), f"{page.name} names commands that do not exist"
 
 
 def test_every_command_and_rule_is_documented() -> None:
-    from holdfast.retention import rule_table
+    from keepstep.retention import rule_table
 
     cli, rules = ((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("cli.md", "rules.md"))
-    assert all(f"## holdfast {name}\n" in cli for name in COMMANDS)
+    assert all(f"## keepstep {name}\n" in cli for name in COMMANDS)
     assert all(example in rules for example, _ in rule_table())
 
 
@@ -67,6 +67,6 @@ def test_a_loop_of_your_own_runs_as_the_guide_says(tmp_path: Path, monkeypatch: 
 
 def test_the_textbook_answer_in_the_guide_is_what_the_command_prints() -> None:
     guide = (ROOT / "docs" / "guide.md").read_text(encoding="utf-8")
-    (line,) = re.findall(r"\$ holdfast (simulate .*)", guide)
+    (line,) = re.findall(r"\$ keepstep (simulate .*)", guide)
     (answer,) = [block for language, block in _CODE.findall(guide) if language == "text" and "Crash after" in block]
     assert answer in CliRunner().invoke(cli, line.split()).stdout

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.demo.command import ASSETS
-from holdfast.run import Run
+from keepstep.demo.command import ASSETS
+from keepstep.run import Run
 
 PROGRAM = Path(__file__).parents[2] / "examples" / "sft_lora.py"
 

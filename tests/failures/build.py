@@ -21,9 +21,9 @@ from transformers import (
     set_seed,
 )
 
-import holdfast
-from holdfast import Checkpoint, Checkpointer, Metric, Receipt
-from holdfast.run import Run
+import keepstep
+from keepstep import Checkpoint, Checkpointer, Metric, Receipt
+from keepstep.run import Run
 from tests.engine import chosen
 
 EPOCH_STEPS = 6
@@ -142,10 +142,10 @@ def managed(
     engine: str | None = None,
     **settings: Any,
 ) -> tuple[Trainer, Checkpointer]:
-    """A Trainer with holdfast attached to it."""
+    """A Trainer with keepstep attached to it."""
     trainer = stock(out, **settings)
     options = {"engine": engine} if engine else chosen()
-    checkpointer = holdfast.attach(trainer, keep=keep, metric=metric, mode=mode, fresh=fresh, **options)
+    checkpointer = keepstep.attach(trainer, keep=keep, metric=metric, mode=mode, fresh=fresh, **options)
     for callback in settings.get("callbacks", ()):
         if isinstance(callback, At):
             callback.checkpointer = checkpointer

@@ -54,11 +54,11 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """What holdfast has logged since the last call."""
-    caplog.set_level("INFO", logger="holdfast")
+    """What keepstep has logged since the last call."""
+    caplog.set_level("INFO", logger="keepstep")
 
     def lines() -> str:
-        text = "\n".join(f"{r.levelname}: {r.getMessage()}" for r in caplog.records if r.name == "holdfast")
+        text = "\n".join(f"{r.levelname}: {r.getMessage()}" for r in caplog.records if r.name == "keepstep")
         caplog.clear()
         return text
 

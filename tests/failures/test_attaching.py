@@ -12,10 +12,10 @@ import torch
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import TrainerCallback
 
-import holdfast
-from holdfast import Best, Every, Latest
-from holdfast.errors import PolicyError, SettingsError
-from holdfast.transformers import ManagedTrainer
+import keepstep
+from keepstep import Best, Every, Latest
+from keepstep.errors import PolicyError, SettingsError
+from keepstep.transformers import ManagedTrainer
 from tests.failures.build import crash, files, managed, stock, train
 
 pytestmark = pytest.mark.training
@@ -29,7 +29,7 @@ def test_jit_checkpoint(out: Path) -> None:
     trainer = stock(out, enable_jit_checkpoint=True)
 
     with pytest.raises(SettingsError, match=r"enable_jit_checkpoint=True(.|\n)*enable_jit_checkpoint=False"):
-        holdfast.attach(trainer)
+        keepstep.attach(trainer)
 
     assert type(trainer) is Trainer, "a trainer that was refused is as it was"
 
@@ -39,7 +39,7 @@ def test_attach_twice(out: Path) -> None:
     trainer, checkpointer = managed(out)
 
     with pytest.raises(SettingsError, match="managed already"):
-        holdfast.attach(trainer)
+        keepstep.attach(trainer)
 
     assert trainer.checkpointer is checkpointer
 
@@ -47,8 +47,8 @@ def test_attach_twice(out: Path) -> None:
 @pytest.mark.parametrize("what", [None, 3, "trainer", torch.nn.Linear(1, 1), Trainer])
 def test_attach_to_no_trainer(what: Any) -> None:
     """What is no Trainer is refused, with the way for training loops of one's own."""
-    with pytest.raises(SettingsError, match=r"attach takes a transformers Trainer(.|\n)*holdfast\.Checkpointer"):
-        holdfast.attach(what)
+    with pytest.raises(SettingsError, match=r"attach takes a transformers Trainer(.|\n)*keepstep\.Checkpointer"):
+        keepstep.attach(what)
 
 
 def test_attach_changes_no_other_trainer(out: Path) -> None:
@@ -59,7 +59,7 @@ def test_attach_changes_no_other_trainer(out: Path) -> None:
     other.train()
 
     assert not isinstance(other, ManagedTrainer)
-    assert not (out.with_name("other") / ".holdfast").exists()
+    assert not (out.with_name("other") / ".keepstep").exists()
 
 
 def test_subclass_and_attach_are_the_same(out: Path) -> None:
@@ -76,11 +76,11 @@ def test_subclass_and_attach_are_the_same(out: Path) -> None:
 
 @pytest.mark.parametrize("given", ["best:3", {"kepe": "best:3"}], ids=["no dict", "unknown option"])
 def test_wrong_options_of_the_explicit_form_are_named(out: Path, given: Any) -> None:
-    """What `holdfast` of a ManagedTrainer can't take is an error that lists what it takes."""
+    """What `keepstep` of a ManagedTrainer can't take is an error that lists what it takes."""
 
     class Mine(ManagedTrainer, Trainer):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, holdfast=given, **kwargs)
+            super().__init__(*args, keepstep=given, **kwargs)
 
     with pytest.raises(SettingsError, match=r"takes no .*(best:3|kepe)[\s\S]*keep, metric, mode"):
         stock(out, trainer_class=Mine, eval_strategy="no")

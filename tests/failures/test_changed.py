@@ -11,7 +11,7 @@ import torch
 from transformers import EarlyStoppingCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from holdfast.errors import HoldfastError, ResumeRefused
+from keepstep.errors import KeepstepError, ResumeRefused
 from tests.failures.build import (
     At,
     crash,
@@ -271,7 +271,7 @@ def test_save_only_model(out: Path, tmp_path: Path) -> None:
     assert names(out) == ["weights-2", "weights-4"]
     assert get_last_checkpoint(str(out)) is None
     for resume in (True, "auto", "latest", "best", 4, "step:4", str(out / "weights-4"), out / "weights-4"):
-        with pytest.raises(HoldfastError, match="weights only"):
+        with pytest.raises(KeepstepError, match="weights only"):
             train(out, resume, **arguments)
     assert names(out) == ["weights-2", "weights-4"]
 

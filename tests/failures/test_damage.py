@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import CheckpointNotFound, ResumeRefused
-from holdfast.manifest import MANIFEST_NAME
-from holdfast.run import Run
+from keepstep.errors import CheckpointNotFound, ResumeRefused
+from keepstep.manifest import MANIFEST_NAME
+from keepstep.run import Run
 from tests.failures.build import crash, managed, names, receipt, same, stock, train, weights
 
 pytestmark = pytest.mark.training
 
 FILES = (
-    "config.json", "generation_config.json", "holdfast_state.json", "model.safetensors", "optimizer.pt",
+    "config.json", "generation_config.json", "keepstep_state.json", "model.safetensors", "optimizer.pt",
     "rng_state.pth", "scheduler.pt", "trainer_state.json", "training_args.bin",
 )  # fmt: skip
 
@@ -98,14 +98,14 @@ def test_byte_flip_falls_back(run: Path, said: Callable[[], str], file: str, res
     assert file in str(checkpointer.receipt)
     assert f"{file} has other bytes than were written" in said()
     assert names(run)[-1] == "checkpoint-12"
-    kept = list((run / ".holdfast" / "quarantine").rglob(file))
+    kept = list((run / ".keepstep" / "quarantine").rglob(file))
     assert len(kept) == 1, "the damaged one is kept until a person decides"
 
 
 @pytest.mark.parametrize("resume", ["auto", True])
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_byte_flip_in_the_manifest(run: Path, said: Callable[[], str], resume: bool | str, place: float) -> None:
-    """byte flip in holdfast.json: the one before is used, and the file is named."""
+    """byte flip in keepstep.json: the one before is used, and the file is named."""
     flip(run / "checkpoint-4" / MANIFEST_NAME, place)
     trainer, checkpointer = managed(run)
 
@@ -131,7 +131,7 @@ def test_byte_flip_in_all_of_them(run: Path) -> None:
 
 
 def test_byte_flip_in_all_manifests(run: Path) -> None:
-    """byte flip in every holdfast.json: `auto` does not start anew as if nothing was there."""
+    """byte flip in every keepstep.json: `auto` does not start anew as if nothing was there."""
     flip(run / "checkpoint-2" / MANIFEST_NAME, 0.5)
     flip(run / "checkpoint-4" / MANIFEST_NAME, 0.5)
 
@@ -224,7 +224,7 @@ def test_trainer_state_of_a_stock_checkpoint_is_no_json(out: Path, stock_run: Pa
 
 @pytest.mark.parametrize("what", ["file", "link", "directory"])
 def test_extra_entries_are_refused(run: Path, what: str) -> None:
-    """A checkpoint with something in it that holdfast did not write is not what was committed."""
+    """A checkpoint with something in it that keepstep did not write is not what was committed."""
     extra = run / "checkpoint-4" / "pytorch_model.bin"
     if what == "file":
         extra.write_bytes(b"other weights")

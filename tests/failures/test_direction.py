@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from transformers import EarlyStoppingCallback
 
-from holdfast.errors import PolicyError
+from keepstep.errors import PolicyError
 from tests.failures.build import At, best, managed, metric, stock, train
 
 pytestmark = pytest.mark.training

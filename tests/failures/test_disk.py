@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import Trainer
 
-from holdfast.errors import StorageError
-from holdfast.run import Run
+from keepstep.errors import StorageError
+from keepstep.run import Run
 from tests.failures.build import interrupted_at, managed, same, steps, stock, train, unlocked, weights
 
 pytestmark = pytest.mark.training
@@ -72,7 +72,7 @@ def test_failing_disk(
     assert "Writing it anew" in said()
     assert steps(out) == [2, 4]
     assert all(Run.open(out).verify(c).ok for c in Run.open(out).checkpoints)
-    assert not any((out / ".holdfast" / "staging").iterdir())
+    assert not any((out / ".keepstep" / "staging").iterdir())
     assert unlocked(out)
     assert same(weights(train(out, True)[0].model), uninterrupted)
 

@@ -1,4 +1,4 @@
-"""What attach says of a trainer: once, with ids and fixes, and nothing of what holdfast solves."""
+"""What attach says of a trainer: once, with ids and fixes, and nothing of what keepstep solves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from peft import LoraConfig, get_peft_model
 
-import holdfast
-from holdfast.integrations.transformers import diagnosis
-from holdfast.operations.doctor import RULES
+import keepstep
+from keepstep.integrations.transformers import diagnosis
+from keepstep.operations.doctor import RULES
 from tests.failures.build import managed, stock, train
 
 pytestmark = pytest.mark.training
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.training
 @pytest.fixture(autouse=True)
 def _on_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where these tests write is memory, which is a finding of its own."""
-    monkeypatch.setattr("holdfast.operations.doctor.rules.places.MEMORY", frozenset())
+    monkeypatch.setattr("keepstep.operations.doctor.rules.places.MEMORY", frozenset())
     for name in ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
 
@@ -76,7 +76,7 @@ def test_i109_the_table_corrects_the_guess(out: Path, said: Callable[[], str]) -
         {"metric_for_best_model": "eval_loss", "save_steps": 4, "eval_steps": 2},
     ],
 )
-def test_what_holdfast_solves_is_not_said(out: Path, said: Callable[[], str], arguments: dict[str, Any]) -> None:
+def test_what_keepstep_solves_is_not_said(out: Path, said: Callable[[], str], arguments: dict[str, Any]) -> None:
     managed(out, **arguments)
     assert {id_ for id_ in _ids(said()) if RULES[id_].solved} == set()
 
@@ -85,7 +85,7 @@ def test_what_holdfast_solves_is_not_said(out: Path, said: Callable[[], str], ar
 def test_an_adapter_that_is_not_saved_is_said(out: Path, said: Callable[[], str]) -> None:
     trainer = stock(out)
     get_peft_model(trainer.model, LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"]))
-    holdfast.attach(trainer)
+    keepstep.attach(trainer)
     assert "W601" in _ids(said())
 
     managed(out.with_name("lora"), lora={"r": 2})
@@ -108,6 +108,6 @@ def test_a_doctor_that_fails_keeps_nobody_from_training(
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(diagnosis, "judge", fail)
-    with caplog.at_level(logging.DEBUG, logger="holdfast"):
+    with caplog.at_level(logging.DEBUG, logger="keepstep"):
         managed(out)
     assert "doctor could not examine this trainer" in caplog.text

@@ -18,10 +18,10 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import Trainer, TrainingArguments, default_data_collator
 
-from holdfast.errors import HoldfastError, PolicyError
-from holdfast.operations.doctor import RULES
-from holdfast.operations.doctor.settings import DEFAULTS, TRL_DEFAULTS
-from holdfast.operations.doctor.surroundings import filesystem_of
+from keepstep.errors import KeepstepError, PolicyError
+from keepstep.operations.doctor import RULES
+from keepstep.operations.doctor.settings import DEFAULTS, TRL_DEFAULTS
+from keepstep.operations.doctor.surroundings import filesystem_of
 from tests.failures.build import (
     ARGUMENTS,
     At,
@@ -43,7 +43,7 @@ from tests.failures.test_disk import file_size_limit
 pytestmark = pytest.mark.training
 
 EVIDENCE: set[str] = {rule for rule in RULES if RULES[rule].number > 700} | {"W504"}
-"""Rules with a test here; those on run directories are holdfast's own, and W504's is a shell: in tests/operations."""
+"""Rules with a test here; those on run directories are keepstep's own, and W504's is a shell: in tests/operations."""
 EARLY = {2: 0.9, 4: 0.8, 6: 0.7, 8: 0.1, 10: 0.2, 12: 0.3}
 NEWEST = int(transformers.__version__.split(".")[0]) >= 5
 
@@ -169,7 +169,7 @@ def test_damage_of_the_only_whole_checkpoint_leaves_nothing(out: Path) -> None:
     train(out, keep="best:1,latest:1", **scores)
     assert set(names(out)) == {"weights-2", "checkpoint-12"}
     _cut(out / "checkpoint-12" / "optimizer.pt")
-    with pytest.raises(HoldfastError):
+    with pytest.raises(KeepstepError):
         train(out, True, **scores)
 
     two = out.with_name("two")

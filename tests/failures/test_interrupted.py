@@ -66,7 +66,7 @@ def test_sigkill_inside_a_save(
 
     assert receipt(checkpointer).step == 4
     assert same(weights(trainer.model), uninterrupted)
-    assert not any((out / ".holdfast" / "staging").iterdir())
+    assert not any((out / ".keepstep" / "staging").iterdir())
 
 
 @pytest.mark.parametrize("point", ["after the weights", "before the random states"])
@@ -83,7 +83,7 @@ def test_sigkill_at_the_commit(
     out: Path, moment: str, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, torch.Tensor]
 ) -> None:
     """SIGKILL inside a save: the rename is the moment; before it there is nothing, after it there is all."""
-    from holdfast.stores import LocalStore
+    from keepstep.stores import LocalStore
 
     rename = LocalStore.rename
 
@@ -155,7 +155,7 @@ def test_ctrl_c_inside_a_save(out: Path, point: str, uninterrupted: dict[str, to
         train(out, trainer_class=interrupted_at(point, interrupt))
 
     assert steps(out) == [2, 4]
-    assert not any((out / ".holdfast" / "staging").iterdir())
+    assert not any((out / ".keepstep" / "staging").iterdir())
     assert unlocked(out)
     assert same(weights(train(out, True)[0].model), uninterrupted)
 

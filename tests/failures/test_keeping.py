@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.failures.build import At, best, crash, latest, managed, names, receipt, same, steps, stock, train, weights
 
 pytestmark = pytest.mark.training

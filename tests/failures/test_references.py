@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.errors import CheckpointNotFound, HoldfastError, ResumeRefused
-from holdfast.run import Run
+from keepstep.errors import CheckpointNotFound, KeepstepError, ResumeRefused
+from keepstep.run import Run
 from tests.failures.build import crash, managed, names, receipt, steps, train
 
 pytestmark = pytest.mark.training
@@ -151,8 +151,8 @@ def test_setting_in_the_config_and_given(run: Path, said: Callable[[], str]) -> 
 
 @pytest.mark.parametrize("reference", ["", 3.5, ["latest"]])
 def test_values_that_are_no_reference(run: Path, reference: Any) -> None:
-    """What is no reference at all is an error of holdfast's, or a TypeError."""
-    with pytest.raises((HoldfastError, TypeError)):
+    """What is no reference at all is an error of keepstep's, or a TypeError."""
+    with pytest.raises((KeepstepError, TypeError)):
         train(run, reference, **RANKED)
 
     assert steps(run) == [2, 4, 6, 8]

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast import headroom, units
-from holdfast.errors import DiskFull, SettingsError, StorageError
-from holdfast.model import Checkpoint, Kind
-from holdfast.run import Run
+from keepstep import headroom, units
+from keepstep.errors import DiskFull, SettingsError, StorageError
+from keepstep.model import Checkpoint, Kind
+from keepstep.run import Run
 from tests.failures.build import At, Scores, events, interrupted_at, managed, names, same, steps, stock, train, weights
 
 pytestmark = pytest.mark.training
@@ -136,16 +136,16 @@ def test_a_save_without_room_is_refused_before_it_writes(disk: Mount, one: int, 
     assert "STEP 4 IS NOT SAVED. checkpoint step 4 can't be saved: " in text
     assert "keeps" in text and "free" in text and "Free space on the disk" in text
     assert [event["step"] for event in events(out, "refused")] == [4, 6, 8, 10, 12]
-    assert not list((out / ".holdfast" / "staging").iterdir())
+    assert not list((out / ".keepstep" / "staging").iterdir())
     assert checkpointer.refused == [4, 6, 8, 10, 12]
 
 
 def attached(out: Path, **options: Any) -> tuple[Any, Any]:
-    import holdfast
+    import keepstep
 
     settings = {**RANKED, **options.pop("settings", {})}
     trainer = stock(out, **settings)
-    checkpointer = holdfast.attach(trainer, **options)
+    checkpointer = keepstep.attach(trainer, **options)
     for callback in settings.get("callbacks", ()):
         if isinstance(callback, At):
             callback.checkpointer = checkpointer
@@ -263,7 +263,7 @@ def _bytes_in(directory: Path) -> int:
 
 def _one_checkpoint(out: Path) -> list[Path]:
     train(out, max_steps=2, **RANKED)
-    return [path for path in (out / "checkpoint-2").iterdir() if path.name != "holdfast.json"]
+    return [path for path in (out / "checkpoint-2").iterdir() if path.name != "keepstep.json"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

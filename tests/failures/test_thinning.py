@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import get_last_checkpoint
 
-from holdfast.errors import ResumeRefused
+from keepstep.errors import ResumeRefused
 from tests.failures.build import Scores, crash, managed, names, same, train, weights
 
 pytestmark = pytest.mark.training

@@ -37,7 +37,7 @@ def test_resume_from_best_then_crash(out: Path, said: Callable[[], str]) -> None
     kill_after(out, 6, resume="best")
 
     assert steps(out) == [2, 4, 6], "8 and 10 are of the old course"
-    aside = out / ".holdfast" / "timelines" / "1"
+    aside = out / ".keepstep" / "timelines" / "1"
     assert names(aside) == ["checkpoint-6", "checkpoint-8", "checkpoint-10"]
     assert files(aside / "checkpoint-8") == old, "set aside, whole"
     _, checkpointer = train(out, True, **RANKED)
@@ -66,7 +66,7 @@ def test_resume_from_best_then_exception(out: Path) -> None:
 
     assert receipt(checkpointer).step == 6
     assert latest(checkpointer).timeline == 3
-    assert names(out / ".holdfast" / "timelines" / "2") == ["checkpoint-6", "checkpoint-8"]
+    assert names(out / ".keepstep" / "timelines" / "2") == ["checkpoint-6", "checkpoint-8"]
 
 
 def test_resume_from_best_then_crash_under_stock(out: Path) -> None:

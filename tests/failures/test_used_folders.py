@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import RunInUse, RunLocked
-from holdfast.run import Run
+from keepstep.errors import RunInUse, RunLocked
+from keepstep.run import Run
 from tests.failures.build import At, crash, files, in_child, managed, names, receipt, same, steps, stock, train, weights
 
 pytestmark = pytest.mark.training
@@ -96,7 +96,7 @@ def test_new_run_sets_the_old_one_aside(out: Path, said: Callable[[], str]) -> N
 
     _, checkpointer = train(out, fresh="new-run", eval_strategy="no", save_total_limit=1)
 
-    home = out / ".holdfast" / "previous" / old_id
+    home = out / ".keepstep" / "previous" / old_id
     assert {name: files(home / name) for name in names(home)} == old
     assert str(home) in said()
     assert checkpointer.run.id != old_id
@@ -123,7 +123,7 @@ def test_stock_checkpoints_are_in_the_way(out: Path, resume: str | bool | None) 
     with pytest.raises(RunInUse) as refusal:
         train(out, resume, save_total_limit=1)
 
-    assert "that holdfast did not commit" in str(refusal.value)
+    assert "that keepstep did not commit" in str(refusal.value)
     assert f'train(resume_from_checkpoint="{out / "checkpoint-4"}")' in str(refusal.value)
     assert files(out) == before
 
@@ -151,7 +151,7 @@ def test_new_run_sets_stock_checkpoints_aside(out: Path) -> None:
 
     train(out, fresh="new-run", eval_strategy="no", save_total_limit=1)
 
-    (home,) = (out / ".holdfast" / "previous").glob("stock-*")
+    (home,) = (out / ".keepstep" / "previous").glob("stock-*")
     assert {name: files(home / name) for name in names(home)} == old
     assert names(out) == ["checkpoint-12"]
 
@@ -162,7 +162,7 @@ def test_new_run_with_auto_sets_stock_checkpoints_aside(out: Path) -> None:
 
     train(out, "auto", fresh="new-run", eval_strategy="no", save_total_limit=1)
 
-    assert len(list((out / ".holdfast" / "previous").glob("stock-*"))) == 1
+    assert len(list((out / ".keepstep" / "previous").glob("stock-*"))) == 1
     assert names(out) == ["checkpoint-12"]
 
 

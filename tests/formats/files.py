@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from holdfast.formats.digests import crc32
-from holdfast.formats.direct import Written, write_file
-from holdfast.formats.layout import FileLayout
-from holdfast.formats.safetensors_file import TensorSpec, plan_safetensors
-from holdfast.formats.tensors import storage_bytes, tensor_bytes
-from holdfast.formats.torch_file import TorchPlan, plan_torch
+from keepstep.formats.digests import crc32
+from keepstep.formats.direct import Written, write_file
+from keepstep.formats.layout import FileLayout
+from keepstep.formats.safetensors_file import TensorSpec, plan_safetensors
+from keepstep.formats.tensors import storage_bytes, tensor_bytes
+from keepstep.formats.torch_file import TorchPlan, plan_torch
 
 BIG = 2_000_000
 """Elements of a tensor that spans file chunks together with a few of its kind."""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from holdfast.formats.direct import OpenSink
-from holdfast.formats.kernel import Alignment, Kernel
-from holdfast.formats.sink import FileSink
+from keepstep.formats.direct import OpenSink
+from keepstep.formats.kernel import Alignment, Kernel
+from keepstep.formats.sink import FileSink
 
 
 class Counting(Kernel):

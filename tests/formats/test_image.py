@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from holdfast.formats.image import ImageFile, is_zip, objects_of, tensors_of
-from holdfast.formats.safetensors_file import stock_dtypes
+from keepstep.formats.image import ImageFile, is_zip, objects_of, tensors_of
+from keepstep.formats.safetensors_file import stock_dtypes
 from tests.formats.files import adamw_state, same
 
 

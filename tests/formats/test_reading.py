@@ -11,15 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import CheckpointCorrupt
-from holdfast.formats.chunks import BUFFERED_READ, DIRECT_READ, ChunkCorrupt, ChunkedFile
-from holdfast.formats.digests import digest_of
-from holdfast.formats.kernel import Alignment, Kernel
-from holdfast.formats.memory import aligned_buffer
-from holdfast.formats.reading import load_safetensors_into, load_torch, verify_file
-from holdfast.formats.targets import Target
-from holdfast.formats.tensors import tensor_bytes
-from holdfast.model import CHUNK_BYTES
+from keepstep.errors import CheckpointCorrupt
+from keepstep.formats.chunks import BUFFERED_READ, DIRECT_READ, ChunkCorrupt, ChunkedFile
+from keepstep.formats.digests import digest_of
+from keepstep.formats.kernel import Alignment, Kernel
+from keepstep.formats.memory import aligned_buffer
+from keepstep.formats.reading import load_safetensors_into, load_torch, verify_file
+from keepstep.formats.targets import Target
+from keepstep.formats.tensors import tensor_bytes
+from keepstep.model import CHUNK_BYTES
 from tests.formats.files import BIG, adamw_state, flip, same, write_safetensors, write_torch
 
 WEIGHTS = {

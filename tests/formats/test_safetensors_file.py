@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save, save_file
 
-from holdfast.formats.layout import UnsupportedTensorError
-from holdfast.formats.safetensors_file import STOCK_METADATA, TensorSpec, plan_safetensors, read_header, stock_dtypes
-from holdfast.formats.tensors import tensor_bytes
+from keepstep.formats.layout import UnsupportedTensorError
+from keepstep.formats.safetensors_file import STOCK_METADATA, TensorSpec, plan_safetensors, read_header, stock_dtypes
+from keepstep.formats.tensors import tensor_bytes
 from tests.formats.files import assemble, write_safetensors
 
 NAMES = st.one_of(

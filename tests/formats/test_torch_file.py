@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from holdfast.formats.layout import UnsupportedTensorError
-from holdfast.formats.torch_file import plan_torch
-from holdfast.formats.torch_zip import TorchZip
+from keepstep.formats.layout import UnsupportedTensorError
+from keepstep.formats.torch_file import plan_torch
+from keepstep.formats.torch_zip import TorchZip
 from tests.formats.files import adamw_state, same, stock_torch_bytes, storages_of, torch_bytes, write_torch
 
 BASE = torch.arange(100, dtype=torch.float32).reshape(10, 10)

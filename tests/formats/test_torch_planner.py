@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from holdfast.formats.torch_planner import TorchPlanner
+from keepstep.formats.torch_planner import TorchPlanner
 from tests.formats.files import adamw_state, stock_torch_bytes, torch_bytes
 
 

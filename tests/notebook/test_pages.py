@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.history import History
-from holdfast.model import Kind
-from holdfast.notebook import pages, register
-from holdfast.notebook.picture import Mark, draw
-from holdfast.retention import Metric
-from holdfast.run import Run
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.history import History
+from keepstep.model import Kind
+from keepstep.notebook import pages, register
+from keepstep.notebook.picture import Mark, draw
+from keepstep.retention import Metric
+from keepstep.run import Run
 from tests.checkpoints import make_checkpoint
 from tests.operations.runs import make_run, training, write
 
@@ -89,9 +89,9 @@ def test_a_notebook_shows_them(run: Run, tmp_path: Path) -> None:
     client, exporting = pytest.importorskip("nbclient"), pytest.importorskip("nbconvert")
 
     cells = [
-        f"import holdfast, sys; run = holdfast.open_run({str(run.path)!r})",
-        "run", "run.best", "run.plan(holdfast.Policy.from_spec('latest:1'))",
-        "holdfast.Checkpointer(run.path, 'latest:1')",
+        f"import keepstep, sys; run = keepstep.open_run({str(run.path)!r})",
+        "run", "run.best", "run.plan(keepstep.Policy.from_spec('latest:1'))",
+        "keepstep.Checkpointer(run.path, 'latest:1')",
         "run.policy",
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules",
     ]  # fmt: skip
@@ -108,12 +108,12 @@ def test_a_notebook_shows_them(run: Run, tmp_path: Path) -> None:
     assert shown[5] == ""  # a policy is text
 
     document, _ = exporting.HTMLExporter().from_notebook_node(notebook)
-    assert document.count('class="holdfast"') == 5  # a checkpointer's has its run's inside
+    assert document.count('class="keepstep"') == 5  # a checkpointer's has its run's inside
     assert "<title>step 20: best 1 of 1 by eval_loss (0.5, lower is better)</title>" in document
 
 
 def test_a_script_does_not_look_at_notebooks() -> None:
-    code = "import holdfast, sys; print(sorted(m for m in sys.modules if 'IPython' in m or 'notebook' in m))"
+    code = "import keepstep, sys; print(sorted(m for m in sys.modules if 'IPython' in m or 'notebook' in m))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
@@ -149,10 +149,10 @@ def test_what_can_not_be_read_is_text(run: Run) -> None:
     assert [f"{type(one).__module__}.{type(one).__qualname__}" in functions for one in (run, run.best, run.plan())] == [
         True, True, True,
     ]  # fmt: skip
-    draw_run = functions["holdfast.run.Run"]
+    draw_run = functions["keepstep.run.Run"]
     assert draw_run(run)  # type: ignore[operator]
-    run.store.local_path(".holdfast/metrics.jsonl").unlink()
-    run.store.local_path(".holdfast/metrics.jsonl").mkdir()
+    run.store.local_path(".keepstep/metrics.jsonl").unlink()
+    run.store.local_path(".keepstep/metrics.jsonl").mkdir()
     assert draw_run(run) is None  # type: ignore[operator]
 
 

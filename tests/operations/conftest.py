@@ -9,4 +9,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from holdfast.operations.doctor import Finding, Options, Report, examine
+from keepstep.operations.doctor import Finding, Options, Report, examine
 
 TEMPLATE = """
 import time
-import holdfast
+import keepstep
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
@@ -36,7 +36,7 @@ class Script:
 
     @property
     def text(self) -> str:
-        attach = "" if self.attach is None else f"holdfast.attach(trainer, {self.attach})"
+        attach = "" if self.attach is None else f"keepstep.attach(trainer, {self.attach})"
         return TEMPLATE.format(arguments=self.arguments, before=self.before, attach=attach, train=self.train)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.model import Kind
-from holdfast.retention import Metric, Policy
-from holdfast.run import Run
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.model import Kind
+from keepstep.retention import Metric, Policy
+from keepstep.run import Run
 
 LOSS = Metric("eval_loss", "min")
 SIZE = 1000
@@ -58,5 +58,5 @@ def flip(path: Path) -> None:
 
 def cut_manifest(checkpoint: Path) -> None:
     """A manifest of which only the beginning reached the disk."""
-    manifest = checkpoint / "holdfast.json"
+    manifest = checkpoint / "keepstep.json"
     manifest.write_bytes(manifest.read_bytes()[:100])

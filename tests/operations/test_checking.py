@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import CheckpointNotFound
-from holdfast.model import Kind
-from holdfast.operations.checking import best_that_holds, candidates, check, safe_to_resume, unreadable
-from holdfast.run import Run
+from keepstep.errors import CheckpointNotFound
+from keepstep.model import Kind
+from keepstep.operations.checking import best_that_holds, candidates, check, safe_to_resume, unreadable
+from keepstep.run import Run
 from tests.operations.runs import SIZE, cut_manifest, flip, make_run
 
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.checkpointer import Facts
-from holdfast.history import History
-from holdfast.operations.curves import BEFORE, CurveReader, Curves, Strand, curves
-from holdfast.operations.series import BLOCK, Series
-from holdfast.run import Run
+from keepstep.checkpointer import Facts
+from keepstep.history import History
+from keepstep.operations.curves import BEFORE, CurveReader, Curves, Strand, curves
+from keepstep.operations.series import BLOCK, Series
+from keepstep.run import Run
 from tests.operations.runs import make_run, training
 
 
@@ -167,7 +167,7 @@ def test_a_second_look_reads_what_was_added(run: Run) -> None:
     assert shapes(reader.curves()) == [(1, True, (0, 1, 2))]
     log(run, range(2, 5), from_step=1)
     assert shapes(reader.curves()) == [(1, True, (0, 1)), (1, False, (2,)), (2, True, (2, 3, 4))]
-    run.store.delete(".holdfast/metrics.jsonl")
+    run.store.delete(".keepstep/metrics.jsonl")
     assert reader.curves().names == ()
 
 

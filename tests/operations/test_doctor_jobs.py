@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import SettingsError
-from holdfast.operations.doctor import Finding, Options, Report, examine, examine_together
-from holdfast.operations.doctor.job_file import read_job_file
+from keepstep.errors import SettingsError
+from keepstep.operations.doctor import Finding, Options, Report, examine, examine_together
+from keepstep.operations.doctor.job_file import read_job_file
 from tests.operations.doctoring import RANKED, S
 
 TRAINING = S(f'"runs/a", save_total_limit=3, {RANKED}').text
@@ -164,7 +164,7 @@ def test_w504_who_hears_the_signal(signal_: str, body: str, *, speaks: bool) -> 
 
 def test_w504_is_silent_without_a_signal_and_where_it_is_asked_to_be() -> None:
     assert "W504" not in _ids(_job("--time=60", body="python train.py"))
-    quiet = _job("--signal=TERM@300 # holdfast: ignore W504", body="python train.py")
+    quiet = _job("--signal=TERM@300 # keepstep: ignore W504", body="python train.py")
     (report,) = examine(quiet)
     assert report.ignored == ("W504",)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.operations.doctor import RULES, Options, examine
-from holdfast.operations.doctor.facts import Place
+from keepstep.operations.doctor import RULES, Options, examine
+from keepstep.operations.doctor.facts import Place
 from tests.operations.doctoring import BIG, CASES, RANKED, Case, S, found, report
 
 ELSEWHERE = {
@@ -52,7 +52,7 @@ def test_ids_are_unique_by_their_number_and_texts_are_sentences() -> None:
 
 
 @pytest.mark.parametrize("id_", sorted(id_ for id_ in CASES if RULES[id_].solved))
-def test_what_holdfast_solves_is_silent_in_an_attached_training(script: Path, id_: str) -> None:
+def test_what_keepstep_solves_is_silent_in_an_attached_training(script: Path, id_: str) -> None:
     case: Case = CASES[id_]
 
     attached = replace(case.bad, attach='mode="min"')
@@ -154,7 +154,7 @@ def placed(script: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., set[s
 
     def look(**facts: object) -> set[str]:
         place = Place("runs/a", **facts)  # type: ignore[arg-type]
-        monkeypatch.setattr("holdfast.operations.doctor.surroundings.look_at", lambda _: place)
+        monkeypatch.setattr("keepstep.operations.doctor.surroundings.look_at", lambda _: place)
         return set(found(script, S('"runs/a"')))
 
     return look

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Facts
-from holdfast.model import Kind
-from holdfast.operations.checking import candidates, check
-from holdfast.operations.doctor import Finding, examine_run
-from holdfast.retention import Metric
-from holdfast.run import Run
+from keepstep.checkpointer import Facts
+from keepstep.model import Kind
+from keepstep.operations.checking import candidates, check
+from keepstep.operations.doctor import Finding, examine_run
+from keepstep.retention import Metric
+from keepstep.run import Run
 from tests.operations.runs import LOSS, cut_manifest, flip, make_run, training, write
 
 KEEP = "best:2,latest:2"
@@ -139,7 +139,7 @@ def test_a_metric_that_is_ranked_against_its_name(tmp_path: Path) -> None:
 
 def test_it_is_torch_free_and_needs_no_lock(run: Run) -> None:
     code = (
-        "import sys; from holdfast.run import Run; from holdfast.operations.doctor import examine_run\n"
+        "import sys; from keepstep.run import Run; from keepstep.operations.doctor import examine_run\n"
         f"examine_run(Run.open({str(run.path)!r}))\n"
         "assert not {'torch', 'transformers', 'numpy', 'yaml'} & set(sys.modules)"
     )

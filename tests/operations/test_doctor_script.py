@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis.strategies import DataObject, booleans, data, lists, sampled_from
 
-from holdfast.errors import HoldfastError, SettingsError
-from holdfast.operations.doctor import Report, examine
-from holdfast.operations.doctor.script import read_script
-from holdfast.operations.doctor.settings import DEFAULTS, Given, NotKnown
+from keepstep.errors import KeepstepError, SettingsError
+from keepstep.operations.doctor import Report, examine
+from keepstep.operations.doctor.script import read_script
+from keepstep.operations.doctor.settings import DEFAULTS, Given, NotKnown
 from tests.operations.doctoring import found, report
 
 
@@ -116,12 +116,12 @@ def test_a_file_without_a_config_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "attached"),
     [
-        ("import holdfast\nholdfast.attach(t)", True),
-        ("import holdfast as h\nh.attach(t)", True),
-        ("from holdfast import attach\nattach(t)", True),
-        ("from holdfast.transformers import ManagedTrainer\nclass T(ManagedTrainer, SFTTrainer): pass", True),
+        ("import keepstep\nkeepstep.attach(t)", True),
+        ("import keepstep as h\nh.attach(t)", True),
+        ("from keepstep import attach\nattach(t)", True),
+        ("from keepstep.transformers import ManagedTrainer\nclass T(ManagedTrainer, SFTTrainer): pass", True),
         ("atexit.attach(t)", False),
-        ("import holdfast", False),
+        ("import keepstep", False),
     ],
 )
 def test_attached(tmp_path: Path, text: str, attached: bool) -> None:
@@ -131,14 +131,14 @@ def test_attached(tmp_path: Path, text: str, attached: bool) -> None:
     assert facts.attached is attached
 
 
-@pytest.mark.parametrize("keep", ['"best:1,latest:1"', "[Best(1), Latest(1)]", "[holdfast.Best(1), 'latest:1']", "K"])
+@pytest.mark.parametrize("keep", ['"best:1,latest:1"', "[Best(1), Latest(1)]", "[keepstep.Best(1), 'latest:1']", "K"])
 def test_every_form_of_keep_is_read(tmp_path: Path, keep: str) -> None:
-    text = f'import holdfast\nK = "best:1,latest:1"\nSFTConfig(eval_strategy="steps")\nholdfast.attach(t, keep={keep})'
+    text = f'import keepstep\nK = "best:1,latest:1"\nSFTConfig(eval_strategy="steps")\nkeepstep.attach(t, keep={keep})'
     assert "W204" in found(tmp_path / "s.py", text)
 
 
 def test_a_keep_that_cannot_be_read_is_said(tmp_path: Path) -> None:
-    text = 'import holdfast\nSFTConfig(eval_strategy="steps")\nholdfast.attach(t, keep=choose())'
+    text = 'import keepstep\nSFTConfig(eval_strategy="steps")\nkeepstep.attach(t, keep=choose())'
     seen = report(tmp_path / "s.py", text)
     assert "attach(keep=choose()) (line 3)" in seen.unread
     assert "W204" not in {finding.id for finding in seen.findings}
@@ -147,7 +147,7 @@ def test_a_keep_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 def test_the_options_of_a_managed_trainer(tmp_path: Path) -> None:
     text = (
         "class T(ManagedTrainer, SFTTrainer): pass\nargs = SFTConfig(eval_strategy='steps')\n"
-        "T(args=args, holdfast={'keep': 'latest:1'})"
+        "T(args=args, keepstep={'keep': 'latest:1'})"
     )
     assert "W204" in found(tmp_path / "s.py", text)
 
@@ -166,10 +166,10 @@ def test_several_configs_are_several_reports(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("comment", "ignored"),
     [
-        ("# holdfast: ignore W204", True),
-        ("# holdfast: ignore W102, W204", True),
-        ("# holdfast: ignore", True),
-        ("# holdfast: ignore W203", False),
+        ("# keepstep: ignore W204", True),
+        ("# keepstep: ignore W102, W204", True),
+        ("# keepstep: ignore", True),
+        ("# keepstep: ignore W203", False),
         ("# ignore W204", False),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_comment_on_the_line_of_a_setting_silences_a_rule_there(tmp_path: Path
 
 
 def test_a_text_that_looks_like_a_comment_silences_nothing(tmp_path: Path) -> None:
-    assert "W204" in found(tmp_path / "s.py", 'SFTConfig(save_total_limit=1, run_name="# holdfast: ignore W204")')
+    assert "W204" in found(tmp_path / "s.py", 'SFTConfig(save_total_limit=1, run_name="# keepstep: ignore W204")')
 
 
 def test_the_script_is_not_run(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_yaml_reads_no_as_false_and_numbers_as_texts(tmp_path: Path) -> None:
 
 
 def test_a_comment_in_yaml_silences_a_rule(tmp_path: Path) -> None:
-    assert "W302" in _yaml(tmp_path, "save_strategy: no  # holdfast: ignore W302\n").ignored
+    assert "W302" in _yaml(tmp_path, "save_strategy: no  # keepstep: ignore W302\n").ignored
 
 
 @pytest.mark.parametrize(("use", "lost"), [("", True), ("use_peft: true\n", False), ("use_peft: false\n", True)])
@@ -261,8 +261,8 @@ def test_no_value_of_any_setting_breaks_the_doctor(tmp_path: Path, data: DataObj
     names = data.draw(lists(sampled_from(sorted(DEFAULTS)), unique=True))
     arguments = ", ".join(f"{name}={data.draw(sampled_from(ODD))}" for name in names)
     options = ", ".join(f"{name}={data.draw(sampled_from(ODD))}" for name in ("keep", "mode", "metric", "budget"))
-    attach = f"holdfast.attach(t, {options})" if data.draw(booleans()) else ""
-    text = f"import holdfast\nSFTConfig({arguments})\n{attach}\ntrainer.train({data.draw(sampled_from(ODD))})"
+    attach = f"keepstep.attach(t, {options})" if data.draw(booleans()) else ""
+    text = f"import keepstep\nSFTConfig({arguments})\n{attach}\ntrainer.train({data.draw(sampled_from(ODD))})"
 
     seen = report(tmp_path / "s.py", text, step_seconds=1.0, checkpoint_bytes=10**9, grace=5.0)
 
@@ -271,11 +271,11 @@ def test_no_value_of_any_setting_breaks_the_doctor(tmp_path: Path, data: DataObj
 
 def test_a_directory_that_is_no_run_names_what_is_in_it(tmp_path: Path) -> None:
     (tmp_path / "train.py").touch()
-    with pytest.raises(HoldfastError, match=r"is no run directory[\s\S]*train\.py"):
+    with pytest.raises(KeepstepError, match=r"is no run directory[\s\S]*train\.py"):
         examine(tmp_path)
 
 
 def test_stock_checkpoints_are_no_run(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-5").mkdir()
-    with pytest.raises(HoldfastError, match="1 checkpoints that holdfast did not commit"):
+    with pytest.raises(KeepstepError, match="1 checkpoints that keepstep did not commit"):
         examine(tmp_path)

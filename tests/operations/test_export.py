@@ -12,23 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Facts
-from holdfast.errors import DiskFull, SettingsError
-from holdfast.formats.safetensors_header import tensors_in
-from holdfast.model import Kind
-from holdfast.operations.export.card import card
-from holdfast.operations.export.configs import adjust, is_local
-from holdfast.operations.export.copying import copy_files
-from holdfast.operations.export.errors import ExportRefused
-from holdfast.operations.export.facts import command_of
-from holdfast.operations.export.files import model_files
-from holdfast.operations.export.marker import read_marker, seal, write_marker
-from holdfast.operations.export.plan import plan_export
-from holdfast.operations.export.report import Check, Export
-from holdfast.operations.export.request import Request
-from holdfast.operations.export.target import Target
-from holdfast.run import Run
-from holdfast.units import parse_size
+from keepstep.checkpointer import Facts
+from keepstep.errors import DiskFull, SettingsError
+from keepstep.formats.safetensors_header import tensors_in
+from keepstep.model import Kind
+from keepstep.operations.export.card import card
+from keepstep.operations.export.configs import adjust, is_local
+from keepstep.operations.export.copying import copy_files
+from keepstep.operations.export.errors import ExportRefused
+from keepstep.operations.export.facts import command_of
+from keepstep.operations.export.files import model_files
+from keepstep.operations.export.marker import read_marker, seal, write_marker
+from keepstep.operations.export.plan import plan_export
+from keepstep.operations.export.report import Check, Export
+from keepstep.operations.export.request import Request
+from keepstep.operations.export.target import Target
+from keepstep.run import Run
+from keepstep.units import parse_size
 from tests.operations.runs import training
 
 
@@ -75,7 +75,7 @@ def test_model_files_are_told_from_those_of_the_training(tmp_path: Path) -> None
     )
     training_files = (
         *("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "trainer_state.json", "training_args.bin", "scaler.pt"),
-        *("holdfast_state.json", "README.md", "notes.txt", "value_head.bin", "global_step5/zero.pt", "secrets.env"),
+        *("keepstep_state.json", "README.md", "notes.txt", "value_head.bin", "global_step5/zero.pt", "secrets.env"),
     )
     run = _save(tmp_path / "run", dict.fromkeys((*model, *training_files), weights()))
     found = model_files(run.find(10))
@@ -118,7 +118,7 @@ def test_a_plan_counts_bytes_and_reads_no_weights(run: Run, tmp_path: Path) -> N
 
 def test_more_than_the_disk_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _save(tmp_path / "run", MODEL)
-    monkeypatch.setattr("holdfast.operations.export.target.MARGIN", 10**19)
+    monkeypatch.setattr("keepstep.operations.export.target.MARGIN", 10**19)
     with pytest.raises(DiskFull, match=r"takes .* and .* are free there"):
         plan_export(run, Request(directory=tmp_path / "a" / "b" / "out", reference=10))
 
@@ -151,7 +151,7 @@ def _publish(directory: Path, files: dict[str, str], *, force: bool = False) -> 
 
 
 def _rename_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.operations.export.target.exchange_names", lambda one, other: False)
+    monkeypatch.setattr("keepstep.operations.export.target.exchange_names", lambda one, other: False)
 
 
 @pytest.mark.parametrize("before", [lambda m: None, _rename_alone])
@@ -165,7 +165,7 @@ def test_force_replaces_an_export_and_nothing_else(
     with pytest.raises(ExportRefused, match="is not empty"):
         _publish(out, {"a": "3"})
     _publish(out, {"a": "3"}, force=True)
-    assert sorted(path.name for path in out.iterdir()) == ["a", "holdfast_export.json"]
+    assert sorted(path.name for path in out.iterdir()) == ["a", "keepstep_export.json"]
     assert (out / "a").read_text() == "3"
     (out / "mine").write_text("keep me")
     with pytest.raises(ExportRefused, match="did not write: mine"):
@@ -174,9 +174,9 @@ def test_force_replaces_an_export_and_nothing_else(
     (out / "a").write_text("4")
     with pytest.raises(ExportRefused, match="did not write: a"):
         _publish(out, {"a": "5"}, force=True)
-    (out / "holdfast_export.json").write_text("[" * 100_000)
+    (out / "keepstep_export.json").write_text("[" * 100_000)
     assert read_marker(out) is None
-    with pytest.raises(ExportRefused, match="no export of holdfast made it"):
+    with pytest.raises(ExportRefused, match="no export of keepstep made it"):
         _publish(out, {"a": "5"}, force=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -208,7 +208,7 @@ def test_a_directory_that_filled_meanwhile_is_not_replaced(tmp_path: Path) -> No
 
 
 def test_places_of_the_run_are_refused(run: Run, tmp_path: Path) -> None:
-    for place in (run.path, run.path.parent, run.path / "checkpoint-30", run.path / ".holdfast" / "x"):
+    for place in (run.path, run.path.parent, run.path / "checkpoint-30", run.path / ".keepstep" / "x"):
         with pytest.raises(SettingsError):
             Target.of(place, run.path, force=True)
     file = tmp_path / "file"
@@ -311,7 +311,7 @@ def test_a_card_is_not_written_by_the_checkpoint(tmp_path: Path) -> None:
 
 def test_nothing_of_it_imports_torch(run: Run, tmp_path: Path) -> None:
     code = (
-        "import sys; from holdfast.cli.main import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+        "import sys; from keepstep.cli.main import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
     )
     command = [sys.executable, "-c", code, "export", str(run.path), "10", str(tmp_path / "out"), "--dry-run"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -356,5 +356,5 @@ def test_a_base_that_is_a_pointer_is_named(tmp_path: Path) -> None:
 
 
 def test_a_marker_with_a_size_that_is_none_is_no_marker(tmp_path: Path) -> None:
-    (tmp_path / "holdfast_export.json").write_text('{"files": [{"path": "a", "size_bytes": Infinity, "digest": ""}]}')
+    (tmp_path / "keepstep_export.json").write_text('{"files": [{"path": "a", "size_bytes": Infinity, "digest": ""}]}')
     assert read_marker(tmp_path) is None

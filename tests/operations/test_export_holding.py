@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import CheckpointNotFound
-from holdfast.operations.export.choosing import verify
-from holdfast.operations.export.holding import ATTEMPTS, gone, held_plan
-from holdfast.operations.export.request import Request
-from holdfast.readers import Readers
-from holdfast.retention import Policy
-from holdfast.run import Run
+from keepstep.errors import CheckpointNotFound
+from keepstep.operations.export.choosing import verify
+from keepstep.operations.export.holding import ATTEMPTS, gone, held_plan
+from keepstep.operations.export.request import Request
+from keepstep.readers import Readers
+from keepstep.retention import Policy
+from keepstep.run import Run
 from tests.operations.test_export import MODEL, _save
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.operations.export import workplace as place
-from holdfast.operations.export.workplace import workplace
+from keepstep.operations.export import workplace as place
+from keepstep.operations.export.workplace import workplace
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from holdfast.operations.export.workplace import workplace
+from keepstep.operations.export.workplace import workplace
 with workplace(Path(sys.argv[1])) as directory:
     (directory / "half.safetensors").write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGKILL)

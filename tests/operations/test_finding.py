@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.operations import finding
-from holdfast.operations.finding import NoDirectory, find_runs, search
+from keepstep.operations import finding
+from keepstep.operations.finding import NoDirectory, find_runs, search
 from tests.operations.runs import make_run
 
 
 def _mark(path: Path) -> Path:
     """A directory that is a run as far as a search goes."""
-    (path / ".holdfast").mkdir(parents=True)
-    (path / ".holdfast" / "run.json").write_text("{}")
+    (path / ".keepstep").mkdir(parents=True)
+    (path / ".keepstep" / "run.json").write_text("{}")
     return path
 
 
@@ -34,7 +34,7 @@ def test_the_root_itself_is_a_run(tmp_path: Path) -> None:
 def test_checkpoints_hidden_directories_and_links_are_not_entered(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs" / "a", {1: 0.1}).path
     _mark(run / "checkpoint-1" / "copy")
-    _mark(run / ".holdfast" / "previous" / "old")
+    _mark(run / ".keepstep" / "previous" / "old")
     elsewhere = _mark(tmp_path / "elsewhere")
     (tmp_path / "runs" / "link").symlink_to(elsewhere)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.operations.following import follow
+from keepstep.operations.following import follow
 from tests.operations.runs import make_run
 
 
 def test_what_is_there_then_what_comes_then_a_new_log(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {1: 0.1})
-    log = tmp_path / "run" / ".holdfast" / "events.jsonl"
+    log = tmp_path / "run" / ".keepstep" / "events.jsonl"
     waits: list[float] = []
 
     def wait(seconds: float) -> None:
@@ -31,7 +31,7 @@ def test_what_is_there_then_what_comes_then_a_new_log(tmp_path: Path) -> None:
 
 def test_a_torn_line_is_taken_when_it_is_whole(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {1: 0.1})
-    log = tmp_path / "run" / ".holdfast" / "events.jsonl"
+    log = tmp_path / "run" / ".keepstep" / "events.jsonl"
     with log.open("a") as file:
         file.write('{"event": "half"')
 

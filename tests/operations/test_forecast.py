@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.operations import forecast as module
-from holdfast.operations.forecast import Ahead, Forecast, forecast
-from holdfast.retention import Policy
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.operations import forecast as module
+from keepstep.operations.forecast import Ahead, Forecast, forecast
+from keepstep.retention import Policy
 from tests.checkpoints import EPOCH, make_checkpoint
 from tests.operations.runs import LOSS, SIZE, make_run, write
 

@@ -6,8 +6,8 @@ import json
 import math
 from pathlib import Path
 
-from holdfast.checkpointer import Facts
-from holdfast.operations.listing import list_checkpoints
+from keepstep.checkpointer import Facts
+from keepstep.operations.listing import list_checkpoints
 from tests.operations.runs import SIZE, flip, make_run, training, write
 
 FIELDS = [
@@ -139,6 +139,6 @@ def test_late_metrics_are_listed(tmp_path: Path) -> None:
 
 
 def _edit_policy(path: Path, keep: str) -> None:
-    file = path / ".holdfast" / "run.json"
+    file = path / ".keepstep" / "run.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps({**content, "keep": keep}))

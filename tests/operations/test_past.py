@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import layout
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.operations import past
-from holdfast.operations.chronicle import Chronicle, moment
-from holdfast.operations.past import replay_past
-from holdfast.retention import Policy
-from holdfast.run import Run
+from keepstep import layout
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.operations import past
+from keepstep.operations.chronicle import Chronicle, moment
+from keepstep.operations.past import replay_past
+from keepstep.retention import Policy
+from keepstep.run import Run
 from tests.operations.runs import LOSS, make_run, write
 
 LOSSES = dict(enumerate((0.9, 0.5, 0.7, 0.6, 0.4, 0.8, 0.45, 0.95), start=1))

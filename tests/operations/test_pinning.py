@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import CheckpointNotFound
-from holdfast.operations import pinning
-from holdfast.pins import TagInvalid
-from holdfast.run import Run
+from keepstep.errors import CheckpointNotFound
+from keepstep.operations import pinning
+from keepstep.pins import TagInvalid
+from keepstep.run import Run
 from tests.operations.runs import make_run, training
 
 

@@ -13,20 +13,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import SettingsError, StorageError
-from holdfast.model import Checkpoint
-from holdfast.operations.planning.decoder import decoder, decoder_with_lora
-from holdfast.operations.planning.disk import Kept, most_kept, phases
-from holdfast.operations.planning.files import SHARD, safetensors_bytes, torch_bytes, weights_bytes
-from holdfast.operations.planning.intervals import Failures
-from holdfast.operations.planning.optimizers import OPTIMIZERS, optimizer_named, state_tensors
-from holdfast.operations.planning.probe import probe
-from holdfast.operations.planning.report import Question, answer
-from holdfast.operations.planning.schedule import Schedule
-from holdfast.operations.planning.sizes import measure
-from holdfast.operations.planning.tensors import Tensor, dtype_named
-from holdfast.operations.simulation.replay import replay
-from holdfast.retention import Metric, Policy, default_policy
+from keepstep.errors import SettingsError, StorageError
+from keepstep.model import Checkpoint
+from keepstep.operations.planning.decoder import decoder, decoder_with_lora
+from keepstep.operations.planning.disk import Kept, most_kept, phases
+from keepstep.operations.planning.files import SHARD, safetensors_bytes, torch_bytes, weights_bytes
+from keepstep.operations.planning.intervals import Failures
+from keepstep.operations.planning.optimizers import OPTIMIZERS, optimizer_named, state_tensors
+from keepstep.operations.planning.probe import probe
+from keepstep.operations.planning.report import Question, answer
+from keepstep.operations.planning.schedule import Schedule
+from keepstep.operations.planning.sizes import measure
+from keepstep.operations.planning.tensors import Tensor, dtype_named
+from keepstep.operations.simulation.replay import replay
+from keepstep.retention import Metric, Policy, default_policy
 
 LOSS = Metric("eval_loss", "min")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -305,7 +305,7 @@ def test_the_whole_answer(tmp_path: Path) -> None:
 
 def test_a_probe_writes_syncs_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    monkeypatch.setattr("holdfast.operations.planning.probe.os.fsync", synced.append)
+    monkeypatch.setattr("keepstep.operations.planning.probe.os.fsync", synced.append)
     assert probe(tmp_path, 40 * 2**20) > 0
     assert len(synced) == 1
     assert list(tmp_path.iterdir()) == []
@@ -315,7 +315,7 @@ def test_a_probe_that_fails_says_so_and_leaves_nothing(tmp_path: Path, monkeypat
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("holdfast.operations.planning.probe.os.write", full)
+    monkeypatch.setattr("keepstep.operations.planning.probe.os.write", full)
     with pytest.raises(StorageError, match="No space left"):
         probe(tmp_path, 10**6)
     assert list(tmp_path.iterdir()) == []

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.errors import CheckpointCorrupt, HoldfastError, PolicyError, RunLocked
-from holdfast.limits import Limits
-from holdfast.model import State
-from holdfast.operations.pruning import PlanChanged, plan_for, policy_for, prune_as_shown
-from holdfast.retention import Metric, Policy, format_spec
-from holdfast.run import Run
+from keepstep.errors import CheckpointCorrupt, KeepstepError, PolicyError, RunLocked
+from keepstep.limits import Limits
+from keepstep.model import State
+from keepstep.operations.pruning import PlanChanged, plan_for, policy_for, prune_as_shown
+from keepstep.retention import Metric, Policy, format_spec
+from keepstep.run import Run
 from tests.operations.runs import SIZE, flip, make_run, training
 
 LATEST = Policy.from_spec("latest:1")
@@ -159,9 +159,9 @@ def test_a_kill_in_the_middle_leaves_a_rest_that_the_next_start_clears(rewound: 
     with rewound.writing():
         rewound.remove(rewound.aside[-1], "asked for", dispose=lambda key: None)
     assert len(_aside(rewound)) == 2
-    assert list((rewound.path / ".holdfast" / "trash").iterdir())
+    assert list((rewound.path / ".keepstep" / "trash").iterdir())
     with rewound.writing():
-        assert not list((rewound.path / ".holdfast" / "trash").iterdir())
+        assert not list((rewound.path / ".keepstep" / "trash").iterdir())
 
 
 def _record(run: Run, budget: int) -> None:
@@ -193,7 +193,7 @@ def test_limits_outlive_a_change_of_policy_and_old_files_have_none(run: Run) -> 
     again = Run.open(run.path)
     assert (again.limits, again.policy) == (Limits(5 * SIZE, 7, "continue"), LATEST)
 
-    file = run.path / ".holdfast" / "run.json"
+    file = run.path / ".keepstep" / "run.json"
     fields = json.loads(file.read_text())
     file.write_text(json.dumps({name: fields[name] for name in ("format", "run_id", "created", "keep")}))
     assert Run.open(run.path).limits == Limits()
@@ -201,7 +201,7 @@ def test_limits_outlive_a_change_of_policy_and_old_files_have_none(run: Run) -> 
 
 @pytest.mark.parametrize("wrong", [{"budget": 0}, {"budget": "2GB"}, {"min_free": -1}, {"on_disk_full": "explode"}])
 def test_limits_edited_into_nonsense_are_named(run: Run, wrong: dict[str, object]) -> None:
-    file = run.path / ".holdfast" / "run.json"
+    file = run.path / ".keepstep" / "run.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
-    with pytest.raises(HoldfastError, match=r"run\.json is damaged"):
+    with pytest.raises(KeepstepError, match=r"run\.json is damaged"):
         Run.open(run.path)

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from holdfast.errors import CheckpointNotFound
-from holdfast.model import Checkpoint, Kind
-from holdfast.operations.listing import Row
-from holdfast.operations.showing import show, what_removes
-from holdfast.retention import Context, Metric, Policy, make_plan
+from keepstep.errors import CheckpointNotFound
+from keepstep.model import Checkpoint, Kind
+from keepstep.operations.listing import Row
+from keepstep.operations.showing import show, what_removes
+from keepstep.retention import Context, Metric, Policy, make_plan
 from tests.checkpoints import EPOCH, make_checkpoint
 from tests.checkpoints import make_run as checkpoints_of
 from tests.operations.runs import SIZE, make_run
@@ -147,7 +147,7 @@ def test_what_no_newer_checkpoint_changes_says_so(spec: str) -> None:
 def test_pins_end_by_unpinning() -> None:
     checkpoints = checkpoints_of([None, None])
     policy = Policy.from_spec("latest:1")
-    assert conditions(checkpoints, 1, policy, frozenset({1})) == ("unpinning it: holdfast unpin RUN 100",)
+    assert conditions(checkpoints, 1, policy, frozenset({1})) == ("unpinning it: keepstep unpin RUN 100",)
 
 
 def test_show_tells_place_and_files(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.errors import SettingsError
-from holdfast.operations.planning.schedule import Schedule
-from holdfast.operations.simulation.curves import make_curve, read_curve
-from holdfast.operations.simulation.outcome import outcome
-from holdfast.operations.simulation.replay import Occasion, replay
-from holdfast.retention import Metric, Policy, default_policy
+from keepstep.errors import SettingsError
+from keepstep.operations.planning.schedule import Schedule
+from keepstep.operations.simulation.curves import make_curve, read_curve
+from keepstep.operations.simulation.outcome import outcome
+from keepstep.operations.simulation.replay import Occasion, replay
+from keepstep.retention import Metric, Policy, default_policy
 from tests.operations.runs import LOSS, make_run
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.checkpointer import Facts
-from holdfast.errors import CheckpointCorrupt, CheckpointNotFound, ResumeRefused, RunLocked
-from holdfast.model import Kind
-from holdfast.operations.thinning import ThinRefused, thin
-from holdfast.run import Run
+from keepstep.checkpointer import Facts
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, ResumeRefused, RunLocked
+from keepstep.model import Kind
+from keepstep.operations.thinning import ThinRefused, thin
+from keepstep.run import Run
 from tests.operations.runs import flip, make_run, training
 
 
@@ -118,14 +118,14 @@ def test_without_hard_links_it_is_copied_and_said(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr("holdfast.stores.local.os.link", refuse)
+    monkeypatch.setattr("keepstep.stores.local.os.link", refuse)
     thin(run, 1)
     assert "no hard links" in caplog.text
     assert run.verify(run.find(1)).ok
 
 
 def test_a_copy_of_damaged_bytes_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.stores.local.LocalStore.link", lambda *_: False)
+    monkeypatch.setattr("keepstep.stores.local.LocalStore.link", lambda *_: False)
     flip(run.path / "checkpoint-1" / "model.safetensors")
     with pytest.raises(OSError, match="digest differs"):
         thin(run, 1)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from holdfast import layout
-from holdfast.operations import prune
-from holdfast.operations.finding import NoDirectory
-from holdfast.operations.usage import Kinds, TreeUsage, Usage, usage, usage_of_tree
-from holdfast.retention import Policy
-from holdfast.run import Run
+from keepstep import layout
+from keepstep.operations import prune
+from keepstep.operations.finding import NoDirectory
+from keepstep.operations.usage import Kinds, TreeUsage, Usage, usage, usage_of_tree
+from keepstep.retention import Policy
+from keepstep.run import Run
 from tests.operations.runs import SIZE, flip, make_run, training
 
 OPTIMIZER = 100
@@ -59,7 +59,7 @@ def test_kinds_of_files(run: Run) -> None:
     assert found.kinds.optimizer == 3 * OPTIMIZER
     assert found.kinds.litter == found.kinds.unmanaged == 0
     assert found.checkpoints_bytes == sum(checkpoint.size_bytes for checkpoint in run.checkpoints)
-    assert found.records_bytes == found.kinds.other == _size_of_files(run.path / ".holdfast")
+    assert found.records_bytes == found.kinds.other == _size_of_files(run.path / ".keepstep")
     assert [(s.checkpoint.step, s.kinds) for s in found.shares] == [
         (step, Kinds(weights=SIZE - OPTIMIZER, optimizer=OPTIMIZER)) for step in (1, 2, 3)
     ]
@@ -92,7 +92,7 @@ def test_du_says_the_same(tmp_path: Path, run: Run) -> None:
 
 def test_manifests_and_the_walk_say_the_same_of_files(run: Run) -> None:
     listed, walked = usage(run), usage(run, check=True)
-    manifests = sum((run.path / c.name / "holdfast.json").stat().st_size for c in run.checkpoints)
+    manifests = sum((run.path / c.name / "keepstep.json").stat().st_size for c in run.checkpoints)
     assert walked.kinds.total == listed.kinds.total + manifests
     assert listed.allocated is None
 
@@ -102,13 +102,13 @@ def test_litter_by_room(run: Run) -> None:
         run.rewind(run.find(1))
         run.quarantine(run.verify(run.find(1)))
     for room, size in (("staging/ab", 11), ("trash/cd", 22), ("previous/ef", 33)):
-        (run.path / ".holdfast" / room).mkdir(parents=True)
-        (run.path / ".holdfast" / room / "model.safetensors").write_bytes(b"x" * size)
-    (run.path / ".holdfast" / ".run.json.abc.tmp").write_bytes(b"x" * 44)
+        (run.path / ".keepstep" / room).mkdir(parents=True)
+        (run.path / ".keepstep" / room / "model.safetensors").write_bytes(b"x" * size)
+    (run.path / ".keepstep" / ".run.json.abc.tmp").write_bytes(b"x" * 44)
 
     found = usage(run)
 
-    manifests = {path.parent.parent.parent.name: path.stat().st_size for path in run.path.rglob("holdfast.json")}
+    manifests = {path.parent.parent.parent.name: path.stat().st_size for path in run.path.rglob("keepstep.json")}
     rooms = _rooms(found)
     assert {name: rooms[name] for name in ("staging", "trash", "previous", "leftovers")} == {
         "staging": 11, "trash": 22, "previous": 33, "leftovers": 44,
@@ -131,7 +131,7 @@ def test_a_thinning_under_way_counts_its_weights_once(run: Run, check: bool) -> 
     found = usage(run, check=check)
 
     assert found.kinds.weights == whole.weights
-    assert _rooms(found) == {"leftovers": (run.path / "weights-1" / "holdfast.json").stat().st_size}
+    assert _rooms(found) == {"leftovers": (run.path / "weights-1" / "keepstep.json").stat().st_size}
     if check:
         _agrees(found, run.path)
 
@@ -157,7 +157,7 @@ def test_what_is_not_ours_is_not_managed(run: Run) -> None:
     found = usage(run)
 
     assert {(u.path.name, u.reason) for u in found.unmanaged if not u.path.is_symlink()} == {
-        ("checkpoint-9", "it has no holdfast.json")
+        ("checkpoint-9", "it has no keepstep.json")
     }
     assert found.kinds.unmanaged == 555 + len(os.fspath(stray))
     assert len(found.shares) == 3
@@ -249,7 +249,7 @@ def test_a_run_that_can_not_be_opened_is_counted_and_said(tmp_path: Path, run: R
 
 
 def test_a_damaged_manifest_is_not_managed(run: Run) -> None:
-    flip(run.path / "checkpoint-1" / "holdfast.json")
+    flip(run.path / "checkpoint-1" / "keepstep.json")
     found = usage(run)
     assert [u.path.name for u in found.unmanaged] == ["checkpoint-1"]
     _agrees(usage(run, check=True), run.path)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast import layout
-from holdfast.operations import checking
-from holdfast.operations.vitals import BOUNDS, Distribution, Tally, VitalsReader
-from holdfast.run import Run
+from keepstep import layout
+from keepstep.operations import checking
+from keepstep.operations.vitals import BOUNDS, Distribution, Tally, VitalsReader
+from keepstep.run import Run
 from tests.operations.runs import make_run, training
 
 

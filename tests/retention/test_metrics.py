@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.errors import PolicyError
-from holdfast.retention import Metric, Mode, known_mode
+from keepstep.errors import PolicyError
+from keepstep.retention import Metric, Mode, known_mode
 
 LOWER = """
     loss eval_loss test_loss train_loss eval_data1_loss nll_loss eval_nll_loss reward_loss losses

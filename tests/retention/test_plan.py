@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from holdfast.errors import PolicyError
-from holdfast.model import Checkpoint, Kind, State
-from holdfast.retention import (
+from keepstep.errors import PolicyError
+from keepstep.model import Checkpoint, Kind, State
+from keepstep.retention import (
     All,
     Best,
     Daily,

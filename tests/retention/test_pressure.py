@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from holdfast.model import Checkpoint, Kind, State
-from holdfast.retention import Metric, Outcome, Plan, Policy, entries, fit, make_plan, rank, size, without_aside
+from keepstep.model import Checkpoint, Kind, State
+from keepstep.retention import Metric, Outcome, Plan, Policy, entries, fit, make_plan, rank, size, without_aside
 from tests.checkpoints import EPOCH, make_checkpoint
 from tests.retention.test_plan import LOSS, METRICS, PINS, POLICIES, PROTECTED, runs
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from holdfast.errors import PolicyError
-from holdfast.model import Checkpoint, Kind, State
-from holdfast.retention import All, Best, Context, Daily, Every, Hourly, Latest, Metric, Pinned, Rule, Within
-from holdfast.retention.rules import format_duration, rule_classes
+from keepstep.errors import PolicyError
+from keepstep.model import Checkpoint, Kind, State
+from keepstep.retention import All, Best, Context, Daily, Every, Hourly, Latest, Metric, Pinned, Rule, Within
+from keepstep.retention.rules import format_duration, rule_classes
 from tests.checkpoints import EPOCH, make_checkpoint, make_run
 
 LOSS = Metric("eval_loss", "min")

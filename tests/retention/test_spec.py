@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.errors import PolicyError
-from holdfast.retention import (
+from keepstep.errors import PolicyError
+from keepstep.retention import (
     All,
     Best,
     Context,
@@ -28,7 +28,7 @@ from holdfast.retention import (
     parse,
     rule_table,
 )
-from holdfast.retention.rules import Seconds, rule_classes
+from keepstep.retention.rules import Seconds, rule_classes
 
 COUNTS = st.integers(1, 10**9)
 RULES: list[st.SearchStrategy[Rule]] = [

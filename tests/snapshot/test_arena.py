@@ -9,9 +9,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from holdfast.formats.memory import PAGE, address
-from holdfast.snapshot import arena as arena_module
-from holdfast.snapshot.arena import Arena, ArenaTooSmallError, available_memory
+from keepstep.formats.memory import PAGE, address
+from keepstep.snapshot import arena as arena_module
+from keepstep.snapshot.arena import Arena, ArenaTooSmallError, available_memory
 
 
 def test_what_is_reserved_is_large_enough_aligned_and_used_again() -> None:
@@ -53,7 +53,7 @@ def test_what_is_prepared_is_there_when_it_is_reserved(monkeypatch: pytest.Monke
     arena.prepare(3 * PAGE)
     assert begun.wait(10)
     assert arena.reserve(2 * PAGE).nbytes == 3 * PAGE
-    assert taken == ["holdfast-arena"]
+    assert taken == ["keepstep-arena"]
 
 
 def test_preparing_more_than_the_limit_does_nothing() -> None:

@@ -8,12 +8,12 @@ pytest.importorskip("torch")
 
 import torch
 
-from holdfast.formats.tensors import flat_bytes
-from holdfast.snapshot import device as device_module
-from holdfast.snapshot.arena import Arena
-from holdfast.snapshot.device import DeviceCopy
-from holdfast.snapshot.piece import Copy
-from holdfast.snapshot.staging import Staging, StateChangedError
+from keepstep.formats.tensors import flat_bytes
+from keepstep.snapshot import device as device_module
+from keepstep.snapshot.arena import Arena
+from keepstep.snapshot.device import DeviceCopy
+from keepstep.snapshot.piece import Copy
+from keepstep.snapshot.staging import Staging, StateChangedError
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 

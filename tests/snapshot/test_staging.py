@@ -12,10 +12,10 @@ pytest.importorskip("torch")
 
 import torch
 
-from holdfast.formats.tensors import tensor_bytes
-from holdfast.snapshot import staging as staging_module
-from holdfast.snapshot.piece import Copy
-from holdfast.snapshot.staging import Staging, StateChangedError
+from keepstep.formats.tensors import tensor_bytes
+from keepstep.snapshot import staging as staging_module
+from keepstep.snapshot.piece import Copy
+from keepstep.snapshot.staging import Staging, StateChangedError
 
 
 def _pieces(tensor: torch.Tensor, target: bytearray) -> list[Copy]:
@@ -114,7 +114,7 @@ def test_a_change_behind_the_version_is_found_by_the_check() -> None:
 def test_a_long_wait_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(staging_module, "PATIENCE_SECONDS", 0.05)
     staging = Staging(lambda: None, [])
-    with caplog.at_level(logging.WARNING, "holdfast"):
+    with caplog.at_level(logging.WARNING, "keepstep"):
         assert not _passes(staging, 0.3)
     assert "the optimizer has waited for the disk" in caplog.text
     staging.finish()

@@ -80,7 +80,7 @@ def log_of(home: Path) -> str:
 
 def _uninterrupted(cell: Cell, home: Path) -> Path:
     complete(home, cell.recipe)
-    lines = (home / "run" / ".holdfast" / "events.jsonl").read_text().splitlines()
+    lines = (home / "run" / ".keepstep" / "events.jsonl").read_text().splitlines()
     events = [json.loads(line) for line in lines if line]
     saved = tuple(event["step"] for event in events if event["event"] == "committed")
     assert saved == cell.saves, f"{cell.name} saves at {saved}, the cell says {cell.saves}"

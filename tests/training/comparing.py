@@ -80,7 +80,7 @@ def _file(one: Path, other: Path, where: str) -> Iterator[str]:
         yield from _trainer_states(json.loads(one.read_text()), json.loads(other.read_text()), where)
     elif one.name == "adapter_config.json":
         yield from _adapter_configs(json.loads(one.read_text()), json.loads(other.read_text()), where)
-    elif one.name == "holdfast.json":
+    elif one.name == "keepstep.json":
         yield from _manifests(json.loads(one.read_text()), json.loads(other.read_text()), where)
     elif one.read_bytes() != other.read_bytes():
         yield f"{where}: other bytes"

@@ -19,12 +19,12 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback
 
-import holdfast
-from holdfast.checkpointer import Checkpointer
-from holdfast.formats.sink import FileSink
-from holdfast.integrations.transformers import epochs, session
-from holdfast.integrations.transformers.loop_state import LoopState
-from holdfast.stores import LocalStore
+import keepstep
+from keepstep.checkpointer import Checkpointer
+from keepstep.formats.sink import FileSink
+from keepstep.integrations.transformers import epochs, session
+from keepstep.integrations.transformers.loop_state import LoopState
+from keepstep.stores import LocalStore
 from tests.engine import chosen
 from tests.training.tiny import Recipe, build, model
 
@@ -81,7 +81,7 @@ def train(job: Job) -> None:
     fresh = not list(job.directory.glob("checkpoint-*"))
     trainer = build(recipe, job.directory)
     if job.managed and not hasattr(trainer, "checkpointer"):
-        holdfast.attach(trainer, **{**chosen(), **recipe.holdfast})
+        keepstep.attach(trainer, **{**chosen(), **recipe.keepstep})
     if job.sabotage is not None:
         _SABOTAGES[job.sabotage]()
     for kill in job.kills:
@@ -117,7 +117,7 @@ def leave(trainer: Trainer, output: Any, steps: int, outcome: Path) -> None:
 
 
 def load_with_stock_tools(checkpoint: Path, adapter: bool) -> None:
-    """`from_pretrained` of a committed checkpoint, as a user without holdfast would call it."""
+    """`from_pretrained` of a committed checkpoint, as a user without keepstep would call it."""
     if adapter:
         loaded = PeftModel.from_pretrained(model(Recipe()), checkpoint)
         assert any("lora_A" in name for name, _ in loaded.named_parameters())
@@ -285,7 +285,7 @@ def _trap_loop_state(trap: Trap) -> None:
     def write(self: LoopState, directory: Path, rank: int = 0) -> None:
         original(self, directory, rank)
         if trap.springs():
-            path = directory / "holdfast_state.json"
+            path = directory / "keepstep_state.json"
             os.truncate(path, path.stat().st_size // 2)
             die()
 

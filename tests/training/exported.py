@@ -11,15 +11,15 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, set_seed
 
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.retention import Metric, Policy
-from holdfast.run import Run
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.retention import Metric, Policy
+from keepstep.run import Run
 from tests.training.tiny import VOCABULARY, Recipe, model, tokenizer
 
 Change = Callable[[Any], None]
 TRAINING = {
     "optimizer.pt": b"o" * 100, "scheduler.pt": b"s", "rng_state.pth": b"r", "training_args.bin": b"a",
-    "trainer_state.json": b'{"log_history": []}', "holdfast_state.json": b"{}", "README.md": b"the trainer's card",
+    "trainer_state.json": b'{"log_history": []}', "keepstep_state.json": b"{}", "README.md": b"the trainer's card",
 }  # fmt: skip
 """What a checkpoint holds beside the model."""
 

@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-import holdfast
+import keepstep
 from tests.training.tiny import pad, sentences, tokenizer
 
 STEPS = 2
@@ -88,7 +88,7 @@ def train(combination: Combination, directory: Path) -> Path:
         model=model, args=arguments, train_dataset=Dataset.from_dict({"input_ids": sentences(8, seed=1)}),
         data_collator=pad, processing_class=tokenizer(), optimizers=(own(model) if own else None, None),
     )  # fmt: skip
-    ckpt = holdfast.attach(trainer, keep="latest:1")
+    ckpt = keepstep.attach(trainer, keep="latest:1")
     trainer.train()
     (checkpoint,) = ckpt.run.checkpoints
     assert checkpoint.path is not None

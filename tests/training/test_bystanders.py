@@ -13,8 +13,8 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import MLflowCallback, WandbCallback
 from transformers.integrations.integration_utils import WandbLogModel
 
-from holdfast.integrations.transformers.bystanders import acts, readers
-from holdfast.integrations.transformers.tokenizer_files import TokenizerFiles
+from keepstep.integrations.transformers.bystanders import acts, readers
+from keepstep.integrations.transformers.tokenizer_files import TokenizerFiles
 from tests.training.tiny import tokenizer
 
 pytestmark = pytest.mark.training

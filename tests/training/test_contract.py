@@ -1,4 +1,4 @@
-"""What holdfast relies on in transformers and TRL: a name or an order that changes fails here, by name."""
+"""What keepstep relies on in transformers and TRL: a name or an order that changes fails here, by name."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def in_order(text: str, *parts: str) -> bool:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_method_takes_what_holdfast_hands_to_it(name: str) -> None:
+def test_a_method_takes_what_keepstep_hands_to_it(name: str) -> None:
     found = list(inspect.signature(getattr(Trainer, name)).parameters)[1:]
     assert tuple(found[: len(METHODS[name])]) == METHODS[name]
 
@@ -104,7 +104,7 @@ def test_a_save_writes_below_the_output_directory_that_it_asks_for() -> None:
     assert in_order(source, "self._get_output_dir(trial=trial)", "os.path.join(run_dir, checkpoint_folder)")
 
 
-def test_train_asks_in_the_order_in_which_holdfast_answers() -> None:
+def test_train_asks_in_the_order_in_which_keepstep_answers() -> None:
     finalize = inspect.getsource(getattr(Trainer, "_finalize_training", Trainer._inner_training_loop))
     assert in_order(finalize, "self._total_loss_scalar += ", "self.log(metrics)", "on_train_end(")
     assert in_order(finalize, "self._load_best_model()", "on_train_end(")
@@ -131,7 +131,7 @@ def test_the_seeded_sampler_can_be_held_at_an_epoch() -> None:
 
 
 @pytest.mark.parametrize("name", ["SFTTrainer", "DPOTrainer", "RewardTrainer", "KTOTrainer"])
-def test_a_trl_trainer_keeps_its_averages_where_holdfast_looks(name: str) -> None:
+def test_a_trl_trainer_keeps_its_averages_where_keepstep_looks(name: str) -> None:
     trainer = getattr(trl, name)
     assert issubclass(trainer, Trainer)
     source = "".join(inspect.getsource(kind) for kind in trainer.__mro__ if kind.__module__.startswith("trl."))

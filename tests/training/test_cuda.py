@@ -12,22 +12,22 @@ pytest.importorskip("trl")
 import torch
 from safetensors.torch import load_file
 
-import holdfast
+import keepstep
 from tests.training.tiny import Recipe, build
 
 pytestmark = [pytest.mark.training, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 
 
-def _train(directory: Path, engine: str, resume: Any = None, **arguments: Any) -> tuple[Any, holdfast.Checkpointer]:
+def _train(directory: Path, engine: str, resume: Any = None, **arguments: Any) -> tuple[Any, keepstep.Checkpointer]:
     given = {"use_cpu": False, "save_steps": 2, "num_train_epochs": 2, **arguments}
     trainer = build(Recipe(rows=16, arguments=given), directory)
-    ckpt = holdfast.attach(trainer, engine=engine)
+    ckpt = keepstep.attach(trainer, engine=engine)
     trainer.train(resume_from_checkpoint=resume)
     return trainer, ckpt
 
 
 def test_both_engines_leave_the_same_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOLDFAST_CHECK_SNAPSHOT", "1")
+    monkeypatch.setenv("KEEPSTEP_CHECK_SNAPSHOT", "1")
     _, fast = _train(tmp_path / "fast", "fast")
     _, stock = _train(tmp_path / "stock", "stock")
     for one, two in zip(fast.run.checkpoints, stock.run.checkpoints, strict=True):

@@ -17,10 +17,10 @@ pytest.importorskip("trl")
 
 from transformers import LlamaForCausalLM, TrainerCallback
 
-import holdfast
-from holdfast.checkpointer import Checkpointer
-from holdfast.formats.sink import FileSink
-from holdfast.stores import LocalStore
+import keepstep
+from keepstep.checkpointer import Checkpointer
+from keepstep.formats.sink import FileSink
+from keepstep.stores import LocalStore
 from tests.training.comparing import differences, load
 from tests.training.course import Kill
 from tests.training.ranked import WORLD, complete, course, forbid_writing, home_of, log_path, logs_of, run_ranks
@@ -33,7 +33,7 @@ STEPS = {"rows": 36, "arguments": {"gradient_accumulation_steps": 2, "save_steps
 SHORT = {"save_steps": 1, "num_train_epochs": 1}
 SCORES = {1: 0.5, 2: 0.4, 3: 0.9, 4: 0.6, 5: 0.7, 6: 0.65}
 FULL = Recipe(**STEPS)
-LORA = Recipe("sft", lora=True, holdfast={"engine": "stock"}, **STEPS)
+LORA = Recipe("sft", lora=True, keepstep={"engine": "stock"}, **STEPS)
 EVALUATED = Recipe(
     rows=36,
     scores=SCORES,
@@ -96,17 +96,17 @@ def test_ranks_differ_where_they_should_and_only_rank_0_speaks(uninterrupted: An
     """What makes the comparison above worth something: each rank has a state of its own to get right."""
     home = uninterrupted(FULL)
     newest = home / "run" / "checkpoint-6"
-    states = [json.loads((newest / name).read_text()) for name in ("holdfast_state.json", "holdfast_state_1.json")]
+    states = [json.loads((newest / name).read_text()) for name in ("keepstep_state.json", "keepstep_state_1.json")]
     assert states[0]["tr_loss"] == states[1]["tr_loss"] == 0.0
     assert (newest / "rng_state_0.pth").read_bytes() != (newest / "rng_state_1.pth").read_bytes()
-    verification = holdfast.Run.open(home / "run")
+    verification = keepstep.Run.open(home / "run")
     assert all(verification.verify(checkpoint).ok for checkpoint in verification.checkpoints)
-    assert "holdfast: saved step 6" in log_path(home, 0).read_text()
-    assert "holdfast" not in log_path(home, 1).read_text()
+    assert "keepstep: saved step 6" in log_path(home, 0).read_text()
+    assert "keepstep" not in log_path(home, 1).read_text()
 
 
 def test_both_engines_leave_the_same(uninterrupted: Any) -> None:
-    fast, stock = uninterrupted(FULL), uninterrupted(replace(FULL, holdfast={"engine": "stock"}))
+    fast, stock = uninterrupted(FULL), uninterrupted(replace(FULL, keepstep={"engine": "stock"}))
     assert not differences(fast, stock)
 
 
@@ -140,7 +140,7 @@ def _try(rank: int, home: Path, recipe: Recipe, trouble: str, resume: Any) -> No
     try:
         os.chdir(home)
         trainer = build(recipe, Path("run"))
-        checkpointer = holdfast.attach(trainer, **recipe.holdfast)
+        checkpointer = keepstep.attach(trainer, **recipe.keepstep)
         _TROUBLES[trouble](rank, trainer)
         trainer.train(resume_from_checkpoint=resume)
         steps = [checkpoint.step for checkpoint in checkpointer.run.checkpoints]
@@ -225,7 +225,7 @@ def _reading(rank: int, trainer: Any) -> None:
 
     class Read(TrainerCallback):
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            assert (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "holdfast.json").is_file()
+            assert (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "keepstep.json").is_file()
             assert Path(state.best_model_checkpoint).resolve().parent == Path(args.output_dir).resolve()
 
     trainer.add_callback(Read())
@@ -274,7 +274,7 @@ def test_one_failed_write_is_made_good_at_the_next_logged_step(tmp_path: Path) -
     [("fast", "all writes fail"), ("stock", "all commits fail"), ("stock", "the stock writers fail")],
 )
 def test_a_disk_without_room_reaches_every_rank(engine: str, trouble: str, tmp_path: Path) -> None:
-    recipe = Recipe(rows=32, arguments=SHORT, holdfast={"engine": engine})
+    recipe = Recipe(rows=32, arguments=SHORT, keepstep={"engine": engine})
     one, other = _tried(tmp_path, trouble, recipe=recipe)
     assert one == other
     # There is no room for anything: each save is refused, the training goes on, and its end says so.
@@ -296,7 +296,7 @@ def test_an_error_in_one_rank_leaves_none_hanging_and_the_next_start_goes_on(tmp
 
 @pytest.mark.parametrize("back_pressure", ["skip", "latest"])
 def test_a_busy_disk_turns_every_rank_away(back_pressure: str, tmp_path: Path) -> None:
-    recipe = Recipe(rows=64, arguments=SHORT, holdfast={"back_pressure": back_pressure})
+    recipe = Recipe(rows=64, arguments=SHORT, keepstep={"back_pressure": back_pressure})
     one, other = _tried(tmp_path, "slow", recipe=recipe)
     assert one == other
     assert one[1] == 8 and one[3][-1] == 8 and len(one[3]) < 8

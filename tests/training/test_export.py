@@ -17,15 +17,15 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import holdfast
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.errors import CheckpointCorrupt, CheckpointNotFound
-from holdfast.integrations.transformers.exporting import building, checking, exporter
-from holdfast.operations.export.errors import ExportRefused, ExportUnequal
-from holdfast.retention import Policy
-from holdfast.run import Run
-from holdfast.stores import LocalStore
-from holdfast.verification import file_digest
+import keepstep
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
+from keepstep.integrations.transformers.exporting import building, checking, exporter
+from keepstep.operations.export.errors import ExportRefused, ExportUnequal
+from keepstep.retention import Policy
+from keepstep.run import Run
+from keepstep.stores import LocalStore
+from keepstep.verification import file_digest
 from tests.operations.runs import flip
 from tests.training.exported import files_in, gpt2, llama, make_run, same, tensors_of
 from tests.training.tiny import NEWEST, Recipe, build
@@ -33,12 +33,12 @@ from tests.training.tiny import NEWEST, Recipe, build
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-OURS = {"README.md", "holdfast_export.json"}
+OURS = {"README.md", "keepstep_export.json"}
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def _only(directory: Path, *names: str) -> bool:
 
 def test_the_best_model_leaves_the_run_without_its_training(run: Run, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    exported = holdfast.export(run, out)
+    exported = keepstep.export(run, out)
     source = run.path / "checkpoint-10"
     found = files_in(out)
     assert found >= {"config.json", "model.safetensors", "tokenizer.json"} | OURS
-    assert not found & {"optimizer.pt", "training_args.bin", "trainer_state.json", "holdfast.json", "rng_state.pth"}
+    assert not found & {"optimizer.pt", "training_args.bin", "trainer_state.json", "keepstep.json", "rng_state.pth"}
     assert found == {entry.path for entry in exported.files}
     assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
     assert (out / "README.md").read_text() != "the trainer's card"
@@ -71,9 +71,9 @@ def test_the_best_model_leaves_the_run_without_its_training(run: Run, tmp_path: 
 
 
 def test_the_marker_has_the_digest_of_every_other_file(run: Run, tmp_path: Path) -> None:
-    holdfast.export(run, tmp_path / "out", reference=20)
-    marker = json.loads((tmp_path / "out" / "holdfast_export.json").read_text())
-    assert {entry["path"] for entry in marker["files"]} == files_in(tmp_path / "out") - {"holdfast_export.json"}
+    keepstep.export(run, tmp_path / "out", reference=20)
+    marker = json.loads((tmp_path / "out" / "keepstep_export.json").read_text())
+    assert {entry["path"] for entry in marker["files"]} == files_in(tmp_path / "out") - {"keepstep_export.json"}
     for entry in marker["files"]:
         assert entry["digest"] == file_digest(LocalStore(tmp_path / "out"), entry["path"])
     assert [checkpoint["step"] for checkpoint in marker["checkpoints"]] == [20]
@@ -81,15 +81,15 @@ def test_the_marker_has_the_digest_of_every_other_file(run: Run, tmp_path: Path)
 
 
 def test_the_card_is_one_that_the_hub_reads_and_tells_nothing_of_the_machine(run: Run, tmp_path: Path) -> None:
-    holdfast.export(run, tmp_path / "out")
+    keepstep.export(run, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     data = ModelCard(text).data.to_dict()
-    assert data == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["holdfast"]}
-    for fact in (run.id, "step 10", "eval\\_loss 10", "bit for bit", "holdfast export RUN best DIR"):
+    assert data == {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["keepstep"]}
+    for fact in (run.id, "step 10", "eval\\_loss 10", "bit for bit", "keepstep export RUN best DIR"):
         assert fact in text
-    for told in (text, (tmp_path / "out" / "holdfast_export.json").read_text()):
+    for told in (text, (tmp_path / "out" / "keepstep_export.json").read_text()):
         assert str(tmp_path) not in told and socket.gethostname() not in told
-        assert getpass.getuser() not in told.replace("holdfast", "")
+        assert getpass.getuser() not in told.replace("keepstep", "")
 
 
 def test_a_thinned_checkpoint_and_one_set_aside_are_exported(run: Run, tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_a_thinned_checkpoint_and_one_set_aside_are_exported(run: Run, tmp_path:
     aside = run.aside[0].path
     assert aside is not None
     with pytest.raises(CheckpointNotFound):
-        holdfast.export(run, tmp_path / "out", reference=20)
-    holdfast.export(run, tmp_path / "old", reference=aside)
-    holdfast.export(run, tmp_path / "thin", reference=10)
+        keepstep.export(run, tmp_path / "out", reference=20)
+    keepstep.export(run, tmp_path / "old", reference=aside)
+    keepstep.export(run, tmp_path / "thin", reference=10)
     assert same(tensors_of(tmp_path / "old"), tensors_of(aside))
     assert same(tensors_of(tmp_path / "thin"), tensors_of(run.path / "weights-10"))
 
@@ -109,7 +109,7 @@ def test_a_thinned_checkpoint_and_one_set_aside_are_exported(run: Run, tmp_path:
 def test_a_damaged_checkpoint_is_not_exported(run: Run, tmp_path: Path) -> None:
     flip(run.path / "checkpoint-10" / "optimizer.pt")
     with pytest.raises(CheckpointCorrupt, match=r"optimizer.pt .*Nothing was exported"):
-        holdfast.export(run, tmp_path / "out")
+        keepstep.export(run, tmp_path / "out")
     assert _only(tmp_path, "run")
 
 
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_is_not_exported(run: Run, tmp_path: Path) -> None:
     ("short", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16), ("fp32", torch.float32)]
 )
 def test_a_cast_is_that_of_torch_and_the_config_says_it(run: Run, tmp_path: Path, short: Any, dtype: Any) -> None:
-    exported = holdfast.export(run, tmp_path / "out", dtype=short)
+    exported = keepstep.export(run, tmp_path / "out", dtype=short)
     before, after = tensors_of(run.path / "checkpoint-10"), tensors_of(tmp_path / "out")
     assert same({name: tensor.to(dtype) for name, tensor in before.items()}, after)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").dtype is dtype
@@ -132,14 +132,14 @@ def test_a_value_beyond_fp16_is_named(tmp_path: Path) -> None:
         large.model.layers[1].mlp.up_proj.weight[3, 2] = 70_000
     run = make_run(tmp_path / "run", {10: large})
     with pytest.raises(ExportRefused, match=r"model\.layers\.1\.mlp\.up_proj\.weight does not fit into float16.*70000"):
-        holdfast.export(run, tmp_path / "out", dtype="fp16")
+        keepstep.export(run, tmp_path / "out", dtype="fp16")
     assert _only(tmp_path, "run")
-    holdfast.export(run, tmp_path / "out", dtype="bf16")
+    keepstep.export(run, tmp_path / "out", dtype="bf16")
 
 
 def test_shards_with_tied_tensors_load_and_their_index_is_right(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: gpt2()})
-    exported = holdfast.export(run, tmp_path / "out", max_shard_size="0.01MB")
+    exported = keepstep.export(run, tmp_path / "out", max_shard_size="0.01MB")
     shards = sorted(tmp_path.joinpath("out").glob("model-*.safetensors"))
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
     assert len(shards) > 2
@@ -150,7 +150,7 @@ def test_shards_with_tied_tensors_load_and_their_index_is_right(tmp_path: Path) 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
     assert exported.check is not None and exported.check.forward is not None and exported.check.forward.difference == 0
-    holdfast.export(run, tmp_path / "again", dtype="fp32")
+    keepstep.export(run, tmp_path / "again", dtype="fp32")
     assert files_in(tmp_path / "again") >= {"model.safetensors"}
 
 
@@ -160,8 +160,8 @@ def test_shards_with_tied_tensors_load_and_their_index_is_right(tmp_path: Path) 
 def test_files_written_anew_are_as_open_as_copies(run: Run, tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        holdfast.export(run, tmp_path / "cast", dtype="bf16")
-        holdfast.export(run, tmp_path / "copy")
+        keepstep.export(run, tmp_path / "cast", dtype="bf16")
+        keepstep.export(run, tmp_path / "copy")
     finally:
         os.umask(before)
     for out in ("cast", "copy"):
@@ -171,15 +171,15 @@ def test_files_written_anew_are_as_open_as_copies(run: Run, tmp_path: Path) -> N
 
 def test_a_tensor_larger_than_a_shard_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporter, "HEADER_BYTES", 2000)
-    assert holdfast.export(run, tmp_path / "small", max_shard_size="0.01MB").notes == ()
-    (note,) = holdfast.export(run, tmp_path / "out", max_shard_size="0.0005MB").notes
+    assert keepstep.export(run, tmp_path / "small", max_shard_size="0.01MB").notes == ()
+    (note,) = keepstep.export(run, tmp_path / "out", max_shard_size="0.0005MB").notes
     assert "more than was asked for: a tensor is never split" in note
 
 
 LIMITED = """
 import resource, sys
-from holdfast.cli.main import main
-import holdfast.integrations.transformers.exporting.exporter
+from keepstep.cli.main import main
+import keepstep.integrations.transformers.exporting.exporter
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 main(sys.argv[1:])
 """
@@ -201,9 +201,9 @@ def test_a_tensor_that_was_written_wrong_is_found(run: Run, tmp_path: Path, monk
     stock = building.write_shards
     monkeypatch.setattr(building, "write_shards", careless)
     with pytest.raises(ExportUnequal, match=r"model\.norm\.weight has other values"):
-        holdfast.export(run, tmp_path / "out", dtype="bf16")
+        keepstep.export(run, tmp_path / "out", dtype="bf16")
     assert _only(tmp_path, "run")
-    assert holdfast.export(run, tmp_path / "out", dtype="bf16", check=False).check is None
+    assert keepstep.export(run, tmp_path / "out", dtype="bf16", check=False).check is None
     assert "The export itself was not checked" in (tmp_path / "out" / "README.md").read_text()
 
 
@@ -215,7 +215,7 @@ def test_equal_tensors_in_another_model_are_found(run: Run, tmp_path: Path, monk
 
     monkeypatch.setattr(exporter, "adjust", meddle)
     with pytest.raises(ExportUnequal, match="gives other output than its source"):
-        holdfast.export(run, tmp_path / "out")
+        keepstep.export(run, tmp_path / "out")
     assert _only(tmp_path, "run")
 
 
@@ -227,7 +227,7 @@ def test_a_tensor_that_nothing_loads_is_found(run: Run, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(exporter, "adjust", meddle)
     with pytest.raises(ExportUnequal, match="does not load the weights as they are: missing keys"):
-        holdfast.export(run, tmp_path / "out")
+        keepstep.export(run, tmp_path / "out")
 
 
 def test_an_interruption_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,7 +236,7 @@ def test_an_interruption_leaves_nothing(run: Run, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(exporter, "check_export", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        holdfast.export(run, tmp_path / "out")
+        keepstep.export(run, tmp_path / "out")
     assert _only(tmp_path, "run")
     assert checking.check_export is not interrupted
 
@@ -249,7 +249,7 @@ def test_a_class_that_transformers_lacks_is_compared_and_not_run(run: Run, tmp_p
     own = llama()
     saved, own.save_pretrained = own.save_pretrained, lambda d, **o: (saved(d, **o), strange(d))
     run = make_run(tmp_path / "own", {10: own})
-    check = holdfast.export(run, tmp_path / "out").check
+    check = keepstep.export(run, tmp_path / "out").check
     assert check is not None
     assert (check.loaded_by, check.tensors, check.forward) == ("", 21, None)
     assert "has no MyOwnModel" in check.untried
@@ -272,7 +272,7 @@ def _pickled(directory: Path, tmp_path: Path, content: Any) -> Run:
 
 def test_weights_of_torch_save_become_safetensors(tmp_path: Path) -> None:
     run = _pickled(tmp_path, tmp_path, llama().state_dict())
-    exported = holdfast.export(run, tmp_path / "out")
+    exported = keepstep.export(run, tmp_path / "out")
     assert "model.safetensors" in files_in(tmp_path / "out")
     assert "pytorch_model.bin" not in files_in(tmp_path / "out")
     assert same(AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict(), llama().state_dict())
@@ -295,7 +295,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     run = _pickled(tmp_path, tmp_path, {"model.norm.weight": Bomb(trap)})
     refused = "(Weights only load failed|Unable to load weights from pytorch checkpoint)"  # as transformers 5, 4 say it
     with pytest.raises(ExportRefused, match=f"LlamaForCausalLM can't load it: {refused}"):
-        holdfast.export(run, tmp_path / "out")
+        keepstep.export(run, tmp_path / "out")
     assert _only(tmp_path, "old")
 
 
@@ -313,7 +313,7 @@ class Config(PretrainedConfig):
 class Model(PreTrainedModel):
     config_class = Config
 """
-    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "holdfast.json"}
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != "keepstep.json"}
     auto_map = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
     files["config.json"] = json.dumps({"model_type": "zzz", "auto_map": auto_map}).encode()
     files["evil.py"] = code.encode()
@@ -321,7 +321,7 @@ class Model(PreTrainedModel):
     checkpointer.begin("auto")
     checkpointer.save(Facts(10), lambda home: [(home / name).write_bytes(data) for name, data in files.items()])
     checkpointer.close()
-    command = [sys.executable, "-m", "holdfast", "export", str(tmp_path / "evil"), "10", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "keepstep", "export", str(tmp_path / "evil"), "10", str(tmp_path / "out")]
     done = subprocess.run(command, input="y\n" * 9, capture_output=True, text=True, check=False, timeout=240)
     assert "Traceback" not in done.stderr
     assert not trap.exists()
@@ -334,7 +334,7 @@ class Model(PreTrainedModel):
 def test_a_checkpointer_exports_the_best_of_its_run(tmp_path: Path) -> None:
     arguments = {"eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "eval_loss"}
     trainer = build(Recipe(rows=8, arguments=arguments), tmp_path / "run")
-    ckpt = holdfast.attach(trainer)
+    ckpt = keepstep.attach(trainer)
     trainer.train()
     exported = ckpt.export(tmp_path / "out")
     best = ckpt.run.best

@@ -14,8 +14,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraModel
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel, LlamaForCausalLM, LlamaForSequenceClassification
 
-import holdfast
-from holdfast.operations.export.errors import ExportRefused, ExportUnequal
+import keepstep
+from keepstep.operations.export.errors import ExportRefused, ExportUnequal
 from tests.training.exported import adapted, files_in, gpt2, llama, make_run, same, tensors_of
 from tests.training.tiny import Recipe, model
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def base(tmp_path: Path) -> Path:
 
 def test_an_adapter_stays_an_adapter(base: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: adapted(base)})
-    exported = holdfast.export(run, tmp_path / "out")
+    exported = keepstep.export(run, tmp_path / "out")
     found = files_in(tmp_path / "out")
     assert found >= {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md"}
     assert "config.json" not in found
@@ -50,7 +50,7 @@ def test_an_adapter_stays_an_adapter(base: Path, tmp_path: Path) -> None:
 
 def test_an_adapter_may_say_another_name_of_its_base(base: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: adapted(base)})
-    exported = holdfast.export(run, tmp_path / "out", base_name="me/tiny-llama", dtype="bf16")
+    exported = keepstep.export(run, tmp_path / "out", base_name="me/tiny-llama", dtype="bf16")
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["r"]) == ("me/tiny-llama", 4)
     assert {tensor.dtype for tensor in tensors_of(tmp_path / "out").values()} == {torch.bfloat16}
@@ -63,21 +63,21 @@ def test_an_adapter_may_say_another_name_of_its_base(base: Path, tmp_path: Path)
 def test_without_the_base_an_adapter_is_compared_and_not_loaded(base: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: adapted(base)})
     base.rename(tmp_path / "gone")
-    check = holdfast.export(run, tmp_path / "out").check
+    check = keepstep.export(run, tmp_path / "out").check
     assert check is not None
     assert (check.loaded_by, check.forward) == ("", None)
     assert check.tensors == 8
     assert "base is no directory on this machine" in check.untried
     with pytest.raises(ExportRefused, match="base model is not here"):
-        holdfast.export(run, tmp_path / "merged", merge=True)
-    holdfast.export(run, tmp_path / "merged", merge=True, base=tmp_path / "gone")
+        keepstep.export(run, tmp_path / "merged", merge=True)
+    keepstep.export(run, tmp_path / "merged", merge=True, base=tmp_path / "gone")
 
 
 @pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}])
 def test_a_merged_model_computes_what_base_and_adapter_do(base: Path, tmp_path: Path, settings: Any) -> None:
     trained = adapted(base, **settings).eval()
     run = make_run(tmp_path / "run", {10: trained})
-    exported = holdfast.export(run, tmp_path / "out", merge=True)
+    exported = keepstep.export(run, tmp_path / "out", merge=True)
     found = files_in(tmp_path / "out")
     assert found >= {"config.json", "model.safetensors", "tokenizer.json", "generation_config.json"}
     assert not any(name.startswith("adapter") for name in found)
@@ -98,7 +98,7 @@ def test_a_merge_is_rounded_once(base: Path, tmp_path: Path) -> None:
     LlamaForCausalLM.from_pretrained(base).to(torch.bfloat16).save_pretrained(base)
     trained = adapted(base)
     run = make_run(tmp_path / "run", {10: trained})
-    exported = holdfast.export(run, tmp_path / "out", merge=True, max_shard_size="0.005MB")
+    exported = keepstep.export(run, tmp_path / "out", merge=True, max_shard_size="0.005MB")
     assert exported.dtype == "bfloat16"
     assert "model.safetensors.index.json" in files_in(tmp_path / "out")
     weight = "model.layers.0.self_attn.q_proj.weight"
@@ -124,7 +124,7 @@ def test_a_wrong_merge_is_found(base: Path, tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(LoraModel, "merge_and_unload", unscaled)
     with pytest.raises(ExportUnequal, match="merged model is not base and adapter"):
-        holdfast.export(run, tmp_path / "out", merge=True)
+        keepstep.export(run, tmp_path / "out", merge=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -137,7 +137,7 @@ def test_an_adapter_on_a_tied_output_layer_is_not_merged_wrong(tmp_path: Path) -
     torch.nn.init.normal_(trained.base_model.model.lm_head.lora_B["default"].weight)
     run = make_run(tmp_path / "run", {10: trained})
     with pytest.raises((ExportUnequal, ExportRefused), match="merge"):
-        holdfast.export(run, tmp_path / "out", merge=True)
+        keepstep.export(run, tmp_path / "out", merge=True)
     assert not (tmp_path / "out").exists()
 
 
@@ -145,13 +145,13 @@ def test_another_base_is_refused(base: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: adapted(base)})
     gpt2().save_pretrained(tmp_path / "other")
     with pytest.raises(ExportRefused, match="can't be put on the base model"):
-        holdfast.export(run, tmp_path / "out", merge=True, base=tmp_path / "other")
+        keepstep.export(run, tmp_path / "out", merge=True, base=tmp_path / "other")
 
 
 def test_a_whole_model_is_not_merged(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: llama()})
     with pytest.raises(ExportRefused, match="there is no adapter to merge"):
-        holdfast.export(run, tmp_path / "out", merge=True)
+        keepstep.export(run, tmp_path / "out", merge=True)
 
 
 def test_a_grown_vocabulary_and_a_head_of_its_own_merge(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_grown_vocabulary_and_a_head_of_its_own_merge(tmp_path: Path) -> None:
     grown.resize_token_embeddings(70)
     modules = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
     run = make_run(tmp_path / "run", {10: get_peft_model(grown, LoraConfig(task_type="CAUSAL_LM", **modules))})
-    holdfast.export(run, tmp_path / "out", merge=True)
+    keepstep.export(run, tmp_path / "out", merge=True)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").lm_head.weight.shape[0] == 70
     config = model(Recipe(kind="reward")).config
     config.num_labels = 3
@@ -171,6 +171,6 @@ def test_a_grown_vocabulary_and_a_head_of_its_own_merge(tmp_path: Path) -> None:
     run = make_run(
         tmp_path / "judged", {10: get_peft_model(judge, LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"]))}
     )
-    merged = holdfast.export(run, tmp_path / "verdict", merge=True)
+    merged = keepstep.export(run, tmp_path / "verdict", merge=True)
     assert merged.check is not None and merged.check.loaded_by == "LlamaForSequenceClassification"
     assert LlamaForSequenceClassification.from_pretrained(tmp_path / "verdict").num_labels == 3

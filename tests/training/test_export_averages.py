@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import holdfast
-from holdfast.errors import CheckpointCorrupt, CheckpointNotFound, SettingsError
-from holdfast.operations.export.errors import ExportRefused
+import keepstep
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, SettingsError
+from keepstep.operations.export.errors import ExportRefused
 from tests.operations.runs import flip
 from tests.training.exported import adapted, files_in, gpt2, llama, make_run, same, tensors_of
 from tests.training.tiny import texts, tokenizer
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
 
 
 def _mean(*directories: Path) -> dict[str, torch.Tensor]:
@@ -43,7 +43,7 @@ def _near(model: Any, by: float) -> Any:
 
 def test_a_uniform_soup_is_the_mean_of_the_best(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {s: llama(s) for s in (10, 20, 30, 40)}, {10: 0.9, 20: 0.2, 30: 0.1, 40: 0.3})
-    exported = holdfast.export(run, tmp_path / "out", average="best:3")
+    exported = keepstep.export(run, tmp_path / "out", average="best:3")
     assert same(tensors_of(tmp_path / "out"), _mean(*(run.path / f"checkpoint-{s}" for s in (30, 20, 40))))
     average = exported.average
     assert average is not None
@@ -55,7 +55,7 @@ def test_a_uniform_soup_is_the_mean_of_the_best(tmp_path: Path) -> None:
 
 def test_the_mean_is_rounded_once_where_it_is_cast(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {1: llama(1), 2: llama(2)})
-    holdfast.export(run, tmp_path / "out", average="2,1", dtype="bf16")
+    keepstep.export(run, tmp_path / "out", average="2,1", dtype="bf16")
     wanted = torch.stack([tensors_of(run.path / f"checkpoint-{s}")["lm_head.weight"].double() for s in (1, 2)]).mean(0)
     assert torch.equal(tensors_of(tmp_path / "out")["lm_head.weight"], wanted.to(torch.bfloat16))
 
@@ -64,7 +64,7 @@ def test_the_loss_is_the_mean_over_tokens_and_a_worse_average_is_said_loudly(tmp
     run = make_run(tmp_path / "run", {1: llama(1), 2: llama(2)})
     data = tmp_path / "held-out.txt"
     data.write_text(" ".join(texts(40, seed=3)))
-    exported = holdfast.export(run, tmp_path / "out", average="best:2", eval_data=data)
+    exported = keepstep.export(run, tmp_path / "out", average="best:2", eval_data=data)
     average = exported.average
     assert average is not None
     ids = tokenizer()(data.read_text())["input_ids"]
@@ -97,22 +97,22 @@ def _fixed(values: dict[int, float], run: Any, average: float) -> Any:
 def test_a_worse_average_is_exported_as_asked_and_said_loudly(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {1: llama(1), 2: llama(2)})
     evaluate = _fixed({1: 1.0, 2: 2.0}, run, average=1.5)
-    average = holdfast.export(run, tmp_path / "out", average="1,2", evaluate=evaluate).average
+    average = keepstep.export(run, tmp_path / "out", average="1,2", evaluate=evaluate).average
     assert average is not None and average.worse
     assert (
         average.verdict() == "THE AVERAGE IS WORSE than a single checkpoint: 1.5 against 1 of step 1, the best alone."
     )
     assert "THE AVERAGE IS WORSE" in (tmp_path / "out" / "README.md").read_text()
-    better = holdfast.export(run, tmp_path / "up", average="1,2", evaluate=evaluate, mode="max").average
+    better = keepstep.export(run, tmp_path / "up", average="1,2", evaluate=evaluate, mode="max").average
     assert better is not None and better.worse and "of step 2" in better.verdict()
     nan = _fixed({1: 1.0, 2: 2.0}, run, average=float("nan"))
-    assert holdfast.export(run, tmp_path / "nan", average="1,2", evaluate=nan).average.worse  # type: ignore[union-attr]
+    assert keepstep.export(run, tmp_path / "nan", average="1,2", evaluate=nan).average.worse  # type: ignore[union-attr]
 
 
 def test_a_greedy_soup_keeps_the_best_alone_where_nothing_helps(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {1: llama(1), 2: llama(2), 3: llama(3)})
     evaluate = _fixed({1: 3.0, 2: 1.0, 3: 2.0}, run, average=1.5)
-    average = holdfast.export(run, tmp_path / "out", average="1,2,3", soup="greedy", evaluate=evaluate).average
+    average = keepstep.export(run, tmp_path / "out", average="1,2,3", soup="greedy", evaluate=evaluate).average
     assert average is not None
     assert average.steps == (2,)
     assert "average of" not in (tmp_path / "out" / "README.md").read_text()
@@ -129,7 +129,7 @@ def test_a_greedy_soup_takes_in_what_helps(tmp_path: Path) -> None:
     def evaluate(model: Any) -> float:
         return float((model.lm_head.weight.detach() - wanted).norm())
 
-    average = holdfast.export(run, tmp_path / "out", average="best:3", soup="greedy", evaluate=evaluate).average
+    average = keepstep.export(run, tmp_path / "out", average="best:3", soup="greedy", evaluate=evaluate).average
     assert average is not None
     assert sorted(average.steps) == [1, 2]
     assert same(tensors_of(tmp_path / "out"), _mean(run.path / "checkpoint-1", run.path / "checkpoint-2"))
@@ -140,13 +140,13 @@ def test_adapters_are_averaged_by_factor_and_merged_ones_by_weight(tmp_path: Pat
     llama(1).save_pretrained(tmp_path / "base")
     run = make_run(tmp_path / "run", {1: adapted(tmp_path / "base", 1), 2: adapted(tmp_path / "base", 2)})
     homes = [run.path / "checkpoint-1", run.path / "checkpoint-2"]
-    exported = holdfast.export(run, tmp_path / "adapter", average="1,2")
+    exported = keepstep.export(run, tmp_path / "adapter", average="1,2")
     assert same(tensors_of(tmp_path / "adapter"), _mean(*homes))
     assert any("factors" in note for note in exported.notes)
-    merged = holdfast.export(run, tmp_path / "merged", average="1,2", merge=True)
+    merged = keepstep.export(run, tmp_path / "merged", average="1,2", merge=True)
     assert merged.notes == ()
     for step in (1, 2):
-        holdfast.export(run, tmp_path / f"merged-{step}", reference=step, merge=True)
+        keepstep.export(run, tmp_path / f"merged-{step}", reference=step, merge=True)
     assert same(tensors_of(tmp_path / "merged"), _mean(tmp_path / "merged-1", tmp_path / "merged-2"))
     assert not any("scratch" in name for name in files_in(tmp_path / "merged"))
 
@@ -171,14 +171,14 @@ def test_what_can_not_be_averaged_is_refused(tmp_path: Path) -> None:
         ("best:9", "has 6 checkpoints that can be ranked, not 9"),
     ]:
         with pytest.raises(ExportRefused, match=why):
-            holdfast.export(run, tmp_path / "out", average=spec)
+            keepstep.export(run, tmp_path / "out", average=spec)
     with pytest.raises(CheckpointNotFound, match="no checkpoint of step 77"):
-        holdfast.export(run, tmp_path / "out", average="1,77")
+        keepstep.export(run, tmp_path / "out", average="1,77")
     with pytest.raises(ExportRefused, match="step 2 is not among those"):
-        holdfast.export(run, tmp_path / "out", average="1,6", reference=2)
+        keepstep.export(run, tmp_path / "out", average="1,6", reference=2)
     with pytest.raises(SettingsError, match="needs something to measure by"):
-        holdfast.export(run, tmp_path / "out", average="1,6", soup="greedy")
+        keepstep.export(run, tmp_path / "out", average="1,6", soup="greedy")
     flip(run.path / "checkpoint-6" / "config.json")
     with pytest.raises(CheckpointCorrupt):
-        holdfast.export(run, tmp_path / "out", average="1,6")
+        keepstep.export(run, tmp_path / "out", average="1,6")
     assert not (tmp_path / "out").exists()

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-import holdfast
-from holdfast.errors import CheckpointNotFound
-from holdfast.integrations.transformers.exporting import exporter
-from holdfast.operations import prune
-from holdfast.run import Run
+import keepstep
+from keepstep.errors import CheckpointNotFound
+from keepstep.integrations.transformers.exporting import exporter
+from keepstep.operations import prune
+from keepstep.run import Run
 from tests.training.exported import llama, make_run, same, tensors_of
 from tests.training.tiny import Recipe, build
 
@@ -28,15 +28,15 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 def _train(directory: Path, steps: int, keep: str, resume: Any = None) -> Run:
     trainer = build(Recipe(arguments={"max_steps": steps, "save_strategy": "steps", "save_steps": 1}), directory)
-    holdfast.attach(trainer, keep=keep)
+    keepstep.attach(trainer, keep=keep)
     trainer.train(resume_from_checkpoint=resume)
     return Run.open(directory)
 
 
 @contextmanager
 def _stopped_export(run: Run, reference: str, out: Path) -> Generator[subprocess.Popen[str]]:
-    """A `holdfast export` in a process of its own, stopped while it works."""
-    command = [sys.executable, "-m", "holdfast", "export", str(run.path), reference, str(out), "--dtype", "bf16"]
+    """A `keepstep export` in a process of its own, stopped while it works."""
+    command = [sys.executable, "-m", "keepstep", "export", str(run.path), reference, str(out), "--dtype", "bf16"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             while not list(out.parent.glob(f".{out.name}.*.exporting")):
@@ -84,5 +84,5 @@ def test_a_rewind_in_the_middle_is_said_as_what_it_is(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(exporter, "copy_files", rewind_then_copy)
     with pytest.raises(CheckpointNotFound, match="checkpoint-20 went away while it was exported"):
-        holdfast.export(run, tmp_path / "out", reference=20)
+        keepstep.export(run, tmp_path / "out", reference=20)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -1,4 +1,4 @@
-"""`holdfast export` in processes of its own: its report, its exit codes, and a Ctrl-C in the middle."""
+"""`keepstep export` in processes of its own: its report, its exit codes, and a Ctrl-C in the middle."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.training.exported import files_in, llama, make_run
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
-HOLDFAST = [sys.executable, "-m", "holdfast", "export"]
+KEEPSTEP = [sys.executable, "-m", "keepstep", "export"]
 
 
 def test_a_report_for_people_and_one_for_programs(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: llama(1), 20: llama(2)})
     data = tmp_path / "held-out.jsonl"
     data.write_text("".join(json.dumps({"text": f"w{n} w{n + 1} w{n + 2}"}) + "\n" for n in range(30)))
-    command = [*HOLDFAST, str(run.path), str(tmp_path / "out"), "--average", "best:2", "--eval-data", str(data)]
+    command = [*KEEPSTEP, str(run.path), str(tmp_path / "out"), "--average", "best:2", "--eval-data", str(data)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     assert (done.returncode, done.stderr) == (0, "")
     for part in (
@@ -32,7 +32,7 @@ def test_a_report_for_people_and_one_for_programs(tmp_path: Path) -> None:
         "10 + 20",
     ):
         assert part in done.stdout
-    command = [*HOLDFAST, str(run.path), "best", str(tmp_path / "out"), "--force", "--format", "json"]
+    command = [*KEEPSTEP, str(run.path), "best", str(tmp_path / "out"), "--force", "--format", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
     said = json.loads(done.stdout)
     assert (said["steps"], said["check"]["forward"]["max_difference"]) == ([10], 0.0)
@@ -41,12 +41,12 @@ def test_a_report_for_people_and_one_for_programs(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing_half(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {10: llama(1)})
-    command = [*HOLDFAST, str(run.path), "10", str(tmp_path / "out"), "--dtype", "bf16"]
+    command = [*KEEPSTEP, str(run.path), "10", str(tmp_path / "out"), "--dtype", "bf16"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     while not list(tmp_path.glob(".out.*.exporting")):
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=120)
-    assert (process.returncode, said.strip()) == (130, "holdfast: interrupted")
+    assert (process.returncode, said.strip()) == (130, "keepstep: interrupted")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]

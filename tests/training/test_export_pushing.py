@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from huggingface_hub import constants
 
-import holdfast
-from holdfast.errors import SettingsError
-from holdfast.operations.export.errors import ExportRefused, PushFailed
-from holdfast.operations.export.report import Export
-from holdfast.run import Run
+import keepstep
+from keepstep.errors import SettingsError
+from keepstep.operations.export.errors import ExportRefused, PushFailed
+from keepstep.operations.export.report import Export
+from keepstep.run import Run
 from tests.training.exported import adapted, files_in, llama, make_run
 from tests.training.hub import TOKEN, Hub, hub
 
@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def _push(run: Run, out: Path, **options: Any) -> Export:
-    return holdfast.export(run, out, reference=10, push="me/my-model", check=False, **options)
+    return keepstep.export(run, out, reference=10, push="me/my-model", check=False, **options)
 
 
 def test_every_byte_of_an_export_arrives(run: Run, server: Hub, tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_every_byte_of_an_export_arrives(run: Run, server: Hub, tmp_path: Path) 
         **os.environ, "HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1",
         "no_proxy": "127.0.0.1",
     }  # fmt: skip
-    command = [sys.executable, "-m", "holdfast", "export", str(run.path), "10", str(out), "--push", "me/my-model"]
+    command = [sys.executable, "-m", "keepstep", "export", str(run.path), "10", str(out), "--push", "me/my-model"]
     command += ["--private", "--revision", "v1"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=surroundings)
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_what_can_not_be_pushed_is_found_before_anything_is_exported(
     with pytest.raises(ExportRefused, match="names its base by a path of this machine"):
         _push(adapter, out)
     with pytest.raises(SettingsError, match="no name of a repository"):
-        holdfast.export(run, out, reference=10, push="a/b/c")
+        keepstep.export(run, out, reference=10, push="a/b/c")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SettingsError, match="HF_HUB_OFFLINE is set"):
         _push(run, out)

@@ -17,13 +17,13 @@ pytest.importorskip("trl")
 import torch
 from transformers import TrainerCallback
 
-import holdfast
-from holdfast.errors import SettingsError, StorageError
-from holdfast.formats.sink import FileSink
-from holdfast.integrations.transformers.engine import CHECK
-from holdfast.snapshot import staging
-from holdfast.snapshot.device import DeviceCopy
-from holdfast.snapshot.staging import StateChangedError
+import keepstep
+from keepstep.errors import SettingsError, StorageError
+from keepstep.formats.sink import FileSink
+from keepstep.integrations.transformers.engine import CHECK
+from keepstep.snapshot import staging
+from keepstep.snapshot.device import DeviceCopy
+from keepstep.snapshot.staging import StateChangedError
 from tests.training.cells import Cell, complete, failures_of, inside
 from tests.training.comparing import differences
 from tests.training.tiny import Recipe, build, by_length
@@ -36,27 +36,27 @@ IN_A_SAVE = (
     "write", "rename", "sync_directory 2", "delete", "append",
 )  # fmt: skip
 CELLS = (
-    Cell("full", Recipe(holdfast=FAST), (4, 8, 12, 15), inside(2, *IN_A_SAVE)),
+    Cell("full", Recipe(keepstep=FAST), (4, 8, 12, 15), inside(2, *IN_A_SAVE)),
     Cell(
         "LoRA, accumulation 2, every second step",
-        Recipe(lora=True, holdfast=FAST, arguments={"gradient_accumulation_steps": 2, "save_steps": 2}),
+        Recipe(lora=True, keepstep=FAST, arguments={"gradient_accumulation_steps": 2, "save_steps": 2}),
         (2, 4, 6, 8, 9),
     ),
     Cell(
         "every step saved",
-        Recipe(rows=10, holdfast=FAST, arguments={"save_steps": 1, "num_train_epochs": 2}),
+        Recipe(rows=10, keepstep=FAST, arguments={"save_steps": 1, "num_train_epochs": 2}),
         (1, 2, 3, 4, 5, 6),
         inside(2, "tensor file", "rename", "append"),
     ),
     Cell(
         "evaluated after the save, by the epoch, the best loaded at the end",
         Recipe(
-            holdfast=FAST,
+            keepstep=FAST,
             arguments={"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True},
         ),
         (5, 10, 15),
     ),
-    Cell("grouped by length", Recipe(holdfast=FAST, arguments={**by_length(), "save_steps": 5}), (5, 10, 15)),
+    Cell("grouped by length", Recipe(keepstep=FAST, arguments={**by_length(), "save_steps": 5}), (5, 10, 15)),
 )
 
 
@@ -75,7 +75,7 @@ def test_a_killed_training_ends_as_if_it_had_not_been_killed(cell: Cell, tmp_pat
 def test_both_engines_leave_the_same(lora: bool, tmp_path: Path) -> None:
     recipe = Recipe(lora=lora, arguments={"save_steps": 3})
     stock = complete(tmp_path / "stock", recipe)
-    fast = complete(tmp_path / "fast", replace(recipe, holdfast=FAST))
+    fast = complete(tmp_path / "fast", replace(recipe, keepstep=FAST))
     assert not differences(stock, fast)
     for name in ("model.safetensors", "adapter_model.safetensors"):
         for path in (stock / "run").glob(f"checkpoint-*/{name}"):
@@ -87,10 +87,10 @@ def test_what_is_copied_from_a_device_is_written_as_it_is(tmp_path: Path) -> Non
     plain, one = _attached(tmp_path / "plain")
     plain.train()
     trainer, two = _attached(tmp_path / "device")
-    engine = trainer._holdfast.saves.engine
+    engine = trainer._keepstep.saves.engine
     engine._device = DeviceCopy(torch.device("cpu"))
     trainer.train()
-    assert trainer._holdfast.saves.engine is engine
+    assert trainer._keepstep.saves.engine is engine
     for first, second in zip(one.run.checkpoints, two.run.checkpoints, strict=True):
         assert _tensors(first) == _tensors(second) and two.run.verify(second).ok
 
@@ -99,7 +99,7 @@ def test_a_device_without_host_memory_for_a_copy_is_saved_by_the_stock_writers(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     trainer, ckpt = _attached(tmp_path / "run", arena="0.01MB")
-    trainer._holdfast.saves.engine._device = DeviceCopy(torch.device("cpu"))
+    trainer._keepstep.saves.engine._device = DeviceCopy(torch.device("cpu"))
     trainer.train()
     assert "the stock writers save from here on" in caplog.text and "has to be copied" in caplog.text
     assert ckpt.run.latest is not None and ckpt.run.latest.step == trainer.state.max_steps
@@ -134,9 +134,9 @@ def sinks(monkeypatch: pytest.MonkeyPatch) -> _Sinks:
     return _Sinks(monkeypatch)
 
 
-def _attached(directory: Path, **options: Any) -> tuple[Any, holdfast.Checkpointer]:
+def _attached(directory: Path, **options: Any) -> tuple[Any, keepstep.Checkpointer]:
     trainer = build(Recipe(rows=16, arguments={"save_steps": 1, "num_train_epochs": 1, "report_to": []}), directory)
-    return trainer, holdfast.attach(trainer, **{**FAST, **options})
+    return trainer, keepstep.attach(trainer, **{**FAST, **options})
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
@@ -147,7 +147,7 @@ def test_a_write_that_fails_once_is_made_good_by_the_next_step(tmp_path: Path, s
     assert [event["retried"] for event in ckpt.run.events.read() if event["event"] == "failed"] == [True]
     assert ckpt.run.latest is not None and ckpt.run.latest.step == trainer.state.max_steps
     assert all(ckpt.run.verify(checkpoint).ok for checkpoint in ckpt.run.checkpoints)
-    assert not list((tmp_path / "run" / ".holdfast" / "staging").iterdir())
+    assert not list((tmp_path / "run" / ".keepstep" / "staging").iterdir())
 
 
 def test_the_last_save_that_fails_once_is_written_anew(tmp_path: Path, sinks: _Sinks) -> None:
@@ -168,7 +168,7 @@ def test_two_failures_in_a_row_reach_the_training(tmp_path: Path, sinks: _Sinks)
         trainer.train()
     assert ckpt.run.latest is not None and ckpt.run.verify(ckpt.run.latest).ok
     with ckpt.run.writing():
-        assert not list((tmp_path / "run" / ".holdfast" / "staging").iterdir())
+        assert not list((tmp_path / "run" / ".keepstep" / "staging").iterdir())
 
 
 def test_a_slow_disk_delays_and_loses_nothing(tmp_path: Path, sinks: _Sinks) -> None:
@@ -263,13 +263,13 @@ def test_a_callback_that_reads_checkpoints_finds_them_committed(tmp_path: Path, 
     class Upload(TrainerCallback):
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             path = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            found.extend(sorted(file.name for file in path.glob("*.json*") if file.name == "holdfast.json"))
+            found.extend(sorted(file.name for file in path.glob("*.json*") if file.name == "keepstep.json"))
 
     sinks.delay = 0.05
     trainer, _ = _attached(tmp_path / "run")
     trainer.add_callback(Upload())
     trainer.train()
-    assert found == ["holdfast.json"] * trainer.state.max_steps
+    assert found == ["keepstep.json"] * trainer.state.max_steps
 
 
 def test_a_state_larger_than_the_arena_is_written_in_place(
@@ -314,7 +314,7 @@ def test_a_busy_disk_turns_saves_away(tmp_path: Path, sinks: _Sinks, rule: str, 
 def test_a_save_that_was_put_off_is_made_up_for(tmp_path: Path, sinks: _Sinks) -> None:
     """Saved every third step; the disk is busy at step 6 and free again by step 8."""
     trainer = build(Recipe(rows=24, arguments={"save_steps": 3, "num_train_epochs": 2}), tmp_path / "run")
-    ckpt = holdfast.attach(trainer, **FAST, back_pressure="latest")
+    ckpt = keepstep.attach(trainer, **FAST, back_pressure="latest")
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -22,15 +22,15 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import get_last_checkpoint
 
-import holdfast
-from holdfast.errors import CheckpointCorrupt, ResumeRefused
-from holdfast.integrations.transformers.holding import HeldFiles
-from holdfast.integrations.transformers.loading import loads_whole_files, serving
-from holdfast.model import CHUNK_BYTES, Checkpoint
-from holdfast.run import Run
-from holdfast.stores import LocalStore
-from holdfast.transformers import verified
-from holdfast.verification import sealed
+import keepstep
+from keepstep.errors import CheckpointCorrupt, ResumeRefused
+from keepstep.integrations.transformers.holding import HeldFiles
+from keepstep.integrations.transformers.loading import loads_whole_files, serving
+from keepstep.model import CHUNK_BYTES, Checkpoint
+from keepstep.run import Run
+from keepstep.stores import LocalStore
+from keepstep.transformers import verified
+from keepstep.verification import sealed
 from tests.formats.files import flip, same
 from tests.training.tiny import Recipe, build
 
@@ -46,7 +46,7 @@ TENSOR_FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt")
 def trained(directory: Path, recipe: Recipe | None = None) -> Run:
     """A finished run of a few steps, saved at each."""
     trainer = build(recipe or Recipe(rows=8, arguments={"save_steps": 1, "num_train_epochs": 1}), directory)
-    holdfast.attach(trainer)
+    keepstep.attach(trainer)
     trainer.train()
     return Run.open(directory)
 
@@ -166,7 +166,7 @@ def test_the_stock_loaders_are_put_back_whatever_happens(run: Run) -> None:
         (module, name)
         for module in list(sys.modules.values())
         for name in ("load_file", "safe_load_file", "safe_open")
-        if module is not None and name in vars(module) and "holdfast" not in module.__name__
+        if module is not None and name in vars(module) and "keepstep" not in module.__name__
     ]
     before = [vars(module)[name] for module, name in places]
     stock = torch.load
@@ -180,7 +180,7 @@ def test_not_enough_memory_leaves_the_loading_to_stock(run: Run, caplog: pytest.
     checkpoint, path = newest(run)
     size = (path / "optimizer.pt").stat().st_size
     held = HeldFiles(free=lambda: size)
-    with caplog.at_level("DEBUG", "holdfast"):
+    with caplog.at_level("DEBUG", "keepstep"):
         assert held.check(checkpoint).ok
     assert "optimizer.pt has" in caplog.text and "read again to be loaded" in caplog.text
     assert held.get(path / "optimizer.pt") is None and held.get(path / "model.safetensors") is not None
@@ -269,7 +269,7 @@ def test_a_resume_reads_no_tensor_from_the_disk_twice(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = KINDS[kind](tmp_path / "run")
-    holdfast.attach(first)
+    keepstep.attach(first)
     first.train()
     run = Run.open(tmp_path / "run")
     _, path = newest(run)
@@ -278,10 +278,10 @@ def test_a_resume_reads_no_tensor_from_the_disk_twice(
     run.repository.remove(run.checkpoints[-1])
     touched = Touched(monkeypatch)
     again = KINDS[kind](tmp_path / "run")
-    holdfast.attach(again)
+    keepstep.attach(again)
     again.train(resume_from_checkpoint=True)
     assert [name for name in touched.on_disk if not name.startswith("rng_state")] == []
-    assert again._holdfast.held.size == 0
+    assert again._keepstep.held.size == 0
     for (name, one), other in zip(first.model.state_dict().items(), again.model.state_dict().values(), strict=True):
         assert torch.equal(one, other), name
 
@@ -296,13 +296,13 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
         return trainer
 
     first = make()
-    holdfast.attach(first)
+    keepstep.attach(first)
     first.train()
     run = Run.open(tmp_path / "run")
     assert "lm_head.weight" not in safetensors.torch.load_file(newest(run)[1] / "model.safetensors")
     run.repository.remove(run.checkpoints[-1])
     again = make()
-    holdfast.attach(again)
+    keepstep.attach(again)
     again.train(resume_from_checkpoint=True)
     assert again.model.lm_head.weight is again.model.model.embed_tokens.weight
     assert torch.equal(first.model.lm_head.weight, again.model.lm_head.weight)
@@ -315,7 +315,7 @@ def test_a_damaged_candidate_is_passed_over(run: Run, name: str, part: float) ->
     size = (path / name).stat().st_size
     flip(path / name, min(int(size * part), size - 1))
     trainer = build(Recipe(rows=8, arguments={"save_steps": 1, "num_train_epochs": 2}), run.path)
-    ckpt = holdfast.attach(trainer)
+    ckpt = keepstep.attach(trainer)
     trainer.train(resume_from_checkpoint=True)
     assert ckpt.receipt is not None and ckpt.receipt.step == 1
     assert name in ckpt.receipt.passed_over[0]
@@ -326,21 +326,21 @@ def test_a_damaged_checkpoint_that_is_named_leaves_the_model_untouched(run: Run,
     checkpoint, path = newest(run)
     flip(path / name, (path / name).stat().st_size - 1)
     trainer = build(_RECIPE, run.path)
-    holdfast.attach(trainer)
+    keepstep.attach(trainer)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     for reference in (checkpoint.step, str(path)):
         with pytest.raises(ResumeRefused, match=name):
             trainer.train(resume_from_checkpoint=reference)
         assert same(dict(trainer.model.state_dict()), before)
-        assert trainer._holdfast.held.size == 0
+        assert trainer._keepstep.held.size == 0
 
 
 def test_a_refused_resume_lets_go_of_what_was_read(run: Run) -> None:
     trainer = build(Recipe(rows=8, arguments={"save_steps": 1, "num_train_epochs": 1, "optim": "sgd"}), run.path)
-    holdfast.attach(trainer)
+    keepstep.attach(trainer)
     with pytest.raises(ResumeRefused, match="optimizer"):
         trainer.train(resume_from_checkpoint=True)
-    assert trainer._holdfast.held.size == 0
+    assert trainer._keepstep.held.size == 0
 
 
 def test_a_stock_checkpoint_is_loaded_by_stock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,7 +348,7 @@ def test_a_stock_checkpoint_is_loaded_by_stock(tmp_path: Path, monkeypatch: pyte
     path = get_last_checkpoint(str(tmp_path / "stock"))
     touched = Touched(monkeypatch)
     trainer = build(Recipe(rows=8, arguments={"save_steps": 1, "num_train_epochs": 2}), tmp_path / "run")
-    holdfast.attach(trainer)
+    keepstep.attach(trainer)
     trainer.train(resume_from_checkpoint=path)
     assert {"model.safetensors", "optimizer.pt"} <= set(touched.on_disk)
 
@@ -362,11 +362,11 @@ def test_the_best_is_read_once(lora: bool, tmp_path: Path, monkeypatch: pytest.M
     recipe = Recipe(rows=12, lora=lora, scores={1: 0.5, 2: 0.9, 3: 0.1}, arguments=arguments)
     touched = Touched(monkeypatch)
     trainer = build(recipe, tmp_path / "run")
-    ckpt = holdfast.attach(trainer)
+    ckpt = keepstep.attach(trainer)
     trainer.train()
     assert ckpt.run.best is not None and ckpt.run.best.step == 2
     assert touched.on_disk == []
-    assert trainer._holdfast.held.size == 0
+    assert trainer._keepstep.held.size == 0
     assert ckpt.run.best.path is not None
     saved = safetensors.torch.load_file(next(ckpt.run.best.path.glob("*model.safetensors")))
     state = trainer.model.state_dict()
@@ -380,7 +380,7 @@ def test_the_best_is_read_once(lora: bool, tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize("sharded", [False, True], ids=["one file", "sharded"])
 def test_from_pretrained_gets_what_was_verified(sharded: bool, tmp_path: Path) -> None:
     trainer = _sharded(tmp_path / "run") if sharded else build(_RECIPE, tmp_path / "run")
-    holdfast.attach(trainer)
+    keepstep.attach(trainer)
     trainer.train()
     _, path = newest(Run.open(tmp_path / "run"))
     stock = {name: tensor.clone() for name, tensor in AutoModelForCausalLM.from_pretrained(path).state_dict().items()}
@@ -397,7 +397,7 @@ def test_from_pretrained_gets_what_was_verified(sharded: bool, tmp_path: Path) -
     assert any(file.read_bytes() != originals[file] for file in files)
     with pytest.raises(CheckpointCorrupt, match="safetensors"), verified(path):
         pass
-    with pytest.raises(FileNotFoundError, match=r"holdfast\.json"), verified(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"keepstep\.json"), verified(tmp_path):
         pass
 
 

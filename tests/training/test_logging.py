@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-import holdfast
-from holdfast.history import History
-from holdfast.integrations.transformers.logbook import Logbook
-from holdfast.operations.curves import curves
-from holdfast.run import Run
+import keepstep
+from keepstep.history import History
+from keepstep.integrations.transformers.logbook import Logbook
+from keepstep.operations.curves import curves
+from keepstep.run import Run
 from tests.training.tiny import Recipe, build
 
 pytestmark = pytest.mark.training
@@ -37,7 +37,7 @@ class Stop(TrainerCallback):
 
 def trainer_in(directory: Path, **options: Any) -> Any:
     trainer = build(Recipe(arguments={"eval_strategy": "steps", "eval_steps": 4}), directory)
-    holdfast.attach(trainer, **options)
+    keepstep.attach(trainer, **options)
     return trainer
 
 
@@ -89,11 +89,11 @@ def test_a_rewind_is_told_by_its_timeline(tmp_path: Path) -> None:
 def test_a_new_run_takes_the_old_history_away(tmp_path: Path) -> None:
     interrupted(tmp_path, 6)
     old = Run.open(tmp_path)
-    before = old.store.local_path(".holdfast/metrics.jsonl").read_bytes()
+    before = old.store.local_path(".keepstep/metrics.jsonl").read_bytes()
     trainer_in(tmp_path, fresh="new-run").train()
     run = Run.open(tmp_path)
     assert [span.attempt.number for span in curves(run).spans] == [1]
-    aside = tmp_path / ".holdfast/previous" / old.id / ".holdfast/metrics.jsonl"
+    aside = tmp_path / ".keepstep/previous" / old.id / ".keepstep/metrics.jsonl"
     assert aside.read_bytes() == before
 
 
@@ -101,7 +101,7 @@ def test_a_history_that_can_not_be_written_hurts_nothing(tmp_path: Path, caplog:
     expected = trainer_in(tmp_path / "sound")
     expected.train()
     trainer = trainer_in(tmp_path / "run")
-    os.makedirs(tmp_path / "run/.holdfast/metrics.jsonl")
+    os.makedirs(tmp_path / "run/.keepstep/metrics.jsonl")
 
     trainer.train()
 
@@ -112,14 +112,14 @@ def test_a_history_that_can_not_be_written_hurts_nothing(tmp_path: Path, caplog:
 
 
 def test_numbers_alone_are_noted(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, holdfast.Policy.from_spec("all"))
+    run = Run.create(tmp_path, keepstep.Policy.from_spec("all"))
     logs = {
         "epoch": 0.5, "loss": np.float32(0.5), "whole": 3, "flag": True, "text": "x", "beyond": 10**400,
         "tensor": torch.ones(()), "nothing": None, 7: 1.0, "\udc80": 2.0,
     }  # fmt: skip
     book, other = Logbook(leads=True), Logbook(leads=False)
     book.log(1, logs)
-    assert not run.store.exists(".holdfast/metrics.jsonl")
+    assert not run.store.exists(".keepstep/metrics.jsonl")
     for one in (other, book):
         one.begin(run, None, 10)
         one.log(1, logs)

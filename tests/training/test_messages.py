@@ -13,7 +13,7 @@ from tests.cli.terminals import on_terminal
 
 SCRIPT = """
 from tqdm import tqdm
-from holdfast.integrations.transformers.messages import logger, make_visible
+from keepstep.integrations.transformers.messages import logger, make_visible
 make_visible()
 for number in tqdm(range(3), mininterval=0):
     logger.info("word " * 12 + "/a/path/" + "x" * 70)
@@ -27,8 +27,8 @@ def test_lines_fold_below_themselves(width: int) -> None:
     lines = [
         re.sub(r"\x1b\[.", "", line).rpartition("\r")[2].rstrip() for line in shown.replace("\r\n", "\n").split("\n")
     ]
-    said = [line for line in lines if line.startswith(("holdfast: ", " " * 10))]
-    assert sum(line.startswith("holdfast: word") for line in said) == 3
+    said = [line for line in lines if line.startswith(("keepstep: ", " " * 10))]
+    assert sum(line.startswith("keepstep: word") for line in said) == 3
     assert all(len(line) <= max(width, 40) or line.strip().startswith("/a/path/") for line in said)
     assert sum(line.count("word") for line in said) == 36
     assert sum("x" * 70 in line for line in said) == 3

@@ -11,15 +11,15 @@ import pytest
 
 pytest.importorskip("trl")
 
-import holdfast
-from holdfast.integrations.transformers.options import Options
+import keepstep
+from keepstep.integrations.transformers.options import Options
 from tests.training.tiny import Recipe, build
 
 pytestmark = pytest.mark.training
 
 
 def test_attach_takes_exactly_the_options() -> None:
-    taken = inspect.signature(holdfast.attach).parameters
+    taken = inspect.signature(keepstep.attach).parameters
     known = {field.name: field.default for field in dataclasses.fields(Options)}
     assert {name: p.default for name, p in taken.items() if name != "trainer"} == known
 
@@ -31,7 +31,7 @@ def test_hooks_and_metrics_of_a_real_training(tmp_path: Path) -> None:
     for resume, epochs in ((None, 1), ("auto", 2)):
         arguments = {"save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "num_train_epochs": epochs}
         trainer = build(Recipe(arguments=arguments), tmp_path / "run")
-        ckpt = holdfast.attach(trainer, keep="latest:1", prometheus=str(file), **hooks)
+        ckpt = keepstep.attach(trainer, keep="latest:1", prometheus=str(file), **hooks)
         trainer.train(resume_from_checkpoint=resume)
     steps = trainer.state.max_steps
     assert [event["step"] for event in heard["on_commit"]] == list(range(1, steps + 1))
@@ -41,8 +41,8 @@ def test_hooks_and_metrics_of_a_real_training(tmp_path: Path) -> None:
     assert removed == set(range(1, steps + 1)) - {c.step for c in ckpt.run.checkpoints}
     assert [event["step"] for event in heard["on_resume"]] == [steps // 2]
     text = file.read_text()
-    assert f'holdfast_saves_total{{run="run",run_id="{ckpt.run.id}"}} {float(steps)}' in text
-    assert f'holdfast_in_use{{run="run",run_id="{ckpt.run.id}"}} 0.0' in text
+    assert f'keepstep_saves_total{{run="run",run_id="{ckpt.run.id}"}} {float(steps)}' in text
+    assert f'keepstep_in_use{{run="run",run_id="{ckpt.run.id}"}} 0.0' in text
 
 
 @pytest.mark.parametrize("tracker", ["tensorboard", "trackio"])
@@ -55,7 +55,7 @@ def test_the_example_sends_commits_to_a_tracker(tracker: str, tmp_path: Path, mo
         hooks.tensorboard_hooks(str(tmp_path / "logs")) if tracker == "tensorboard" else hooks.trackio_hooks("p", "r")
     )
     trainer = build(Recipe(arguments={"save_steps": 1, "num_train_epochs": 1}), tmp_path / "run")
-    ckpt = holdfast.attach(trainer, keep="latest:1", **made)
+    ckpt = keepstep.attach(trainer, keep="latest:1", **made)
     trainer.train()
     steps = list(range(1, trainer.state.max_steps + 1))
     assert [event["step"] for event in ckpt.run.events.read() if event["event"] == "kept"] == steps

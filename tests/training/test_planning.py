@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast.integrations.transformers.blueprint import inventory_of
-from holdfast.operations.planning.optimizers import optimizer_named
-from holdfast.operations.planning.sizes import CheckpointSize, measure
+from keepstep.integrations.transformers.blueprint import inventory_of
+from keepstep.operations.planning.optimizers import optimizer_named
+from keepstep.operations.planning.sizes import CheckpointSize, measure
 from tests.training.planned import STEPS, Combination, config_of, train
 from tests.training.tiny import tokenizer
 

@@ -13,8 +13,8 @@ pytest.importorskip("trl")
 
 import torch.distributed as dist
 
-from holdfast.errors import StorageError
-from holdfast.snapshot.ranks import Ranks
+from keepstep.errors import StorageError
+from keepstep.snapshot.ranks import Ranks
 from tests.training.ranked import logs_of, run_ranks
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
@@ -62,7 +62,7 @@ def test_two_processes_agree(tmp_path: Path) -> None:
     assert one["inside"] == other["inside"] == "inside, by 0"
     assert one["storage"] == other["storage"] == ["StorageError", "full\n  free space", 28]
     assert one["odd"] == ["OddError", "this and that", None]
-    assert other["odd"] == ["HoldfastError", "rank 0: OddError: this and that", None]
+    assert other["odd"] == ["KeepstepError", "rank 0: OddError: this and that", None]
     assert (one["together"], other["together"]) == (["of 0", "of 1"], [])
     assert one["one fails"] == other["one fails"] == ["ValueError", "one", None]
     assert [found["both fail"][1] for found in (one, other)] == ["mine, 0", "mine, 1"]

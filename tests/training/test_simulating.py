@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import holdfast
-from holdfast.operations.planning.schedule import Schedule
-from holdfast.operations.simulation.replay import replay
-from holdfast.retention import Metric, default_policy
+import keepstep
+from keepstep.operations.planning.schedule import Schedule
+from keepstep.operations.simulation.replay import replay
+from keepstep.retention import Metric, default_policy
 from tests.training.tiny import NEWEST, Recipe, build
 
 pytestmark = [
@@ -28,7 +28,7 @@ def test_a_real_training_leaves_what_the_replay_says(tmp_path: Path, limit: int,
         "metric_for_best_model": "eval_accuracy",
     }  # fmt: skip
     trainer = build(Recipe(arguments=arguments, scores=SCORES), tmp_path)
-    ckpt = holdfast.attach(trainer)
+    ckpt = keepstep.attach(trainer)
     trainer.train()
     steps = trainer.state.global_step
     assert steps == 15

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("trl")
 
-import holdfast
-from holdfast.units import format_size
+import keepstep
+from keepstep.units import format_size
 from tests.training.tiny import Recipe, build
 
 pytestmark = pytest.mark.training
@@ -27,11 +27,11 @@ pytestmark = pytest.mark.training
 def test_the_most_on_disk_is_what_is_kept_one_in_flight_and_one_export(
     options: dict[str, str], weights_on_disk: int | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="holdfast")
+    caplog.set_level("INFO", logger="keepstep")
     arguments = {"save_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "max_steps": 16}
     trainer = build(Recipe(arguments=arguments), tmp_path / "run")
     weights = sum(p.numel() * p.element_size() for p in trainer.model.parameters())
-    holdfast.attach(trainer, on_disk_full="continue", **options)
+    keepstep.attach(trainer, on_disk_full="continue", **options)
     trainer.train()
     found = re.search(r"at most (\S+ \S+) on disk \(kept, one in flight, one export\)", caplog.text)
     assert found is not None

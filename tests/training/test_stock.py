@@ -1,4 +1,4 @@
-"""What holdfast commits serves stock tools: without holdfast the same checkpoints resume and load."""
+"""What keepstep commits serves stock tools: without keepstep the same checkpoints resume and load."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from holdfast.transformers import ManagedTrainer
+from keepstep.transformers import ManagedTrainer
 
 VOCABULARY = ("<pad>", "<s>", "</s>", "<unk>", *(f"w{number}" for number in range(60)))
 NEWEST = int(transformers.__version__.split(".")[0]) >= 5
@@ -53,7 +53,7 @@ class Recipe:
     streaming: bool = False
     masking: Literal["mlm", "own"] | None = None
     transform: bool = False
-    holdfast: dict[str, Any] = field(default_factory=dict)
+    keepstep: dict[str, Any] = field(default_factory=dict)
 
 
 def by_length() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A real Chromium that looks at a real `holdfast ui`: starting both, going to a view, reading what it drew."""
+"""A real Chromium that looks at a real `keepstep ui`: starting both, going to a view, reading what it drew."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 ARTEFACTS = REPOSITORY / "build"
 SCREENSHOTS = ARTEFACTS / "screenshots"
-REQUIRED = "HOLDFAST_REQUIRE_BROWSER"
+REQUIRED = "KEEPSTEP_REQUIRE_BROWSER"
 WIDE, PHONE = (1280, 860), (390, 844)
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
 """For root in a container, which may have no room in /dev/shm."""
@@ -51,7 +51,7 @@ def launch(playwright: Playwright) -> Browser:
 
 @dataclass
 class Ui:
-    """A `holdfast ui` process, its link, and the keys of its runs by name."""
+    """A `keepstep ui` process, its link, and the keys of its runs by name."""
 
     process: subprocess.Popen[str]
     link: str
@@ -78,7 +78,7 @@ class Ui:
 
 def start(*arguments: str | Path) -> Ui:
     """Start a server on these directories; returns when it printed its link."""
-    command = [sys.executable, "-m", "holdfast", "ui", *map(str, arguments), "--no-open"]
+    command = [sys.executable, "-m", "keepstep", "ui", *map(str, arguments), "--no-open"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     link = process.stdout.readline().strip()

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from holdfast.web.files import Files
-from holdfast.web.server import PageServer
+from keepstep.web.files import Files
+from keepstep.web.server import PageServer
 from tests.web.windows import chromium, look, shown  # noqa: F401 - fixtures of the browser tests
 
 Start = Callable[..., "Page"]
@@ -37,7 +37,7 @@ class Page:
     def post(self, address: str, body: object, status: int = 200) -> object:
         """The JSON of an answer to a POST as the page sends it."""
         csrf = self.about["csrf"]
-        answer = self.client.post(address, json=body, headers={"X-Holdfast-CSRF": csrf})
+        answer = self.client.post(address, json=body, headers={"X-Keepstep-CSRF": csrf})
         assert answer.status_code == status, answer.text
         return answer.json()
 
@@ -90,4 +90,4 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.stores.local.os.fsync", os.fstat)
+    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)

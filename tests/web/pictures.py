@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from playwright.sync_api import Browser, sync_playwright
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.web import browser, runs
 from tests.web.browser import DRAWN, Eyes, Ui, serving
 
@@ -84,7 +84,7 @@ def photograph(root: Path, target: Path) -> None:
     """Build the runs and take the pictures."""
     with patch.multiple(runs, write=write, loss_at=loss_at):
         trained = build(root)
-        staging = root / "llama3-8b-lora" / ".holdfast" / "staging" / "0" / "checkpoint-7460"
+        staging = root / "llama3-8b-lora" / ".keepstep" / "staging" / "0" / "checkpoint-7460"
         staging.mkdir(parents=True)
         with (staging / "optimizer.pt").open("wb") as file:
             file.truncate(61 * MEGABYTE)

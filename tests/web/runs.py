@@ -13,16 +13,16 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from holdfast import layout, manifest
-from holdfast.checkpointer import Checkpointer, Facts
-from holdfast.events import EventLog
-from holdfast.history import History
-from holdfast.manifest import MANIFEST_NAME
-from holdfast.model import Checkpoint, FileEntry, Kind
-from holdfast.receipt import Exactness, Reason, Receipt
-from holdfast.retention import Metric, Policy
-from holdfast.run import Run
-from holdfast.stores import LocalStore
+from keepstep import layout, manifest
+from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.events import EventLog
+from keepstep.history import History
+from keepstep.manifest import MANIFEST_NAME
+from keepstep.model import Checkpoint, FileEntry, Kind
+from keepstep.receipt import Exactness, Reason, Receipt
+from keepstep.retention import Metric, Policy
+from keepstep.run import Run
+from keepstep.stores import LocalStore
 from tests.operations.runs import flip
 
 LOSS = Metric("eval_loss", "min")

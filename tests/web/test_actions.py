@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.run import Run
+from keepstep.run import Run
 from tests.operations.runs import flip, make_run
 from tests.web.conftest import Page, Start
 from tests.web.runs import training

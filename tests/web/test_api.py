@@ -17,17 +17,17 @@ from typing import Any
 
 import pytest
 
-from holdfast import layout
-from holdfast.checkpointer import Checkpointer
-from holdfast.limits import Limits
-from holdfast.model import State
-from holdfast.operations.doctor import examine_run
-from holdfast.operations.usage import LEFTOVERS
-from holdfast.operations.usage.of_run import ROOMS
-from holdfast.retention import Policy
-from holdfast.run import Run
-from holdfast.stores import Stamp
-from holdfast.web import places, view
+from keepstep import layout
+from keepstep.checkpointer import Checkpointer
+from keepstep.limits import Limits
+from keepstep.model import State
+from keepstep.operations.doctor import examine_run
+from keepstep.operations.usage import LEFTOVERS
+from keepstep.operations.usage.of_run import ROOMS
+from keepstep.retention import Policy
+from keepstep.run import Run
+from keepstep.stores import Stamp
+from keepstep.web import places, view
 from tests.operations.runs import LOSS, cut_manifest, make_run
 from tests.web.conftest import Page, Start
 from tests.web.runs import OPTIMIZER, WEIGHTS, Trained, cluttered, damaged, finished, large, rewound, training
@@ -39,8 +39,8 @@ def root(tmp_path: Path) -> Path:
 
 
 def du_of(path: Path) -> dict[str, Any]:
-    """What `holdfast du` says of a run."""
-    command = [sys.executable, "-m", "holdfast", "du", str(path), "--format", "json"]
+    """What `keepstep du` says of a run."""
+    command = [sys.executable, "-m", "keepstep", "du", str(path), "--format", "json"]
     [found] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)["runs"]
     return found
 
@@ -86,8 +86,8 @@ def test_a_row_says_how_far_what_is_best_and_what_it_takes(start: Start, root: P
 def test_states(start: Start, root: Path) -> None:
     Run.create(root / "new", Policy.from_spec("all"))
     rewound(root / "stopped")
-    (root / "damaged" / ".holdfast").mkdir(parents=True)
-    (root / "damaged" / ".holdfast" / "run.json").write_text("{")
+    (root / "damaged" / ".keepstep").mkdir(parents=True)
+    (root / "damaged" / ".keepstep" / "run.json").write_text("{")
     with training(root / "training") as trained:
         trained.go(200)
         page = start(root)
@@ -188,7 +188,7 @@ def test_a_killed_training_is_seen_although_no_file_changes(
         assert page.get(f"/api/runs/{key}")["state"] == "training"
         process.kill()
         process.wait(20)
-        assert (root / "a" / ".holdfast" / "owner.json").exists()
+        assert (root / "a" / ".keepstep" / "owner.json").exists()
         assert page.get(f"/api/runs/{key}")["state"] == "stopped"
 
 
@@ -198,7 +198,7 @@ def test_a_process_that_has_the_id_of_the_one_that_died_is_no_training(start: St
         page = start(root)
         key = page.key("a")
         assert page.get(f"/api/runs/{key}")["state"] == "training"
-        owner = root / "a" / ".holdfast" / "owner.json"
+        owner = root / "a" / ".keepstep" / "owner.json"
         owner.write_text(json.dumps(json.loads(owner.read_text()) | {"since": "2001-01-01T00:00:00Z"}))
         assert page.get(f"/api/runs/{key}")["state"] == "stopped"
 
@@ -249,7 +249,7 @@ def test_one_checkpoint(start: Start, root: Path) -> None:
     found = page.get(f"{address}/{best.generation}")
     assert found["best"] and found["rank"] == 1 and found["removed_by"] and len(found["files"]) == len(best.files)
     assert found["verification"] == {"ok": True, "time": found["verification"]["time"], "problems": []}
-    assert found["commands"]["show"] == f"holdfast show '{root}/it'\"'\"'s a run' step:{best.step}"
+    assert found["commands"]["show"] == f"keepstep show '{root}/it'\"'\"'s a run' step:{best.step}"
     before = [one for one in run.checkpoints if one.generation < best.generation][-1]
     assert found["previous"]["name"] == before.name
     assert "metric: eval_loss" in [change["what"] for change in found["previous"]["differences"]]
@@ -314,7 +314,7 @@ def test_a_command_of_the_page_frees_the_part_it_stands_beside(start: Start, roo
 
     for part in ("set_aside", "quarantined"):
         words = shlex.split(parts()[part]["command"])
-        assert words[0] == "holdfast"
+        assert words[0] == "keepstep"
         subprocess.run([sys.executable, "-m", *words, "--yes"], check=True, capture_output=True)
         assert part not in parts()
     # Whoever takes the run's lock to write clears what is left over; nobody clears an older run.
@@ -349,7 +349,7 @@ def test_the_save_in_flight_is_no_leftover(start: Start, root: Path) -> None:
         assert (part["part"], part["size_bytes"]) == ("writing", 5_000)
 
 
-def test_every_room_of_holdfast_is_a_part_of_the_page() -> None:
+def test_every_room_of_keepstep_is_a_part_of_the_page() -> None:
     named = [room for part in places.PARTS for room in part.rooms]
     assert sorted(named) == sorted([*ROOMS, LEFTOVERS])
 
@@ -402,9 +402,9 @@ def test_damaged_parts_take_nothing_else_along(start: Start, root: Path) -> None
     run = make_run(root / "a", {1: 0.5, 2: 0.4, 3: 0.3})
     make_run(root / "b", {1: 0.5})
     cut_manifest(run.path / "checkpoint-2")
-    with (run.path / ".holdfast" / "events.jsonl").open("ab") as log:
+    with (run.path / ".keepstep" / "events.jsonl").open("ab") as log:
         log.write(b'\xff\xfe{"event": 1}\n{"event":"removed"}\n{"event":"committed","step":"x"}\n[]\n{"event":"kept",')
-    (run.path / ".holdfast" / "metrics.jsonl").write_bytes(b"\0" * 5_000 + b"\n{}\n")
+    (run.path / ".keepstep" / "metrics.jsonl").write_bytes(b"\0" * 5_000 + b"\n{}\n")
     page = start(root)
     found = page.get(f"/api/runs/{page.key('a')}")
     assert [one["step"] for one in found["checkpoints"]] == [1, 3]
@@ -412,7 +412,7 @@ def test_damaged_parts_take_nothing_else_along(start: Start, root: Path) -> None
     assert page.get(f"/api/runs/{page.key('a')}/health")["events"][0]["event"] == "committed"
     for part in ("curves", "disk", "plan", "replay"):
         page.get(f"/api/runs/{page.key('a')}/{part}")
-    (root / "b" / ".holdfast" / "pins.json").write_text("{")
+    (root / "b" / ".keepstep" / "pins.json").write_text("{")
     assert {run["name"]: bool(run["problem"]) for run in page.get("/api/runs")["runs"]} == {"a": False, "b": False}
     assert "pins.json" in page.get(f"/api/runs/{page.key('b')}", status=500)["error"]["message"]
 
@@ -427,8 +427,8 @@ def test_a_bug_at_one_run_is_told_in_the_terminal_and_not_to_the_browser(
 
     page = start(root)
     key = page.key("a")
-    monkeypatch.setattr("holdfast.web.pages.overview", fail)
-    assert row(page, "a")["problem"] == "holdfast failed at this run: ZeroDivisionError"
+    monkeypatch.setattr("keepstep.web.pages.overview", fail)
+    assert row(page, "a")["problem"] == "keepstep failed at this run: ZeroDivisionError"
     answer = page.client.get(f"/api/runs/{key}")
     assert answer.status_code == 500 and "secret" not in answer.text
     assert answer.headers["content-security-policy"]

@@ -10,12 +10,12 @@ from unittest.mock import patch
 
 import pytest
 
-import holdfast.web
-from holdfast import layout
+import keepstep.web
+from keepstep import layout
 from tests.web import hostile, runs
 from tests.web.browser import DRAWN, PHONE, WIDE, Eyes, Ui, serving
 
-STATIC = Path(holdfast.web.__file__).parent / "static"
+STATIC = Path(keepstep.web.__file__).parent / "static"
 VIEWS = {"run": "", "disk": "/disk", "policy": "/policy", "health": "/health"}
 Look = Callable[..., Eyes]
 
@@ -88,7 +88,7 @@ def test_a_checkpoint_says_what_would_remove_it_and_is_verified_on_demand(look: 
     page.get_by_role("link", name="600", exact=True).click()
     page.wait_for_selector("text=What would remove it")
     assert "newer full checkpoint" in eyes.text(".two")
-    assert "holdfast export" in eyes.text(".commands")
+    assert "keepstep export" in eyes.text(".commands")
     page.get_by_role("button", name=re.compile("^Verify")).click()
     page.wait_for_selector("text=Every byte is as it was written")
     page.keyboard.press("ArrowLeft")

@@ -1,4 +1,4 @@
-"""The disk view: every part by its own name with what frees it, the figures of `holdfast du`, labels of time."""
+"""The disk view: every part by its own name with what frees it, the figures of `keepstep du`, labels of time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.operations.usage import usage
-from holdfast.run import Run
-from holdfast.units import format_size
+from keepstep.operations.usage import usage
+from keepstep.run import Run
+from keepstep.units import format_size
 from tests.web import runs
 from tests.web.browser import Eyes, Ui, serving
 
@@ -43,13 +43,13 @@ def test_each_part_has_its_name_the_size_of_du_and_what_frees_it(look: Look, tmp
         assert "the next training or prune clears it" in said["left_over"] and said["left_over"].endswith("18.0 kB")
         assert "never removes it" in said["previous"] and "checkpoint-50" in said["unmanaged"]
         words = page.locator(".commands [data-part=set_aside] code").inner_text()
-        assert words == f"holdfast prune '{run.path}' --aside"
+        assert words == f"keepstep prune '{run.path}' --aside"
         eyes.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.locator(".commands [data-part=quarantined]").get_by_role("button").click()
         page.wait_for_function("() => document.querySelector('#live').textContent === 'Copied'")
-        assert page.evaluate("navigator.clipboard.readText()") == f"holdfast prune '{run.path}' --quarantined"
+        assert page.evaluate("navigator.clipboard.readText()") == f"keepstep prune '{run.path}' --quarantined"
         eyes.picture("disk-cluttered")
-        command = [sys.executable, "-m", "holdfast", "prune", str(run.path), "--aside", "--quarantined", "--yes"]
+        command = [sys.executable, "-m", "keepstep", "prune", str(run.path), "--aside", "--quarantined", "--yes"]
         subprocess.run(command, check=True, capture_output=True)
         page.wait_for_selector(".kinds [data-part=set_aside]", state="detached")
         assert set(parts(eyes)) == {"weights", "optimizer", "other", "previous", "unmanaged", "all"}

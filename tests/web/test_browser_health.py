@@ -7,7 +7,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from holdfast.operations.export.choosing import note_exported
+from keepstep.operations.export.choosing import note_exported
 from tests.web import runs
 from tests.web.browser import Eyes, Ui, serving
 

@@ -18,7 +18,7 @@ MEASURE = """() => {
     first_paint_ms: paint('first-paint'),
     first_contentful_paint_ms: paint('first-contentful-paint'),
     largest_contentful_paint_ms: window.largest ?? null,
-    curves_drawn_ms: paint('holdfast.curves'),
+    curves_drawn_ms: paint('keepstep.curves'),
     heap_bytes: performance.memory?.usedJSHeapSize ?? null,
     transferred_bytes: performance.getEntriesByType('resource').reduce((sum, one) => sum + one.transferSize, 0),
     requests: performance.getEntriesByType('resource').length,

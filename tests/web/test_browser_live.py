@@ -73,7 +73,7 @@ def test_a_server_that_is_gone_is_said_and_the_page_goes_on_when_it_is_back(look
         page.wait_for_selector(DRAWN)
         port = urlsplit(ui.link).port
         ui.stop()
-        page.wait_for_selector("text=Connection to holdfast ui lost")
+        page.wait_for_selector("text=Connection to keepstep ui lost")
         assert "300" in eyes.text("table.grid"), "what was shown stays"
         again = start(tmp_path, "--port", str(port))
         try:
@@ -93,7 +93,7 @@ TRAINING = """
 import sys, time
 from pathlib import Path
 from transformers import TrainerCallback
-import holdfast
+import keepstep
 from tests.training.tiny import Recipe, build
 
 class Slow(TrainerCallback):
@@ -104,7 +104,7 @@ arguments = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 4, "eva
              "max_steps": 24, "metric_for_best_model": "eval_loss", "greater_is_better": False}
 trainer = build(Recipe(arguments=arguments), Path(sys.argv[1]))
 trainer.add_callback(Slow())
-holdfast.attach(trainer)
+keepstep.attach(trainer)
 trainer.train(resume_from_checkpoint="auto")
 """
 
@@ -136,7 +136,7 @@ def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, 
 def test_nothing_moves_for_who_wants_it_still(look: Look, tmp_path: Path) -> None:
     with runs.training(tmp_path / "run", "best:2,latest:1", max_steps=900) as trained, serving(tmp_path) as ui:
         trained.go(300)
-        half = trained.run.path / ".holdfast" / "staging" / "9" / "checkpoint-400"
+        half = trained.run.path / ".keepstep" / "staging" / "9" / "checkpoint-400"
         half.mkdir(parents=True)
         (half / "model.safetensors").write_bytes(bytes(30_000))
         eyes = look(ui)

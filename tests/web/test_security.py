@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from holdfast.web.files import Files
-from holdfast.web.guard import MOST_BYTES, MOST_QUERY
+from keepstep.web.files import Files
+from keepstep.web.guard import MOST_BYTES, MOST_QUERY
 from tests.operations.runs import make_run
 from tests.web.conftest import Page, Start, serving
 
@@ -146,12 +146,12 @@ def test_a_web_socket_is_refused(page: Page) -> None:
 @pytest.mark.parametrize("address", ADDRESSES)
 @pytest.mark.parametrize("token", ["", "wrong", "é", "%00", "x" * 43])
 def test_nothing_is_told_without_the_token(page: Page, address: str, token: str) -> None:
-    name = f"holdfast_{page.server.port}"
+    name = f"keepstep_{page.server.port}"
     for headers in ({}, {"Cookie": f"{name}={token}".encode()}, {"Cookie": b"\xff;;=;" + name.encode()}):
         answer = httpx.get(page.base + address, headers=headers, trust_env=False)
         assert answer.status_code == 401
         assert code(answer) == "token"
-        assert "csrf" not in answer.text.replace("holdfast-csrf", "")
+        assert "csrf" not in answer.text.replace("keepstep-csrf", "")
 
 
 def test_a_wrong_token_in_the_link_sets_no_cookie(page: Page) -> None:
@@ -177,7 +177,7 @@ def test_the_cookie_is_for_this_page_alone_and_out_of_reach_of_scripts(page: Pag
     answer = httpx.get(page.server.link, trust_env=False)
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     name, *attributes = (part.strip() for part in answer.headers["set-cookie"].split(";"))
-    assert name == f"holdfast_{page.server.port}={page.token}"
+    assert name == f"keepstep_{page.server.port}={page.token}"
     assert {attribute.lower() for attribute in attributes} == {"httponly", "path=/", "samesite=strict"}
     assert page.token not in httpx.get(page.base, cookies={"a": "b"}, trust_env=False).text
 
@@ -186,12 +186,12 @@ def test_two_servers_have_two_tokens(page: Page, start: Start, root: Path, files
     other = start(root, files=files)
     assert other.token != page.token and len(other.token) >= 43
     assert httpx.get(other.base, params={"token": page.token}, trust_env=False).status_code == 401
-    mixed = {"Cookie": f"holdfast_{other.server.port}={page.token}"}
+    mixed = {"Cookie": f"keepstep_{other.server.port}={page.token}"}
     assert httpx.get(other.base, headers=mixed, trust_env=False).status_code == 401
 
 
 def test_two_cookies_of_the_name_are_refused(page: Page) -> None:
-    name = f"holdfast_{page.server.port}"
+    name = f"keepstep_{page.server.port}"
     headers = [("Cookie", f"{name}={page.token}"), ("Cookie", f"{name}=planted")]
     assert httpx.get(page.base + "/api/about", headers=headers, trust_env=False).status_code == 401
 
@@ -201,13 +201,13 @@ def test_two_cookies_of_the_name_are_refused(page: Page) -> None:
 
 def test_a_post_needs_the_header_that_only_the_page_knows(page: Page) -> None:
     key, body = page.key("a"), {"keep": "latest:1", "digest": "x"}
-    for headers in ({}, {"X-Holdfast-CSRF": ""}, {"X-Holdfast-CSRF": page.token}, {"X-Holdfast-CSRF": "é".encode()}):
+    for headers in ({}, {"X-Keepstep-CSRF": ""}, {"X-Keepstep-CSRF": page.token}, {"X-Keepstep-CSRF": "é".encode()}):
         answer = page.client.post(f"/api/runs/{key}/apply", json=body, headers=headers)
         assert answer.status_code == 403 and code(answer) == "csrf"
 
 
 def test_a_form_can_not_post(page: Page) -> None:
-    headers = {"X-Holdfast-CSRF": page.about["csrf"], "Content-Type": "text/plain"}
+    headers = {"X-Keepstep-CSRF": page.about["csrf"], "Content-Type": "text/plain"}
     answer = page.client.post(f"/api/runs/{page.key('a')}/apply", content=b"{}", headers=headers)
     assert answer.status_code == 415
 
@@ -220,7 +220,7 @@ def test_a_get_changes_nothing(page: Page) -> None:
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_large_body_is_refused(page: Page, chunked: bool) -> None:
     data = b" " * (MOST_BYTES + 1)
-    headers = {"X-Holdfast-CSRF": page.about["csrf"], "Content-Type": "application/json"}
+    headers = {"X-Keepstep-CSRF": page.about["csrf"], "Content-Type": "application/json"}
     content = iter([data[:1000], data[1000:]]) if chunked else data
     answer = page.client.post(f"/api/runs/{page.key('a')}/verify", content=content, headers=headers)
     assert answer.status_code == 413
@@ -230,7 +230,7 @@ def test_a_body_that_lies_about_its_length_is_refused(page: Page) -> None:
     csrf = page.about["csrf"]
     head = (
         f"POST /api/runs/{page.key('a')}/verify HTTP/1.1\r\nHost: 127.0.0.1:{page.server.port}\r\n"
-        f"Cookie: holdfast_{page.server.port}={page.token}\r\nX-Holdfast-CSRF: {csrf}\r\n"
+        f"Cookie: keepstep_{page.server.port}={page.token}\r\nX-Keepstep-CSRF: {csrf}\r\n"
         "Content-Type: application/json\r\nContent-Length: 999999999999\r\nConnection: close\r\n\r\n"
     )
     assert raw(page, head).split()[1] == "413"
@@ -240,7 +240,7 @@ def test_a_body_that_lies_about_its_length_is_refused(page: Page) -> None:
     "body", ["", "{", "[]", "1", '"x"', "null", "[" * 10_000, '{"generation": "1"}', '{"generation": true}']
 )
 def test_a_body_of_another_shape_is_refused(page: Page, body: str) -> None:
-    headers = {"X-Holdfast-CSRF": page.about["csrf"], "Content-Type": "application/json"}
+    headers = {"X-Keepstep-CSRF": page.about["csrf"], "Content-Type": "application/json"}
     answer = page.client.post(f"/api/runs/{page.key('a')}/verify", content=body.encode(), headers=headers)
     assert answer.status_code == 400, answer.text
 
@@ -271,7 +271,7 @@ def test_a_long_query_is_refused(page: Page) -> None:
     ],
 )
 def test_only_files_of_the_table_are_served(page: Page, name: str) -> None:
-    cookie = f"Cookie: holdfast_{page.server.port}={page.token}\r\n"
+    cookie = f"Cookie: keepstep_{page.server.port}={page.token}\r\n"
     text = f"GET /static/{name} HTTP/1.1\r\nHost: 127.0.0.1:{page.server.port}\r\n{cookie}Connection: close\r\n\r\n"
     answer = raw(page, text)
     assert answer.split()[1] in ("400", "404")
@@ -290,7 +290,7 @@ def test_links_below_a_root_are_not_followed(start: Start, tmp_path: Path) -> No
     root.mkdir()
     (root / "linked").symlink_to(outside)
     (root / "posing").mkdir()
-    (root / "posing" / ".holdfast").symlink_to(outside / ".holdfast")
+    (root / "posing" / ".keepstep").symlink_to(outside / ".keepstep")
     make_run(root / "real", {1: 0.5})
     page = start(root)
     found = page.get("/api/runs")["runs"]
@@ -321,9 +321,9 @@ def test_a_checkpoint_that_is_a_link_is_foreign(start: Start, tmp_path: Path) ->
 def test_files_that_are_planted_as_pipes_or_links_do_not_hang_or_lead_out(start: Start, tmp_path: Path) -> None:
     run = make_run(tmp_path / "root" / "a", {1: 0.5})
     for name in ("events.jsonl", "metrics.jsonl", "pins.json"):
-        (run.path / ".holdfast" / name).unlink(missing_ok=True)
-    os.mkfifo(run.path / ".holdfast" / "events.jsonl")
-    (run.path / ".holdfast" / "pins.json").symlink_to("/etc/passwd")
+        (run.path / ".keepstep" / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / ".keepstep" / "events.jsonl")
+    (run.path / ".keepstep" / "pins.json").symlink_to("/etc/passwd")
     page = start(tmp_path / "root")
     rows = page.get("/api/runs")["runs"]
     assert rows[0]["state"] == "damaged" and rows[0]["problem"]

@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from holdfast.operations.finding import NoDirectory
-from holdfast.web import api, lane
-from holdfast.web.files import Files
-from holdfast.web.server import PageServer, PortTaken
+from keepstep.operations.finding import NoDirectory
+from keepstep.web import api, lane
+from keepstep.web.files import Files
+from keepstep.web.server import PageServer, PortTaken
 from tests.operations.runs import make_run
 from tests.web.conftest import Start
 
@@ -70,7 +70,7 @@ def test_a_place_that_is_none_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_it_ends_at_once_on_a_signal_with_a_stream_open(root: Path, how: signal.Signals) -> None:
-    command = [sys.executable, "-m", "holdfast", "ui", str(root), "--no-open"]
+    command = [sys.executable, "-m", "keepstep", "ui", str(root), "--no-open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
         link = process.stdout.readline().strip()

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.web import stream
-from holdfast.web.view import RunView
+from keepstep.web import stream
+from keepstep.web.view import RunView
 from tests.operations.runs import make_run
 from tests.web.conftest import Page, Start
 from tests.web.runs import damaged, finished, rewound, training
@@ -25,7 +25,7 @@ Events = Iterator[tuple[str, dict[str, Any]]]
 def _quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(stream, "ROOT_POLL_SECONDS", 0.02)
-    monkeypatch.setattr("holdfast.web.sources.FRESH_SECONDS", 0.0)
+    monkeypatch.setattr("keepstep.web.sources.FRESH_SECONDS", 0.0)
 
 
 @contextmanager
@@ -150,7 +150,7 @@ def test_a_verification_of_what_goes_meanwhile_is_told_too(
     key = page.key("a")
     real = page.get(f"/api/runs/{key}")
     assert real["checkpoints"]
-    monkeypatch.setattr("holdfast.web.actions.Run.open", lambda path: shutil.rmtree(path) or run)
+    monkeypatch.setattr("keepstep.web.actions.Run.open", lambda path: shutil.rmtree(path) or run)
     with listening(page, key) as events:
         page.post(f"/api/runs/{key}/verify", {"generation": 1}, 202)
         told = first(events, "verified")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-import holdfast.web
+import keepstep.web
 
 REPOSITORY = Path(__file__).parents[2]
-STATIC = Path(holdfast.web.__file__).parent / "static"
+STATIC = Path(keepstep.web.__file__).parent / "static"
 
 
 def test_a_wheel_has_every_file_of_the_page_and_its_licences(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_a_wheel_has_every_file_of_the_page_and_its_licences(tmp_path: Path) -> 
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     shutil.copytree(REPOSITORY / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    # Nothing is fetched: who installed holdfast from a checkout has what builds it at hand.
+    # Nothing is fetched: who installed keepstep from a checkout has what builds it at hand.
     command = [uv, "build", "--wheel", "--offline", "--python", sys.executable, "--out-dir", str(built), str(source)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0 and "hatchling" in done.stderr and "network was disabled" in done.stderr:
@@ -35,6 +35,6 @@ def test_a_wheel_has_every_file_of_the_page_and_its_licences(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr
     [wheel] = built.glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {f"holdfast/web/static/{path.relative_to(STATIC)}" for path in STATIC.rglob("*") if path.is_file()}
-    assert "holdfast/web/static/vendor/uplot/LICENSE" in wanted and "holdfast/web/static/index.html" in wanted
+    wanted = {f"keepstep/web/static/{path.relative_to(STATIC)}" for path in STATIC.rglob("*") if path.is_file()}
+    assert "keepstep/web/static/vendor/uplot/LICENSE" in wanted and "keepstep/web/static/index.html" in wanted
     assert wanted <= packed, wanted - packed

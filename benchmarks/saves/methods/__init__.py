@@ -7,15 +7,15 @@ from benchmarks.saves.methods.dcp import DcpAsync, DcpAsyncCached, DcpProcess, D
 from benchmarks.saves.methods.lightning_io import LightningAsync, LightningSync
 from benchmarks.saves.methods.moonclip_manager import Moonclip
 from benchmarks.saves.methods.orbax_async import Orbax
-from benchmarks.saves.methods.ours import HoldfastFast, HoldfastStock
+from benchmarks.saves.methods.ours import KeepstepFast, KeepstepStock
 from benchmarks.saves.methods.stock import NoSave, StockTrainer, TorchSave
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
     for method in (
         NoSave,
-        HoldfastFast,
-        HoldfastStock,
+        KeepstepFast,
+        KeepstepStock,
         StockTrainer,
         TorchSave,
         DcpSync,

@@ -1,4 +1,4 @@
-"""holdfast, with each of its engines."""
+"""keepstep, with each of its engines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from benchmarks.saves.methods.base import KEEP, Method, wait_for
 
 
-class _Holdfast(Method):
+class _Keepstep(Method):
     keeps_two = True
     verifies = True
     loads = False
@@ -16,11 +16,11 @@ class _Holdfast(Method):
 
     def setup(self) -> None:
         """Attach, and time the gate at which the training may be held before the optimizer."""
-        import holdfast
+        import keepstep
 
         self._held = 0.0
-        holdfast.attach(self.trainer, keep=f"latest:{KEEP}", engine=self.engine)
-        saves = self.trainer._holdfast.saves
+        keepstep.attach(self.trainer, keep=f"latest:{KEEP}", engine=self.engine)
+        saves = self.trainer._keepstep.saves
         gate = saves.gate
 
         def timed_gate() -> None:
@@ -31,7 +31,7 @@ class _Holdfast(Method):
         saves.gate = timed_gate
 
     def save(self, step: int) -> None:
-        """The trainer's save, which holdfast has taken over."""
+        """The trainer's save, which keepstep has taken over."""
         self.trainer_save()
 
     def wait(self, step: int) -> None:
@@ -44,17 +44,17 @@ class _Holdfast(Method):
         return held
 
 
-class HoldfastFast(_Holdfast):
+class KeepstepFast(_Keepstep):
     """Copied while the next step runs, written in the background."""
 
-    name = "holdfast"
-    label = "holdfast, fast engine"
+    name = "keepstep"
+    label = "keepstep, fast engine"
     engine = "fast"
 
 
-class HoldfastStock(_Holdfast):
-    """The stock writers write, holdfast syncs, digests and commits."""
+class KeepstepStock(_Keepstep):
+    """The stock writers write, keepstep syncs, digests and commits."""
 
-    name = "holdfast-stock"
-    label = "holdfast, stock engine"
+    name = "keepstep-stock"
+    label = "keepstep, stock engine"
     engine = "stock"

@@ -1,6 +1,0 @@
-"""The vitals of runs for Prometheus (extra `metrics`)."""
-
-from holdfast.prometheus.exporter import Exporter
-from holdfast.prometheus.exposition import Address, parse_target, registry, serve, text_of, write_file
-
-__all__ = ["Address", "Exporter", "parse_target", "registry", "serve", "text_of", "write_file"]

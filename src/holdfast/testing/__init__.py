@@ -1,1 +1,0 @@
-"""Conformance suites and a fault injector, for the tests of holdfast and of what extends it."""

@@ -1,0 +1,122 @@
+"""What all commands share: examples in the help, documented arguments, `--format`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from keepstep.cli.registry import COMMANDS
+from keepstep.cli.render import Output
+from keepstep.paths import expanded
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from keepstep.run import Run
+
+F = TypeVar("F", bound=Callable[..., Any])
+Example = tuple[str, str]
+"""A command line, and what it is for."""
+
+REFERENCES = "best, latest, a step (300 or step:300), a tag, or a path"
+
+
+class Command(click.Command):
+    """A command whose help explains its arguments and ends with examples."""
+
+    def __init__(self, *args: Any, examples: Sequence[Example] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        arguments = [(p.metavar or "", p.explanation) for p in self.params if isinstance(p, Argument)]
+        if arguments:
+            with formatter.section("Arguments"):
+                formatter.write_dl(arguments)
+        super().format_options(ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for line, purpose in self.examples:
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+                formatter.write(f"{'':>{formatter.current_indent + 4}}{purpose}\n")
+
+
+class Argument(click.Argument):
+    """A positional argument with an explanation."""
+
+    def __init__(self, declarations: Sequence[str], explanation: str = "", **attributes: Any) -> None:
+        super().__init__(declarations, **attributes)
+        self.explanation = explanation
+
+
+class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Run:
+        from keepstep.run import Run
+
+        return Run.open(expanded(value))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="dir")]
+
+
+def command(name: str, *, examples: Sequence[Example]) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function the command of that name; the registry's sentence stands before its docstring."""
+    sentence = COMMANDS[name].sentence
+
+    def decorate(function: Callable[..., Any]) -> Command:
+        text = f"{sentence}\n\n{inspect.cleandoc(function.__doc__ or '')}"
+        return click.command(name, cls=Command, help=text, short_help=sentence, examples=examples)(function)
+
+    return decorate
+
+
+def run_argument(function: F) -> F:
+    """RUN, opened."""
+    return click.argument(
+        "run", cls=Argument, metavar="RUN", type=_RunType(), explanation="directory of a run: the trainer's output_dir"
+    )(function)
+
+
+def reference_argument(*, required: bool = True) -> Callable[[F], F]:
+    """REF, as it was typed."""
+    return click.argument(
+        "reference",
+        cls=Argument,
+        metavar="REF" if required else "[REF]",
+        required=required,
+        explanation=REFERENCES + ("" if required else "; all checkpoints when left out"),
+        shell_complete=complete_reference,
+    )
+
+
+def complete_reference(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell offers for REF; the module that knows is imported only then."""
+    from keepstep.cli.completion import references_of
+
+    return references_of(ctx, incomplete)
+
+
+def format_option(function: F) -> F:
+    """`--format`, as an `Output`."""
+    return click.option(
+        "--format",
+        "output",
+        type=click.Choice(["auto", "human", "json", "agent"]),
+        default="auto",
+        show_default=True,
+        callback=_make_output,
+        help="auto: tables on a terminal, aligned text into a pipe; human: tables always; json: for programs; "
+        "agent: tab-separated lines under a heading.",
+    )(function)
+
+
+def _make_output(ctx: click.Context, param: click.Parameter, value: Any) -> Output:
+    return Output(value)

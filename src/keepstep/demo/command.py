@@ -1,0 +1,74 @@
+"""`keepstep demo`: fine-tune, kill inside a save, resume, keep the best, prove that nothing was lost."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+
+from keepstep.cli.command import command
+from keepstep.errors import KeepstepError, SettingsError
+
+NEEDED = ("torch", "transformers", "trl", "peft", "datasets")
+ASSETS = Path(__file__).parent / "assets"
+
+
+@command(
+    "demo",
+    examples=[
+        ("keepstep demo", "on the embedded model and text, in about two minutes"),
+        ("keepstep demo --model meta-llama/Llama-3.2-1B --data notes.txt", "on your own model and text"),
+        ("keepstep demo --keep runs/demo", "keep both runs, to look at them while and after: keepstep ui runs/demo"),
+    ],
+)
+@click.option("--model", type=str, help="A causal language model: a directory or the name of a cached hub model.")
+@click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A text file in UTF-8.")
+@click.option("--keep", type=click.Path(path_type=Path), help="A new directory for both runs; else they go.")
+def demo(model: str | None, data: Path | None, keep: Path | None) -> None:
+    """Two real trainings of the same thing start side by side. One is left alone. The other is killed with SIGKILL in
+    the middle of writing a checkpoint, and resumed by a new process. In the end both are compared, byte by byte.
+    """
+    _need_packages()
+    if (model is None) != (data is None):
+        raise SettingsError("--model and --data go together", hint="Give both, or none for the embedded ones.")
+    if model is not None and model.startswith((".", "/", "~")) and not Path(os.path.expanduser(model)).is_dir():
+        raise SettingsError(
+            f"{model} is no directory", hint="Give a model's directory, or the name of a cached hub model."
+        )
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise SettingsError(f"{keep} is not empty", hint="Name a new directory.")
+    from keepstep.demo.stage import Stage
+
+    home = keep or Path(tempfile.mkdtemp(prefix="keepstep-demo-"))
+    home.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    try:
+        chosen = (
+            os.path.expanduser(model) if model else str(ASSETS / "model"),
+            data or ASSETS / "finetune.txt",
+        )
+        same = Stage(home, *chosen, embedded=model is None).play()
+    finally:
+        if keep is None:
+            shutil.rmtree(home, ignore_errors=True)
+    click.echo(
+        f"\n{time.monotonic() - began:.0f} seconds."
+        + (f" Both runs are in {keep}: see them with `keepstep ui {shlex.quote(str(keep))}`." if keep else "")
+    )
+    if not same:
+        raise KeepstepError("the resumed run differs from the uninterrupted one; see the table above")
+
+
+def _need_packages() -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"the demonstration needs {', '.join(missing)}",
+            hint=f"pip install {' '.join(missing)} (or run `make demo` in a checkout)",
+        )

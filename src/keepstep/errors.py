@@ -1,0 +1,131 @@
+"""Every error of keepstep: what happened, a hint that names the way out, and the exit code of its kind."""
+
+from __future__ import annotations
+
+import errno as numbers
+from functools import partial
+from typing import Any, ClassVar
+
+FULL = frozenset({numbers.ENOSPC, numbers.EDQUOT})
+"""What systems say when bytes, inodes or a quota run out."""
+
+
+class KeepstepError(Exception):
+    """Base of all errors that keepstep raises on purpose.
+
+    `message` says what happened and to which thing; `hint` (may be empty) says what to do.
+    `exit_code` is what the command line exits with; `code` is a stable name for machines.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class PolicyError(KeepstepError, ValueError):
+    """A retention policy, a metric or its direction can't be understood."""
+
+    code = "policy"
+    exit_code = 2
+
+
+class SettingsError(KeepstepError, ValueError):
+    """A setting of the trainer contradicts checkpoint management."""
+
+    code = "settings"
+    exit_code = 2
+
+
+class QuantityError(SettingsError):
+    """A size, a duration or a number of parameters can't be understood."""
+
+    code = "quantity"
+    exit_code = 2
+
+
+class RunNotFound(KeepstepError, FileNotFoundError):
+    """The directory holds no run."""
+
+    code = "run-not-found"
+    exit_code = 3
+
+
+class CheckpointNotFound(KeepstepError, FileNotFoundError, ValueError):
+    """No checkpoint answers to the reference, or none can be resumed from."""
+
+    code = "checkpoint-not-found"
+    exit_code = 3
+
+
+class CheckpointCorrupt(KeepstepError):
+    """A checkpoint's bytes are not what its manifest says."""
+
+    code = "checkpoint-corrupt"
+    exit_code = 4
+
+
+class ManifestInvalid(CheckpointCorrupt, ValueError):
+    """A manifest can't be read: not JSON, wrong shape, wrong digest, or a newer format."""
+
+    code = "manifest-invalid"
+
+
+class RunLocked(KeepstepError):
+    """Another process is writing to the run."""
+
+    code = "run-locked"
+    exit_code = 5
+
+
+class RunInUse(KeepstepError, FileExistsError):
+    """A fresh start was asked for in a directory that already holds checkpoints."""
+
+    code = "run-in-use"
+    exit_code = 6
+
+
+class ResumeRefused(KeepstepError, ValueError):
+    """A resume would fail, train nothing or something else, or is from one that is damaged or weights only."""
+
+    code = "resume-refused"
+    exit_code = 7
+
+
+class StorageError(KeepstepError, OSError):
+    """Writing a checkpoint failed; the errno of the cause is kept."""
+
+    code = "storage"
+    exit_code = 8
+
+    def __init__(self, message: str, *, hint: str = "", errno: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError's own forgets an errno that was not among its arguments.
+        return partial(type(self), hint=self.hint, errno=self.errno), (self.message,)
+
+    @property
+    def is_full(self) -> bool:
+        """True where room was short: bytes, inodes or a quota."""
+        return self.errno in FULL
+
+
+class DiskFull(StorageError):
+    """There is no room for a checkpoint, and no more may be given up for it."""
+
+    code = "disk-full"
+
+
+class LayoutTooNew(KeepstepError):
+    """The run was written by a newer format than this version reads."""
+
+    code = "layout-too-new"
+    exit_code = 9

@@ -1,0 +1,73 @@
+"""The callbacks through which a session hears where the training loop stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback
+
+from keepstep.integrations.transformers.bystanders import acts
+
+if TYPE_CHECKING:
+    from keepstep.integrations.transformers.session import Session
+
+EVENTS = tuple(name for name in vars(TrainerCallback) if name.startswith("on_"))
+"""What a Trainer tells its callbacks, in every supported version."""
+
+
+class SessionCallback(TrainerCallback):
+    """Tells the session; decides nothing. It must be the last callback, so that others have acted before it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.active:
+            self._session.begin(kwargs.get("train_dataloader"))
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.active:
+            self._session.epochs.begins(self._session.loop, ended=self._session.ended)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._session.step_ends()
+        if self._session.active and self._session.saves.asks_for_save(logs=control.should_log):
+            control.should_save = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._session.epoch_ends()
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._session.note_metrics(kwargs.get("metrics") or {})
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self._session.active:
+            self._session.logbook.log(state.global_step, logs or {})
+
+
+class GateCallback(TrainerCallback):
+    """Holds back whoever could change a state that is still being copied: the optimizer, and callbacks of others.
+
+    It must be the first callback.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._session.saves.gate()
+
+
+def _gate_before_others(event: str) -> Callable[..., None]:
+    def gate(self: GateCallback, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        session = self._session
+        if session.saves.copying and acts(session.trainer.callback_handler.callbacks, event):
+            session.saves.gate()
+
+    return gate
+
+
+for _event in EVENTS:
+    if _event not in vars(GateCallback):
+        setattr(GateCallback, _event, _gate_before_others(_event))

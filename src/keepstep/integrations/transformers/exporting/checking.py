@@ -1,0 +1,151 @@
+"""An export is loaded by stock code and compared with its source before anybody sees it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keepstep.integrations.transformers.exporting.averaging import Mean
+from keepstep.integrations.transformers.exporting.building import Built
+from keepstep.integrations.transformers.exporting.merging import ROUNDED
+from keepstep.integrations.transformers.exporting.models import CannotLoad, load_base, load_model, put_adapter
+from keepstep.integrations.transformers.exporting.portrait import Portrait, compare, digest, portray
+from keepstep.integrations.transformers.exporting.tensors import TensorFiles, cast, weights_below
+from keepstep.operations.export.errors import ExportRefused, ExportUnequal
+from keepstep.operations.export.plan import ExportPlan, base_of
+from keepstep.operations.export.report import Check, Forward
+
+Portraits = Callable[[Path], tuple[Portrait, str]]
+"""Loads what is in a directory; returns its portrait and the class that loaded it."""
+
+
+def check_export(plan: ExportPlan, staging: Path, built: Built) -> Check:
+    """Compare every tensor with what it must be, load the export by stock code, and let it compute.
+
+    Raises ExportUnequal.
+    """
+    said = "equal to the source's, bit for bit"
+    if built.cast_to is not None:
+        said = f"equal to the source's cast to {str(built.cast_to).removeprefix('torch.')}, bit for bit"
+    if built.average is not None:
+        said = "equal to the mean, computed once more, bit for bit"
+    count = _check_files(plan, staging, built)
+    try:
+        if plan.request.merge:
+            check = _check_merged(staging, built)
+        elif built.average is not None:
+            check = _check_loading(plan, staging)
+        else:
+            check = _check_against(_portraits(plan), plan.directory, staging, built.cast_to)
+    except CannotLoad as error:
+        check = Check("", 0, "", untried=f"loading: {error}")
+    if plan.request.merge and built.average is None:
+        said = f"equal to the merged ones cast to {str(built.cast_to).removeprefix('torch.')}, bit for bit"
+    return replace(check, tensors=count or check.tensors, compared=said, merge=built.merged)
+
+
+def _check_files(plan: ExportPlan, staging: Path, built: Built) -> int:
+    """Compare the tensors in the files; returns how many, 0 where stock code wrote them from memory."""
+    if built.average is not None:
+        with Mean(built.averaged, built.cast_to) as mean, TensorFiles(weights_below(staging)) as after:
+            return _compare_files(mean.names, mean.get, after)
+    if built.expected is not None or plan.files.pickled:
+        return 0
+    with TensorFiles(weights_below(plan.directory)) as before, TensorFiles(weights_below(staging)) as after:
+        return _compare_files(before.names, lambda name: cast(name, before.get(name), built.cast_to), after)
+
+
+def _compare_files(names: list[str], expected: Callable[[str], torch.Tensor], after: TensorFiles) -> int:
+    if set(names) != set(after.names):
+        strange = sorted(set(names) ^ set(after.names))
+        raise ExportUnequal(f"the export has other tensors than its source: {', '.join(strange[:5])}")
+    for name in names:
+        if digest(expected(name)) != digest(after.get(name)):
+            raise ExportUnequal(f"{name} has other values in the export than in its source")
+    return len(names)
+
+
+def _check_merged(staging: Path, built: Built) -> Check:
+    after, kind = _portrait_of_model(staging)
+    if built.expected is not None:
+        _same_digests(built.expected, after)
+    check = Check(kind, len(after.digests), "", untried=after.why)
+    if built.outputs is None or after.outputs is None:
+        return check
+    forward = compare(built.outputs, after.outputs, relative=ROUNDED.get(built.cast_to or torch.float32))
+    _must_pass(forward, "the export gives other output than base and adapter")
+    return replace(check, forward=forward)
+
+
+def _check_loading(plan: ExportPlan, staging: Path) -> Check:
+    after, kind = _portraits(plan)(staging)
+    if after.outputs is not None and not bool(torch.isfinite(after.outputs).all()):
+        raise ExportUnequal("the average gives outputs that are not finite numbers")
+    return Check(kind, len(after.digests), "", untried=after.why)
+
+
+def _check_against(portrait: Portraits, source: Path, staging: Path, dtype: torch.dtype | None) -> Check:
+    before, _ = portrait(source)
+    try:
+        after, kind = portrait(staging)
+    except ExportRefused as error:
+        raise ExportUnequal(error.message) from error
+    if dtype is None:
+        _same_digests(before, after)
+    if before.outputs is None:
+        return Check(kind, len(after.digests), "", untried=before.why)
+    if after.outputs is None:
+        raise ExportUnequal(f"the source gives an output and the export does not: {after.why}")
+    forward = compare(before.outputs, after.outputs, relative=0.0 if dtype is None else None)
+    _must_pass(forward, "the export gives other output than its source")
+    return Check(kind, len(after.digests), "", forward)
+
+
+def _must_pass(forward: Forward, otherwise: str) -> None:
+    if not forward.passes:
+        raise ExportUnequal(f"{otherwise}: {forward.describe()}")
+
+
+def _portraits(plan: ExportPlan) -> Portraits:
+    """How to load what is exported: a whole model, or the base with an adapter on it."""
+    if not plan.files.adapter or plan.request.merge:
+        return _portrait_of_model
+    base = base_or_why(plan)
+    return lambda directory: _portrait_of_adapter(base, directory)
+
+
+def base_or_why(plan: ExportPlan) -> str:
+    """The base of an adapter. Raises CannotLoad where nobody says which it is."""
+    try:
+        return base_of(plan)
+    except ExportRefused as error:
+        raise CannotLoad(error.message) from error
+
+
+def _portrait_of_model(directory: Path) -> tuple[Portrait, str]:
+    model, kind = load_model(directory)
+    try:
+        return portray(model), kind
+    finally:
+        del model
+        gc.collect()
+
+
+def _portrait_of_adapter(base: str, adapter: Path) -> tuple[Portrait, str]:
+    model: Any = put_adapter(load_base(base, adapter, local=True)[0], adapter)
+    try:
+        return portray(model), type(model).__name__
+    finally:
+        del model
+        gc.collect()
+
+
+def _same_digests(before: Portrait, after: Portrait) -> None:
+    names = [n for n in sorted({*before.digests, *after.digests}) if before.digests.get(n) != after.digests.get(n)]
+    if names:
+        raise ExportUnequal(f"{len(names)} tensors differ once they are loaded: {', '.join(names[:5])}")

@@ -1,0 +1,257 @@
+"""The mixin that gives a Trainer its checkpoint management: every hook hands over to the session."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+
+from keepstep.background import BackPressure
+from keepstep.checkpointer import Checkpointer
+from keepstep.entrance import Fresh
+from keepstep.errors import SettingsError
+from keepstep.hooks import Hook
+from keepstep.integrations.transformers import messages
+from keepstep.integrations.transformers.arguments import plain
+from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
+from keepstep.integrations.transformers.diagnosis import say_findings
+from keepstep.integrations.transformers.engine import Engine, choose_engine
+from keepstep.integrations.transformers.loading import serving
+from keepstep.integrations.transformers.options import Options
+from keepstep.integrations.transformers.parallel import ranks_of
+from keepstep.integrations.transformers.policy import Keep, choose_policy
+from keepstep.integrations.transformers.session import Session
+from keepstep.limits import OnDiskFull
+from keepstep.retention import Mode
+
+if TYPE_CHECKING:
+    _Base = Trainer
+else:
+    _Base = object
+
+
+class ManagedTrainer(_Base):
+    """Checkpoint management for a Trainer: `class MyTrainer(ManagedTrainer, SFTTrainer)`.
+
+    Takes one more argument than the trainer: `keepstep`, a dict of `attach`'s keyword arguments. The
+    `Checkpointer` is `trainer.checkpointer`. `train(resume_from_checkpoint=...)` takes None or False (fresh
+    start), True (newest verified, an error when there is none), "auto" (newest verified, else a fresh start),
+    "latest", "best", a step number, "step:300", a tag, or a path.
+    """
+
+    _keepstep: Session
+
+    def __init__(self, *args: Any, keepstep: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._keepstep_setup(Options.of(keepstep))
+
+    def _keepstep_setup(self, options: Options) -> None:
+        messages.make_visible()
+        policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
+        ranks = ranks_of(self)
+        if ranks.leads:
+            say_findings(self, policy, options)
+        if self.args.metric_for_best_model is not None and policy.metric is not None:
+            # Stock callbacks such as EarlyStoppingCallback read the direction from here.
+            self.args.greater_is_better = policy.metric.mode == "max"
+        self._keepstep_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
+        checkpointer = options.checkpointer(str(self.args.output_dir), policy)
+        engine = choose_engine(self, options.engine, options.arena)
+        self._keepstep = Session(self, checkpointer, engine, ranks)
+        self.callback_handler.callbacks.insert(0, GateCallback(self._keepstep))
+        self.add_callback(SessionCallback(self._keepstep))
+
+    @property
+    def checkpointer(self) -> Checkpointer:
+        """The checkpointer that manages this trainer's run; of several processes, rank 0's: the others' only read."""
+        return self._keepstep.checkpointer
+
+    # -- training --------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.train`, with the references of this class for `resume_from_checkpoint`.
+
+        Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused before anything is trained.
+        """
+        trial = args[0] if args else kwargs.get("trial")
+        if trial is not None:
+            self.checkpointer.path = type(self.checkpointer.path)(super()._get_output_dir(trial))
+        with self._keepstep.training(resume_from_checkpoint) as path:
+            return super().train(path, *args, **kwargs)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        if self._keepstep.ended:
+            return [], None
+        fetch = super().get_batch_samples
+        return self._keepstep.epochs.fetch(lambda: fetch(*args, **kwargs))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self._keepstep.tr_loss_to_add and bool(torch.isfinite(loss)):
+            # Where the running loss is a local of the loop, the first loss brings the restored sum along.
+            loss = torch.tensor(self._keepstep.take_loss(), device=loss.device) + loss
+        return loss
+
+    def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
+        if self._keepstep.ended:
+            return
+        self._keepstep.note_step(tr_loss, grad_norm, kwargs.get("learning_rate"))
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
+
+    def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
+        """A new best is saved even when no save is due; a missing or NaN metric is said, and harms nothing."""
+        strategy = plain(self.args.save_strategy)
+        self._begin_best_metric()
+        best, step = self.state.best_metric, self.state.global_step
+        value = self._keepstep.ranks.agree(lambda: self._keepstep.evaluations.new_best(metrics, best, step))
+        if value is not None:
+            self.state.best_metric = value
+            self._keepstep.note_new_best()
+            if strategy != "no":
+                self.state.best_global_step = self.state.global_step
+                self.control.should_save = self.control.should_save or not self._keepstep.saved_this_step
+        # "best" saves at every evaluation: recovery needs the newest, whatever its metric is.
+        return strategy == "best" or value is not None
+
+    def _begin_best_metric(self) -> None:
+        if self.args.metric_for_best_model is not None and self.state.best_metric is None:
+            self.state.best_metric = float("-inf") if self.args.greater_is_better else float("inf")
+
+    # -- saving ----------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        staging = self._keepstep.saves.staging
+        return super()._get_output_dir(trial) if staging is None else os.fspath(staging)
+
+    def _save_checkpoint(self, model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
+        session = self._keepstep
+        if not session.active:
+            super()._save_checkpoint(model, trial, *args, **kwargs)
+            return
+        stored: dict[str, Any] = cast(Any, self.state).stateful_callbacks
+        for callback in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(callback, ExportableState):
+                stored.setdefault(type(callback).__name__, callback.state())
+        checkpoint = session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
+        if session.saves.pending_push is not None and checkpoint is not None:
+            session.saves.pending_push = None
+            super()._push_from_checkpoint(str(checkpoint.path))
+
+    def store_flos(self) -> None:
+        """Counted over all ranks, so not while one of them saves apart from the others; it is done before."""
+        if self._keepstep.ranks.single or self._keepstep.saves.staging is None:
+            super().store_flos()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
+        if self._keepstep.saves.staging is None:
+            super()._push_from_checkpoint(checkpoint_folder)
+        else:
+            self._keepstep.saves.pending_push = checkpoint_folder
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.evaluate`, once what is being saved is copied: an evaluation may change the weights (averaging)."""
+        self._keepstep.saves.gate()
+        return super().evaluate(*args, **kwargs)
+
+    # -- resuming --------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with serving(self._keepstep.held):
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
+        with serving(self._keepstep.held):
+            super()._load_optimizer_and_scheduler(*args, **kwargs)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        self._keepstep.epochs.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
+
+    def _load_callback_state(self) -> None:
+        """Counters of callbacks that both the checkpoint and this training have (patience) go on; settings stay."""
+        super()._load_callback_state()
+        if self.args.restore_callback_states_from_checkpoint:
+            return
+        states: dict[str, Any] = cast(Any, self.state).stateful_callbacks
+        for callback in self.callback_handler.callbacks:
+            stored = states.get(type(callback).__name__)
+            if isinstance(callback, ExportableState) and isinstance(stored, dict):
+                for name, value in stored.get("attributes", {}).items():
+                    setattr(callback, name, value)
+
+    def _load_best_model(self) -> None:
+        if not self._keepstep.active:
+            super()._load_best_model()
+            return
+        best = self._keepstep.ranks.agree(self._keepstep.best_at_the_end)
+        if best is None:
+            return
+        self.state.best_model_checkpoint = str(best.path)
+        self.state.best_global_step = best.step
+        with serving(self._keepstep.held):
+            super()._load_best_model()
+        self._keepstep.held.clear()
+
+
+def attach(
+    trainer: Any,
+    *,
+    keep: Keep | None = None,
+    metric: str | None = None,
+    mode: Mode | None = None,
+    fresh: Fresh = "refuse",
+    engine: Engine = "auto",
+    arena: str | None = None,
+    back_pressure: BackPressure = "wait",
+    budget: str | None = None,
+    min_free: str | None = None,
+    on_disk_full: OnDiskFull = "finish",
+    on_commit: Hook | None = None,
+    on_remove: Hook | None = None,
+    on_resume: Hook | None = None,
+    on_failure: Hook | None = None,
+    prometheus: str | None = None,
+) -> Checkpointer:
+    """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`).
+
+    `keep` takes rules or a spec: `[Best(3), Latest(2)]` is `"best:3,latest:2"`; without it the policy is read from the
+    trainer's arguments. `metric` and `mode` ("min", "max") default to `metric_for_best_model` and `greater_is_better`,
+    else `eval_loss`. `fresh="new-run"` lets a fresh start set an older run in the directory aside, whole.
+    `engine="fast"` copies the state while the next step runs and writes it in the background, from host memory of at
+    most `arena` ("16GB"; half of what is free by default); `"stock"` lets the library's own writers write; `"auto"` is
+    fast where that can serve, else stock, and the start line says why. `back_pressure` is for a save that is due while
+    the one before is on its way to the disk: "wait" for that, "skip" it, or save the "latest" step once there is room
+    (a new best and the last step always wait). `budget="200GB"` bounds what the checkpoints take, the one being
+    written included, and `min_free="20GB"` stays free; where room is short, it is made by policy. A save without room
+    is refused before it writes: the training goes on, and `train` raises DiskFull at its end; with
+    `on_disk_full="continue"` it does not, "pause" waits for room, "stop" raises at once. `on_commit`, `on_remove`,
+    `on_resume` and `on_failure` are called with the event of each (docs/events.md); `prometheus=":9400"` serves metrics
+    while the training runs, `prometheus="/path/sft.prom"` writes them for a node exporter. Raises SettingsError,
+    PolicyError.
+    """
+    options = Options(
+        keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
+        budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus,
+        on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
+    )  # fmt: skip
+    if isinstance(trainer, ManagedTrainer):
+        raise SettingsError("this trainer is managed already", hint="Call attach once; a ManagedTrainer needs none.")
+    if not isinstance(trainer, Trainer):
+        raise SettingsError(
+            f"attach takes a transformers Trainer or one derived from it, not {type(trainer).__name__}",
+            hint="For a training loop of your own, use keepstep.Checkpointer.",
+        )
+    original: type = type(trainer)
+    managed: Any = type(original.__name__, (ManagedTrainer, original), {"_keepstep_original": original})
+    trainer.__class__ = managed
+    adopted = cast(ManagedTrainer, trainer)
+    try:
+        adopted._keepstep_setup(options)
+    except BaseException:
+        trainer.__class__ = original
+        raise
+    return adopted.checkpointer

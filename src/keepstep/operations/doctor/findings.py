@@ -1,0 +1,164 @@
+"""What a rule is, what it finds, and the report of one target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keepstep.operations.doctor.facts import Facts
+
+
+class Severity(StrEnum):
+    """How much a finding matters: it fails or loses work; it may; it is good to know."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    HINT = "hint"
+
+
+_LETTERS = {"E": Severity.ERROR, "W": Severity.WARNING, "I": Severity.HINT}
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """A line of a file; `line` 0 is the file, or the directory, as a whole."""
+
+    path: str
+    line: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.line}" if self.line else self.path
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a rule sees in one target: the sentence that names the values; the settings that it is about.
+
+    `fix` takes the place of the rule's own where it can be said more exactly.
+    """
+
+    what: str
+    about: tuple[str, ...] = ()
+    fix: str = ""
+    where: Where | None = None
+
+
+Check = Callable[["Facts"], Found | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One thing that can be wrong with a training's checkpoints, under an id that never changes.
+
+    `solved` says what keepstep does about it in an attached training; the rule is then silent there. `sources` are the
+    kinds of target that it looks at.
+    """
+
+    id: str
+    title: str
+    what: str
+    why: str
+    fix: str
+    check: Check
+    solved: str = ""
+    sources: frozenset[str] = frozenset()
+
+    @property
+    def severity(self) -> Severity:
+        """By the letter of the id."""
+        return _LETTERS[self.id[0]]
+
+    @property
+    def number(self) -> int:
+        """The id without its letter; no two rules share it."""
+        return int(self.id[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A rule that applies: what is wrong here, why it matters, what to do, and where it stands."""
+
+    rule: Rule
+    what: str
+    fix: str
+    where: Where
+
+    @property
+    def id(self) -> str:
+        return self.rule.id
+
+    @property
+    def severity(self) -> Severity:
+        return self.rule.severity
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `line` is None where no line is meant."""
+        return {
+            "id": self.id,
+            "severity": self.severity.value,
+            "title": self.rule.title,
+            "what": self.what,
+            "why": self.rule.why,
+            "fix": self.fix,
+            "where": str(self.where),
+            "path": self.where.path,
+            "line": self.where.line or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Something that is not known, in words, and the rules that could not be judged without it."""
+
+    missing: str
+    rules: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"missing": self.missing, "rules": list(self.rules)}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in one target: findings, the gravest first; what could not be read, and what that leaves open.
+
+    `ignored` are the ids of findings that were asked to be left out.
+    """
+
+    target: str
+    kind: str
+    findings: tuple[Finding, ...] = ()
+    unread: tuple[str, ...] = ()
+    gaps: tuple[Gap, ...] = ()
+    ignored: tuple[str, ...] = ()
+
+    def count(self, severity: Severity) -> int:
+        """Number of findings of that severity."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+    @property
+    def ok(self) -> bool:
+        """True without an error."""
+        return self.count(Severity.ERROR) == 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for machines."""
+        return {
+            "target": self.target,
+            "kind": self.kind,
+            "ok": self.ok,
+            "findings": [finding.to_json() for finding in self.findings],
+            "unread": list(self.unread),
+            "not_judged": [gap.to_json() for gap in self.gaps],
+            "ignored": list(self.ignored),
+        }
+
+
+_ORDER = list(Severity)
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors, warnings, hints; each by id, then by line."""
+    return tuple(sorted(findings, key=lambda f: (_ORDER.index(f.severity), f.rule.number, f.where.path, f.where.line)))

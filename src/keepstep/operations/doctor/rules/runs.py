@@ -1,0 +1,137 @@
+"""What lies in a run directory: whether it could go on from here, and what is odd in it."""
+
+from __future__ import annotations
+
+from keepstep.operations.doctor.facts import Facts, RunState
+from keepstep.operations.doctor.findings import Found
+from keepstep.operations.doctor.rules.writing import RUN, rule
+from keepstep.operations.doctor.settings import NotKnown
+from keepstep.units import format_size
+
+_HERE = frozenset({RUN})
+
+
+@rule(
+    "E701",
+    "nothing to resume from",
+    why="After a crash this run begins anew.",
+    fix="Bring a whole checkpoint back (from .keepstep/timelines, .keepstep/quarantine or a copy), or start a new run.",
+    sources=_HERE,
+)
+def no_resume_point(facts: Facts) -> Found | None:
+    """The run has checkpoints, and none that is whole and not known to be damaged."""
+    run = _run(facts)
+    if not run.whole and not run.weights:
+        return None
+    if set(run.whole) - set(run.damaged):
+        return None
+    kind = "only weights are left" if not run.whole else "every whole checkpoint failed its last check"
+    return Found(f"{kind}: no checkpoint can be resumed from")
+
+
+@rule(
+    "E702",
+    "the newest checkpoint is damaged",
+    why="Its bytes are not those that were written. A resume passes it over, and repeats the steps since the one "
+    "before.",
+    fix="Look at it: keepstep verify RUN. `keepstep verify RUN --quarantine` moves it aside. Then check the disk.",
+    sources=_HERE,
+)
+def newest_damaged(facts: Facts) -> Found | None:
+    """The last check of the newest checkpoint failed."""
+    run = _run(facts)
+    return Found(f"step {run.whole[-1]} failed its last check") if run.newest_damaged and run.whole else None
+
+
+@rule(
+    "W703",
+    "damaged checkpoints",
+    why="Their bytes are not those that were written; they can't be loaded. More may be wrong with this disk.",
+    fix="keepstep verify RUN --quarantine moves them aside.",
+    sources=_HERE,
+)
+def others_damaged(facts: Facts) -> Found | None:
+    """The last check of a checkpoint other than the newest failed."""
+    run = _run(facts)
+    newest = {run.whole[-1]} if run.newest_damaged and run.whole else set[int]()
+    steps = [step for step in run.damaged if step not in newest]
+    return Found(f"failed their last check: steps {_some(steps)}") if steps else None
+
+
+@rule(
+    "W704",
+    "directories that only look like checkpoints of this run",
+    why="They were written by another training into the same directory, or copied there. keepstep never counts or "
+    "removes them; stock tools take them for this run's.",
+    fix="Move them to a directory of their own.",
+    sources=_HERE,
+)
+def strangers(facts: Facts) -> Found | None:
+    """`checkpoint-*` directories that this run did not commit lie beside its own."""
+    names = _run(facts).strangers
+    return Found(f"not of this run: {_some(names)}") if names else None
+
+
+@rule(
+    "W705",
+    "manifests that can't be read",
+    why="Without a manifest nothing proves what a checkpoint should hold: it is not listed, resumed from or removed.",
+    fix="Look at them: keepstep verify RUN.",
+    sources=_HERE,
+)
+def unreadable_manifests(facts: Facts) -> Found | None:
+    """A checkpoint's `keepstep.json` is damaged."""
+    names = _run(facts).unreadable
+    return Found(f"the manifest can't be read: {_some(names)}") if names else None
+
+
+@rule(
+    "W706",
+    "checkpoints without a metric",
+    why="What has no metric can't be ranked: it is never the best, whatever it is worth.",
+    fix="Evaluate the steps that are saved: save_steps a multiple of eval_steps.",
+    sources=_HERE,
+)
+def unranked(facts: Facts) -> Found | None:
+    """The run ranks by a metric, and checkpoints have no value of it, or NaN."""
+    steps = _run(facts).unranked
+    if not steps or facts.chosen is None:
+        return None
+    return Found(f"no {facts.chosen.name}: steps {_some(steps)}")
+
+
+@rule(
+    "I707",
+    "room that no rule frees",
+    why="They count against a budget, and stay until room is short or you remove them.",
+    fix="keepstep ls RUN --all lists them, keepstep prune RUN --aside --quarantined frees them.",
+    sources=_HERE,
+)
+def set_aside(facts: Facts) -> Found | None:
+    """Rewinds or damage set checkpoints aside, and they are still there."""
+    size = _run(facts).aside
+    return Found(f"{format_size(size)} are set aside or in quarantine") if size else None
+
+
+@rule(
+    "W708",
+    "the last save failed",
+    why="What was trained since the newest checkpoint would be lost in a crash.",
+    fix="See why: keepstep events RUN. Make room, or mend the disk, before going on.",
+    sources=_HERE,
+)
+def last_save_failed(facts: Facts) -> Found | None:
+    """A save failed or was refused, and none was committed since."""
+    why = _run(facts).failed
+    return Found(why) if why else None
+
+
+def _run(facts: Facts) -> RunState:
+    if facts.run is None:
+        raise NotKnown("the run")
+    return facts.run
+
+
+def _some(items: list[int] | tuple[object, ...]) -> str:
+    shown = ", ".join(map(str, items[:5]))
+    return f"{shown} and {len(items) - 5} more" if len(items) > 5 else shown

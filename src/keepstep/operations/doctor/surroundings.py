@@ -1,0 +1,90 @@
+"""Where a training will run: the directory's disk and rights, old checkpoints and logs in it, the job scheduler."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from keepstep.model import parse_name
+from keepstep.operations.doctor.facts import DEFAULT_GRACE, Place
+from keepstep.paths import expanded
+
+_MOUNTS = Path("/proc/self/mountinfo")
+
+
+def look_at(directory: str | os.PathLike[str]) -> Place:
+    """The place of a directory that is there, or will be made."""
+    path = expanded(directory).absolute()
+    there = path
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    shown, exists = os.fspath(directory), path.is_dir()
+    try:
+        disk = os.statvfs(there)
+        mode = there.stat().st_mode if exists else 0
+    except OSError:
+        return Place(shown, exists=exists)
+    reached = exists and all(parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
+    return Place(
+        shown,
+        filesystem_of(there),
+        disk.f_bavail * disk.f_frsize,
+        readable=reached and bool(mode & stat.S_IROTH),
+        writable=reached and bool(mode & stat.S_IWOTH and mode & stat.S_IXOTH),
+        exists=exists,
+    )
+
+
+def filesystem_of(path: Path) -> str:
+    """The type of the file system that holds a path, such as `ext4` or `nfs4`; empty where the system doesn't tell."""
+    try:
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    real, best, kind = os.path.realpath(path), "", ""
+    for line in lines:
+        # 36 35 98:0 /root /mount/point options - type source options (proc(5))
+        before, _, after = line.partition(" - ")
+        fields = before.split()
+        if len(fields) < 5 or not after:
+            continue
+        point = fields[4].replace("\\040", " ")
+        inside = real == point or real.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, after.split()[0]
+    return kind
+
+
+def checkpoints_in(directory: str | os.PathLike[str]) -> tuple[int, ...]:
+    """Steps of the `checkpoint-<step>` directories there, whoever wrote them."""
+    try:
+        names = os.listdir(expanded(directory))
+    except OSError:
+        return ()
+    return tuple(sorted(found[1] for name in names if name.startswith("checkpoint-") and (found := parse_name(name))))
+
+
+def loggers_before(directory: str | os.PathLike[str]) -> tuple[str, ...]:
+    """`report_to` names of the loggers whose files an earlier start left: in the run, or in the working directory."""
+    run = expanded(directory)
+    patterns = {
+        "tensorboard": ("runs/*/events.out.tfevents.*", "runs/events.out.tfevents.*", "logs/events.out.tfevents.*"),
+        "wandb": ("wandb/run-*",),
+        "mlflow": ("mlruns/*",),
+    }
+    found: list[str] = []
+    for name, globs in patterns.items():
+        if run.is_dir() and any(next(run.glob(pattern), None) for pattern in globs):
+            found.append(name)
+    return tuple(found)
+
+
+def scheduler(environment: Mapping[str, str]) -> tuple[str, float | None]:
+    """The job scheduler that this process runs under, and the seconds that it leaves by default; "" and None else."""
+    if environment.get("SLURM_JOB_ID"):
+        return "SLURM", DEFAULT_GRACE
+    if environment.get("KUBERNETES_SERVICE_HOST"):
+        return "Kubernetes", DEFAULT_GRACE
+    return "", None

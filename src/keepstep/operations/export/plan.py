@@ -1,0 +1,225 @@
+"""What an export will read and write, before anything is verified or written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keepstep.formats.safetensors_header import FLOATING, TensorEntry, tensors_in
+from keepstep.layout import NOT_JSON
+from keepstep.model import Checkpoint, FileEntry
+from keepstep.operations.export.choosing import choose
+from keepstep.operations.export.errors import ExportRefused
+from keepstep.operations.export.files import ADAPTER_CONFIG, ModelFiles, model_files
+from keepstep.operations.export.request import HEADER_DTYPES, TORCH_DTYPES, Request
+from keepstep.operations.export.target import Target
+from keepstep.paths import expanded
+from keepstep.run import Run
+
+SMALL_FILES = 64 * 1024
+"""Bytes of card, marker and rewritten configs, generously."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """An export that can be made as asked: from which checkpoints, which files, where to.
+
+    `bytes_written` counts everything that lies on the disk at the worst moment; None where the base model is not in a
+    local directory, so that nobody knows yet.
+    """
+
+    run: Run
+    request: Request
+    members: tuple[Checkpoint, ...]
+    files: ModelFiles
+    target: Target
+    bytes_written: int | None
+
+    @property
+    def source(self) -> Checkpoint:
+        """The checkpoint that config and tokenizer come from; without an average, all of it."""
+        return self.members[0]
+
+    @property
+    def directory(self) -> Path:
+        """Where the source lies."""
+        assert self.source.path is not None
+        return self.source.path
+
+    @property
+    def kind(self) -> str:
+        """`adapter`, `merged model` or `model`: what the export will be."""
+        if self.request.merge:
+            return "merged model"
+        return "adapter" if self.files.adapter else "model"
+
+    @property
+    def copies(self) -> bool:
+        """True when weights files are copied as they are."""
+        asked = self.request
+        return not (asked.dtype or asked.max_shard_size or asked.merge or asked.average or self.files.pickled)
+
+    @property
+    def others(self) -> tuple[FileEntry, ...]:
+        """The files beside the weights that are copied."""
+        return tuple(f for f in self.files.others if not (self.request.merge and f.path == ADAPTER_CONFIG))
+
+    @property
+    def left(self) -> dict[str, str]:
+        """Paths of what stays behind, with a reason."""
+        merged = {ADAPTER_CONFIG: "of the adapter; the merged model has a config.json"} if self.request.merge else {}
+        return self.files.left | merged
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes that are verified before anything is read."""
+        return sum(member.size_bytes for member in self.members)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for machines; sizes in bytes."""
+        return {
+            "directory": str(self.target.path),
+            "steps": [member.step for member in self.members],
+            "kind": self.kind,
+            "dtype": self.request.dtype,
+            "files": [
+                {"path": entry.path, "size_bytes": entry.size}
+                for entry in (*self.others, *self.files.indexes, *self.files.weights)
+            ],
+            "weights": "copied" if self.copies else "written anew",
+            "left_out": self.left,
+            "size_bytes": self.bytes_written,
+            "replaces": self.target.replaces,
+            "checked": self.request.check,
+        }
+
+
+def plan_export(run: Run, request: Request) -> ExportPlan:
+    """What an export of a run will be. Reads manifests and headers, and changes nothing.
+
+    Raises CheckpointNotFound, ExportRefused, SettingsError.
+    """
+    members = choose(run, request)
+    files = [model_files(member, request.include if member is members[0] else ()) for member in members]
+    _check_alike(members, files)
+    _check_merge(request, members[0], files[0])
+    target = Target.of(request.directory, run.path, force=request.force)
+    plan = ExportPlan(run, request, members, files[0], target, _bytes(request, members, files))
+    target.check_room(plan.bytes_written or 0)
+    return plan
+
+
+def _check_alike(members: Sequence[Checkpoint], files: Sequence[ModelFiles]) -> None:
+    for member, found in zip(members[1:], files[1:], strict=True):
+        if found.adapter != files[0].adapter:
+            kinds = [
+                f"step {m.step} is {'an adapter' if f.adapter else 'a model'}"
+                for m, f in zip(members, files, strict=True)
+            ]
+            raise ExportRefused(f"adapters and models can't be averaged: {', '.join(kinds)}")
+        if found.pickled or files[0].pickled:
+            pickled = member if found.pickled else members[0]
+            raise ExportRefused(
+                f"step {pickled.step} has its weights in a file of torch.save; only safetensors files are averaged",
+                hint="Export it alone: that writes safetensors.",
+            )
+
+
+def _check_merge(request: Request, source: Checkpoint, files: ModelFiles) -> None:
+    if request.merge and not files.adapter:
+        raise ExportRefused(
+            f"step {source.step} is a whole model: there is no adapter to merge", hint="Leave --merge out."
+        )
+    if not files.adapter and request.base:
+        raise ExportRefused(f"step {source.step} is a whole model, and has no base", hint="Leave --base out.")
+    if files.adapter and files.pickled:
+        raise ExportRefused(
+            f"step {source.step} has its adapter in a file of torch.save", hint="Train with save_safetensors=True."
+        )
+
+
+def base_of(plan: ExportPlan) -> str:
+    """The model that an adapter belongs to: `request.base`, or what its config says. Raises ExportRefused."""
+    if plan.request.base is not None:
+        return os.path.expanduser(plan.request.base) if _is_path(plan.request.base) else plan.request.base
+    named = read_json(plan.directory / ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise ExportRefused(
+            f"{ADAPTER_CONFIG} of step {plan.source.step} does not say which base model it belongs to",
+            hint="Say it: --base DIR_OR_NAME",
+        )
+    return named
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a file. Raises OSError, ExportRefused for anything else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except NOT_JSON as error:
+        raise ExportRefused(f"{path} is no JSON") from error
+    if not isinstance(found, dict):
+        raise ExportRefused(f"{path} is no JSON object")
+    return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def headers(directory: Path, entries: Sequence[FileEntry]) -> dict[str, TensorEntry]:
+    """The tensors of safetensors files by name. Raises ExportRefused."""
+    return dict(_tensors([directory / entry.path for entry in entries]))
+
+
+def tensors_of_base(paths: Iterable[Path]) -> list[TensorEntry]:
+    """The tensors of a base's safetensors files. Raises ExportRefused."""
+    pointer = "Is it a pointer that `git lfs pull` replaces? Or name the base: --base DIR_OR_NAME"
+    return [entry for _, entry in _tensors(paths, hint=pointer)]
+
+
+def _tensors(paths: Iterable[Path], hint: str = "") -> list[tuple[str, TensorEntry]]:
+    found: list[tuple[str, TensorEntry]] = []
+    for path in paths:
+        try:
+            found += tensors_in(path).items()
+        except ValueError as error:
+            raise ExportRefused(f"{path} {error}", hint=hint) from error
+    return found
+
+
+def stored_dtypes(tensors: dict[str, TensorEntry]) -> str:
+    """The floating dtypes that are there, as torch names them: `bfloat16`, `float16, float32`."""
+    names = {HEADER_DTYPES[short]: TORCH_DTYPES[short] for short in HEADER_DTYPES}
+    found = {entry.dtype for entry in tensors.values() if entry.dtype in FLOATING}
+    return ", ".join(sorted(names.get(code, code) for code in found)) or "none"
+
+
+def _bytes(request: Request, members: Sequence[Checkpoint], files: Sequence[ModelFiles]) -> int | None:
+    """Bytes on disk at the worst moment: the export, and what an average needs on the way."""
+    others = sum(entry.size for entry in files[0].others) + SMALL_FILES
+    floating = HEADER_DTYPES[request.dtype] if request.dtype else None
+    if request.merge:
+        return _merged_bytes(request, members, others, floating)
+    path = members[0].path
+    if files[0].pickled or path is None:
+        weights = files[0].weight_bytes * (2 if request.dtype == "fp32" else 1)
+    else:
+        weights = sum(e.nbytes(floating) for e in headers(path, files[0].weights).values())
+    trials = files[0].weight_bytes if request.evaluates else 0
+    return others + weights + trials
+
+
+def _merged_bytes(request: Request, members: Sequence[Checkpoint], others: int, floating: str | None) -> int | None:
+    base = expanded(request.base) if request.base else None
+    if base is None and members[0].path is not None:
+        base = Path(str(read_json(members[0].path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""))
+    weights = sorted(base.glob("*.safetensors")) if base is not None and base.is_dir() else []
+    if not weights:
+        return None
+    tensors = tensors_of_base(weights)
+    between = sum(entry.nbytes("F32") for entry in tensors) * len(members) if len(members) > 1 else 0
+    return others + sum(entry.nbytes(floating) for entry in tensors) + between
+
+
+def _is_path(base: str) -> bool:
+    return base.startswith((".", "/", "~")) or Path(base).is_dir()

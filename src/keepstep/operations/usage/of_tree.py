@@ -1,0 +1,102 @@
+"""Where the bytes at and below some directories are: runs, checkpoints without a run, and the rest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from keepstep.errors import KeepstepError
+from keepstep.model import parse_name
+from keepstep.operations.finding import Found, Unreadable, search
+from keepstep.operations.usage.inodes import Inodes
+from keepstep.operations.usage.of_run import usage
+from keepstep.operations.usage.report import Stock, TreeUsage, Usage
+from keepstep.run import Run
+
+
+def usage_of_tree(roots: Iterable[str | os.PathLike[str]], *, check: bool = False) -> TreeUsage:
+    """Where the bytes at and below `roots` are; a root below another one counts once.
+
+    A run that can't be opened counts as a directory that is not managed, with the reason. `check` walks the disk for
+    committed checkpoints too. Raises NoDirectory.
+    """
+    places = _outermost([Path(root) for root in roots])
+    searched = [search(place) for place in places]
+    found = Found(
+        tuple(path for one in searched for path in one.runs),
+        tuple(path for one in searched for path in one.stock),
+        tuple(item for one in searched for item in one.unreadable),
+    )
+    tree = _Tree(found, check)
+    tree.take_runs()
+    tree.take_stock()
+    sums = [tree.inodes.sum(place, without=frozenset(tree.counted) - {os.fspath(place)}) for place in tree.open(places)]
+    return TreeUsage(
+        roots=tuple(places),
+        checked=check,
+        runs=tuple(tree.runs),
+        stock=tuple(tree.stock),
+        elsewhere_bytes=sum(one.files for one in sums),
+        elsewhere_allocated=sum(one.allocated for one in sums),
+        elsewhere_directories_bytes=sum(one.directories for one in sums),
+        unreadable=_once([*found.unreadable, *tree.inodes.unreadable]),
+    )
+
+
+class _Tree:
+    def __init__(self, found: Found, check: bool) -> None:
+        self.inodes = Inodes()
+        self.runs: list[Usage] = []
+        self.stock: list[Stock] = []
+        self.counted: set[str] = set()
+        self._found = found
+        self._check = check
+        self._unopened: dict[Path, str] = {}
+
+    def take_runs(self) -> None:
+        for path in self._found.runs:
+            try:
+                self.runs.append(usage(Run.open(path), check=self._check, found=self._found, inodes=self.inodes))
+            except (KeepstepError, OSError) as error:
+                self._unopened[path] = error.message if isinstance(error, KeepstepError) else str(error)
+            else:
+                self.counted.add(os.fspath(path))
+
+    def take_stock(self) -> None:
+        """Checkpoints outside of every run, and runs that can't be opened; those in a run are counted with it."""
+        inside = {found.path for run in self.runs for found in run.unmanaged}
+        places = {
+            path: "checkpoints that belong to no run" for path in self._found.stock if path not in inside
+        } | self._unopened
+        everything = self.counted | {os.fspath(path) for path in places}
+        for path, reason in sorted(places.items()):
+            sums = self.inodes.sum(path, without=frozenset(everything) - {os.fspath(path)})
+            self.stock.append(Stock(path, _checkpoints(path), reason, sums.files, sums.allocated, sums.directories))
+        self.counted = everything
+
+    def open(self, places: Sequence[Path]) -> list[Path]:
+        """Those of the places that are not counted as a whole."""
+        return [place for place in places if os.fspath(place) not in self.counted]
+
+
+def _checkpoints(path: Path) -> int:
+    try:
+        return sum(parse_name(name) is not None for name in os.listdir(path))
+    except OSError:
+        return 0
+
+
+def _outermost(places: list[Path]) -> list[Path]:
+    """The places that lie in no other one, each once, in the order that they were given."""
+    real = {place: place.resolve() for place in dict.fromkeys(places)}
+    all_of_them = frozenset(real.values())
+    kept: dict[Path, Path] = {}
+    for place, where in real.items():
+        if all_of_them.isdisjoint(where.parents):
+            kept.setdefault(where, place)
+    return list(kept.values())
+
+
+def _once(items: list[Unreadable]) -> tuple[Unreadable, ...]:
+    return tuple({item.path: item for item in items}.values())

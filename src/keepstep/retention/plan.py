@@ -1,0 +1,326 @@
+"""The retention plan: which checkpoints stay, which are thinned to weights, which go, and a reason for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from keepstep.errors import PolicyError
+from keepstep.model import Checkpoint, State
+from keepstep.retention.metrics import Metric
+from keepstep.retention.rules import All, Best, Context, Hold, Latest, Pinned, Rule, rank
+from keepstep.retention.spec import format_spec, parse
+
+__all__ = ["Decision", "Outcome", "Plan", "Policy", "default_policy", "make_plan", "rank"]
+
+_NOT_COMMITTED = {
+    State.SET_ASIDE: "set aside by a rewind: not in this timeline",
+    State.QUARANTINED: "quarantined: kept while there is room, or until a person decides",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What to keep: a checkpoint stays when any rule keeps it.
+
+    PolicyError without a rule, and when a rule ranks but no metric is named.
+    """
+
+    rules: tuple[Rule, ...]
+    metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        if not self.rules:
+            raise PolicyError(
+                "a retention policy needs a rule",
+                hint="Use 'all' to keep everything, 'latest:1' to keep only the newest.",
+            )
+        if self.metric is None and any(rule.needs_metric for rule in self.rules):
+            raise PolicyError(
+                f"the policy {format_spec(self.rules)!r} ranks checkpoints, but no metric is named",
+                hint="Name one that is evaluated (metric_for_best_model), or use a rule such as 'latest:3'.",
+            )
+
+    @classmethod
+    def from_spec(cls, spec: str, metric: Metric | None = None) -> Policy:
+        """The policy of a spec such as `best:3,latest:2`; PolicyError as from `parse`."""
+        return cls(parse(spec), metric)
+
+    def describe(self) -> str:
+        """One sentence for people: `the best 3 by eval_loss (lower is better), plus the newest`."""
+        if any(isinstance(rule, All) for rule in self.rules):
+            return "everything"
+        phrases = [rule.phrase(self.metric) for rule in self.rules]
+        if not any(isinstance(rule, Latest) for rule in self.rules):
+            phrases.append("the newest")
+        first, *rest = phrases
+        more = " and ".join(filter(None, [", ".join(rest[:-1]), *rest[-1:]]))
+        return f"{first}, plus {more}" if more else first
+
+
+class Outcome(StrEnum):
+    """What a plan does with a checkpoint."""
+
+    KEEP = "keep"
+    THIN = "thin"
+    REMOVE = "remove"
+
+
+class Decision(msgspec.Struct, frozen=True, gc=False):
+    """What happens to one checkpoint: every reason to keep it (whole, or thinned), or one sentence why it goes.
+
+    `hold` is how firmly it is kept.
+    """
+
+    checkpoint: Checkpoint
+    outcome: Outcome
+    reasons: tuple[str, ...]
+    hold: Hold
+
+    @property
+    def stays(self) -> bool:
+        """True when its weights at least are kept."""
+        return self.outcome is not Outcome.REMOVE
+
+    @property
+    def left(self) -> Checkpoint | None:
+        """What is left of it: all, its weights, or nothing."""
+        match self.outcome:
+            case Outcome.KEEP:
+                return self.checkpoint
+            case Outcome.THIN:
+                return self.checkpoint.thinned()
+            case Outcome.REMOVE:
+                return None
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of what is left of it."""
+        return left.size_bytes if (left := self.left) else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A decision for every checkpoint, ordered by generation.
+
+    `aside` are decisions on what a rewind set aside, then on what is in quarantine, each by generation; several may be
+    of one generation.
+    """
+
+    decisions: tuple[Decision, ...]
+    aside: tuple[Decision, ...] = ()
+
+    @property
+    def keep(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints that stay as they are, ordered by generation."""
+        return self._with(Outcome.KEEP)
+
+    @property
+    def left(self) -> tuple[Checkpoint, ...]:
+        """What is there when the plan is carried out, ordered by generation, what lies aside last; of what is thinned,
+        the weights.
+        """
+        return tuple(left for decision in (*self.decisions, *self.aside) if (left := decision.left))
+
+    @property
+    def thin(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of which the weights stay, ordered by generation."""
+        return self._with(Outcome.THIN)
+
+    @property
+    def remove(self) -> tuple[Checkpoint, ...]:
+        """Committed checkpoints that go, ordered by generation."""
+        return self._with(Outcome.REMOVE)
+
+    @property
+    def remove_aside(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints that go and lie aside."""
+        return tuple(decision.checkpoint for decision in self.aside if not decision.stays)
+
+    @property
+    def changes(self) -> bool:
+        """True when anything is thinned or removed."""
+        return any(decision.outcome is not Outcome.KEEP for decision in (*self.decisions, *self.aside))
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the committed checkpoints that stay."""
+        return sum(decision.kept_bytes for decision in self.decisions)
+
+    @property
+    def kept_aside_bytes(self) -> int:
+        """Bytes of what stays and lies aside."""
+        return sum(decision.kept_bytes for decision in self.aside)
+
+    @property
+    def taken_bytes(self) -> int:
+        """Bytes of everything now, what lies aside too: what a budget counts."""
+        return sum(decision.checkpoint.size_bytes for decision in (*self.decisions, *self.aside))
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes of what goes."""
+        return self.taken_bytes - self.kept_bytes - self.kept_aside_bytes
+
+    def _with(self, outcome: Outcome) -> tuple[Checkpoint, ...]:
+        return tuple(decision.checkpoint for decision in self.decisions if decision.outcome is outcome)
+
+    def reasons(self, generation: int) -> tuple[str, ...]:
+        """Reasons of the decision on that generation; KeyError when the plan doesn't hold it."""
+        return self._reasons[generation]
+
+    @cached_property
+    def _reasons(self) -> dict[int, tuple[str, ...]]:
+        return {decision.checkpoint.generation: decision.reasons for decision in self.decisions}
+
+
+def default_policy(limit: int | None, metric: Metric | None) -> Policy:
+    """What people expect of `save_total_limit`: the best by the metric plus the newest, else just the newest; whole.
+
+    With a metric at most `limit` + 1 checkpoints stay, without one `limit`; with limit None everything does, and when
+    room runs out the best 3 and the latest 2 stay longest.
+    PolicyError when `limit` is below 1.
+    """
+    if limit is None:
+        return Policy((All(), *([Best(3)] if metric else []), Latest(2)), metric)
+    if metric is None:
+        return Policy((Latest(limit),))
+    return Policy((Best(limit, full=True), Latest(1)), metric)
+
+
+def make_plan(
+    checkpoints: Iterable[Checkpoint],
+    policy: Policy,
+    *,
+    aside: Iterable[Checkpoint] = (),
+    now: datetime,
+    pinned: Iterable[int] = frozenset(),
+    protected: Mapping[int, str] | None = None,
+) -> Plan:
+    """The plan for these checkpoints, in any order; the same input gives the same plan.
+
+    `now` is an aware time. `pinned` are generations that people hold on to; `protected` maps generations that
+    must not go now to the reason (resumed from, being uploaded). These stay whatever the rules say, and so
+    does the newest checkpoint that can be resumed from, or the newest of any kind where none can. What is
+    quarantined or set aside takes part in no rule and stays, among `checkpoints` or, several of one generation too,
+    in `aside`. What is kept for its metric alone is thinned to its
+    weights, where it has any and the rule doesn't ask for it whole.
+    ValueError when a generation stands twice or `now` has no time zone.
+    """
+    ordered = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.generation))
+    everything = Context(ordered, policy.metric, now, frozenset(pinned))
+    committed = tuple(c for c in ordered if c.state is State.COMMITTED)
+    context = Context(committed, policy.metric, now, everything.pinned)
+    grounds = [
+        *(_Ground(rule.keeps(context), rule.held(context), rule.keeps_whole(context)) for rule in policy.rules),
+        _Ground(Pinned().keeps(everything)),
+        _Ground(_recovery_point(context.checkpoints, protected or {})),
+        _Ground({c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED}),
+        _Ground(protected or {}),
+    ]
+    missed = _Missed.of(policy, _places(context))
+    found: dict[int, list[_Ground]] = {}
+    for ground in grounds:
+        for generation in ground.reasons:
+            found.setdefault(generation, []).append(ground)
+    decisions = tuple(_decide(checkpoint, found.get(checkpoint.generation, ()), missed) for checkpoint in ordered)
+    return Plan(decisions, tuple(_decide_aside(aside, everything.pinned)))
+
+
+def without_aside(plan: Plan, states: Iterable[State], why: str) -> Plan:
+    """The plan with everything removed that lies aside in one of these states, and is not pinned."""
+    unwanted = frozenset(states)
+    return Plan(
+        plan.decisions,
+        tuple(
+            replace(
+                decision, outcome=Outcome.REMOVE, reasons=(f"{why}: {decision.checkpoint.state.value}",), hold=Hold.NOT
+            )
+            if decision.checkpoint.state in unwanted and decision.hold is not Hold.LAW
+            else decision
+            for decision in plan.aside
+        ),
+    )
+
+
+def _decide_aside(aside: Iterable[Checkpoint], pinned: frozenset[int]) -> Iterator[Decision]:
+    """All of it stays while there is room, what is pinned whatever becomes of that."""
+    order = (State.SET_ASIDE, State.QUARANTINED)
+    for checkpoint in sorted(aside, key=lambda c: (order.index(c.state), c.generation, str(c.path))):
+        reason = _NOT_COMMITTED[checkpoint.state]
+        if checkpoint.generation in pinned:
+            yield Decision(checkpoint, Outcome.KEEP, ("pinned", reason), Hold.LAW)
+        else:
+            yield Decision(checkpoint, Outcome.KEEP, (reason,), Hold.ROOM)
+
+
+class _Ground(NamedTuple):
+    """One ground to keep checkpoints: generation to reason, how firmly, and whether weights alone would not do."""
+
+    reasons: Mapping[int, str]
+    hold: Hold = Hold.LAW
+    whole: bool = True
+
+
+def _decide(checkpoint: Checkpoint, found: Sequence[_Ground], missed: _Missed) -> Decision:
+    """Keep it where there is any ground to; thin it where none of them needs all of it."""
+    if not found:
+        return Decision(checkpoint, Outcome.REMOVE, (missed.why(checkpoint),), Hold.NOT)
+    thins = not any(ground.whole for ground in found) and checkpoint.thinnable
+    reasons = tuple(dict.fromkeys(ground.reasons[checkpoint.generation] for ground in found))
+    return Decision(checkpoint, Outcome.THIN if thins else Outcome.KEEP, reasons, max(ground.hold for ground in found))
+
+
+RECOVERY_POINT = "newest: the recovery point"
+
+
+def _recovery_point(committed: tuple[Checkpoint, ...], protected: Mapping[int, str]) -> dict[int, str]:
+    """Law 2: what stays whatever the rules say; who looked at the bytes may know of a sounder one."""
+    newest = next((checkpoint for checkpoint in reversed(committed) if checkpoint.resumable), None)
+    if newest is not None:
+        sounder = RECOVERY_POINT in protected.values() and protected.get(newest.generation) != RECOVERY_POINT
+        return {newest.generation: "newest, but damaged: not resumed from" if sounder else RECOVERY_POINT}
+    return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in committed[-1:]}
+
+
+def _places(context: Context) -> dict[int, int]:
+    """Place (from 1) of each ranked generation."""
+    return {c.generation: place for place, c in enumerate(context.ranked, start=1)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Missed:
+    """What a checkpoint missed that no rule keeps; `metric` is None where no rule ranks.
+
+    `by_all` and `by_others` say what all rules, and those that don't rank, have not found in it.
+    """
+
+    metric: Metric | None
+    places: Mapping[int, int]
+    by_all: str
+    by_others: str
+
+    @classmethod
+    def of(cls, policy: Policy, places: Mapping[int, int]) -> _Missed:
+        ranks = any(rule.needs_metric for rule in policy.rules)
+        by_all = ", ".join(rule.missed() for rule in policy.rules)
+        by_others = ", ".join(rule.missed() for rule in policy.rules if not rule.needs_metric)
+        return cls(policy.metric if ranks else None, places, by_all, by_others)
+
+    def why(self, checkpoint: Checkpoint) -> str:
+        """One sentence on why a checkpoint goes."""
+        if self.metric is None:
+            return self.by_all
+        place = self.places.get(checkpoint.generation)
+        if place is not None:
+            return f"rank {place} of {len(self.places)} by {self.metric.name}; {self.by_all}"
+        name = self.metric.name
+        why = f"no {name}" if self.metric.value(checkpoint.metrics) is None else f"{name} is NaN"
+        return f"not ranked: {why}" + (f"; {self.by_others}" if self.by_others else "")

@@ -1,0 +1,120 @@
+"""A plan that must fit into less room than it takes: what is given up first, and what never."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from keepstep.model import Checkpoint, State
+from keepstep.retention.metrics import Metric
+from keepstep.retention.plan import Decision, Outcome, Plan
+from keepstep.retention.rules import Hold, rank
+
+Measure = Callable[[Checkpoint], int]
+"""What a checkpoint takes of what is short."""
+
+
+def size(checkpoint: Checkpoint) -> int:
+    """Bytes of its files."""
+    return checkpoint.size_bytes
+
+
+def entries(checkpoint: Checkpoint) -> int:
+    """Inodes: its files, the manifest, and the directories."""
+    directories = {file.path.rpartition("/")[0] for file in checkpoint.files}
+    return len(checkpoint.files) + 1 + len(directories | {""})
+
+
+class _Step(NamedTuple):
+    """One thing to give up: the decision it changes, what becomes of that, and what was given up, in words."""
+
+    decision: Decision
+    outcome: Outcome
+    what: str
+
+
+def fit(
+    plan: Plan, limit: int, metric: Metric | None, *, why: str, measure: Measure = size, may_thin: bool = True
+) -> Plan:
+    """The plan with as much given up, in a fixed order, as it takes to keep no more than `limit`.
+
+    First goes what a rewind set aside, the oldest first, then what is in quarantine. Then the oldest of what is kept
+    because there is room. Then what is kept for quality only is thinned, the oldest first; then go the lowest-ranked of
+    these, the oldest milestones, the oldest of the rest. Never given up are the newest that can be resumed from, what
+    is pinned or protected, and the weights of the best: the plan may take more than `limit` in the end. A larger limit
+    never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is thinned: that needs a
+    little room.
+    """
+    whole = {d.checkpoint.generation: d if may_thin else _whole(d) for d in plan.decisions}
+    over = sum(_measured(decision, measure) for decision in (*whole.values(), *plan.aside)) - limit
+    aside: list[Decision] = []
+    for decision in plan.aside:
+        goes = over > 0 and decision.stays and decision.hold is not Hold.LAW
+        over -= _measured(decision, measure) if goes else 0
+        aside.append(
+            _given_up(_Step(decision, Outcome.REMOVE, _ASIDE[decision.checkpoint.state]), why) if goes else decision
+        )
+    for step in _steps(Plan(tuple(whole.values())), metric, may_thin):
+        if over <= 0:
+            break
+        generation = step.decision.checkpoint.generation
+        over -= _measured(whole[generation], measure)
+        whole[generation] = _given_up(step, why)
+        over += _measured(whole[generation], measure)
+    return Plan(tuple(whole.values()), tuple(aside))
+
+
+_ASIDE = {
+    State.SET_ASIDE: "the oldest that a rewind set aside",
+    State.QUARANTINED: "the oldest in quarantine, found damaged",
+}
+
+
+def _steps(plan: Plan, metric: Metric | None, may_thin: bool) -> Iterator[_Step]:
+    """Everything that can be given up, in order; it depends on nothing but the plan."""
+    may_go = [d for d in plan.decisions if d.stays]
+    ranked = rank((d.checkpoint for d in plan.decisions if d.stays), metric) if metric else ()
+    places = {checkpoint.generation: place for place, checkpoint in enumerate(ranked, start=1)}
+
+    def place(decision: Decision) -> int:
+        return places.get(decision.checkpoint.generation, len(places) + 2)
+
+    by_hold = {hold: [d for d in may_go if d.hold is hold] for hold in Hold}
+    quality = by_hold[Hold.QUALITY]
+    yield from (
+        _Step(d, Outcome.REMOVE, "the oldest that no other rule keeps") for d in by_hold[Hold.ROOM] if place(d) > 1
+    )
+    if may_thin:
+        yield from (_Step(d, Outcome.THIN, "thinned, kept for quality only") for d in quality if _can_thin(d))
+    in_turn = [
+        *((d, "the lowest-ranked of the best") for d in sorted(quality, key=place, reverse=True)),
+        *((d, "the oldest milestone") for d in by_hold[Hold.MILESTONE]),
+        *((d, "the oldest of the latest") for d in by_hold[Hold.RECOVERY]),
+        *((d, "the oldest that no other rule keeps") for d in by_hold[Hold.ROOM] if place(d) == 1),
+    ]
+    for decision, what in in_turn:
+        if place(decision) > 1:
+            yield _Step(decision, Outcome.REMOVE, what)
+        elif may_thin and _can_thin(decision) and decision.hold is not Hold.QUALITY:
+            yield _Step(decision, Outcome.THIN, f"{what}, thinned: its weights are the best")
+
+
+def _can_thin(decision: Decision) -> bool:
+    return decision.outcome is Outcome.KEEP and decision.checkpoint.thinnable
+
+
+def _whole(decision: Decision) -> Decision:
+    return replace(decision, outcome=Outcome.KEEP) if decision.outcome is Outcome.THIN else decision
+
+
+def _measured(decision: Decision, measure: Measure) -> int:
+    return measure(left) if (left := decision.left) else 0
+
+
+def _given_up(step: _Step, why: str) -> Decision:
+    text = f"{why}: {step.what}"
+    if step.outcome is Outcome.THIN:
+        return replace(step.decision, outcome=Outcome.THIN, reasons=(text, *step.decision.reasons))
+    return replace(step.decision, outcome=Outcome.REMOVE, reasons=(text,), hold=Hold.NOT)

@@ -1,0 +1,342 @@
+"""Retention rules: each says which checkpoints it keeps, why, and how it is written in a spec."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from enum import IntEnum
+from functools import cached_property
+from itertools import islice, pairwise
+from operator import itemgetter
+from typing import Annotated, Any, ClassVar, get_type_hints
+
+from keepstep.errors import PolicyError
+from keepstep.model import Checkpoint, State
+from keepstep.retention.metrics import Metric
+
+Seconds = Annotated[int, "written in a spec as a number and one of UNITS"]
+UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
+"""Units of a duration in a spec, in seconds, largest first."""
+
+
+class Hold(IntEnum):
+    """How firmly a checkpoint is kept: under pressure the lowest go first."""
+
+    NOT = 0
+    """By no rule."""
+    ROOM = 1
+    """Because there is room."""
+    QUALITY = 2
+    """For its metric alone."""
+    MILESTONE = 3
+    """As a milestone."""
+    RECOVERY = 4
+    """To go on from: it is one of the newest, or of a span of time."""
+    LAW = 5
+    """Whatever the rules say: pinned, in use, or the one recovery point."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What rules decide on: checkpoints by ascending generation, metric, aware time, pinned generations.
+
+    ValueError when a generation is out of order or stands twice, or when `now` has no time zone.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    metric: Metric | None
+    now: datetime
+    pinned: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.now.tzinfo is None:
+            raise ValueError(f"now must carry a time zone, got {self.now!r}")
+        generations = [checkpoint.generation for checkpoint in self.checkpoints]
+        if any(later <= earlier for earlier, later in pairwise(generations)):
+            raise ValueError(f"checkpoints must stand in order of generation, each once; got {generations}")
+
+    @cached_property
+    def ranked(self) -> tuple[Checkpoint, ...]:
+        """Those that can be ranked by the metric, best first; see `rank`. None without a metric."""
+        return rank(self.checkpoints, self.metric) if self.metric else ()
+
+
+def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint, ...]:
+    """Checkpoints with a value of the metric, best first; of equal ones the later generation first.
+
+    NaN and missing values are left out, and so is what is quarantined or set aside by a rewind.
+    """
+    sign = 1.0 if metric.mode == "min" else -1.0
+    ranked: list[tuple[float, int, Checkpoint]] = []
+    for checkpoint in checkpoints:
+        value = metric.value(checkpoint.metrics)
+        if checkpoint.state is State.COMMITTED and value is not None and not math.isnan(value):
+            ranked.append((sign * value, -checkpoint.generation, checkpoint))
+    return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=itemgetter(0, 1)))
+
+
+@dataclass(frozen=True)
+class Rule(ABC):
+    """Base of all rules. A subclass is a whole rule: its fields are its arguments, its name is its spec word.
+
+    Arguments are whole numbers of 1 or more; PolicyError on anything else. Fields that are bool are flags: words that
+    may follow the arguments in a spec, their meanings in `flags`. `hold` is how firmly the rule keeps.
+    The docstring's first line and `example` make the rule's row in the help.
+    """
+
+    # No slots in subclasses: a slotted dataclass is a second class, and both would be found as rules.
+    example: ClassVar[str]
+    needs_metric: ClassVar[bool] = False
+    hold: ClassVar[Hold] = Hold.RECOVERY
+    flags: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        for name in self.arguments():
+            value: Any = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise PolicyError(
+                    f"{self.word()}: {name} must be a whole number of 1 or more, not {value!r}",
+                    hint=f"For example {self.example!r} ({self.meaning().rstrip('.')}).",
+                )
+
+    @classmethod
+    def word(cls) -> str:
+        """The word that stands for the rule in a spec."""
+        return cls.__name__.lower()
+
+    @classmethod
+    def meaning(cls) -> str:
+        """One sentence for people."""
+        return (cls.__doc__ or "").strip().partition("\n")[0]
+
+    @classmethod
+    def arguments(cls) -> dict[str, Any]:
+        """Names and types (int, Seconds) of the arguments, in the order of the spec."""
+        hints = get_type_hints(cls, include_extras=True)
+        return {field.name: hints[field.name] for field in fields(cls) if field.name not in cls.flags}
+
+    def spec(self) -> str:
+        """The rule as text, such as `best:3`; `parse` gives the same rule back."""
+        parts = [self.word()]
+        for name, kind in self.arguments().items():
+            value = getattr(self, name)
+            parts.append(format_duration(value) if kind == Seconds else str(value))
+        parts += [flag for flag in self.flags if getattr(self, flag)]
+        return ":".join(parts)
+
+    @abstractmethod
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        """Generations that the rule keeps, each with its reason."""
+
+    def held(self, context: Context) -> Hold:
+        """How firmly the rule keeps what it keeps now."""
+        return self.hold
+
+    def keeps_whole(self, context: Context) -> bool:
+        """False when weights alone serve as well: what is kept for nothing else is thinned."""
+        return self.held(context) is not Hold.QUALITY
+
+    @abstractmethod
+    def phrase(self, metric: Metric | None) -> str:
+        """What the rule keeps, as a part of a sentence such as `the latest 2`."""
+
+    @abstractmethod
+    def missed(self) -> str:
+        """What a checkpoint failed to be that the rule doesn't keep, such as `not among the latest 2`."""
+
+
+def rule_classes() -> dict[str, type[Rule]]:
+    """Every rule there is, by the word that stands for it in a spec."""
+    return {cls.word(): cls for cls in Rule.__subclasses__()}
+
+
+def format_duration(seconds: int) -> str:
+    """Seconds in the largest unit that divides them: 21600 is `6h`."""
+    unit = next(unit for unit, size in UNITS.items() if seconds % size == 0)
+    return f"{seconds // UNITS[unit]}{unit}"
+
+
+@dataclass(frozen=True)
+class Best(Rule):
+    """The k best by the metric, of equal ones the later; the k newest as long as nothing can be ranked.
+
+    Weights-only checkpoints compete as well. NaN is never one of the best.
+    """
+
+    k: int
+    full: bool = False
+    example: ClassVar[str] = "best:3"
+    needs_metric: ClassVar[bool] = True
+    hold: ClassVar[Hold] = Hold.QUALITY
+    flags: ClassVar[Mapping[str, str]] = {
+        "full": "The same, whole: without it, what no other rule keeps is thinned to its weights."
+    }
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        metric = context.metric
+        if metric is None:
+            return {}
+        ranked = context.ranked[: self.k]
+        if not ranked:
+            # A metric that never comes must not cost a run all its checkpoints but one.
+            newest = context.checkpoints[-self.k :]
+            return {checkpoint.generation: f"newest {self.k}: none has {metric.name} yet" for checkpoint in newest}
+        return {
+            checkpoint.generation: f"best {place} of {self.k} by {metric.name} "
+            f"({metric.value(checkpoint.metrics):.6g}, {metric.direction})"
+            for place, checkpoint in enumerate(ranked, start=1)
+        }
+
+    def held(self, context: Context) -> Hold:
+        # As long as nothing is ranked, it keeps the newest: they are what there is to go on from.
+        return Hold.QUALITY if context.ranked else Hold.RECOVERY
+
+    def keeps_whole(self, context: Context) -> bool:
+        return self.full or super().keeps_whole(context)
+
+    def phrase(self, metric: Metric | None) -> str:
+        best = "the best" if self.k == 1 else f"the best {self.k}"
+        if metric is None:
+            return best
+        return f"{best} by {metric.name} ({metric.direction})"
+
+    def missed(self) -> str:
+        return "not the best" if self.k == 1 else f"not among the best {self.k}"
+
+
+@dataclass(frozen=True)
+class Latest(Rule):
+    """The n newest that can be resumed from; weights-only checkpoints don't count."""
+
+    n: int
+    example: ClassVar[str] = "latest:2"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        resumable = (checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.resumable)
+        return {
+            checkpoint.generation: f"latest {place} of {self.n}"
+            for place, checkpoint in enumerate(islice(resumable, self.n), start=1)
+        }
+
+    def phrase(self, metric: Metric | None) -> str:
+        return "the newest" if self.n == 1 else f"the latest {self.n}"
+
+    def missed(self) -> str:
+        return "not the newest" if self.n == 1 else f"not among the latest {self.n}"
+
+
+@dataclass(frozen=True)
+class Every(Rule):
+    """Milestones: every checkpoint whose step is a multiple of the number given."""
+
+    steps: int
+    example: ClassVar[str] = "every:1000"
+    hold: ClassVar[Hold] = Hold.MILESTONE
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        milestones = (c for c in context.checkpoints if c.step > 0 and c.step % self.steps == 0)
+        return {checkpoint.generation: f"milestone every {self.steps} steps" for checkpoint in milestones}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"a milestone every {self.steps} steps"
+
+    def missed(self) -> str:
+        return f"no milestone of every {self.steps} steps"
+
+
+@dataclass(frozen=True)
+class Within(Rule):
+    """Everything created within the time given before now (units s, m, h, d, w)."""
+
+    seconds: Seconds
+    example: ClassVar[str] = "within:6h"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        # A creation time after now is a clock that was set back: too new to remove, not too odd to keep.
+        recent = (c for c in context.checkpoints if (context.now - c.created).total_seconds() <= self.seconds)
+        return {checkpoint.generation: f"within {format_duration(self.seconds)}" for checkpoint in recent}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"everything of the last {format_duration(self.seconds)}"
+
+    def missed(self) -> str:
+        return f"older than {format_duration(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Hourly(Rule):
+    """The newest of each of the last n hours (UTC) that hold a checkpoint."""
+
+    n: int
+    example: ClassVar[str] = "hourly:12"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return _newest_of_each("hour %Y-%m-%d %H:00 UTC", self.n, context.checkpoints)
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"the newest of each of the last {self.n} hours with a checkpoint"
+
+    def missed(self) -> str:
+        return f"not the newest of one of the last {self.n} hours"
+
+
+@dataclass(frozen=True)
+class Daily(Rule):
+    """The newest of each of the last n days (UTC) that hold a checkpoint."""
+
+    n: int
+    example: ClassVar[str] = "daily:7"
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return _newest_of_each("day %Y-%m-%d UTC", self.n, context.checkpoints)
+
+    def phrase(self, metric: Metric | None) -> str:
+        return f"the newest of each of the last {self.n} days with a checkpoint"
+
+    def missed(self) -> str:
+        return f"not the newest of one of the last {self.n} days"
+
+
+@dataclass(frozen=True)
+class Pinned(Rule):
+    """Everything that a person pinned; always in force, whether written or not."""
+
+    example: ClassVar[str] = "pinned"
+    hold: ClassVar[Hold] = Hold.LAW
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return {c.generation: "pinned" for c in context.checkpoints if c.generation in context.pinned}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return "everything pinned"
+
+    def missed(self) -> str:
+        return "not pinned"
+
+
+@dataclass(frozen=True)
+class All(Rule):
+    """Everything, as long as there is room; then the oldest that no other rule keeps go first."""
+
+    example: ClassVar[str] = "all"
+    hold: ClassVar[Hold] = Hold.ROOM
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        return {checkpoint.generation: "everything is kept" for checkpoint in context.checkpoints}
+
+    def phrase(self, metric: Metric | None) -> str:
+        return "everything"
+
+    def missed(self) -> str:
+        return "not in this run"
+
+
+def _newest_of_each(bucket: str, n: int, checkpoints: Sequence[Checkpoint]) -> dict[int, str]:
+    """The newest of each of the last n buckets; `bucket` is the strftime format of a bucket's name."""
+    newest: dict[str, int] = {}
+    for checkpoint in reversed(checkpoints):
+        newest.setdefault(checkpoint.created.astimezone(UTC).strftime(bucket), checkpoint.generation)
+    return {generation: f"newest of {label}" for label, generation in list(newest.items())[:n]}

@@ -1,0 +1,122 @@
+"""What the page's views show of a run, as plain values: the operations' results put together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keepstep.operations.chronicle import Past
+from keepstep.operations.curves import Curves
+from keepstep.operations.listing import Row, list_checkpoints
+from keepstep.operations.overview import (
+    Course,
+    in_flight,
+    next_save,
+    overview,
+    stalls,
+)
+from keepstep.retention import Policy, format_spec
+from keepstep.web.view import Opened, RunView
+
+CURVE_POINTS = 800
+"""Points of a curve when nobody says how many."""
+
+
+def row(view: RunView, opened: Opened) -> dict[str, Any]:
+    """One line of the list of runs."""
+    checkpoints = opened.run.checkpoints
+    figures = overview(opened.run, checkpoints, course_of(opened)).to_json()
+    return _row(view, figures, opened) | {"findings": opened.findings(checkpoints)}
+
+
+def broken_row(view: RunView, message: str) -> dict[str, Any]:
+    """The line of a run that can't be read."""
+    empty = dict.fromkeys(("step", "max_steps", "metric", "best", "latest", "free_bytes", "last_commit"))
+    return _row(view, {"state": "damaged", **empty, "checkpoints": 0, "size_bytes": 0}) | {"problem": message}
+
+
+def summary(view: RunView, opened: Opened) -> dict[str, Any]:
+    """A run in full: its figures, every checkpoint, what went, the attempts, the save in flight.
+
+    What doctor finds is left to the view of its health: it takes as long as all the rest.
+    """
+    run, past = opened.run, opened.chronicle.read()
+    listing = list_checkpoints(run)
+    checkpoints = [item.checkpoint for item in listing.rows]
+    course = course_of(opened)
+    figures = overview(run, checkpoints, course)
+    aside, room = run.aside, run.store.room()
+    flying = in_flight(run)
+    due = next_save(checkpoints, past, course) if figures.activity.value == "training" else None
+    cost = stalls(past)
+    return _row(view, figures.to_json(), opened) | {
+        "policy": policy_json(listing.policy),
+        "next_save": due.to_json() if due else None,
+        "in_flight": flying.to_json() if flying else None,
+        "durability_lag_s": past.stalls[-1].durable if past.stalls else None,
+        "stalls": cost.to_json() if cost else None,
+        "attempts": curves_of(opened).to_json()["attempts"],
+        "timelines": _timelines(past, listing.rows),
+        "checkpoints": [checkpoint_json(item) for item in listing.rows],
+        "removed": [gone.to_json() for gone in past.gone],
+        "receipt": past.receipts[-1] if past.receipts else None,
+        "foreign": [{"name": foreign.path.name, "reason": foreign.reason} for foreign in listing.foreign],
+        "disk": {
+            "kept_bytes": figures.size_bytes,
+            "aside_bytes": sum(checkpoint.size_bytes for checkpoint in aside),
+            "free_bytes": room.free_bytes,
+            "total_bytes": room.total_bytes,
+        },
+    }
+
+
+def curves(
+    opened: Opened, names: tuple[str, ...] | None, start: int | None, stop: int | None, points: int
+) -> dict[str, Any]:
+    """The metrics that were logged, in so many points a curve."""
+    return opened.curves.curves(names=names, start=start, stop=stop, points=points).to_json()
+
+
+def checkpoint_json(item: Row) -> dict[str, Any]:
+    """A checkpoint as it is drawn and listed."""
+    return item.to_json() | {"best": item.best, "newest": item.newest, "name": item.checkpoint.name}
+
+
+def policy_json(policy: Policy) -> dict[str, Any]:
+    """A policy as a spec and as a sentence."""
+    metric = policy.metric
+    return {
+        "keep": format_spec(policy.rules),
+        "metric": metric.name if metric else None,
+        "mode": metric.mode if metric else None,
+        "text": policy.describe(),
+    }
+
+
+def _row(view: RunView, figures: dict[str, Any], opened: Opened | None = None) -> dict[str, Any]:
+    place = {"key": view.key, "name": view.name, "path": str(view.path)}
+    budget = opened.run.limits.budget if opened else None
+    return place | figures | {"budget_bytes": budget, "findings": None, "problem": None}
+
+
+def _timelines(past: Past, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
+    """Each timeline with the generation that it began from and the steps that were committed on it."""
+    steps = {number: set(found) for number, found in past.steps.items()}
+    for item in rows:
+        # An event log that is gone leaves the manifests.
+        steps.setdefault(item.checkpoint.timeline, set()).add(item.checkpoint.step)
+    return [
+        {"number": number, "from_generation": past.rewinds.get(number), "steps": sorted(found)}
+        for number, found in sorted(steps.items())
+    ]
+
+
+def curves_of(opened: Opened) -> Curves:
+    """The attempts and the range of steps, without any values."""
+    return opened.curves.curves(names=(), points=2)
+
+
+def course_of(opened: Opened) -> Course:
+    """How far the training came."""
+    found = curves_of(opened)
+    ended = found.spans[-1].attempt.ended if found.spans else None
+    return Course(found.last_step, found.max_steps, ended)
