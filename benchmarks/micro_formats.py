@@ -28,6 +28,9 @@ from msgspec.structs import replace
 from safetensors.torch import load_file, save_file
 
 from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.engine import holding
+from keepstep.engine.holding import HeldFiles
+from keepstep.engine.loading import serving
 from keepstep.formats import assembly, direct
 from keepstep.formats.chunks import ChunkedFile
 from keepstep.formats.digests import Digester, crc32
@@ -40,11 +43,8 @@ from keepstep.formats.sink import FileSink
 from keepstep.formats.tensors import storage_bytes, tensor_bytes
 from keepstep.formats.torch_file import plan_torch
 from keepstep.formats.torch_planner import TorchPlanner
-from keepstep.integrations.transformers import holding
-from keepstep.integrations.transformers.holding import HeldFiles
-from keepstep.integrations.transformers.loading import serving
+from keepstep.repository import verify_files
 from keepstep.stores import LocalStore
-from keepstep.verification import verify_files
 
 MIB = 2**20
 Sources = dict[str, memoryview]

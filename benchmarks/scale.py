@@ -25,9 +25,10 @@ from typing import Any
 import click
 import msgspec
 
-from keepstep import layout, manifest
+from keepstep import layout
 from keepstep.checkpointer import Checkpointer, Facts
 from keepstep.model import Checkpoint, FileEntry, Kind
+from keepstep.repository import manifest
 from keepstep.retention import Metric, Policy
 from keepstep.run import Run
 
@@ -49,7 +50,7 @@ MAIN = "from keepstep.cli.main import main; main()"
 SELECT = """
 import sys
 from keepstep.run import Run
-from keepstep.verification import Verification
+from keepstep.repository import Verification
 run = Run.open(sys.argv[1])
 run.verify = lambda checkpoint, on_bytes=None: Verification(checkpoint, ())
 assert run.resume_point().checkpoint.step

@@ -12,8 +12,8 @@ import click
 from keepstep.cli.main import main as cli
 from keepstep.cli.registry import COMMANDS
 from keepstep.errors import KeepstepError
-from keepstep.manifest import json_schema
 from keepstep.operations.doctor import GROUPS, Rule, rules_of
+from keepstep.repository.manifest import json_schema
 from keepstep.retention import rule_table
 from keepstep.retention.metrics import HIGHER_IS_BETTER, LOWER_IS_BETTER
 

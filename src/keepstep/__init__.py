@@ -9,6 +9,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from keepstep.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from keepstep import transformers
     from keepstep.checkpointer import Checkpointer, Facts
@@ -16,11 +18,8 @@ if TYPE_CHECKING:
     from keepstep.integrations.transformers.exporting.exporter import export
     from keepstep.integrations.transformers.managed import attach
     from keepstep.model import Checkpoint, FileEntry, Kind, State
-    from keepstep.receipt import Exactness, Receipt
     from keepstep.retention import All, Best, Daily, Every, Hourly, Latest, Metric, Pinned, Plan, Policy, Within
-    from keepstep.run import ResumePoint, Run
-
-__version__ = "0.1.0"
+    from keepstep.run import Exactness, Receipt, ResumePoint, Run
 
 _HOMES = {
     "keepstep.checkpointer": ("Checkpointer", "Facts"),
@@ -28,11 +27,10 @@ _HOMES = {
     "keepstep.integrations.transformers.exporting.exporter": ("export",),
     "keepstep.integrations.transformers.managed": ("attach",),
     "keepstep.model": ("Checkpoint", "FileEntry", "Kind", "State"),
-    "keepstep.receipt": ("Exactness", "Receipt"),
     "keepstep.retention": (
         "All", "Best", "Daily", "Every", "Hourly", "Latest", "Metric", "Pinned", "Plan", "Policy", "Within",
     ),
-    "keepstep.run": ("ResumePoint", "Run"),
+    "keepstep.run": ("Exactness", "Receipt", "ResumePoint", "Run"),
 }  # fmt: skip
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

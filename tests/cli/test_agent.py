@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from keepstep.cli import tsv
-from keepstep.cli.listing import COLUMNS
-from keepstep.operations.listing import list_checkpoints
+from keepstep.cli.commands.ls import COLUMNS
+from keepstep.cli.drawing import tsv
+from keepstep.operations.seeing.listing import list_checkpoints
 from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keepstep.cli.completion import SHELLS
+from keepstep.cli.commands.completion import SHELLS
 from keepstep.cli.registry import COMMANDS
 from tests.cli.conftest import Call
 from tests.cli.terminals import keepstep, on_terminal

@@ -93,7 +93,7 @@ def test_permission_denied_is_8(run: Run, call: Call, monkeypatch: pytest.Monkey
     def refuse(*args: object, **kwargs: object) -> None:
         raise PermissionError(13, "Permission denied", "some\x1bfile")
 
-    monkeypatch.setattr("keepstep.cli.listing.list_checkpoints", refuse)
+    monkeypatch.setattr("keepstep.cli.commands.ls.list_checkpoints", refuse)
     result = call("ls", run.path)
     assert (result.exit_code, result.stderr) == (8, "keepstep: Permission denied: some\\x1bfile\n")
 
@@ -102,7 +102,7 @@ def test_a_bug_keeps_its_traceback(run: Run, call: Call, monkeypatch: pytest.Mon
     def fail(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("keepstep.cli.listing.list_checkpoints", fail)
+    monkeypatch.setattr("keepstep.cli.commands.ls.list_checkpoints", fail)
     with pytest.raises(ZeroDivisionError):
         call("ls", run.path)
 
@@ -133,7 +133,7 @@ def test_an_interrupt_that_became_another_error_is_one(run: Run, call: Call, mon
             signal.raise_signal(signal.SIGINT)
         raise AttributeError("module 'torch' has no attribute 'UntypedStorage'")
 
-    monkeypatch.setattr("keepstep.cli.listing.list_checkpoints", half_imported)
+    monkeypatch.setattr("keepstep.cli.commands.ls.list_checkpoints", half_imported)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         result = call("ls", run.path)

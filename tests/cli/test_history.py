@@ -72,7 +72,7 @@ def test_follow_prints_what_comes_until_interrupted(run: Run, call: Call, monkey
             raise KeyboardInterrupt
         run.events.append("pinned", step=2, generation=2)
 
-    monkeypatch.setattr("keepstep.operations.following.follow.__kwdefaults__", {"wait": sleep})
+    monkeypatch.setattr("keepstep.operations.seeing.following.follow.__kwdefaults__", {"wait": sleep})
     result = call("events", run.path, "--follow", "--limit", "1", "--format", "json")
 
     assert [json.loads(line)["event"] for line in result.stdout.splitlines()] == ["kept", "pinned"]

@@ -226,7 +226,7 @@ def test_wrong_usage_is_2(call: Call, arguments: list[str], part: str) -> None:
 
 
 def test_missing_libraries_are_named(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.integrations.transformers.blueprint.find_spec", lambda _: None)
+    monkeypatch.setattr("keepstep.integrations.transformers.exporting.blueprint.find_spec", lambda _: None)
     result = call("plan", _llama(tmp_path / "m"), "--lora-r", "8")
     assert result.exit_code == 2
     assert "needs torch, transformers, peft" in result.stderr

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keepstep.cli.pruning import prune
-from keepstep.limits import Limits
-from keepstep.run import Run
+from keepstep.cli.commands.prune import prune
+from keepstep.run import Limits, Run
 from keepstep.units import SIZES
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run, training

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keepstep.cli.plotting import bar, columns
-from keepstep.cli.simulating import simulate
+from keepstep.cli.commands.simulate import simulate
+from keepstep.cli.drawing.plotting import bar, columns
 from tests.cli.conftest import Call
 
 TEXTBOOK = ["--steps", "10000", "--save-every", "500", "--eval-every", "500", "--limit", "3", "--params", "13B"]
@@ -99,7 +99,7 @@ def test_wrong_usage_is_2(call: Call, arguments: list[str], part: str) -> None:
 
 
 def test_a_picture_needs_matplotlib(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.cli.picture.find_spec", lambda _: None)
+    monkeypatch.setattr("keepstep.cli.drawing.picture.find_spec", lambda _: None)
     result = call("simulate", *SMALL, "--limit", "2", "--png", tmp_path / "p.png")
     assert result.exit_code == 2
     assert "pip install matplotlib" in result.stderr

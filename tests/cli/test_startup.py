@@ -39,7 +39,7 @@ def _modules_of(*arguments: str) -> set[str]:
 def test_help_and_version_import_no_command(argument: str) -> None:
     modules = _modules_of(argument)
     assert "click" in modules
-    assert modules.isdisjoint(HEAVY | {"rich", "keepstep.run", "keepstep.cli.listing", "msgspec"})
+    assert modules.isdisjoint(HEAVY | {"rich", "keepstep.run.run", "keepstep.cli.commands.ls", "msgspec"})
 
 
 @pytest.mark.parametrize("arguments", [["ls"], ["show", "1"], ["verify"], ["resume"], ["events"], ["prune"]])
@@ -47,7 +47,7 @@ def test_piped_commands_import_no_rich(tmp_path: Path, arguments: list[str]) -> 
     command, *rest = arguments
     path = make_run(tmp_path / "run", {1: 0.5}).path
     modules = _modules_of(command, str(path), *rest)
-    assert "keepstep.run" in modules
+    assert "keepstep.run.run" in modules
     assert modules.isdisjoint(HEAVY | {"rich"})
 
 

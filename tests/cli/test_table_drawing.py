@@ -11,10 +11,10 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from keepstep.cli import table_drawing
-from keepstep.cli.table_drawing import DrawnTable, styled
-from keepstep.cli.tables import GAP, Cell, Column, Table
-from keepstep.cli.text import clean
+from keepstep.cli.drawing import table_drawing
+from keepstep.cli.drawing.table_drawing import DrawnTable, styled
+from keepstep.cli.drawing.tables import GAP, Cell, Column, Table
+from keepstep.cli.drawing.text import clean
 
 WORDS = (
     *("a", "word", "longerword" * 3, "12.5 kB", "-", "x y z", "a  b", " before", "after ", "[b]x[/b]", ":smile:"),

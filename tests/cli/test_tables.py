@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from keepstep.cli.render import Output, to_json
-from keepstep.cli.tables import Cell, Column, Table, columns_of, plain_lines
-from keepstep.cli.text import clean, shorten, wants_colour
+from keepstep.cli.drawing.render import Output, to_json
+from keepstep.cli.drawing.tables import Cell, Column, Table, columns_of, plain_lines
+from keepstep.cli.drawing.text import clean, shorten, wants_colour
 
 TABLE = Table(
     (

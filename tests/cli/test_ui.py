@@ -65,7 +65,7 @@ def test_for_programs_the_first_line_is_json(run_path: Path) -> None:
 
 
 def test_without_the_extra_it_says_what_to_install(call: Call, run_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.cli.ui.find_spec", lambda name: None)
+    monkeypatch.setattr("keepstep.cli.commands.ui.find_spec", lambda name: None)
     result = call("ui", run_path)
     assert result.exit_code == 2
     assert "the page needs starlette and uvicorn" in result.stderr and "pip install starlette uvicorn" in result.stderr

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from keepstep.checkpointer import Facts
-from keepstep.cli.chart import curve_lines, limits, mark_cells
-from keepstep.history import History
-from keepstep.operations.watching import Watcher
-from keepstep.run import Run
+from keepstep.cli.drawing.chart import curve_lines, limits, mark_cells
+from keepstep.operations.seeing.watching import Watcher
+from keepstep.run import History, Run
 from tests.cli.conftest import Call
 from tests.cli.terminals import keepstep, on_terminal
 from tests.operations.runs import make_run, training, write

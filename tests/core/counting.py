@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from keepstep.manifest import MANIFEST_NAME
+from keepstep.repository import MANIFEST_NAME
 from keepstep.stores import Entry, LocalStore
 
 

@@ -11,14 +11,13 @@ from zlib import crc32
 
 from keepstep import layout
 from keepstep.errors import CheckpointNotFound
-from keepstep.events import EventLog
-from keepstep.manifest import MANIFEST_NAME
 from keepstep.model import Checkpoint, Kind, parse_name
-from keepstep.pins import PinBoard
-from keepstep.repository import Repository
+from keepstep.repository import MANIFEST_NAME, Repository
 from keepstep.retention import Policy
 from keepstep.run import Run
-from keepstep.runfile import RunFile, write_run_file
+from keepstep.run.events import EventLog
+from keepstep.run.pins import PinBoard
+from keepstep.run.runfile import RunFile, write_run_file
 from keepstep.stores.memory import Luck, MemoryStore, no_luck
 
 FILES = ("model.bin", "state/optimizer.bin")

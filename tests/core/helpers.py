@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from keepstep import layout
-from keepstep.checkpointer import Checkpointer, Facts
-from keepstep.entrance import Fresh
-from keepstep.manifest import MANIFEST_NAME
+from keepstep.checkpointer import Checkpointer, Facts, Fresh
 from keepstep.model import Checkpoint, Kind
+from keepstep.repository import MANIFEST_NAME
 from keepstep.retention import Metric, Policy
 from keepstep.run import Run
 from keepstep.stores import LocalStore

@@ -17,9 +17,8 @@ import pytest
 from keepstep import layout, units
 from keepstep.checkpointer import Checkpointer, Facts
 from keepstep.errors import CheckpointNotFound, KeepstepError, RunInUse, RunLocked, RunNotFound, StorageError
-from keepstep.limits import Limits
 from keepstep.retention import Policy
-from keepstep.run import Run
+from keepstep.run import Limits, Run
 from keepstep.testing.faults import Fault, Injector
 from tests.core.helpers import (
     FILES,
@@ -225,7 +224,7 @@ def test_a_second_process_is_refused_and_a_killed_one_forgotten(
 def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(
     path: Path, context: multiprocessing.context.ForkServerContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keepstep.lock.GRACE_SECONDS", 0.0)
+    monkeypatch.setattr("keepstep.run.lock.GRACE_SECONDS", 0.0)
     make_run(path, 2)
     here, there = context.Pipe()
     process = context.Process(target=fork_and_hold, args=(path, there))

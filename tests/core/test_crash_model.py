@@ -11,13 +11,12 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
-from keepstep import manifest
-from keepstep.linking import link_files
 from keepstep.model import Checkpoint, FileEntry, Kind, State
-from keepstep.repository import Dispose, Repository, Staging
-from keepstep.run import OnBytes, ResumePoint, Run
+from keepstep.repository import Dispose, Repository, Staging, Verification, manifest
+from keepstep.repository.linking import link_files
+from keepstep.run import ResumePoint, Run
+from keepstep.run.run import OnBytes
 from keepstep.stores.memory import MemoryStore
-from keepstep.verification import Verification
 from tests.core.crash_model import Scenario, Violation, World, by_generation, commit, damage
 
 
@@ -25,7 +24,9 @@ from tests.core.crash_model import Scenario, Violation, World, by_generation, co
 def _known_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The luck of a path hangs on its name: the same names in every run of the tests."""
     numbers = count(1)
-    monkeypatch.setattr("keepstep.repository.uuid.uuid4", lambda: SimpleNamespace(hex=f"{next(numbers):08x}"))
+    monkeypatch.setattr(
+        "keepstep.repository.repository.uuid.uuid4", lambda: SimpleNamespace(hex=f"{next(numbers):08x}")
+    )
 
 
 # -- scenarios ---------------------------------------------------------------------------------------------

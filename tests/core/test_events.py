@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keepstep import layout
-from keepstep.events import EventLog
+from keepstep.run.events import EventLog
 from keepstep.stores import LocalStore
 from keepstep.stores.memory import MemoryStore
 from keepstep.testing.faults import Fault, FaultyStore, Injector

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from keepstep import manifest
 from keepstep.model import Kind
+from keepstep.repository import manifest
 
 GOLDEN = Path(__file__).parent / "golden"
 

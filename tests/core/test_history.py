@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from keepstep import history as module
 from keepstep import layout
-from keepstep.history import History, Point
+from keepstep.run import History, Point
+from keepstep.run import history as module
 from keepstep.stores import LocalStore
 
 FILE = layout.METRICS

@@ -10,10 +10,8 @@ import pytest
 
 from keepstep.checkpointer import Checkpointer, Facts
 from keepstep.errors import SettingsError
-from keepstep.events import Event
-from keepstep.hooks import Hooks
-from keepstep.limits import Limits
 from keepstep.retention import Metric, Policy
+from keepstep.run import Event, Hooks, Limits
 from tests.operations.runs import write
 
 LOSS = Metric("eval_loss", "min")

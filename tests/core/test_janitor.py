@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from keepstep import janitor as janitor_module
-from keepstep.janitor import Janitor
-from keepstep.priority import NICENESS, lower_priority
+from keepstep.checkpointer import janitor as janitor_module
+from keepstep.checkpointer.janitor import Janitor
+from keepstep.checkpointer.priority import NICENESS, lower_priority
 from keepstep.stores import LocalStore
 
 

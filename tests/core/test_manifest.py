@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from keepstep import manifest
 from keepstep.errors import LayoutTooNew, ManifestInvalid
 from keepstep.model import CHUNK_BYTES, Checkpoint, FileEntry, Kind
+from keepstep.repository import manifest
 from tests.checkpoints import make_checkpoint
 
 SAMPLE = replace(

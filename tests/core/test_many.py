@@ -12,12 +12,13 @@ from unittest.mock import patch
 import pytest
 from msgspec.structs import replace
 
-from keepstep import catalog, layout
+from keepstep import layout
 from keepstep.checkpointer import Checkpointer
-from keepstep.joining import Joiner
 from keepstep.operations.usage import usage
+from keepstep.repository import catalog
 from keepstep.run import Run
-from keepstep.tail import MARK
+from keepstep.run.joining import Joiner
+from keepstep.run.tail import MARK
 from tests.core.counting import CountingStore
 from tests.core.helpers import make_checkpointer, make_run, manifest_of, save, steps
 
@@ -30,7 +31,7 @@ def path(tmp_path: Path) -> Path:
 @contextmanager
 def counted() -> Iterator[None]:
     """Runs that are opened inside count what they read, and a manifest is settled as soon as it is written."""
-    with patch("keepstep.run.LocalStore", CountingStore), patch.object(catalog, "SETTLED_NS", -(10**9)):
+    with patch("keepstep.run.run.LocalStore", CountingStore), patch.object(catalog, "SETTLED_NS", -(10**9)):
         yield
 
 
@@ -67,7 +68,7 @@ def test_a_save_reads_the_event_log_from_where_it_was_left(path: Path) -> None:
         store = store_of(checkpointer.run)
         before = (path / layout.EVENTS).stat().st_size
         # Without the bytes that a commit hashes, the log is all that is read in pieces.
-        with patch("keepstep.verification.file_digest", lambda _store, _path: "xxh3-128:" + "0" * 32):
+        with patch("keepstep.repository.verification.file_digest", lambda _store, _path: "xxh3-128:" + "0" * 32):
             store.forget()
             save(checkpointer, 52, 0.5)
         added = (path / layout.EVENTS).stat().st_size - before

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from keepstep import layout
-from keepstep.operations import prune
-from keepstep.readers import Readers
+from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.retention import Policy
 from keepstep.run import Run
+from keepstep.run.readers import Readers
 from keepstep.stores import LocalStore
 from tests.operations.runs import make_run
 
@@ -50,7 +50,7 @@ def test_who_begins_to_read_after_the_plan_is_heard(run: Run) -> None:
     with run.writing():
         plan = run.plan(NEWEST)
         with run.readers.reading([2], "being exported"):
-            done = prune.apply(run, plan)
+            done = apply_plan(run, plan)
     assert [checkpoint.step for checkpoint in done.spared] == [20]
     assert _left(run) == [20, 30]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from keepstep import layout, manifest
+from keepstep import layout
 from keepstep.errors import StorageError
 from keepstep.model import Checkpoint, Kind, State
-from keepstep.repository import Repository
+from keepstep.repository import Repository, manifest
 from keepstep.stores import LocalStore
 from keepstep.stores.memory import MemoryStore
 from keepstep.testing.faults import Fault, FaultyStore, Injector

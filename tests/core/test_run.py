@@ -12,12 +12,11 @@ from filelock import FileLock
 
 from keepstep import layout
 from keepstep.errors import CheckpointNotFound, KeepstepError, ResumeRefused, RunLocked, RunNotFound
-from keepstep.external import external_path, open_external
 from keepstep.model import Kind
-from keepstep.operations import prune
-from keepstep.pins import TagInvalid
+from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.retention import Policy
-from keepstep.run import Run
+from keepstep.run import Run, external_path, open_external
+from keepstep.run.pins import TagInvalid
 from keepstep.testing.faults import Fault, FaultyStore, Injector
 from tests.core.helpers import FILES, LOSS, assert_sound, litter, make_checkpointer, make_run, manifest_of, save, steps
 
@@ -182,7 +181,7 @@ def test_another_runs_checkpoint_is_neither_resumed_from_nor_counted_nor_removed
     shutil.copytree(tmp_path / "other" / "checkpoint-100", path / "checkpoint-100")
     assert run.resume_point().checkpoint.step == 6
     with run.writing():
-        prune.apply(run, run.plan(Policy.from_spec("latest:1")))
+        apply_plan(run, run.plan(Policy.from_spec("latest:1")))
     assert steps(run) == [6]
     assert (path / "checkpoint-100" / FILES[0]).exists()
 
@@ -209,7 +208,7 @@ def test_a_checkpoint_behind_a_link_is_never_removed(path: Path, tmp_path: Path)
     (path / "checkpoint-2").rename(tmp_path / "elsewhere")
     (path / "checkpoint-2").symlink_to(tmp_path / "elsewhere")
     with run.writing():
-        prune.apply(run, run.plan(Policy.from_spec("latest:1")))
+        apply_plan(run, run.plan(Policy.from_spec("latest:1")))
     assert steps(run) == [6]
     assert len(list((tmp_path / "elsewhere").iterdir())) == 3
 
@@ -306,13 +305,13 @@ def test_pinned_and_tagged_ones_survive_every_policy(path: Path) -> None:
     run.pin_board.pin(1)
     run.pin_board.tag(2, "good")
     with run.writing():
-        pruned = prune.apply(run, run.plan(Policy.from_spec("latest:1")))
+        pruned = apply_plan(run, run.plan(Policy.from_spec("latest:1")))
     assert [c.step for c in pruned.removed] == [6]
     assert steps(run) == [2, 4, 8]
     run.pin_board.unpin(2)
     assert run.pins.tags == {}
     with run.writing():
-        prune.apply(run, run.plan(Policy.from_spec("latest:1")))
+        apply_plan(run, run.plan(Policy.from_spec("latest:1")))
     assert steps(run) == [2, 8]
 
 
@@ -321,7 +320,7 @@ def test_a_pin_that_comes_after_the_plan_still_holds(path: Path) -> None:
     plan = run.plan(Policy.from_spec("latest:1"))
     run.pin_board.pin(1)
     with run.writing():
-        pruned = prune.apply(run, plan)
+        pruned = apply_plan(run, plan)
     assert ([c.step for c in pruned.removed], [c.step for c in pruned.spared]) == ([4], [2])
 
 
@@ -372,7 +371,7 @@ def test_a_checkpoint_known_to_be_damaged_does_not_count_as_the_recovery_point(p
     damage(run, 4)
     run.note_verified(run.verify(run.find(4)))
     with run.writing():
-        prune.apply(run, run.plan(Policy.from_spec("latest:1")))
+        apply_plan(run, run.plan(Policy.from_spec("latest:1")))
     assert 2 in steps(run)
     assert run.resume_point().checkpoint.step == 2
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from keepstep.errors import ResumeRefused
 from keepstep.model import Checkpoint, Kind
-from keepstep.operations import prune
+from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.retention import Policy
 from keepstep.testing.faults import Fault, Injector
 from tests.core.helpers import FILES, LOSS, content, litter, make_checkpointer, save
@@ -150,7 +150,7 @@ class Histories(RuleBasedStateMachine):
         left = {g for g, _ in self.reference.after_prune(best, latest)} - self.reference.thinned - thinned
         if self.reference.damaged and not left - self.reference.damaged:
             return  # no plan can know of damage that nobody has looked for
-        prune.apply(self.run, self.run.plan(_policy(best, latest, whole)))
+        apply_plan(self.run, self.run.plan(_policy(best, latest, whole)))
         self.reference.kept = self.reference.after_prune(best, latest)
         self.reference.thinned |= thinned
 
@@ -160,7 +160,7 @@ class Histories(RuleBasedStateMachine):
             return
         plan = self.run.plan(_policy(best, latest, whole))
         may_thin = set() if whole else self.reference.thins(best, latest)
-        self.die_in(lambda: prune.apply(self.run, plan), after)
+        self.die_in(lambda: apply_plan(self.run, plan), after)
         listed = self.listed()
         assert set(self.reference.after_prune(best, latest)) <= set(listed) <= set(self.reference.kept)
         self.reference.kept = listed

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keepstep.tail import MARK, PIECE, Tail
+from keepstep.run import Tail
+from keepstep.run.tail import MARK, PIECE
 from tests.core.counting import CountingStore
 
 LINE = b"x" * 99

@@ -11,12 +11,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from keepstep.manifest import digest_of
 from keepstep.model import CHUNK_BYTES, FileEntry
+from keepstep.repository import Verification, verify_files
+from keepstep.repository.manifest import digest_of
+from keepstep.repository.verification import sealed
 from keepstep.run import Run
 from keepstep.stores import Entry, LocalStore
 from keepstep.stores.memory import MemoryStore
-from keepstep.verification import Verification, sealed, verify_files
 from tests.core.helpers import FILES, make_run
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from keepstep.hooks import _HEARD_BY  # pyright: ignore[reportPrivateUsage]
 from keepstep.operations import pinning
 from keepstep.prometheus import registry, text_of
+from keepstep.run.hooks import _HEARD_BY  # pyright: ignore[reportPrivateUsage]
 from tests.operations.runs import make_run
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keepstep.errors import CheckpointNotFound, ResumeRefused
-from keepstep.manifest import MANIFEST_NAME
+from keepstep.repository import MANIFEST_NAME
 from keepstep.run import Run
 from tests.failures.build import crash, managed, names, receipt, same, stock, train, weights
 

@@ -11,7 +11,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 import keepstep
-from keepstep.integrations.transformers import diagnosis
+from keepstep.integrations.transformers.setup import diagnosis
 from keepstep.operations.doctor import RULES
 from tests.failures.build import managed, stock, train
 

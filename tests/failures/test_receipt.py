@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.data import IterableDataset
 
-from keepstep.integrations.transformers import fingerprint
+from keepstep.integrations.transformers.setup import fingerprint
 from tests.failures.build import crash, events, managed, rows, stock, train
 
 pytestmark = pytest.mark.training

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import torch
 
-from keepstep import headroom, units
+from keepstep import units
+from keepstep.checkpointer import headroom
 from keepstep.errors import DiskFull, SettingsError, StorageError
 from keepstep.model import Checkpoint, Kind
 from keepstep.run import Run

@@ -14,7 +14,6 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keepstep import manifest
 from keepstep.formats import sink as sink_module
 from keepstep.formats.digests import ALGORITHM, Digester
 from keepstep.formats.direct import DirectWriter, write_file
@@ -22,6 +21,7 @@ from keepstep.formats.layout import FileLayout, LayoutBuilder
 from keepstep.formats.memory import address, aligned_buffer
 from keepstep.formats.tensors import tensor_bytes
 from keepstep.model import CHUNK_BYTES
+from keepstep.repository import manifest
 from tests.formats.kernels import Failing, NoAlignment, NoDirect, Refusing, Short, Slow, sinks
 
 SIZES = [0, 1, 511, 512, 4095, 4096, 4097, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1]

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from keepstep.checkpointer import Checkpointer, Facts
-from keepstep.history import History
 from keepstep.model import Kind
 from keepstep.notebook import pages, register
 from keepstep.notebook.picture import Mark, draw
 from keepstep.retention import Metric
-from keepstep.run import Run
+from keepstep.run import History, Run
 from tests.checkpoints import make_checkpoint
 from tests.operations.runs import make_run, training, write
 
@@ -149,7 +148,7 @@ def test_what_can_not_be_read_is_text(run: Run) -> None:
     assert [f"{type(one).__module__}.{type(one).__qualname__}" in functions for one in (run, run.best, run.plan())] == [
         True, True, True,
     ]  # fmt: skip
-    draw_run = functions["keepstep.run.Run"]
+    draw_run = functions["keepstep.run.run.Run"]
     assert draw_run(run)  # type: ignore[operator]
     run.store.local_path(".keepstep/metrics.jsonl").unlink()
     run.store.local_path(".keepstep/metrics.jsonl").mkdir()

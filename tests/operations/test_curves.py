@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keepstep.checkpointer import Facts
-from keepstep.history import History
-from keepstep.operations.curves import BEFORE, CurveReader, Curves, Strand, curves
-from keepstep.operations.series import BLOCK, Series
-from keepstep.run import Run
+from keepstep.operations.seeing.curves import BEFORE, CurveReader, Curves, Strand, curves
+from keepstep.operations.seeing.series import BLOCK, Series
+from keepstep.run import History, Run
 from tests.operations.runs import make_run, training
 
 

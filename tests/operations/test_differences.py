@@ -6,7 +6,7 @@ import math
 
 from msgspec.structs import replace
 
-from keepstep.operations.differences import differences
+from keepstep.operations.seeing.differences import differences
 from tests.checkpoints import make_checkpoint
 
 

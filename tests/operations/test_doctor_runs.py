@@ -139,7 +139,7 @@ def test_a_metric_that_is_ranked_against_its_name(tmp_path: Path) -> None:
 
 def test_it_is_torch_free_and_needs_no_lock(run: Run) -> None:
     code = (
-        "import sys; from keepstep.run import Run; from keepstep.operations.doctor import examine_run\n"
+        "import sys; from keepstep.run.run import Run; from keepstep.operations.doctor import examine_run\n"
         f"examine_run(Run.open({str(run.path)!r}))\n"
         "assert not {'torch', 'transformers', 'numpy', 'yaml'} & set(sys.modules)"
     )

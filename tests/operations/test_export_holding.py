@@ -12,9 +12,9 @@ from keepstep.errors import CheckpointNotFound
 from keepstep.operations.export.choosing import verify
 from keepstep.operations.export.holding import ATTEMPTS, gone, held_plan
 from keepstep.operations.export.request import Request
-from keepstep.readers import Readers
 from keepstep.retention import Policy
 from keepstep.run import Run
+from keepstep.run.readers import Readers
 from tests.operations.test_export import MODEL, _save
 
 

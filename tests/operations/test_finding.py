@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keepstep.operations import finding
-from keepstep.operations.finding import NoDirectory, find_runs, search
+from keepstep.operations.seeing import finding
+from keepstep.operations.seeing.finding import NoDirectory, find_runs, search
 from tests.operations.runs import make_run
 
 

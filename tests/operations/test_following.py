@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from keepstep.operations.following import follow
+from keepstep.operations.seeing.following import follow
 from tests.operations.runs import make_run
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from keepstep.checkpointer import Checkpointer, Facts
-from keepstep.operations import forecast as module
-from keepstep.operations.forecast import Ahead, Forecast, forecast
+from keepstep.operations.seeing import forecast as module
+from keepstep.operations.seeing.forecast import Ahead, Forecast, forecast
 from keepstep.retention import Policy
 from tests.checkpoints import EPOCH, make_checkpoint
 from tests.operations.runs import LOSS, SIZE, make_run, write

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from keepstep.checkpointer import Facts
-from keepstep.operations.listing import list_checkpoints
+from keepstep.operations.seeing.listing import list_checkpoints
 from tests.operations.runs import SIZE, flip, make_run, training, write
 
 FIELDS = [

@@ -8,9 +8,9 @@ import pytest
 
 from keepstep import layout
 from keepstep.checkpointer import Checkpointer, Facts
-from keepstep.operations import past
-from keepstep.operations.chronicle import Chronicle, moment
-from keepstep.operations.past import replay_past
+from keepstep.operations.seeing import past
+from keepstep.operations.seeing.chronicle import Chronicle, moment
+from keepstep.operations.seeing.past import replay_past
 from keepstep.retention import Policy
 from keepstep.run import Run
 from tests.operations.runs import LOSS, make_run, write

@@ -8,8 +8,8 @@ import pytest
 
 from keepstep.errors import CheckpointNotFound
 from keepstep.operations import pinning
-from keepstep.pins import TagInvalid
 from keepstep.run import Run
+from keepstep.run.pins import TagInvalid
 from tests.operations.runs import make_run, training
 
 

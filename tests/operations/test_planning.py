@@ -22,10 +22,10 @@ from keepstep.operations.planning.intervals import Failures
 from keepstep.operations.planning.optimizers import OPTIMIZERS, optimizer_named, state_tensors
 from keepstep.operations.planning.probe import probe
 from keepstep.operations.planning.report import Question, answer
-from keepstep.operations.planning.schedule import Schedule
 from keepstep.operations.planning.sizes import measure
 from keepstep.operations.planning.tensors import Tensor, dtype_named
 from keepstep.operations.simulation.replay import replay
+from keepstep.operations.simulation.schedule import Schedule
 from keepstep.retention import Metric, Policy, default_policy
 
 LOSS = Metric("eval_loss", "min")

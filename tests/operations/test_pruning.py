@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from keepstep.errors import CheckpointCorrupt, KeepstepError, PolicyError, RunLocked
-from keepstep.limits import Limits
 from keepstep.model import State
-from keepstep.operations.pruning import PlanChanged, plan_for, policy_for, prune_as_shown
+from keepstep.operations.removing.pruning import PlanChanged, plan_for, policy_for, prune_as_shown
 from keepstep.retention import Metric, Policy, format_spec
-from keepstep.run import Run
+from keepstep.run import Limits, Run
 from tests.operations.runs import SIZE, flip, make_run, training
 
 LATEST = Policy.from_spec("latest:1")

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint, Kind
-from keepstep.operations.listing import Row
-from keepstep.operations.showing import show, what_removes
+from keepstep.operations.seeing.listing import Row
+from keepstep.operations.seeing.showing import show, what_removes
 from keepstep.retention import Context, Metric, Policy, make_plan
 from tests.checkpoints import EPOCH, make_checkpoint
 from tests.checkpoints import make_run as checkpoints_of

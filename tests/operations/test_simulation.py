@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keepstep.errors import SettingsError
-from keepstep.operations.planning.schedule import Schedule
 from keepstep.operations.simulation.curves import make_curve, read_curve
 from keepstep.operations.simulation.outcome import outcome
 from keepstep.operations.simulation.replay import Occasion, replay
+from keepstep.operations.simulation.schedule import Schedule
 from keepstep.retention import Metric, Policy, default_policy
 from tests.operations.runs import LOSS, make_run
 

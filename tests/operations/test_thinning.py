@@ -10,7 +10,7 @@ import pytest
 from keepstep.checkpointer import Facts
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, ResumeRefused, RunLocked
 from keepstep.model import Kind
-from keepstep.operations.thinning import ThinRefused, thin
+from keepstep.operations.removing.thinning import ThinRefused, thin
 from keepstep.run import Run
 from tests.operations.runs import flip, make_run, training
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from keepstep import layout
-from keepstep.operations import prune
-from keepstep.operations.finding import NoDirectory
+from keepstep.operations.removing.carrying_out import apply_plan
+from keepstep.operations.seeing.finding import NoDirectory
 from keepstep.operations.usage import Kinds, TreeUsage, Usage, usage, usage_of_tree
 from keepstep.retention import Policy
 from keepstep.run import Run
@@ -175,7 +175,7 @@ def test_what_a_prune_and_a_thin_would_free(run: Run) -> None:
     assert [s.thin_bytes for s in found.shares] == [OPTIMIZER, OPTIMIZER, 0]
 
     with run.writing():
-        prune.apply(run, run.plan())
+        apply_plan(run, run.plan())
     assert usage(run).checkpoints_bytes == found.checkpoints_bytes - found.prune_bytes
 
 

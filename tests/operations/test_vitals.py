@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keepstep import layout
 from keepstep.operations import checking
-from keepstep.operations.vitals import BOUNDS, Distribution, Tally, VitalsReader
+from keepstep.operations.seeing.vitals import BOUNDS, Distribution, Tally, VitalsReader
 from keepstep.run import Run
 from tests.operations.runs import make_run, training
 

@@ -22,8 +22,8 @@ from transformers import LlamaForCausalLM, Trainer, TrainerCallback
 import keepstep
 from keepstep.checkpointer import Checkpointer
 from keepstep.formats.sink import FileSink
-from keepstep.integrations.transformers import epochs, session
-from keepstep.integrations.transformers.loop_state import LoopState
+from keepstep.integrations.transformers.resuming import epochs, loop
+from keepstep.integrations.transformers.resuming.loop_state import LoopState
 from keepstep.stores import LocalStore
 from tests.engine import chosen
 from tests.training.tiny import Recipe, build, model
@@ -313,7 +313,7 @@ def _lose_epoch_start() -> None:
 
 
 def _lose_sampler_seed() -> None:
-    session.sampler_of = lambda loader: None
+    loop.sampler_of = lambda loader: None
 
 
 def _lose_random_state() -> None:

@@ -13,8 +13,8 @@ from transformers import PrinterCallback, TrainerCallback
 from transformers.integrations import MLflowCallback, WandbCallback
 from transformers.integrations.integration_utils import WandbLogModel
 
-from keepstep.integrations.transformers.bystanders import acts, readers
-from keepstep.integrations.transformers.tokenizer_files import TokenizerFiles
+from keepstep.integrations.transformers.saving.tokenizer_files import TokenizerFiles
+from keepstep.integrations.transformers.setup.bystanders import acts, readers
 from tests.training.tiny import tokenizer
 
 pytestmark = pytest.mark.training

@@ -22,10 +22,10 @@ from keepstep.checkpointer import Checkpointer, Facts
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
 from keepstep.integrations.transformers.exporting import building, checking, exporter
 from keepstep.operations.export.errors import ExportRefused, ExportUnequal
+from keepstep.repository import file_digest
 from keepstep.retention import Policy
 from keepstep.run import Run
 from keepstep.stores import LocalStore
-from keepstep.verification import file_digest
 from tests.operations.runs import flip
 from tests.training.exported import files_in, gpt2, llama, make_run, same, tensors_of
 from tests.training.tiny import NEWEST, Recipe, build

@@ -18,7 +18,7 @@ import torch
 import keepstep
 from keepstep.errors import CheckpointNotFound
 from keepstep.integrations.transformers.exporting import exporter
-from keepstep.operations import prune
+from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.run import Run
 from tests.training.exported import llama, make_run, same, tensors_of
 from tests.training.tiny import Recipe, build
@@ -60,7 +60,7 @@ def test_a_training_removes_what_is_exported_when_the_export_is_done(tmp_path: P
         assert export.returncode == 0
     assert same(tensors_of(tmp_path / "out"), {name: t.to(torch.bfloat16) for name, t in source.items()})
     with run.writing():
-        prune.apply(run, run.plan())
+        apply_plan(run, run.plan())
     assert [checkpoint.step for checkpoint in run.checkpoints] == [4]
 
 

@@ -18,9 +18,9 @@ import torch
 from transformers import TrainerCallback
 
 import keepstep
+from keepstep.engine.fast import CHECK
 from keepstep.errors import SettingsError, StorageError
 from keepstep.formats.sink import FileSink
-from keepstep.integrations.transformers.engine import CHECK
 from keepstep.snapshot import staging
 from keepstep.snapshot.device import DeviceCopy
 from keepstep.snapshot.staging import StateChangedError

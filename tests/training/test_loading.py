@@ -23,14 +23,14 @@ from transformers import AutoModelForCausalLM
 from transformers.trainer_utils import get_last_checkpoint
 
 import keepstep
+from keepstep.engine.holding import HeldFiles
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
-from keepstep.integrations.transformers.holding import HeldFiles
-from keepstep.integrations.transformers.loading import loads_whole_files, serving
+from keepstep.integrations.transformers.resuming.serving import loads_whole_files, serving
 from keepstep.model import CHUNK_BYTES, Checkpoint
+from keepstep.repository.verification import sealed
 from keepstep.run import Run
 from keepstep.stores import LocalStore
 from keepstep.transformers import verified
-from keepstep.verification import sealed
 from tests.formats.files import flip, same
 from tests.training.tiny import Recipe, build
 

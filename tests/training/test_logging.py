@@ -15,10 +15,9 @@ import torch
 from transformers import TrainerCallback
 
 import keepstep
-from keepstep.history import History
-from keepstep.integrations.transformers.logbook import Logbook
-from keepstep.operations.curves import curves
-from keepstep.run import Run
+from keepstep.integrations.transformers.metrics.logbook import Logbook
+from keepstep.operations.seeing.curves import curves
+from keepstep.run import History, Run
 from tests.training.tiny import Recipe, build
 
 pytestmark = pytest.mark.training

@@ -13,7 +13,7 @@ from tests.cli.terminals import on_terminal
 
 SCRIPT = """
 from tqdm import tqdm
-from keepstep.integrations.transformers.messages import logger, make_visible
+from keepstep.integrations.transformers.setup.messages import logger, make_visible
 make_visible()
 for number in tqdm(range(3), mininterval=0):
     logger.info("word " * 12 + "/a/path/" + "x" * 70)

@@ -12,7 +12,7 @@ import pytest
 pytest.importorskip("trl")
 
 import keepstep
-from keepstep.integrations.transformers.options import Options
+from keepstep.integrations.transformers.setup.options import Options
 from tests.training.tiny import Recipe, build
 
 pytestmark = pytest.mark.training

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from keepstep.integrations.transformers.blueprint import inventory_of
+from keepstep.integrations.transformers.exporting.blueprint import inventory_of
 from keepstep.operations.planning.optimizers import optimizer_named
 from keepstep.operations.planning.sizes import CheckpointSize, measure
 from tests.training.planned import STEPS, Combination, config_of, train

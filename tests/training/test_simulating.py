@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import keepstep
-from keepstep.operations.planning.schedule import Schedule
 from keepstep.operations.simulation.replay import replay
+from keepstep.operations.simulation.schedule import Schedule
 from keepstep.retention import Metric, default_policy
 from tests.training.tiny import NEWEST, Recipe, build
 

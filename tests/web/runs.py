@@ -13,15 +13,13 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from keepstep import layout, manifest
+from keepstep import layout
 from keepstep.checkpointer import Checkpointer, Facts
-from keepstep.events import EventLog
-from keepstep.history import History
-from keepstep.manifest import MANIFEST_NAME
 from keepstep.model import Checkpoint, FileEntry, Kind
-from keepstep.receipt import Exactness, Reason, Receipt
+from keepstep.repository import MANIFEST_NAME, manifest
 from keepstep.retention import Metric, Policy
-from keepstep.run import Run
+from keepstep.run import Exactness, History, Reason, Receipt, Run
+from keepstep.run.events import EventLog
 from keepstep.stores import LocalStore
 from tests.operations.runs import flip
 

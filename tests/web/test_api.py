@@ -19,13 +19,12 @@ import pytest
 
 from keepstep import layout
 from keepstep.checkpointer import Checkpointer
-from keepstep.limits import Limits
 from keepstep.model import State
 from keepstep.operations.doctor import examine_run
 from keepstep.operations.usage import LEFTOVERS
 from keepstep.operations.usage.of_run import ROOMS
 from keepstep.retention import Policy
-from keepstep.run import Run
+from keepstep.run import Limits, Run
 from keepstep.stores import Stamp
 from keepstep.web import places, view
 from tests.operations.runs import LOSS, cut_manifest, make_run

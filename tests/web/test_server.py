@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from keepstep.operations.finding import NoDirectory
+from keepstep.operations.seeing.finding import NoDirectory
 from keepstep.web import api, lane
 from keepstep.web.files import Files
 from keepstep.web.server import PageServer, PortTaken

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from keepstep.cli.drawing.render import Output
 from keepstep.cli.registry import COMMANDS
-from keepstep.cli.render import Output
 from keepstep.paths import expanded
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def reference_argument(*, required: bool = True) -> Callable[[F], F]:
 
 def complete_reference(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """What a shell offers for REF; the module that knows is imported only then."""
-    from keepstep.cli.completion import references_of
+    from keepstep.cli.completing import references_of
 
     return references_of(ctx, incomplete)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import click
 
-from keepstep.cli.text import clean, paint
+from keepstep.cli.drawing.text import clean, paint
 from keepstep.errors import KeepstepError, StorageError
 
 INTERRUPTED = 130

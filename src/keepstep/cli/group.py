@@ -29,8 +29,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.entries:
             return None
-        module, _, attribute = self.entries[cmd_name].target.partition(":")
-        return getattr(import_module(module), attribute)
+        module = self.entries[cmd_name].module or f"keepstep.cli.commands.{cmd_name}"
+        return getattr(import_module(module), cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -6,9 +6,9 @@ import gc
 
 import click
 
-from keepstep import __version__
 from keepstep.cli.group import LazyGroup
 from keepstep.cli.registry import COMMANDS
+from keepstep.version import __version__
 
 _HELP = """Checkpoint management for fine-tuning: what is saved, what is kept and why, what is safe to resume from.
 

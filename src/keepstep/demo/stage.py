@@ -13,13 +13,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-from keepstep.cli.listing import checkpoint_table
-from keepstep.cli.render import Output
+from keepstep.cli.commands.ls import checkpoint_table
+from keepstep.cli.drawing.render import Output
 from keepstep.demo.processes import Event, Worker, listen
 from keepstep.demo.proof import Comparison, compare
 from keepstep.demo.recipe import EMBEDDED, for_model
 from keepstep.demo.worker import Job
-from keepstep.operations.listing import list_checkpoints
+from keepstep.operations.seeing.listing import list_checkpoints
 from keepstep.run import Run
 
 WIDTH = 100

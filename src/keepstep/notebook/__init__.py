@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 SHOWN = (
-    ("keepstep.checkpointer", "Checkpointer", "checkpointer_page"),
-    ("keepstep.run", "Run", "run_page"),
+    ("keepstep.checkpointer.checkpointer", "Checkpointer", "checkpointer_page"),
+    ("keepstep.run.run", "Run", "run_page"),
     ("keepstep.model", "Checkpoint", "checkpoint_page"),
     ("keepstep.retention.plan", "Plan", "plan_page"),
 )

@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from html import escape
 
 from keepstep.checkpointer import Checkpointer
-from keepstep.cli.listing import checkpoint_table, what_it_does
-from keepstep.cli.tables import Cell, Column, Table
-from keepstep.cli.text import clean, count
+from keepstep.cli.commands.ls import checkpoint_table, what_it_does
+from keepstep.cli.drawing.tables import Cell, Column, Table
+from keepstep.cli.drawing.text import clean, count
 from keepstep.errors import RunNotFound
 from keepstep.model import Checkpoint, Kind
 from keepstep.notebook.picture import Mark, draw
-from keepstep.operations.listing import Row
-from keepstep.operations.watching import View, Watcher
+from keepstep.operations.seeing.listing import Row
+from keepstep.operations.seeing.watching import View, Watcher
 from keepstep.retention import Outcome, Plan
 from keepstep.run import Run
 from keepstep.units import format_age, format_moment, format_number, format_size

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal
 
-from keepstep.cli.text import clean
+from keepstep.cli.drawing.text import clean
 from keepstep.units import format_number
 
 Kind = Literal["best", "kept", "thinned", "removed"]

@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
-from keepstep.manifest import MANIFEST_NAME
 from keepstep.model import Checkpoint, parse_name
-from keepstep.references import Reference
-from keepstep.run import ResumePoint, Run
-from keepstep.verification import OnBytes, Problem, Verification
+from keepstep.repository import MANIFEST_NAME, OnBytes, Problem, Verification
+from keepstep.run import Reference, ResumePoint, Run
 
 
 @dataclass(frozen=True, slots=True)

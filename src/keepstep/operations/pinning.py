@@ -8,9 +8,7 @@ from typing import Any
 
 from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
-from keepstep.pins import Pins
-from keepstep.references import Reference
-from keepstep.run import Run
+from keepstep.run import Pins, Reference, Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from keepstep.events import Event
 from keepstep.prometheus.exposition import Address, registry, serve, write_file
-from keepstep.run import Run
+from keepstep.run import Event, Run
 
 logger = logging.getLogger("keepstep")
 

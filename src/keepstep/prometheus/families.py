@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from keepstep.errors import KeepstepError
 from keepstep.model import Kind
-from keepstep.operations.vitals import BOUNDS, Distribution, Vitals, VitalsReader
-from keepstep.receipt import Exactness
-from keepstep.run import Run
+from keepstep.operations.seeing.vitals import BOUNDS, Distribution, Vitals, VitalsReader
+from keepstep.run import Exactness, Run
 from keepstep.strict import valid_text
 
 if TYPE_CHECKING:

@@ -1,6 +1,18 @@
 """Where bytes live; a store knows directories and files, and nothing of checkpoints."""
 
-from keepstep.stores.base import Entry, EntryKind, Room, Stamp, Store, is_leftover_of
+from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
 from keepstep.stores.local import LocalStore
+from keepstep.stores.renaming import exchange_names, rename_without_replacing
 
-__all__ = ["Entry", "EntryKind", "LocalStore", "Room", "Stamp", "Store", "is_leftover_of"]
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "Entry",
+    "EntryKind",
+    "LocalStore",
+    "Room",
+    "Stamp",
+    "Store",
+    "exchange_names",
+    "is_leftover_of",
+    "rename_without_replacing",
+]

@@ -75,7 +75,7 @@ class Injector:
         def make(root: Path | str) -> LocalStore:
             return FaultyStore(root, self)
 
-        with patch("keepstep.run.LocalStore", make), patch("keepstep.entrance.LocalStore", make):
+        with patch("keepstep.run.run.LocalStore", make), patch("keepstep.checkpointer.entrance.LocalStore", make):
             yield self
 
 

@@ -16,10 +16,10 @@ from starlette.routing import Route
 
 from keepstep.errors import KeepstepError, RunLocked
 from keepstep.operations.checking import note
-from keepstep.operations.overview import is_training
-from keepstep.operations.sandbox import carry_out
+from keepstep.operations.removing.sandbox import carry_out
+from keepstep.operations.seeing.overview import is_training
+from keepstep.repository import Verification
 from keepstep.run import Run
-from keepstep.verification import Verification
 from keepstep.web.answers import Refused, answer, as_error
 from keepstep.web.sources import Sources
 from keepstep.web.stream import Hub

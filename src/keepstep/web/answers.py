@@ -19,7 +19,7 @@ from keepstep.errors import (
     RunNotFound,
     SettingsError,
 )
-from keepstep.operations.pruning import PlanChanged
+from keepstep.operations.removing.pruning import PlanChanged
 from keepstep.strict import changed, valid_text
 from keepstep.web.lane import NoAnswer
 

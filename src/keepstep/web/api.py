@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from keepstep import __version__
 from keepstep.errors import KeepstepError
+from keepstep.version import __version__
 from keepstep.web import closer, pages
 from keepstep.web.answers import Refused, answer
 from keepstep.web.sources import Sources

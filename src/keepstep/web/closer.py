@@ -9,15 +9,15 @@ from functools import partial
 from typing import Any
 
 from keepstep.model import Checkpoint
-from keepstep.operations.chronicle import Past, Use
-from keepstep.operations.differences import differences
 from keepstep.operations.doctor import examine_run
-from keepstep.operations.forecast import Ahead, Forecast, forecast
-from keepstep.operations.overview import cadence, is_training
-from keepstep.operations.past import replay_past
-from keepstep.operations.pruning import policy_for
-from keepstep.operations.sandbox import propose
-from keepstep.operations.showing import show_generation
+from keepstep.operations.removing.pruning import policy_for
+from keepstep.operations.removing.sandbox import propose
+from keepstep.operations.seeing.chronicle import Past, Use
+from keepstep.operations.seeing.differences import differences
+from keepstep.operations.seeing.forecast import Ahead, Forecast, forecast
+from keepstep.operations.seeing.overview import cadence, is_training
+from keepstep.operations.seeing.past import replay_past
+from keepstep.operations.seeing.showing import show_generation
 from keepstep.operations.usage import usage
 from keepstep.run import Run
 from keepstep.units import parse_size

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from keepstep.operations.chronicle import Past
-from keepstep.operations.curves import Curves
-from keepstep.operations.listing import Row, list_checkpoints
-from keepstep.operations.overview import (
+from keepstep.operations.seeing.chronicle import Past
+from keepstep.operations.seeing.curves import Curves
+from keepstep.operations.seeing.listing import Row, list_checkpoints
+from keepstep.operations.seeing.overview import (
     Course,
     in_flight,
     next_save,

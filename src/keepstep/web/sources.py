@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keepstep import layout
 from keepstep.errors import KeepstepError
-from keepstep.operations.finding import NoDirectory, find_runs
+from keepstep.operations.seeing.finding import NoDirectory, find_runs
 from keepstep.web.answers import Refused
 from keepstep.web.lane import Lane
 from keepstep.web.view import RunView

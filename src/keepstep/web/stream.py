@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from keepstep.errors import KeepstepError
-from keepstep.history import History, Point
+from keepstep.run import History, Point
 from keepstep.strict import finite_or_name
 from keepstep.web.answers import Refused, encode
 from keepstep.web.sources import Sources

@@ -12,13 +12,12 @@ from typing import TypeVar
 
 from keepstep import layout
 from keepstep.errors import KeepstepError, RunNotFound
-from keepstep.history import History
 from keepstep.model import Checkpoint
-from keepstep.operations.chronicle import Chronicle
-from keepstep.operations.curves import CurveReader
 from keepstep.operations.doctor import Severity, examine_run
-from keepstep.operations.overview import in_flight, is_training
-from keepstep.run import Run
+from keepstep.operations.seeing.chronicle import Chronicle
+from keepstep.operations.seeing.curves import CurveReader
+from keepstep.operations.seeing.overview import in_flight, is_training
+from keepstep.run import History, Run
 from keepstep.stores import LocalStore, Stamp
 from keepstep.web.answers import Packed, as_error, encode
 from keepstep.web.lane import PATIENCE_SECONDS, Lane

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from keepstep.integrations.transformers.bystanders import acts
+from keepstep.integrations.transformers.setup.bystanders import acts
 
 if TYPE_CHECKING:
     from keepstep.integrations.transformers.session import Session
@@ -28,18 +28,18 @@ class SessionCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.active:
-            self._session.epochs.begins(self._session.loop, ended=self._session.ended)
+            self._session.loop.epoch_begins()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._session.step_ends()
+        self._session.loop.step_ends()
         if self._session.active and self._session.saves.asks_for_save(logs=control.should_log):
             control.should_save = True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._session.epoch_ends()
+        self._session.loop.epoch_ends()
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._session.note_metrics(kwargs.get("metrics") or {})
+        self._session.ranking.note(kwargs.get("metrics") or {}, join=self._session.active)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self._session.active:

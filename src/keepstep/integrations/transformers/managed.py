@@ -10,23 +10,20 @@ import torch
 from transformers import Trainer
 from transformers.trainer_callback import ExportableState
 
-from keepstep.background import BackPressure
-from keepstep.checkpointer import Checkpointer
-from keepstep.entrance import Fresh
+from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
-from keepstep.hooks import Hook
-from keepstep.integrations.transformers import messages
-from keepstep.integrations.transformers.arguments import plain
 from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
-from keepstep.integrations.transformers.diagnosis import say_findings
-from keepstep.integrations.transformers.engine import Engine, choose_engine
-from keepstep.integrations.transformers.loading import serving
-from keepstep.integrations.transformers.options import Options
-from keepstep.integrations.transformers.parallel import ranks_of
-from keepstep.integrations.transformers.policy import Keep, choose_policy
+from keepstep.integrations.transformers.resuming.serving import serving
 from keepstep.integrations.transformers.session import Session
-from keepstep.limits import OnDiskFull
+from keepstep.integrations.transformers.setup import messages
+from keepstep.integrations.transformers.setup.arguments import plain
+from keepstep.integrations.transformers.setup.diagnosis import say_findings
+from keepstep.integrations.transformers.setup.engine_choice import EngineName, choose_engine
+from keepstep.integrations.transformers.setup.options import Options
+from keepstep.integrations.transformers.setup.parallel import ranks_of
+from keepstep.integrations.transformers.setup.policy import Keep, choose_policy
 from keepstep.retention import Mode
+from keepstep.run import Hook, OnDiskFull
 
 if TYPE_CHECKING:
     _Base = Trainer
@@ -84,36 +81,34 @@ class ManagedTrainer(_Base):
             return super().train(path, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        if self._keepstep.ended:
+        if self._keepstep.loop.ended:
             return [], None
         fetch = super().get_batch_samples
-        return self._keepstep.epochs.fetch(lambda: fetch(*args, **kwargs))
+        return self._keepstep.loop.epochs.fetch(lambda: fetch(*args, **kwargs))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)
-        if self._keepstep.tr_loss_to_add and bool(torch.isfinite(loss)):
+        if self._keepstep.loop.owes_loss and bool(torch.isfinite(loss)):
             # Where the running loss is a local of the loop, the first loss brings the restored sum along.
-            loss = torch.tensor(self._keepstep.take_loss(), device=loss.device) + loss
+            loss = torch.tensor(self._keepstep.loop.take_loss(), device=loss.device) + loss
         return loss
 
     def _maybe_log_save_evaluate(self, tr_loss: Any, grad_norm: Any, *args: Any, **kwargs: Any) -> None:
-        if self._keepstep.ended:
+        if self._keepstep.loop.ended:
             return
-        self._keepstep.note_step(tr_loss, grad_norm, kwargs.get("learning_rate"))
+        self._keepstep.loop.note_step(tr_loss, grad_norm, kwargs.get("learning_rate"))
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
     def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
         """A new best is saved even when no save is due; a missing or NaN metric is said, and harms nothing."""
         strategy = plain(self.args.save_strategy)
         self._begin_best_metric()
-        best, step = self.state.best_metric, self.state.global_step
-        value = self._keepstep.ranks.agree(lambda: self._keepstep.evaluations.new_best(metrics, best, step))
+        value = self._keepstep.ranking.new_best(metrics, self.state.best_metric)
         if value is not None:
             self.state.best_metric = value
-            self._keepstep.note_new_best()
             if strategy != "no":
                 self.state.best_global_step = self.state.global_step
-                self.control.should_save = self.control.should_save or not self._keepstep.saved_this_step
+                self.control.should_save = self.control.should_save or not self._keepstep.ranking.is_saved
         # "best" saves at every evaluation: recovery needs the newest, whatever its metric is.
         return strategy == "best" or value is not None
 
@@ -169,7 +164,7 @@ class ManagedTrainer(_Base):
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        self._keepstep.epochs.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
+        self._keepstep.loop.epochs.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
 
     def _load_callback_state(self) -> None:
         """Counters of callbacks that both the checkpoint and this training have (patience) go on; settings stay."""
@@ -204,7 +199,7 @@ def attach(
     metric: str | None = None,
     mode: Mode | None = None,
     fresh: Fresh = "refuse",
-    engine: Engine = "auto",
+    engine: EngineName = "auto",
     arena: str | None = None,
     back_pressure: BackPressure = "wait",
     budget: str | None = None,

@@ -1,7 +1,8 @@
 """What is wrong, or may go wrong, with a training's checkpoints: rules with stable ids, and who puts them to what."""
 
 from keepstep.operations.doctor.examine import Options, examine, examine_run, examine_together, judge, rule_named
-from keepstep.operations.doctor.findings import Finding, Gap, Report, Rule, Severity, Where
+from keepstep.operations.doctor.findings import Finding, Gap, Report, Rule, Severity
+from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.rules import GROUPS, RULES, rules_of
 
 __all__ = [

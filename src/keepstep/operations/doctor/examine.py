@@ -11,7 +11,8 @@ from keepstep import layout
 from keepstep.errors import PolicyError, RunNotFound, SettingsError
 from keepstep.operations.doctor import surroundings
 from keepstep.operations.doctor.facts import DEFAULT_BANDWIDTH, DEFAULT_MTBF, Facts, Job, Pace
-from keepstep.operations.doctor.findings import Finding, Gap, Report, Rule, Where, in_order
+from keepstep.operations.doctor.findings import Finding, Gap, Report, Rule, in_order
+from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.job_file import ENDINGS as JOB_ENDINGS
 from keepstep.operations.doctor.job_file import is_manifest, read_job_file
 from keepstep.operations.doctor.rules import RULES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from keepstep.operations.doctor.findings import Found, Where
+from keepstep.operations.doctor.found import Found, Where
 from keepstep.operations.doctor.settings import Argument, Given, NotKnown, Settings, Unread
 from keepstep.retention import Metric, Mode, Policy
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from keepstep.operations.doctor.facts import Facts
+from keepstep.operations.doctor.facts import Facts
+from keepstep.operations.doctor.found import Found, Where
 
 
 class Severity(StrEnum):
@@ -22,31 +22,7 @@ class Severity(StrEnum):
 _LETTERS = {"E": Severity.ERROR, "W": Severity.WARNING, "I": Severity.HINT}
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
-    """A line of a file; `line` 0 is the file, or the directory, as a whole."""
-
-    path: str
-    line: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}" if self.line else self.path
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What a rule sees in one target: the sentence that names the values; the settings that it is about.
-
-    `fix` takes the place of the rule's own where it can be said more exactly.
-    """
-
-    what: str
-    about: tuple[str, ...] = ()
-    fix: str = ""
-    where: Where | None = None
-
-
-Check = Callable[["Facts"], Found | None]
+Check = Callable[[Facts], Found | None]
 
 
 @dataclass(frozen=True, slots=True)

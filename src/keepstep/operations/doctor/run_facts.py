@@ -10,7 +10,7 @@ from typing import Any, cast
 from keepstep.model import Checkpoint, Kind
 from keepstep.operations.checking import unreadable
 from keepstep.operations.doctor.facts import Facts, Pace, RunState
-from keepstep.operations.doctor.findings import Where
+from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.settings import DEFAULTS, Given, Settings
 from keepstep.operations.doctor.surroundings import look_at
 from keepstep.run import Run

@@ -13,7 +13,7 @@ from pathlib import Path
 from keepstep.errors import SettingsError
 from keepstep.operations.doctor.adapters import adapter_facts, configures_adapter
 from keepstep.operations.doctor.facts import Facts, Model
-from keepstep.operations.doctor.findings import Where
+from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.literals import Literals, last_name, shown
 from keepstep.operations.doctor.settings import OLD_NAMES, Argument, Given, Settings, Unread
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from keepstep.errors import SettingsError
 from keepstep.operations.doctor.facts import Facts, Model
-from keepstep.operations.doctor.findings import Where
+from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.script import ignored_lines, read_text
 from keepstep.operations.doctor.settings import OLD_NAMES, Argument, Given, Settings
 from keepstep.operations.yaml_package import yaml_for

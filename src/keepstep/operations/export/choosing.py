@@ -13,9 +13,8 @@ from keepstep.operations.checking import note
 from keepstep.operations.export.errors import ExportRefused
 from keepstep.operations.export.request import Request
 from keepstep.paths import expanded
-from keepstep.references import Reference
-from keepstep.run import Run
-from keepstep.verification import OnBytes
+from keepstep.repository import OnBytes
+from keepstep.run import Reference, Run
 
 
 def choose(run: Run, request: Request) -> tuple[Checkpoint, ...]:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
 from keepstep.model import FileEntry
+from keepstep.repository import OnBytes, file_digest
 from keepstep.stores import LocalStore
-from keepstep.verification import OnBytes, file_digest
 
 PIECE_BYTES = 16 * 2**20
 _NO_COPYING = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}

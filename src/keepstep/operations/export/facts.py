@@ -21,7 +21,7 @@ NUMBERS = ("parameters", "trainable_parameters", "world_size")
 
 def facts_of(plan: ExportPlan, exported: Export) -> dict[str, Any]:
     """Plain values for `keepstep_export.json`."""
-    from keepstep import __version__
+    from keepstep.version import __version__
 
     metric = plan.run.policy.metric
     return {

@@ -11,8 +11,8 @@ from typing import Any
 
 from keepstep.layout import NOT_JSON
 from keepstep.model import FileEntry
+from keepstep.repository import file_digest
 from keepstep.stores import LocalStore
-from keepstep.verification import file_digest
 
 MARKER = "keepstep_export.json"
 FORMAT = 1

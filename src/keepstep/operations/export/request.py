@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from keepstep.errors import SettingsError
-from keepstep.references import Reference
 from keepstep.retention import Mode
+from keepstep.run import Reference
 
 Dtype = Literal["bf16", "fp16", "fp32"]
 Soup = Literal["uniform", "greedy"]

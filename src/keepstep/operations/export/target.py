@@ -12,13 +12,13 @@ from pathlib import Path
 
 from keepstep import layout
 from keepstep.errors import FULL, DiskFull, SettingsError, StorageError
-from keepstep.manifest import MANIFEST_NAME
 from keepstep.model import parse_name
 from keepstep.operations.export.errors import ExportRefused
 from keepstep.operations.export.marker import MARKER, read_marker
 from keepstep.operations.export.workplace import workplace
 from keepstep.paths import expanded
-from keepstep.stores.renaming import exchange_names, rename_without_replacing
+from keepstep.repository import MANIFEST_NAME
+from keepstep.stores import exchange_names, rename_without_replacing
 from keepstep.units import format_size
 
 MARGIN = 64 * 2**20

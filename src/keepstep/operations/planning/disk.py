@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from keepstep.errors import SettingsError
-from keepstep.operations.planning.schedule import Schedule
 from keepstep.operations.simulation.replay import replay
+from keepstep.operations.simulation.schedule import Schedule
 from keepstep.retention import All, Best, Daily, Every, Hourly, Latest, Policy, Within
 
 

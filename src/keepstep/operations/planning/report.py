@@ -9,9 +9,9 @@ from typing import Any
 from keepstep.operations.planning.disk import Kept, Phase, free_bytes, most_kept, phases
 from keepstep.operations.planning.intervals import Failures
 from keepstep.operations.planning.optimizers import Optimizer
-from keepstep.operations.planning.schedule import Schedule
 from keepstep.operations.planning.sizes import CheckpointSize, measure
 from keepstep.operations.planning.tensors import Inventory
+from keepstep.operations.simulation.schedule import Schedule
 from keepstep.retention import Policy, format_spec
 
 

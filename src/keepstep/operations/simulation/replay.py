@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from keepstep.errors import SettingsError
 from keepstep.model import Checkpoint, FileEntry, Kind
-from keepstep.operations.planning.schedule import Schedule
+from keepstep.operations.simulation.schedule import Schedule
 from keepstep.retention import Metric, Outcome, Plan, Policy, make_plan
 
 MIDNIGHT = datetime(2000, 1, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from keepstep.operations.finding import Unreadable
+from keepstep.operations.seeing.finding import Unreadable
 
 _BLOCK = 512
 """Bytes of the unit of `st_blocks`, whatever the file system's own block is (stat(2))."""

@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from keepstep import layout
-from keepstep.manifest import MANIFEST_NAME
 from keepstep.model import Checkpoint, Role, State, parse_name, role_of
-from keepstep.operations.finding import Found, search
+from keepstep.operations.seeing.finding import Found, search
 from keepstep.operations.usage.inodes import Inodes, Sum
 from keepstep.operations.usage.report import Kinds, Litter, Share, Unmanaged, Usage
-from keepstep.repository import Listing
+from keepstep.repository import MANIFEST_NAME, Listing
 from keepstep.retention import Decision, Latest, Outcome, Plan, Policy
 from keepstep.run import Run
-from keepstep.stores.base import TEMPORARY_SUFFIX
+from keepstep.stores import TEMPORARY_SUFFIX
 
 ROOMS = {
     layout.STAGING: "being written, or left by a killed save",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keepstep.errors import KeepstepError
 from keepstep.model import parse_name
-from keepstep.operations.finding import Found, Unreadable, search
+from keepstep.operations.seeing.finding import Found, Unreadable, search
 from keepstep.operations.usage.inodes import Inodes
 from keepstep.operations.usage.of_run import usage
 from keepstep.operations.usage.report import Stock, TreeUsage, Usage

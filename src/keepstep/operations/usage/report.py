@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from keepstep.limits import Limits
 from keepstep.model import Checkpoint
-from keepstep.operations.finding import Unreadable
+from keepstep.operations.seeing.finding import Unreadable
 from keepstep.retention import Outcome
+from keepstep.run import Limits
 from keepstep.stores import Room
 
 

@@ -25,9 +25,8 @@ from keepstep.operations.export.plan import ExportPlan, headers, stored_dtypes
 from keepstep.operations.export.report import Check, Export
 from keepstep.operations.export.request import Dtype, Evaluate, Request, Soup
 from keepstep.operations.export.watching import Unwatched, Watcher
-from keepstep.references import Reference
 from keepstep.retention import Mode
-from keepstep.run import Run
+from keepstep.run import Reference, Run
 from keepstep.units import format_size, parse_size
 
 SCRATCH = ".scratch"

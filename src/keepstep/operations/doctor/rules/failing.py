@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keepstep.operations.doctor.facts import DEFAULT_BANDWIDTH, Facts
-from keepstep.operations.doctor.findings import Found
+from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import ANYWHERE, FILES, JOB, TRAINER, rule
 from keepstep.operations.planning.intervals import Failures
 from keepstep.units import format_duration, format_size

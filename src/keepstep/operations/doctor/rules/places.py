@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keepstep.operations.doctor.facts import Facts, Place
-from keepstep.operations.doctor.findings import Found
+from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import ANYWHERE, FILES, RUN, rule
 from keepstep.operations.doctor.settings import NotKnown
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keepstep.operations.doctor.facts import Facts, given_mode
-from keepstep.operations.doctor.findings import Found
+from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import ANYWHERE, FILES, RUN, TRAINER, rule
 from keepstep.retention import Best, known_mode
 

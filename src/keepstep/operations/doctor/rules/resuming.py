@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from keepstep.operations.doctor.facts import Facts
-from keepstep.operations.doctor.findings import Found
+from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import FILES, SCRIPT, TRAINER, rule
 from keepstep.operations.doctor.settings import NotKnown, Unread
 

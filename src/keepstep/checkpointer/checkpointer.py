@@ -1,0 +1,379 @@
+"""The facade that a training loop holds: begin, save, record metrics, close."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from keepstep.checkpointer.background import BackgroundWriter, BackPressure
+from keepstep.checkpointer.entrance import Fresh, Resume, enter, resume_point
+from keepstep.checkpointer.headroom import Headroom
+from keepstep.checkpointer.inflight import InFlight, as_storage_error
+from keepstep.checkpointer.janitor import Janitor
+from keepstep.checkpointer.observers import Observers
+from keepstep.errors import DiskFull, StorageError
+from keepstep.model import Checkpoint, Kind
+from keepstep.operations.removing.carrying_out import apply_plan
+from keepstep.repository import Check, Finish, Staging
+from keepstep.retention import Plan, Policy
+from keepstep.run import Hooks, Limits, OnDiskFull, Receipt, ResumePoint, Run, external_path, open_external
+
+if TYPE_CHECKING:
+    from keepstep.operations.export.report import Export
+
+logger = logging.getLogger("keepstep")
+
+T = TypeVar("T")
+Stage = Callable[[Path], Finish]
+"""Fills a directory with what must be written now; returns what can be written later."""
+OnCommit = Callable[[Checkpoint, float], None]
+"""Hears, in the writer's thread, of a committed checkpoint and of the moment (`time.monotonic`) it became durable."""
+Writer = Callable[[Path], None]
+"""Writes one checkpoint's files into the directory it is given. It may be called a second time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a checkpoint says of itself beside its bytes.
+
+    `step` in optimizer steps; `epoch` as the trainer counts it; `metrics` known now; `written_by` versions,
+    world size, dtype, parameter count; `fingerprint` what a resume is compared with.
+    """
+
+    step: int
+    epoch: float | None = None
+    kind: Kind = Kind.FULL
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    written_by: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Checkpointer:
+    """Saves, keeps and finds the checkpoints of one run directory for one training process.
+
+    `budget` ("200GB") bounds what the checkpoints take, the one being written included; `min_free` stays free on
+    the disk. Where room is short, it is made by policy; where it can't be, `save` raises DiskFull before it writes, or
+    waits for room with `on_disk_full="pause"`. `refused` are the steps that were not saved for lack of room.
+    `hooks` hear what happens to the checkpoints, and `prometheus` (an address, or a file "name.prom") gets their
+    metrics while a training runs. `receipt` says, after a resume, how exact it is and why (None before, and after a
+    fresh start); `plan` is what the policy decided last.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        policy: Policy | str,
+        *,
+        fresh: Fresh = "refuse",
+        back_pressure: BackPressure = "wait",
+        budget: str | None = None,
+        min_free: str | None = None,
+        on_disk_full: OnDiskFull = "finish",
+        hooks: Hooks | None = None,
+        prometheus: str | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self._observers = Observers(hooks, prometheus)
+        self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full))
+        self.refused: list[int] = []
+        self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
+        self.fresh: Fresh = fresh
+        self.back_pressure: BackPressure = back_pressure
+        self.receipt: Receipt | None = None
+        self.plan: Plan | None = None
+        self._run: Run | None = None
+        self._parent: int | None = None
+        self._resumed_from: int | None = None
+        self._unsettled: ResumePoint | None = None
+        self._writer = BackgroundWriter()
+        self._janitor: Janitor | None = None
+        self._in_flight: InFlight | None = None
+        self._owed = False
+
+    @property
+    def run(self) -> Run:
+        """The run on disk. Raises RunNotFound before the first training begins."""
+        return self._run if self._run is not None else Run.open(self.path)
+
+    # -- beginning and ending ----------------------------------------------------------------------------
+
+    def begin(self, resume: Resume, *, settle: bool = True, check: Check | None = None) -> ResumePoint | None:
+        """Take the run for this process; returns where to resume from, None for a fresh start.
+
+        `None`/`False` is a fresh start; `True` and `"latest"` the newest verified checkpoint, an error when there
+        is none; `"auto"` the newest verified one, or a fresh start in an unused directory; anything else names one.
+        With `settle=False` a caller that may still refuse the resume calls `settle` once it is sure. `check` verifies
+        candidates in place of `Run.verify`, for a caller that keeps what it reads.
+        Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
+        """
+        self.receipt = None
+        outside = external_path(resume, self.path)
+        run = enter(self.path, self.policy, resume, fresh=self.fresh)
+        try:
+            self._observers.begin(run)
+            point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
+            run.set_policy(self.policy, self.headroom.limits)
+            self._run = run
+            self._janitor = Janitor(run.store)
+            self._owed = False
+            self.refused = []
+            known = run.checkpoints
+            for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
+                self.headroom.learn(checkpoint)
+            self._unsettled = point if outside is None else None
+            self._parent = self._unsettled.checkpoint.generation if self._unsettled else None
+            self._resumed_from = None
+            if settle:
+                self.settle()
+        except BaseException:
+            self._run = None
+            self._observers.end()
+            run.lock.release()
+            raise
+        return point
+
+    def settle(self) -> None:
+        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside."""
+        point, self._unsettled = self._unsettled, None
+        if point is None:
+            return
+        for checkpoint in self.run.rewind(point.checkpoint):
+            logger.warning("%s belongs to an older course of the run and is set aside", checkpoint.name)
+        self._resumed_from = point.checkpoint.generation
+
+    def close(self) -> None:
+        """End the session: wait for what is in flight, apply the policy once more, now without regard to what was
+        resumed from, and unlock. Raises what a save in the background failed with.
+        """
+        run = self._run
+        if run is None:
+            return
+        try:
+            self._writer.wait()
+            if self._resumed_from is not None:
+                self._resumed_from = None
+                apply_plan(run, self._planned())
+        finally:
+            if self._janitor is not None:
+                self._janitor.finish()
+            self._run = self._janitor = self._in_flight = None
+            run.lock.release()
+            self._observers.end()
+
+    def export(self, directory: str | os.PathLike[str], **options: Any) -> Export:
+        """Write a clean, checked model directory from a committed checkpoint, the best one unless `reference` names
+        another; `options` and errors are those of `keepstep.export`.
+        """
+        # By name: the exporter needs torch, and stands above the room that offers it.
+        exporter = import_module("keepstep.integrations.transformers.exporting.exporter")
+        return exporter.export(self.run, directory, **options)
+
+    # -- saving ----------------------------------------------------------------------------------------
+
+    def save(self, facts: Facts, write: Writer) -> Checkpoint:
+        """Write one checkpoint, commit it, then let the policy remove others; returns the committed one.
+
+        `write` is called with the directory to fill. A failure of the disk throws the attempt away and writes
+        anew once. Raises DiskFull where there is no room, StorageError after the second failure, and whatever else
+        `write` raises after the first.
+        """
+        run, began = self.run, time.monotonic()
+        self.make_room(facts.step)
+        draft = self._draft(run, facts)
+        try:
+            checkpoint = self._attempt(run, draft, write)
+        except StorageError as error:
+            run.events.append("failed", step=facts.step, error=error.message, retried=True)
+            logger.warning("%s Writing it anew.", error.message)
+            if error.is_full:
+                self.headroom.strike(error)
+                self.make_room(facts.step)
+            checkpoint = self._attempt(run, draft, write)
+        durable = time.monotonic() - began
+        self.committed(checkpoint)
+        self.note_kept(checkpoint, blocked=time.monotonic() - began, durable=durable)
+        return checkpoint
+
+    def save_in_background(self, facts: Facts, stage: Stage, on_commit: OnCommit) -> None:
+        """Stage one checkpoint now; write it, commit it and apply the policy in a thread.
+
+        `stage` is called with the directory to fill and returns what finishes it there. A save that is in flight is
+        waited for first. What fails in that thread is given by `failure`, or raised by the next call, by `wait` and
+        by `close`; the caller may save anew from the state of then.
+        """
+        self._writer.wait()
+        run = self.run
+        self.make_room(facts.step)
+        draft = self._draft(run, facts)
+        staging = run.repository.stage()
+        try:
+            finish = _fill(staging, draft, stage)
+        except BaseException:
+            run.repository.discard(staging)
+            raise
+        self._in_flight = InFlight(run, draft, staging, finish)
+        self._writer.submit(partial(self._complete, self._in_flight, on_commit), f"the save of step {facts.step}")
+
+    def _complete(self, in_flight: InFlight, on_commit: OnCommit) -> None:
+        checkpoint = in_flight.complete()
+        durable_at = time.monotonic()
+        self.committed(checkpoint)
+        on_commit(checkpoint, durable_at)
+
+    def turns_away(self, step: int, *, must: bool = False) -> bool:
+        """True when a save that is due is not to begin now, because one is in flight: the back-pressure rule says so.
+
+        `must` is a save that nothing can make up for, such as the last one.
+        """
+        self._owed = False
+        if must or self.back_pressure == "wait" or not self.busy:
+            return False
+        self._owed = self.back_pressure == "latest"
+        self.run.events.append("skipped", step=step, made_up=self._owed)
+        return True
+
+    @property
+    def owes(self) -> bool:
+        """True while a save that was put off has not been made up for."""
+        return self._owed
+
+    def committed(self, checkpoint: Checkpoint) -> None:
+        """Go on from a committed checkpoint: it is the parent of the next one, and the policy decides anew."""
+        self._parent = checkpoint.generation
+        self.headroom.learn(checkpoint)
+        self.decide()
+
+    def note_kept(self, checkpoint: Checkpoint, *, blocked: float, durable: float, **more: Any) -> None:
+        """Put into the event log what a save cost, in seconds of training held up and until it was durable, and why
+        the policy keeps it.
+        """
+        metric, plan = self.policy.metric, self.plan
+        self.run.events.append(
+            "kept",
+            generation=checkpoint.generation,
+            step=checkpoint.step,
+            name=checkpoint.name,
+            size_bytes=checkpoint.size_bytes,
+            metric=None if metric is None else metric.name,
+            value=None if metric is None else metric.value(checkpoint.metrics),
+            reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
+            blocked_seconds=blocked,
+            durable_seconds=durable,
+            **more,
+        )
+
+    def make_room(self, step: int) -> None:
+        """Return when there is room for the checkpoint of `step`. Raises DiskFull."""
+        self.headroom.make(self.run, self.policy, step, self._planned, self._dispose_now)
+
+    def refuse(self, step: int, error: StorageError) -> None:
+        """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""
+        if self.headroom.limits.on_disk_full == "stop":
+            raise error
+        self.refused += [] if step in self.refused else [step]
+        self.run.events.append("refused", step=step, error=error.message)
+        logger.error("STEP %d IS NOT SAVED. %s\n  %s The training goes on.", step, error.message, error.hint)
+
+    def end_well(self) -> None:
+        """Raises DiskFull when saves were refused, unless `on_disk_full="continue"`. Call it when all else is done."""
+        if not self.refused or self.headroom.limits.on_disk_full == "continue":
+            return
+        latest = self.run.latest
+        newest = f"the newest checkpoint is step {latest.step}" if latest else "there is no checkpoint"
+        count = "1 save was" if len(self.refused) == 1 else f"{len(self.refused)} saves were"
+        raise DiskFull(
+            f"the training is over, but {count} refused for lack of room (step {', '.join(map(str, self.refused))}); "
+            f"{newest} in {self.path}",
+            hint="The model in memory is that of the end. on_disk_full='continue' ends without this error.",
+            errno=errno.ENOSPC,
+        )
+
+    def _dispose_now(self) -> None:
+        if self._janitor is not None:
+            self._janitor.finish()
+
+    def _planned(self) -> Plan:
+        """What the policy and the budget say of what is committed now."""
+        held = {} if self._resumed_from is None else {self._resumed_from: "resumed from"}
+        return self.run.plan(self.policy, budget=self.headroom.limits.budget, also_protected=held)
+
+    @property
+    def busy(self) -> bool:
+        """True while a save is on its way to the disk."""
+        return self._writer.busy
+
+    def wait(self) -> None:
+        """Return when nothing is in flight. Raises what the last save in the background failed with."""
+        self._writer.wait()
+
+    def failure(self, *, wait: bool = False) -> BaseException | None:
+        """What the last save in the background failed with, once; None when it did not, or, unless `wait`, is busy."""
+        if wait:
+            self._writer.join()
+        return self._writer.failure()
+
+    def decide(self) -> Plan:
+        """Apply the policy to what is committed now; returns the plan that was carried out."""
+        plan = self._planned()
+        apply_plan(self.run, plan, dispose=self._janitor.dispose if self._janitor else None)
+        self.plan = plan
+        return plan
+
+    def note_resumed(self, receipt: Receipt) -> None:
+        """Keep the receipt of a resume here and in the event log."""
+        self.receipt = receipt
+        self.run.events.append("resumed", **receipt.to_json())
+
+    def record(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Add metrics to the newest committed checkpoint of `step`; False when that step was not saved."""
+        if self._in_flight is not None and self._in_flight.take_late(step, metrics):
+            return True
+        self._writer.wait()
+        found = [c for c in self.run.checkpoints if c.step == step]
+        if not found:
+            return False
+        self.run.record_metrics(found[-1].generation, dict(metrics))
+        self.decide()
+        return True
+
+    def _draft(self, run: Run, facts: Facts) -> Checkpoint:
+        return Checkpoint(
+            run_id=run.id,
+            generation=run.next_generation(),
+            timeline=run.repository.current_timeline(),
+            parent=self._parent,
+            step=facts.step,
+            epoch=facts.epoch,
+            kind=facts.kind,
+            created=datetime.now(UTC),
+            metrics=dict(facts.metrics),
+            files=(),
+            written_by=facts.written_by,
+            fingerprint=facts.fingerprint,
+        )
+
+    def _attempt(self, run: Run, draft: Checkpoint, write: Writer) -> Checkpoint:
+        staging = run.repository.stage()
+        try:
+            _fill(staging, draft, write)
+            return run.commit(staging, draft)
+        except BaseException:
+            run.repository.discard(staging)
+            raise
+
+
+def _fill(staging: Staging, draft: Checkpoint, write: Callable[[Path], T]) -> T:
+    """Make the checkpoint's own directory and let `write` fill it; returns what that returns."""
+    directory = staging.path / draft.name
+    with as_storage_error(draft.step):
+        directory.mkdir()
+        return write(directory)

@@ -1,0 +1,28 @@
+"""Who looks on while a training runs: the user's hooks, and metrics for Prometheus."""
+
+from __future__ import annotations
+
+from keepstep.prometheus import Exporter, parse_target
+from keepstep.run import Hooks, Run
+
+
+class Observers:
+    """They hear the events of one run after the other. `prometheus` is an address or a file (`parse_target`)."""
+
+    def __init__(self, hooks: Hooks | None, prometheus: str | None) -> None:
+        self._hooks = hooks or Hooks()
+        self._target = None if prometheus is None else parse_target(prometheus)
+        self._exporter: Exporter | None = None
+
+    def begin(self, run: Run) -> None:
+        """Listen to a run. Raises SettingsError where prometheus-client is missing."""
+        run.events.listeners.append(self._hooks.hear)
+        if self._target is not None:
+            self._exporter = Exporter(run, self._target)
+            run.events.listeners.append(self._exporter.hear)
+
+    def end(self) -> None:
+        """The run is given back: metrics are written a last time; no error when nothing was begun."""
+        exporter, self._exporter = self._exporter, None
+        if exporter is not None:
+            exporter.close()

@@ -1,0 +1,82 @@
+"""`keepstep resume` and `keepstep best`: one verified path on stdout, the reasons on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from keepstep.cli.command import REFERENCES, command, complete_reference, format_option, run_argument
+from keepstep.cli.drawing.render import Output
+from keepstep.operations.checking import best_that_holds, safe_to_resume, unreadable
+from keepstep.run import ResumePoint, Run
+
+
+@command(
+    "resume",
+    examples=[
+        ("keepstep resume runs/sft", "the newest checkpoint whose bytes hold"),
+        ('python train.py --resume "$(keepstep resume runs/sft)"', "go on from it, in a job script"),
+        ("keepstep resume runs/sft --ref step:300", "step 300, if it holds"),
+    ],
+)
+@run_argument
+@click.option(
+    "--ref",
+    "reference",
+    metavar="REF",
+    default="latest",
+    help=f"Exactly this one: {REFERENCES}.",
+    shell_complete=complete_reference,
+)
+@format_option
+def resume(run: Run, reference: str, output: Output) -> None:
+    """Every byte is verified; damaged ones are passed over, and said on stderr. Exit code 3 when none is left."""
+    with output.progress("verifying") as progress:
+        point = safe_to_resume(run, reference, progress.advance)
+    _answer(run, point, output)
+
+
+@command(
+    "best",
+    examples=[
+        ("keepstep best runs/sft", "the best checkpoint whose bytes hold"),
+        ('cp -r "$(keepstep best runs/sft)" release/', "use it in a script"),
+    ],
+)
+@run_argument
+@format_option
+def best(run: Run, output: Output) -> None:
+    """Every byte is verified; a damaged one is passed over for the next best. Exit code 3 when there is none."""
+    with output.progress("verifying") as progress:
+        point = best_that_holds(run, progress.advance)
+    _answer(run, point, output)
+
+
+def _answer(run: Run, point: ResumePoint, output: Output) -> None:
+    for checked in unreadable(run):
+        output.note(f"passed over: {checked.path.name}: {checked.problems[0]}")
+    for verification in point.passed_over:
+        output.note(f"passed over: {verification.summary()}")
+    output.note(point.reason)
+    if output.is_json:
+        output.json(_to_json(point))
+    else:
+        # Raw bytes: scripts use this path, whatever its name is.
+        sys.stdout.flush()
+        click.echo(os.fsencode(point.path))
+
+
+def _to_json(point: ResumePoint) -> dict[str, object]:
+    checkpoint = point.checkpoint
+    return {
+        "step": checkpoint.step,
+        "generation": checkpoint.generation,
+        "path": str(point.path),
+        "reason": point.reason,
+        "passed_over": [
+            {"step": v.checkpoint.step, "generation": v.checkpoint.generation, "problems": [str(p) for p in v.problems]}
+            for v in point.passed_over
+        ],
+    }

@@ -1,0 +1,229 @@
+"""`keepstep doctor`: what is wrong, or may go wrong, with a training's checkpoints."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from keepstep.cli.command import Argument, command, format_option
+from keepstep.cli.drawing.quantities import DURATION, PARAMETERS, RATE, SIZE
+from keepstep.cli.drawing.render import Output
+from keepstep.cli.drawing.text import clean, count
+from keepstep.operations.doctor import Finding, Options, Report, Rule, Severity, examine_together, rule_named
+from keepstep.paths import expanded
+
+if TYPE_CHECKING:
+    from keepstep.operations.planning.sizes import CheckpointSize
+
+_STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.HINT: "cyan"}
+_TITLES = {Severity.ERROR: "Errors", Severity.WARNING: "Warnings", Severity.HINT: "Hints"}
+_WIDEST = 100
+_INDENT = " " * 6
+
+
+COLUMNS = ("id", "severity", "title", "what", "why", "fix", "where", "path", "line")
+"""Columns of the format agent."""
+
+
+@command(
+    "doctor",
+    examples=[
+        ("keepstep doctor train.py", "read a script, without running it"),
+        ("keepstep doctor sft.yaml runs/sft", "a file of `trl sft --config`, and a run directory"),
+        ("keepstep doctor job.sbatch train.py --step-time 2.5s --params 13B",
+         "does the job leave the time to save?"),
+        ("keepstep doctor train.py --step-time 2.5s --params 13B --mtbf 8h --grace 30s",
+         "how often to save, and whether a preemption leaves time to"),
+        ("keepstep doctor train.py --ignore W204 --format json", "for a CI job: exit code 1 on an error"),
+        ("keepstep doctor --explain W204", "a rule in full"),
+    ],
+)  # fmt: skip
+@click.argument(
+    "targets",
+    cls=Argument,
+    metavar="[SCRIPT_OR_YAML_OR_JOB_OR_RUN]...",
+    nargs=-1,
+    type=click.Path(path_type=Path),
+    explanation="a Python script, a file of `trl sft --config`, a job file (sbatch, Kubernetes), or the output_dir of "
+    "a run; several of them are examined together",
+)
+@click.option("--explain", metavar="ID", help="Print one rule in full, and nothing else.")
+@click.option("--ignore", metavar="ID", multiple=True, help="Leave a rule out; may be given several times.")
+@click.option("--step-time", type=DURATION, help="Time of one optimizer step, such as 2.5s.")
+@click.option("--steps", type=click.IntRange(min=1), help="Optimizer steps of the whole training, where epochs decide.")
+@click.option("--params", type=PARAMETERS, help="Parameters of the model, such as 13B, trained in bf16 by AdamW.")
+@click.option("--lora-r", type=click.IntRange(min=1), help="With --params: only a LoRA of this rank is trained.")
+@click.option("--checkpoint-size", type=SIZE, help="Bytes of one checkpoint, in place of --params.")
+@click.option("--bandwidth", type=RATE, help="Bytes per second that the disk writes durably; 1GB/s by default.")
+@click.option("--mtbf", type=DURATION, help="Mean time between failures or preemptions, such as 8h; 24h by default.")
+@click.option(
+    "--grace", type=DURATION, help="Time between a preemption's signal and the kill; 30s under SLURM and Kubernetes."
+)
+@format_option
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    /,
+    *,
+    targets: tuple[Path, ...],
+    explain: str | None,
+    ignore: tuple[str, ...],
+    step_time: float | None,
+    steps: int | None,
+    params: int | None,
+    lora_r: int | None,
+    checkpoint_size: int | None,
+    bandwidth: float | None,
+    mtbf: float | None,
+    grace: float | None,
+    output: Output,
+) -> None:
+    """A script is read, never run: what depends on more than its text is listed as not known. A comment on the line of
+    a setting silences a rule there: # keepstep: ignore W204. Every rule is explained in docs/doctor.md.
+
+    Exit code 1 when there is an error.
+    """
+    if explain is not None:
+        _explain(rule_named(explain), output)
+        return
+    if not targets:
+        raise click.UsageError("Give a script, a YAML file, a job's script or a run directory, or --explain ID.")
+    if params is not None and checkpoint_size is not None:
+        raise click.UsageError("--params and --checkpoint-size are two ways to say the same: give one.")
+    if lora_r is not None and params is None:
+        raise click.UsageError("--lora-r needs --params.")
+    size = _size(params, lora_r) if params else None
+    options = Options(
+        step_seconds=step_time,
+        checkpoint_bytes=checkpoint_size or (size.total if size else None),
+        weights_bytes=size.thinned if size else None,
+        of_all_weights=params is not None and lora_r is None,
+        bandwidth=bandwidth,
+        mtbf=mtbf,
+        grace=grace,
+        steps=steps,
+        ignore=frozenset(rule_named(id_).id for id_ in ignore),
+    )
+    reports = list(examine_together([expanded(target) for target in targets], options))
+    if output.is_agent:
+        output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
+    elif output.is_json:
+        output.json({"ok": all(r.ok for r in reports), "reports": [report.to_json() for report in reports]})
+    else:
+        for report in reports:
+            _print(report, output)
+        _summary(reports, output)
+    if not all(report.ok for report in reports):
+        ctx.exit(1)
+
+
+def _size(parameters: int, lora_rank: int | None) -> CheckpointSize:
+    """The size of a checkpoint of such a model, by rule of thumb."""
+    from keepstep.operations.planning.decoder import DEFAULT_TARGETS, decoder, decoder_with_lora
+    from keepstep.operations.planning.optimizers import optimizer_named
+    from keepstep.operations.planning.sizes import measure
+
+    model = (
+        decoder(parameters, "bf16")
+        if lora_rank is None
+        else decoder_with_lora(parameters, "bf16", lora_rank, DEFAULT_TARGETS, "fp32")
+    )
+    return measure(model, optimizer_named("adamw"))
+
+
+def _print(report: Report, output: Output) -> None:
+    kind = {"script": "script", "yaml": "training file", "run": "run", "job": "job"}[report.kind]
+    output.line((report.target, "bold"), f" ({kind})")
+    output.line()
+    for severity in Severity:
+        found = [finding for finding in report.findings if finding.severity is severity]
+        if found:
+            output.line((_TITLES[severity], "bold"))
+        for finding in found:
+            _finding(finding, report, output)
+    _not_known(report, output)
+
+
+def _finding(finding: Finding, report: Report, output: Output) -> None:
+    where = "" if str(finding.where) == report.target else f"{finding.where}: "
+    end = "" if finding.what.endswith("?") else "."
+    output.line("  ", (finding.id, _STYLES[finding.severity]), "  ", (finding.rule.title, "bold"))
+    _paragraph(f"{where}{finding.what}{end}", output)
+    _paragraph(finding.rule.why, output, "Why")
+    _paragraph(finding.fix, output, "Fix")
+    if finding.rule.solved:
+        _paragraph(f"{finding.rule.solved}.", output, "With keepstep.attach")
+    output.line()
+
+
+def _not_known(report: Report, output: Output) -> None:
+    judged = {gap.missing: gap.rules for gap in report.gaps}
+    lines = [*report.unread, *(missing for missing in judged if missing not in report.unread)]
+    if report.ignored:
+        output.line(("Ignored", "bold"), f": {', '.join(report.ignored)}")
+        output.line()
+    if not lines:
+        return
+    output.line(("Not known", "bold"), " (so the rules behind it could not be judged)")
+    for line in lines:
+        rules = judged.get(line, ())
+        text = f"{line}: {', '.join(rules)}" if rules else line
+        for part in _wrapped(text, "  ", "    "):
+            output.line((part, "dim"))
+    output.line()
+
+
+def _summary(reports: list[Report], output: Output) -> None:
+    numbers = {severity: sum(report.count(severity) for report in reports) for severity in Severity}
+    spans = [(count(number, severity.value), _STYLES[severity]) for severity, number in numbers.items() if number]
+    if not spans:
+        output.line(("Nothing found", "green"), " by the rules that could be judged.")
+        return
+    joined = [part for span in spans for part in (", ", span)][1:]
+    first = next(finding.id for report in reports for finding in report.findings)
+    output.line(*joined, (f". A rule in full: keepstep doctor --explain {first}", "dim"))
+
+
+def _explain(rule: Rule, output: Output) -> None:
+    if output.is_json:
+        output.json(
+            {
+                "id": rule.id, "severity": rule.severity.value, "title": rule.title, "what": rule.what,
+                "why": rule.why, "fix": rule.fix, "with_keepstep": rule.solved or None,
+                "looks_at": sorted(rule.sources),
+            }
+        )  # fmt: skip
+        return
+    output.line((rule.id, _STYLES[rule.severity]), " ", (rule.title, "bold"), (f"  ({rule.severity.value})", "dim"))
+    for name, text in (
+        ("", rule.what),
+        ("Why", rule.why),
+        ("Fix", rule.fix),
+        ("With keepstep.attach", f"{rule.solved}." if rule.solved else ""),
+    ):
+        if text:
+            output.line()
+            _paragraph(text, output, name, indent="  ")
+
+
+def _paragraph(text: str, output: Output, name: str = "", indent: str = _INDENT) -> None:
+    start = f"{name}: " if name else ""
+    first, *rest = _wrapped(start + text, indent, indent)
+    label = indent + start
+    if start and first.startswith(label):
+        output.line((label, "bold"), first[len(label) :])
+    else:
+        output.line(first)
+    for line in rest:
+        output.line(line)
+
+
+def _wrapped(text: str, first: str, later: str) -> list[str]:
+    """Lines of a paragraph, fitted to the terminal."""
+    width = max(min(shutil.get_terminal_size((_WIDEST, 24)).columns, _WIDEST), 30)
+    lines = textwrap.wrap(clean(text), width, initial_indent=first, subsequent_indent=later, break_on_hyphens=False)
+    return lines or [first]

@@ -1,0 +1,158 @@
+"""`keepstep ls`: the checkpoints of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import click
+
+from keepstep.cli.command import command, format_option, run_argument
+from keepstep.cli.drawing.live import show_live
+from keepstep.cli.drawing.render import Block, Line, Output
+from keepstep.cli.drawing.tables import Cell, Column, Span, Table
+from keepstep.cli.drawing.text import count, shorten
+from keepstep.model import Kind
+from keepstep.operations.seeing.listing import DAMAGED, Listing, Row, list_checkpoints
+from keepstep.operations.seeing.noise import NOISE
+from keepstep.retention import Metric, Plan
+from keepstep.run import Run
+from keepstep.units import align_numbers, format_age, format_number, format_size
+
+SHOWN_METRICS = 3
+LONGEST_NAME = 32
+OTHERS = "Other metrics"
+WATCH_SECONDS = 2.0
+COLUMNS = (
+    "step", "epoch", "generation", "timeline", "parent", "kind", "metrics", "action", "kept_because", "pinned", "tags",
+    "size_bytes", "created", "state", "path",
+)  # fmt: skip
+"""What `Row.to_json` names: the heading of a list without rows."""
+
+
+@command(
+    "ls",
+    examples=[
+        ("keepstep ls runs/sft", "every checkpoint, and why it is kept"),
+        ("keepstep ls runs/sft --all", "also those set aside by a rewind, and quarantined ones"),
+        ("keepstep ls runs/sft --format json | jq '.[] | select(.pinned) | .path'", "paths of what is pinned"),
+    ],
+)
+@run_argument
+@click.option("--all", "aside", is_flag=True, help="Also list what a rewind set aside and what is in quarantine.")
+@click.option("--watch", is_flag=True, help="Go on and show it anew every two seconds, until q or Ctrl-C.")
+@format_option
+def ls(run: Run, aside: bool, watch: bool, output: Output) -> None:
+    """What the policy would drop at the next save is marked; nothing is removed by listing."""
+    if watch and output.is_rich:
+        show_live(output, lambda height: _blocks(run, list_checkpoints(run, aside=aside)), WATCH_SECONDS)
+        return
+    listing = list_checkpoints(run, aside=aside)
+    if output.is_json:
+        output.json([row.to_json() for row in listing.rows], columns=COLUMNS)
+    elif listing.rows:
+        _print(run, listing, output)
+    for foreign in listing.foreign:
+        output.note(f"note: {foreign.path.name} is not counted, and left alone: {foreign.reason}")
+    if not listing.rows:
+        output.note(f"{run.path} has no checkpoint yet")
+
+
+def _print(run: Run, listing: Listing, output: Output) -> None:
+    if output.is_rich:
+        output.frame(_blocks(run, listing))
+    else:
+        output.table(checkpoint_table(listing))
+
+
+def _blocks(run: Run, listing: Listing) -> list[Block]:
+    title = Line(((str(run.path), "bold"), " "), (f"keeps {listing.policy.describe()}",))
+    if not listing.rows:
+        return [title, Line(), Line((("no checkpoint yet", "dim"),))]
+    table = checkpoint_table(listing).informative()
+    return [title, Line(), table, Line(), Line(((_summary(listing), "dim"),))]
+
+
+def _summary(listing: Listing) -> str:
+    text = f"{count(len(listing.rows), 'checkpoint')}, {format_size(listing.size_bytes)}."
+    plan, budget = listing.plan, listing.limits.budget
+    if budget is not None:
+        text += f" Budget {format_size(budget)}, {format_size(plan.taken_bytes)} used."
+    if plan.changes:
+        text += f" The next prune {what_it_does(plan)} and frees {format_size(plan.freed_bytes)}."
+    return text
+
+
+def what_it_does(plan: Plan, of: str = "") -> str:
+    """`removes 2`, `thins 1` or `removes 2, thins 1`, then `of` what, before `removes 1 that lay aside`."""
+    parts = [(len(plan.remove), "removes"), (len(plan.thin), "thins")]
+    inside = ", ".join(f"{word} {number}" for number, word in parts if number)
+    inside += f" {of}" if inside and of else ""
+    aside = f"removes {len(plan.remove_aside)} that lay aside" if plan.remove_aside else ""
+    return ", ".join(part for part in (inside, aside) if part)
+
+
+def checkpoint_table(listing: Listing) -> Table:
+    metric, now = listing.metric, datetime.now(UTC)
+    columns = (
+        Column("Step", "right", essential=True),
+        Column("Epoch", "right"),
+        Column(metric.name if metric else "Metric", "right", folds=True, minimum=12),
+        Column("Mark", folds=True, minimum=10),
+        Column("Kept because", folds=True, essential=True),
+        Column("Size", "right"),
+        Column("Age", "right"),
+        Column("State", telling=True),
+        Column("Timeline", "right", telling=True),
+        Column(OTHERS, folds=True, minimum=40),
+    )
+    values = align_numbers([metric.value(row.checkpoint.metrics) if metric else None for row in listing.rows])
+    rows = (_cells(row, value, metric, now) for row, value in zip(listing.rows, values, strict=True))
+    return Table(columns, tuple(rows))
+
+
+def _cells(row: Row, value: str, metric: Metric | None, now: datetime) -> tuple[Cell, ...]:
+    checkpoint = row.checkpoint
+    style = "" if row.keep else "dim"
+    return (
+        Cell.of(str(checkpoint.step), "bold" if row.keep else style),
+        Cell.of("" if checkpoint.epoch is None else f"{checkpoint.epoch:.2f}", style),
+        Cell.of(value, "green" if row.best else style),
+        Cell(marks(row), separator=" "),
+        Cell(why(row)),
+        Cell.of(format_size(checkpoint.size_bytes), style),
+        Cell.of(format_age(checkpoint.created, now), style),
+        Cell.of(row.state, "bold red" if row.state == DAMAGED else style),
+        Cell.of(str(checkpoint.timeline), style),
+        Cell(tuple(_other_metrics(checkpoint.metrics, metric)), separator=", "),
+    )
+
+
+def marks(row: Row) -> tuple[Span, ...]:
+    """What a checkpoint stands out by: damaged, best, newest, weights only, pinned, #tag."""
+    found: list[Span] = []
+    found += [(DAMAGED, "bold red")] if row.state == DAMAGED else []
+    found += [("best", "bold green")] if row.best else []
+    found += [("newest", "bold cyan")] if row.newest else []
+    found += [("weights", "blue")] if row.checkpoint.kind is Kind.WEIGHTS else []
+    found += [("pinned", "bold yellow")] if row.pinned else []
+    return (*found, *((f"#{tag}", "bold magenta") for tag in row.tags))
+
+
+def why(row: Row) -> tuple[Span, ...]:
+    """The plan's reasons; what would go, or be thinned, says so."""
+    if row.thin:
+        return (*row.reasons, ("would be thinned to weights: kept for quality only", "yellow"))
+    if row.keep:
+        return row.reasons
+    return tuple((f"would be removed: {reason}", "yellow") for reason in row.reasons)
+
+
+def _other_metrics(metrics: Mapping[str, float], ranked_by: Metric | None) -> list[str]:
+    """The first metrics beside the one that ranks, and how many more there are."""
+    ranking = {ranked_by.name, ranked_by.name.removeprefix("eval_")} if ranked_by else set[str]()
+    others = [name for name in metrics if name not in ranking]
+    shown = [name for name in others if not name.endswith(NOISE)][:SHOWN_METRICS]
+    texts = [f"{shorten(name, LONGEST_NAME)} {format_number(metrics[name])}" for name in shown]
+    more = len(others) - len(shown)
+    return [*texts, f"and {more} more" if shown else f"{more} more"] if more else texts

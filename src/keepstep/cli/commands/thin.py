@@ -1,0 +1,32 @@
+"""`keepstep thin`: weights stay, optimizer and random states go."""
+
+from __future__ import annotations
+
+from keepstep.cli.command import command, format_option, reference_argument, run_argument
+from keepstep.cli.drawing.render import Output
+from keepstep.operations.removing import thinning
+from keepstep.run import Run
+from keepstep.units import format_size
+
+
+@command(
+    "thin",
+    examples=[
+        ("keepstep thin runs/sft 300", "checkpoint-300 becomes weights-300"),
+        ("keepstep thin runs/sft best", "the best one, once training goes on from a newer one"),
+    ],
+)
+@run_argument
+@reference_argument()
+@format_option
+def thin(run: Run, reference: str, output: Output) -> None:
+    """The directory becomes weights-<step>, of the same files: no weight is copied. It can be loaded, but no longer
+    resumed from. The newest that can be resumed from is refused, and so is what is pinned or tagged.
+    """
+    with output.progress("verifying the recovery point") as progress:
+        done = thinning.thin(run, reference, progress.advance)
+    if output.is_json:
+        output.json(done.to_json())
+    else:
+        freed, left = format_size(done.freed_bytes), format_size(done.after.size_bytes)
+        output.line((done.before.name, "bold"), f" is {done.after.name} now: {left} of weights, {freed} freed")

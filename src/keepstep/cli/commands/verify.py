@@ -1,0 +1,86 @@
+"""`keepstep verify`: every byte against the manifests."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import click
+
+from keepstep.cli.command import command, format_option, reference_argument, run_argument
+from keepstep.cli.drawing.render import Output
+from keepstep.cli.drawing.text import count
+from keepstep.operations.checking import Checked, candidates, check
+from keepstep.run import Run
+from keepstep.units import format_size
+
+PROBLEMS_FOUND = 1
+"""Exit code where a checkpoint does not hold."""
+
+
+@command(
+    "verify",
+    examples=[
+        ("keepstep verify runs/sft", "all checkpoints; exit code 1 when one is damaged"),
+        ("keepstep verify runs/sft latest", "the newest alone"),
+        ("keepstep verify runs/sft --quarantine", "move damaged ones to .keepstep/quarantine"),
+    ],
+)
+@run_argument
+@reference_argument(required=False)
+@click.option("--quarantine", is_flag=True, help="Move damaged checkpoints aside; takes the run's lock.")
+@format_option
+@click.pass_context
+def verify(ctx: click.Context, run: Run, reference: str | None, quarantine: bool, output: Output) -> None:
+    """Reads all files of the checkpoints and compares names, sizes and digests. The outcome goes to the event log."""
+    with run.writing() if quarantine else nullcontext():
+        outcomes = _check(run, reference, quarantine, output)
+    if output.is_json:
+        output.json([outcome.to_json() for outcome in outcomes])
+    else:
+        _print(run, outcomes, quarantine, output)
+    if not all(outcome.ok for outcome in outcomes):
+        ctx.exit(PROBLEMS_FOUND)
+
+
+def _check(run: Run, reference: str | None, quarantine: bool, output: Output) -> tuple[Checked, ...]:
+    found = candidates(run, reference)
+    with output.progress("verifying", found.size_bytes) as progress:
+        return check(
+            run,
+            found,
+            quarantine=quarantine,
+            on_start=lambda checkpoint: progress.describe(f"step {checkpoint.step}"),
+            on_bytes=progress.advance,
+        )
+
+
+def _print(run: Run, outcomes: tuple[Checked, ...], quarantine: bool, output: Output) -> None:
+    width = max((len(outcome.path.name) for outcome in outcomes), default=0)
+    for outcome in outcomes:
+        _print_one(outcome, output, width)
+    bad = [outcome for outcome in outcomes if not outcome.ok]
+    if outcomes:
+        output.line()
+    if not outcomes:
+        output.note(f"{run.path} has no checkpoint yet")
+    elif not bad:
+        size = sum(outcome.checkpoint.size_bytes for outcome in outcomes if outcome.checkpoint)
+        output.line(f"{count(len(outcomes), 'checkpoint')} verified: every byte of {format_size(size)} is as written.")
+    else:
+        output.line((f"{len(bad)} of {count(len(outcomes), 'checkpoint')} damaged.", "bold red"))
+        if not quarantine and any(outcome.checkpoint for outcome in bad):
+            output.line(f"Move aside what is damaged: keepstep verify {run.path} --quarantine")
+        output.line(f"Find a safe one: keepstep resume {run.path}")
+
+
+def _print_one(outcome: Checked, output: Output, width: int) -> None:
+    mark = ("ok       ", "green") if outcome.ok else ("damaged  ", "bold red")
+    checkpoint = outcome.checkpoint
+    size = f"  {format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}" if checkpoint else ""
+    output.line(mark, (f"{outcome.path.name:<{width}}", "bold" if outcome.ok else "bold red"), (size, "dim"))
+    for problem in outcome.problems:
+        output.line("         ", str(problem))
+    if outcome.moved_to is not None:
+        output.line("         ", (f"moved to {outcome.moved_to}", "yellow"))
+    elif checkpoint is None:
+        output.line("         ", ("left where it is: nothing proves that it is this run's", "yellow"))

@@ -1,0 +1,1 @@
+"""Tables, charts, live views and machine formats of the terminal."""

@@ -1,0 +1,9 @@
+"""Torch, no transformers: what stock writers would write, recorded, staged, written; verified loading."""
+
+from keepstep.engine.fast import CHECK, FastEngine
+from keepstep.engine.holding import HeldFiles
+from keepstep.engine.loading import served
+from keepstep.engine.places import Place
+from keepstep.engine.recorded import Recorded, recording
+
+__all__ = ["CHECK", "FastEngine", "HeldFiles", "Place", "Recorded", "recording", "served"]

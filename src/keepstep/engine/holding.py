@@ -1,0 +1,121 @@
+"""A checkpoint's tensor files, read once: checked while they are read, and kept until they are asked for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from keepstep.formats.chunks import ChunkCorrupt, ChunkedFile
+from keepstep.formats.digests import digest_of
+from keepstep.formats.memory import aligned_buffer
+from keepstep.formats.targets import Target
+from keepstep.model import Checkpoint, FileEntry
+from keepstep.repository import OnBytes, Verification, check_file, verify_files
+from keepstep.snapshot.arena import available_memory
+from keepstep.stores import LocalStore, Store
+
+logger = logging.getLogger("keepstep")
+
+WEIGHTS = (".safetensors", ".bin")
+STATE = (*WEIGHTS, ".pt")
+"""Endings of files that stock code loads on a resume: weights, optimizer, scheduler."""
+NEVER_LOADED = "training_args.bin"
+SHARE = 0.9
+"""The part of the memory that is free when a check begins that it may fill; the rest is for what happens meanwhile."""
+
+
+class HeldFiles:
+    """Verifies checkpoints, and holds the tensor files of the last one that held, as they were when they were verified.
+
+    At most one checkpoint's files are in memory. What does not fit into the memory that is free is verified all the
+    same, and left to stock loading, as everything is with `hold=False`.
+    """
+
+    def __init__(self, *, hold: bool = True, free: Callable[[], int] = available_memory) -> None:
+        self._hold = hold
+        self._free = free
+        self._room = 0
+        self._endings = STATE
+        self._images: dict[str, memoryview] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes held now."""
+        return sum(image.nbytes for image in self._images.values())
+
+    def check(self, checkpoint: Checkpoint) -> Verification:
+        """Check every byte, and hold what a resume loads; nothing is held of a checkpoint that is damaged."""
+        return self._check(checkpoint, STATE)
+
+    def check_weights(self, checkpoint: Checkpoint) -> Verification:
+        """Check every byte, and hold the weights alone."""
+        return self._check(checkpoint, WEIGHTS)
+
+    def get(self, path: object) -> memoryview | None:
+        """The bytes (writable) of a file that is held; they go on being held, so nobody may change them."""
+        return self._images.get(_key(path)) if isinstance(path, (str, os.PathLike)) else None
+
+    def take(self, path: object) -> memoryview | None:
+        """The bytes of a file that is held, once: they are the caller's from now on."""
+        return self._images.pop(_key(path), None) if isinstance(path, (str, os.PathLike)) else None
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        self._images.clear()
+
+    def _check(self, checkpoint: Checkpoint, endings: tuple[str, ...]) -> Verification:
+        if checkpoint.path is None:
+            raise ValueError(f"{checkpoint.name} is not on disk")
+        self.clear()
+        self._endings = endings
+        self._room = int(self._free() * SHARE) if self._hold else 0
+        path = checkpoint.path
+        try:
+            problems = verify_files(LocalStore(path.parent), path.name, checkpoint.files, check=self._read)
+        except BaseException:
+            self.clear()
+            raise
+        if problems:
+            self.clear()
+        return Verification(checkpoint, problems)
+
+    def _read(self, store: Store, key: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
+        image = self._image(file) if file.path.endswith(self._endings) else None
+        if image is None:
+            return check_file(store, key, file, on_bytes)
+        path = store.local_path(key)
+        try:
+            with ChunkedFile(path, file.chunk_digests, size=file.size) as chunked:
+                chunked.read([Target(0, image)] if image.nbytes else [], on_bytes=on_bytes)
+        except ChunkCorrupt as error:
+            return error.what
+        if file.chunk_digests is None and digest_of(image) != file.digest:
+            return "has other bytes than were written (digest differs)"
+        self._images[_key(path)] = image
+        return ""
+
+    def _image(self, file: FileEntry) -> memoryview | None:
+        """Memory for a file that is to be held, None where it is not."""
+        if not self._hold or os.path.basename(file.path) == NEVER_LOADED:
+            return None
+        try:
+            if file.size > self._room:
+                raise MemoryError
+            # Small pages: the first touch of 2 MiB ones can take ten times as long where a host backs the memory.
+            image = aligned_buffer(file.size)[: file.size]
+        except (MemoryError, OSError):
+            logger.debug(
+                "%s has %d bytes, %d are free: it is verified now and read again to be loaded",
+                file.path, file.size, self._room,
+            )  # fmt: skip
+            return None
+        self._room -= file.size
+        return image
+
+
+def _key(path: str | os.PathLike[str]) -> str:
+    """One name of a file, however it is spelt; the file itself is not looked at."""
+    given = Path(os.path.abspath(path))
+    return os.path.join(os.path.realpath(given.parent), given.name)

@@ -1,0 +1,185 @@
+"""Before anything is loaded: is this checkpoint fit for this training, and how exact will the resume be?"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from keepstep.errors import CheckpointCorrupt, ResumeRefused
+from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
+from keepstep.integrations.transformers.setup.arguments import level_of_argument, stays_in_force
+from keepstep.integrations.transformers.stock import TRAINER_STATE_NAME
+from keepstep.run import Difference, Exactness, Reason, Receipt, ResumePoint, fingerprint_differences
+
+_LEVELS = {
+    "data": Exactness.APPROXIMATE,
+    "model": Exactness.APPROXIMATE,
+    "adapter": Exactness.APPROXIMATE,
+    "optimizer": Exactness.EQUIVALENT,
+    "eval data": Exactness.EQUIVALENT,
+    "versions": Exactness.EQUIVALENT,
+    "device": Exactness.EQUIVALENT,
+}
+
+
+def read_trainer_state(directory: Path) -> dict[str, Any]:
+    """`trainer_state.json` of a checkpoint. Raises CheckpointCorrupt."""
+    try:
+        state = json.loads((directory / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
+            raise ValueError("it has no global_step")
+    except (OSError, ValueError) as error:
+        raise CheckpointCorrupt(f"{directory / TRAINER_STATE_NAME} can't be used: {error}") from error
+    return state
+
+
+def refuse_unfit(point: ResumePoint, now: Mapping[str, Any]) -> None:
+    """Raises ResumeRefused, naming the numbers, when loading would fail or take the wrong state.
+
+    That is: a part is missing, another optimizer, parameters of other shapes (another LoRA rank, another model).
+    """
+    missing = missing_for_resume(point.path)
+    if missing:
+        raise ResumeRefused(
+            f"{point.path} is no resume point: {', '.join(missing)} missing",
+            hint='Its weights can start a new run; or resume from another checkpoint (resume_from_checkpoint="auto").',
+        )
+    before = point.checkpoint.fingerprint
+    found = list(fingerprint_differences(before, now)) if before else []
+    _refuse_optimizer(point, found)
+    _refuse_shapes(point, found)
+
+
+def _refuse_optimizer(point: ResumePoint, found: list[Difference]) -> None:
+    for difference in found:
+        if difference.section == "optimizer" and not {difference.before, difference.now} <= _ONE_STATE:
+            raise ResumeRefused(
+                f"{point.path} holds the state of optimizer {difference.before}; this training uses {difference.now}",
+                hint=f"Resume with optim={difference.before!r}, or start a new run from its weights.",
+            )
+
+
+_ONE_STATE = frozenset({"adamw_torch", "adamw_torch_fused"})
+"""Optimizers that read each other's state; which one is the default depends on the versions."""
+
+
+_TELLING = {("model", "class"), ("model", "trainable")}
+
+
+def _refuse_shapes(point: ResumePoint, found: list[Difference]) -> None:
+    if not any(d.section == "model" and d.name == "shapes" for d in found):
+        return
+    telling = [d for d in found if d.section == "adapter" or (d.section, d.name) in _TELLING]
+    what = "; ".join(map(str, telling)) or "same number of parameters, other names or shapes"
+    raise ResumeRefused(
+        f"{point.path} does not fit this model: {what}",
+        hint="Build the model (and its LoraConfig) as it was, or start a new run in another output_dir.",
+    )
+
+
+def refuse_empty(point: ResumePoint, state: Mapping[str, Any], now: Mapping[str, Any], max_steps: int) -> bool:
+    """True when the training was already complete at the checkpoint.
+
+    Raises ResumeRefused when the new settings leave nothing to train although the old ones did.
+    """
+    step, planned = int(state["global_step"]), int(state.get("max_steps") or 0)
+    if step < max_steps:
+        return False
+    if step >= planned and max_steps == planned:
+        return True
+    found = fingerprint_differences(point.checkpoint.fingerprint, now) if point.checkpoint.fingerprint else ()
+    changed = [str(d) for d in found if d.section in ("arguments", "data") and d.name != "digest"]
+    why = f" ({'; '.join(changed)})" if changed else ""
+    raise ResumeRefused(
+        f"{point.path} is step {step} of {planned}; with the settings of now the whole training has {max_steps} steps, "
+        f"so nothing would be trained{why}",
+        hint="Put the settings back, raise num_train_epochs or max_steps, or start a new run from its weights.",
+    )
+
+
+def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop: LoopState | None) -> Receipt:
+    """The receipt of resuming `trainer` from `point`."""
+    verified = bool(point.checkpoint.files)
+    before = point.checkpoint.fingerprint
+    reasons = [_reason(difference) for difference in fingerprint_differences(before, now)] if before else []
+    if not before:
+        text = "the checkpoint carries no fingerprint: data, arguments and versions could not be compared"
+        reasons.append(Reason(Exactness.APPROXIMATE, text))
+    if loop is None:
+        text = "stock tools wrote it: running loss, token counts and the epoch's random state start anew"
+        reasons.append(Reason(Exactness.APPROXIMATE, text))
+    reasons += _other_world(point, trainer.args.world_size)
+    reasons += _not_restorable(trainer, loop)
+    data = now.get("data", {})
+    if data.get("rows") is not None and data.get("digest") is None:
+        text = "the training data can't be compared: its rows can't be read, or are not the same twice"
+        reasons.append(Reason(Exactness.APPROXIMATE, text))
+    passed = [verification.summary() for verification in point.passed_over]
+    passed += [f"{foreign.path.name}: {foreign.reason}" for foreign in point.unusable]
+    return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, tuple(passed))
+
+
+def _reason(difference: Difference) -> Reason:
+    if difference.section == "arguments":
+        level, text = level_of_argument(difference), str(difference)
+        if stays_in_force(difference.name):
+            text += ": the checkpoint's value stays in force, it is part of the optimizer's state"
+        return Reason(level, text)
+    level = _LEVELS.get(difference.section, Exactness.APPROXIMATE)
+    return Reason(level, _SENTENCES.get((difference.section, difference.name), f"{difference.section}: {difference}"))
+
+
+_SENTENCES = {
+    ("data", "digest"): "the training data has other contents",
+    ("eval data", "digest"): "the evaluation data has other contents: its metrics can't be compared with earlier ones",
+    ("model", "base weights"): "the frozen base model has other weights",
+}
+
+
+def require_there(path: Path, rank: int) -> None:
+    """Raises ResumeRefused on a rank that does not see the checkpoint which rank 0 chose."""
+    if not path.is_dir():
+        raise ResumeRefused(
+            f"rank {rank} does not find {path}, which rank 0 reads",
+            hint="All processes must see the output_dir under one path: put it on a file system that the nodes share.",
+        )
+
+
+def _other_world(point: ResumePoint, now: int) -> list[Reason]:
+    """Why a resume on another number of processes is another course; empty on the same number."""
+    before = processes_of(point.path)
+    if before in (0, now):
+        return []
+    was, this = ("1 process" if count == 1 else f"{count} processes" for count in (before, now))
+    text = f"it was saved by {was}, now {this}: batches, data order and random numbers are divided in another way"
+    return [Reason(Exactness.APPROXIMATE, text)]
+
+
+def processes_of(directory: Path) -> int:
+    """How many processes a checkpoint was saved by, counted by their random states; 0 when there is none."""
+    names = [path.name for path in directory.glob("rng_state*.pth")]
+    return 1 if "rng_state.pth" in names else sum(bool(_RANDOM_STATE.fullmatch(name)) for name in names)
+
+
+_RANDOM_STATE = re.compile(r"rng_state_\d+\.pth")
+
+
+def _not_restorable(trainer: Any, loop: LoopState | None) -> list[Reason]:
+    args = trainer.args
+    found: list[str] = []
+    if args.ignore_data_skip:
+        found.append("ignore_data_skip=True: the epoch's data begins anew")
+    if not hasattr(trainer.train_dataset, "__len__"):
+        found.append("the training data is a stream: past its first pass its position can't be restored")
+    if args.dataloader_persistent_workers and args.dataloader_num_workers > 0:
+        found.append("dataloader_persistent_workers=True draws one random number less in the next epoch")
+    if getattr(trainer.data_collator, "mlm", False):
+        found.append("the collator masks at random, ahead of the restored random state")
+    elif loop is not None and loop.loading_draws:
+        found.append("the collator or the data set draws random numbers, ahead of the restored random state")
+    if loop is not None and loop.epoch_start is None:
+        found.append("the random state at the start of the epoch is not in the checkpoint")
+    return [Reason(Exactness.APPROXIMATE, text) for text in found]

@@ -1,0 +1,150 @@
+"""Where the training loop stands: its epochs, its running loss, and what a save records of it."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from keepstep.integrations.transformers.resuming.data_order import sampler_of
+from keepstep.integrations.transformers.resuming.epochs import Epochs, is_whole
+from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position, capture_trl, restore_trl
+
+
+class Loop:
+    """The loop of one trainer; `start` begins it anew for each training.
+
+    `restored` is the state that a resume goes on from, None where there is none; `ended` is True when a resumed
+    training turns out to be over: no further step may run.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self.start()
+
+    def start(self) -> None:
+        """Begin a training, at its beginning."""
+        self.restored: LoopState | None = None
+        self.ended = False
+        self.epochs = Epochs(self._trainer, resuming=False)
+        self._position: Position = "step_end"
+        self._tr_loss: torch.Tensor | None = None
+        self._loss_to_add = 0.0
+        self._grad_norm: torch.Tensor | float | None = None
+        self._learning_rate: float | None = None
+
+    # -- while it runs ---------------------------------------------------------------------------------
+
+    def epoch_begins(self) -> None:
+        """Called before an epoch's data order is drawn."""
+        self.epochs.begins(self.restored, ended=self.ended)
+
+    def step_ends(self) -> None:
+        """Called when an optimizer step is done, before it is logged, evaluated or saved."""
+        self._position = "step_end"
+
+    def epoch_ends(self) -> None:
+        """Called when an epoch is done, before it is logged, evaluated or saved."""
+        self._position = "epoch_end"
+
+    def note_step(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float | None) -> None:
+        """What the trainer hands to its logging: needed when a save falls on the last step of an epoch."""
+        self._tr_loss = tr_loss
+        # It stays a tensor until a save asks for the number: reading it at every step would make a GPU wait.
+        self._grad_norm = grad_norm
+        self._learning_rate = learning_rate
+
+    @property
+    def is_last_step(self) -> bool:
+        """True when no step follows."""
+        state = self._trainer.state
+        return bool(self._trainer.control.should_training_stop) or state.global_step >= state.max_steps
+
+    @property
+    def owes_loss(self) -> bool:
+        """True while the restored running loss waits for the first loss that can bring it along."""
+        return bool(self._loss_to_add)
+
+    def take_loss(self) -> float:
+        """The restored running loss, once."""
+        value, self._loss_to_add = self._loss_to_add, 0.0
+        return value
+
+    def capture(self) -> LoopState:
+        """What a save adds to the stock files."""
+        trainer = self._trainer
+        counters, lists = capture_trl(trainer)
+        sampler = sampler_of(trainer.callback_handler.train_dataloader)
+        return LoopState(
+            position=self._position,
+            tr_loss=self._tr_loss.item() if self._tr_loss is not None else 0.0,
+            total_loss=float(trainer._total_loss_scalar),
+            last_logged_step=int(trainer._globalstep_last_logged),
+            initial_step=int(getattr(trainer, "_initial_global_step", 0)),
+            grad_norm=self._grad_norm.item() if isinstance(self._grad_norm, torch.Tensor) else self._grad_norm,
+            learning_rate=self._learning_rate,
+            epoch_start=self.epochs.start,
+            order_start=self.epochs.order_to_resume(),
+            sampler_seed=getattr(sampler, "initial_seed", None),
+            stopped=bool(trainer.control.should_training_stop) and trainer.state.global_step < trainer.state.max_steps,
+            model_trains=bool(trainer.model.training),
+            loading_draws=self.epochs.loading_draws or (self.restored is not None and self.restored.loading_draws),
+            counters=counters,
+            metric_lists=lists,
+        )
+
+    # -- when it is resumed ------------------------------------------------------------------------------
+
+    def read(self, directory: Path, rank: int) -> None:
+        """Take the state that a checkpoint holds of a rank's loop. Raises CheckpointCorrupt."""
+        self.restored = LoopState.read(directory, rank)
+
+    def resume(self, loader: Any) -> None:
+        """Put back what stock resuming leaves out, once the trainer has its data loader."""
+        self.epochs = Epochs(self._trainer, resuming=True)
+        if self.restored is not None:
+            self._restore(self.restored, loader)
+
+    def _restore(self, loop: LoopState, loader: Any) -> None:
+        trainer = self._trainer
+        trainer._total_loss_scalar = loop.total_loss
+        trainer._globalstep_last_logged = loop.last_logged_step
+        trainer._initial_global_step = loop.initial_step
+        if hasattr(trainer, "_tr_loss"):
+            trainer._tr_loss = torch.tensor(loop.tr_loss, device=trainer.args.device)
+            self._tr_loss = trainer._tr_loss
+        else:
+            self._loss_to_add = loop.tr_loss
+        trainer.model.train(loop.model_trains)
+        restore_trl(trainer, loop)
+        sampler = sampler_of(loader)
+        if sampler is not None and loop.sampler_seed is not None:
+            sampler.initial_seed = loop.sampler_seed
+
+    def replay_epoch_end(self, checkpoint: Path, *, over: bool) -> None:
+        """Where the save came at an epoch's last step: what follows it in an uninterrupted training follows now."""
+        loop, trainer = self.restored, self._trainer
+        if loop is None or loop.position != "step_end" or not (over or is_whole(trainer.state.epoch)):
+            return
+        trainer._load_rng_state(str(checkpoint))
+        trainer.control = trainer.callback_handler.on_epoch_end(trainer.args, trainer.state, trainer.control)
+        tr_loss = getattr(trainer, "_tr_loss", None)
+        if tr_loss is None:
+            tr_loss = torch.tensor(self._loss_to_add, device=trainer.args.device)
+        trainer._maybe_log_save_evaluate(
+            tr_loss, loop.grad_norm, trainer.model, None, trainer.state.epoch, None, time.time(),
+            learning_rate=loop.learning_rate,
+        )  # fmt: skip
+        self._loss_to_add = 0.0 if hasattr(trainer, "_tr_loss") else tr_loss.item()
+        self.epochs.end_replayed()
+
+    def end(self, checkpoint: Path) -> None:
+        """The training was over at the checkpoint: no step runs, and its sums are those of the end."""
+        self.ended = True
+        trainer = self._trainer
+        trainer.control.should_training_stop = True
+        trainer._load_rng_state(str(checkpoint))
+        if not hasattr(trainer, "_tr_loss"):
+            trainer._total_loss_scalar += self.take_loss()

@@ -1,0 +1,1 @@
+"""How the saves of one managed training are carried out."""

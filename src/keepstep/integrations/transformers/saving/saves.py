@@ -1,0 +1,315 @@
+"""How the saves of one managed training are carried out: staged now, written and committed in the background."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+from transformers import TrainerState
+
+from keepstep.checkpointer import Checkpointer, Facts, as_storage_error
+from keepstep.engine import FastEngine, Recorded, recording
+from keepstep.errors import DiskFull, StorageError
+from keepstep.formats.layout import UnsupportedTensorError
+from keepstep.integrations.transformers.metrics.ranking import Ranking
+from keepstep.integrations.transformers.resuming.loop import Loop
+from keepstep.integrations.transformers.saving.disk_errors import as_os_error
+from keepstep.integrations.transformers.saving.tokenizer_files import TokenizerFiles
+from keepstep.integrations.transformers.setup import messages
+from keepstep.integrations.transformers.setup.bystanders import readers
+from keepstep.integrations.transformers.setup.engine_choice import Choice
+from keepstep.integrations.transformers.setup.fingerprint import written_by
+from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
+from keepstep.integrations.transformers.stock import SAVE_FILE, TORCH_FILES, TRAINER_STATE_NAME
+from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, Kind
+from keepstep.repository import Finish
+from keepstep.snapshot.ranks import Ranks
+from keepstep.snapshot.staging import StateChangedError
+
+logger = messages.logger
+Files = Mapping[str, bytes]
+"""Contents of files, by path relative to the checkpoint."""
+
+
+class Saves:
+    """Saves one trainer. Without an engine, the stock writers write while the training waits."""
+
+    def __init__(
+        self,
+        trainer: Any,
+        checkpointer: Checkpointer,
+        ranks: Ranks,
+        *,
+        loop: Loop,
+        ranking: Ranking,
+        arguments: GivenArguments,
+        engine: Choice,
+    ) -> None:
+        self._trainer = trainer
+        self._checkpointer = checkpointer
+        self._ranks = ranks
+        self._loop = loop
+        self._ranking = ranking
+        self.engine: FastEngine | None = engine.engine
+        self._may_change = engine.may_change
+        self._arguments = arguments
+        self._fingerprint: Mapping[str, Any] = {}
+        self._tokenizer_files = TokenizerFiles()
+        self._failed = False
+        self._blocked = 0.0
+        self._committed: Checkpoint | None = None
+        self._writer_facts: dict[str, Any] | None = None
+        self.staging: Path | None = None
+        """Where stock writers write while a save is under way; None otherwise."""
+        self.pending_push: str | None = None
+
+    def start(self, fingerprint: Mapping[str, Any]) -> None:
+        """Begin a training; `fingerprint` is what a resume of its checkpoints is compared with."""
+        self._fingerprint = fingerprint
+
+    def close(self) -> None:
+        """End the engine's threads; forget what may be another in the next training."""
+        self._writer_facts = None
+        if self.engine is not None:
+            self.engine.close()
+
+    def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
+        """Save the present step: the committed checkpoint, or None when it is on its way to the disk, or turned away.
+
+        Rank 0 decides and writes; each other rank gives it the files that are its own. A save is waited for when
+        somebody reads the checkpoint as soon as he hears of it, and at the last step: no later one could make it good.
+        A failure of the disk throws the attempt away and writes anew once, now or with the state of the next step.
+        Raises the second in a row.
+        """
+        state, ranks = self._trainer.state, self._ranks
+        if ranks.agree(self._turns_away):
+            return None
+        if not (ranks.single or state.is_hyper_param_search):
+            self._trainer.store_flos()
+        parts = ranks.together(partial(self._part, write_stock))
+        added = {path: data for part in parts for path, data in part.items()}
+        committed, best = ranks.agree(partial(self._save, write_stock, added))
+        self._ranking.saved_step = state.global_step
+        state.best_model_checkpoint = best
+        return committed
+
+    def _turns_away(self) -> bool:
+        """True, which is said, when the save that is due is not to begin now."""
+        step = self._trainer.state.global_step
+        must = self._loop.is_last_step or self._ranking.is_new_best
+        away = self._checkpointer.turns_away(step, must=must)
+        if away:
+            messages.say_turned_away(self._checkpointer, step)
+        return away
+
+    def _part(self, write_stock: Callable[[], None]) -> Files:
+        """What this rank adds to the checkpoint: whatever its stock writers write, and its loop's state."""
+        if self._ranks.leads:
+            return {}
+        step = self._trainer.state.global_step
+        with as_storage_error(step), TemporaryDirectory(prefix="keepstep-") as scratch:
+            directory = Path(scratch) / f"{FULL_PREFIX}{step}"
+            directory.mkdir()
+            self._write_stock(write_stock, directory, step)
+            if not self._trainer.args.save_only_model:
+                self._loop.capture().write(directory, self._ranks.rank)
+            files = [path for path in directory.rglob("*") if path.is_file()]
+            return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
+
+    def _save(self, write_stock: Callable[[], None], added: Files) -> tuple[Checkpoint | None, str | None]:
+        """Save in the process that writes; returns the committed checkpoint, and the path of the best one."""
+        try:
+            self._note(self._checkpointer.failure(wait=True))
+            committed = self._save_now(write_stock, added)
+        except StorageError as error:
+            if not error.is_full:
+                raise
+            self._refuse(error)
+            committed = None
+        return committed, self._trainer.state.best_model_checkpoint
+
+    def _save_now(self, write_stock: Callable[[], None], added: Files) -> Checkpoint | None:
+        self._begin(write_stock, added)
+        if not (self._loop.is_last_step or self._somebody_reads()):
+            return None
+        if self._note(self._checkpointer.failure(wait=True)):
+            self._begin(write_stock, added)
+            self._checkpointer.wait()
+        self._ranking.name_best()
+        return self._committed
+
+    def _refuse(self, error: StorageError) -> None:
+        """Go on without the present step: there is no room for it."""
+        self._failed = False
+        self._checkpointer.refuse(self._trainer.state.global_step, error)
+
+    def _somebody_reads(self) -> bool:
+        """True when the checkpoint is looked at as soon as the trainer says that it is saved."""
+        return bool(readers(self._trainer.callback_handler.callbacks)) or bool(self._trainer.args.push_to_hub)
+
+    def _begin(self, write_stock: Callable[[], None], added: Files) -> None:
+        """Stage the present step and leave the rest to the background."""
+        facts = self._facts()
+        self._blocked, began, self._committed = 0.0, time.monotonic(), None
+
+        def on_commit(checkpoint: Checkpoint, durable_at: float) -> None:
+            self._failed = False
+            self._committed = checkpoint
+            self._say(checkpoint, durable_at - began)
+
+        def stage(directory: Path) -> Finish:
+            return self._stage(facts, write_stock, added, directory)
+
+        try:
+            self._checkpointer.save_in_background(facts, stage, on_commit)
+        except (StorageError, UnsupportedTensorError) as error:
+            if isinstance(error, DiskFull) or (isinstance(error, StorageError) and error.is_full and self._failed):
+                raise
+            self._note(error)
+            self._checkpointer.save_in_background(facts, stage, on_commit)
+        self._blocked += time.monotonic() - began
+
+    def _stage(self, facts: Facts, write_stock: Callable[[], None], added: Files, directory: Path) -> Finish:
+        """Write what must be written now; returns what writes the rest."""
+        engine = self.engine
+        with ExitStack() as replaced:
+            recorded = Recorded()
+            if engine:
+                recorded = replaced.enter_context(recording(SAVE_FILE, TORCH_FILES))
+                # It names the best checkpoint, which the stock writer takes for another one: it is written afterwards.
+                replaced.enter_context(patch.object(TrainerState, "save_to_json", lambda state, path: None))
+                replaced.enter_context(self._tokenizer_files.reused(self._trainer, recorded.small))
+            self._write_stock(write_stock, directory, facts.step)
+        recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
+        recorded.small |= {directory / path: data for path, data in added.items() if not (directory / path).exists()}
+        write_state = self._late_state(facts, directory)
+        # Last: what fails before it leaves no snapshot that nobody would write.
+        write_tensors = engine.snapshot(recorded, directory, self._trainer.model) if engine else None
+
+        def finish(directory: Path) -> Mapping[str, FileEntry]:
+            # The tensors first: written in place, they are what the optimizer waits for, whatever becomes of the rest.
+            written = write_tensors(directory) if write_tensors else {}
+            recorded.write_small()
+            write_state(directory)
+            return written
+
+        return finish
+
+    def _write_stock(self, write_stock: Callable[[], None], directory: Path, step: int) -> None:
+        stock = directory.parent / f"{FULL_PREFIX}{step}"
+        self.staging = directory.parent
+        try:
+            with as_os_error(directory.parent), self._arguments.as_given(), self._ranks.apart():
+                write_stock()
+        finally:
+            self.staging = None
+        if stock != directory:
+            directory.rmdir()
+            stock.rename(directory)
+
+    def _late_state(self, facts: Facts, directory: Path) -> Callable[[Path], None]:
+        """What writes the trainer's state, as it is now, and that of its loop."""
+        run, evaluations, state = self._checkpointer.run, self._ranking.evaluations, self._trainer.state
+        state.best_model_checkpoint = evaluations.best_path(facts.metrics, run.path / directory.name, run.best)
+        mine = copy.copy(state)
+        mine.log_history = list(state.log_history)
+        mine.stateful_callbacks = copy.deepcopy(state.stateful_callbacks)
+        loop = None if self._trainer.args.save_only_model else self._loop.capture()
+
+        def write(directory: Path) -> None:
+            mine.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
+            if loop is not None:
+                loop.write(directory)
+
+        return write
+
+    def _facts(self) -> Facts:
+        state = self._trainer.state
+        self._writer_facts = self._writer_facts or written_by(self._trainer)
+        return Facts(
+            step=state.global_step,
+            epoch=None if state.epoch is None else float(state.epoch),
+            kind=Kind.WEIGHTS if self._trainer.args.save_only_model else Kind.FULL,
+            metrics=self._ranking.evaluations.of(state.global_step),
+            written_by=self._writer_facts,
+            fingerprint=self._fingerprint,
+        )
+
+    def _say(self, checkpoint: Checkpoint, durable: float) -> None:
+        engine = "fast" if self.engine else "stock"
+        self._checkpointer.note_kept(checkpoint, blocked=self._blocked, durable=durable, engine=engine)
+        messages.say_commit(self._checkpointer, checkpoint, self._blocked, durable)
+
+    @property
+    def copying(self) -> bool:
+        """True while the live state may still be read."""
+        return self.engine is not None and self.engine.copying
+
+    def gate(self) -> None:
+        """Before anything changes the state: what is being saved must be copied. Time spent here counts as blocked."""
+        if self.engine is not None and self.engine.copying:
+            began = time.monotonic()
+            self.engine.gate()
+            self._blocked += time.monotonic() - began
+
+    def drain(self) -> None:
+        """Return when every save is durable, or refused for lack of room. Raises what one failed with otherwise."""
+        self.gate()
+        error = self._checkpointer.failure(wait=True)
+        if isinstance(error, StorageError) and error.is_full:
+            self._refuse(error)
+        elif error is not None:
+            raise error
+
+    def asks_for_save(self, *, logs: bool) -> bool:
+        """True when the present step is to be saved in place of one that failed, or was put off.
+
+        A second failure in a row is raised. Several processes agree at the steps that are logged (`logs`), when they
+        wait for each other anyway, and at the last.
+        """
+        if not (self._ranks.single or logs or self._loop.is_last_step):
+            return False
+        return self._ranks.agree(self._makes_up)
+
+    def _makes_up(self) -> bool:
+        failed = self._note(self._checkpointer.failure())
+        owed = self._checkpointer.owes and (self._loop.is_last_step or not self._checkpointer.busy)
+        return failed or owed
+
+    def _note(self, error: BaseException | None) -> bool:
+        """True when there is an error to be made good by a save of the present step; the second in a row is raised.
+
+        The second for lack of room is none to die of: it is refused.
+        """
+        if error is None:
+            return False
+        if isinstance(error, StorageError) and error.is_full:
+            self._checkpointer.headroom.strike(error)
+            if self._failed:
+                self._refuse(error)
+                return False
+        changed = isinstance(error, StateChangedError)
+        if isinstance(error, UnsupportedTensorError) or (changed and self._may_change):
+            self._go_stock(str(error))
+        elif changed or self._failed:
+            raise error
+        self._failed = True
+        step = self._trainer.state.global_step
+        self._checkpointer.run.events.append("failed", step=step, error=str(error), retried=True)
+        logger.warning("%s\n  Writing it anew, with the state of step %d.", error, step)
+        return True
+
+    def _go_stock(self, reason: str) -> None:
+        logger.warning("the stock writers save from here on: %s", reason)
+        if self.engine is not None:
+            self.engine.abandon()
+            self.engine.close()
+            self.engine = None

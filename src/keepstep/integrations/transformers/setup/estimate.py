@@ -1,0 +1,91 @@
+"""How many checkpoints a training will write and about how large they are, before the first one is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from keepstep.checkpointer import Headroom
+from keepstep.integrations.transformers.setup.arguments import plain
+from keepstep.operations.planning.disk import Kept, free_bytes, most_of
+from keepstep.retention import Policy
+from keepstep.units import format_size
+
+_MOMENTS = {"sgd": 0.0, "adafactor": 0.05, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
+"""Optimizer state per trainable value, by the word that an optimizer's name begins with; AdamW keeps two."""
+
+
+def checkpoint_bytes(trainer: Any) -> int:
+    """About the bytes of one checkpoint: what is saved of the weights, and the optimizer's moments."""
+    model, args = trainer.model, trainer.args
+    weights = _weights(trainer)
+    if args.save_only_model:
+        return weights
+    name = plain(args.optim).lower()
+    moments = next((count for word, count in _MOMENTS.items() if name.startswith(word)), 2.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if "8bit" in name:
+        return weights + int(moments * sum(p.numel() for p in trained))
+    return weights + int(moments * sum(p.numel() * p.element_size() for p in trained))
+
+
+def planned_saves(args: Any, state: Any) -> int:
+    """Saves that the schedule asks for from now on; new bests in between come on top."""
+    strategy = plain(args.save_strategy)
+    left = max(state.max_steps - state.global_step, 0)
+    if strategy == "steps" and state.save_steps:
+        return -(-left // int(state.save_steps))
+    if strategy == "best" and state.eval_steps:
+        return -(-left // int(state.eval_steps))
+    if strategy == "epoch":
+        return max(state.num_train_epochs - int(state.epoch or 0), 0)
+    return 0
+
+
+def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom) -> str:
+    """For the start line: saves to come, the size of one, the most that will be on disk, what is free, the verdict."""
+    saves = planned_saves(trainer.args, state)
+    if saves == 0:
+        return "nothing is scheduled to be saved"
+    one, limits = headroom.expected, headroom.limits
+    kept = _most_kept(policy, saves, trainer.args, state)
+    export = min(_weights(trainer), one)
+    peak = kept.bytes(one, export) + one
+    if limits.budget is not None:
+        peak = min(peak, limits.budget)
+    peak += export  # what `save_model` or an export writes beside them; no budget counts it
+    free = free_bytes(Path(trainer.args.output_dir))
+    fits = "fits" if peak + limits.min_free <= free else "DOES NOT FIT: older ones go as room runs out"
+    if one + limits.min_free > free:
+        fits = "NO ROOM FOR ONE"
+    return (
+        f"{saves} {'save' if saves == 1 else 'saves'} to come, about {format_size(one)} each; at most "
+        f"{format_size(peak)} on disk (kept, one in flight, one export), {format_size(free)} free: {fits}"
+    )
+
+
+def _weights(trainer: Any) -> int:
+    adapter = hasattr(trainer.model, "peft_config")
+    return sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad or not adapter)
+
+
+def _most_kept(policy: Policy, saves: int, args: Any, state: Any) -> Kept:
+    """The most that the policy keeps, as `keepstep plan` bounds it; rules that go by time may keep all saves."""
+    if policy.metric is None or plain(args.eval_strategy) != "steps" or not state.eval_steps:
+        evaluations = range(0)
+    else:
+        evaluations = _every(state.eval_steps, state.max_steps)
+    match plain(args.save_strategy):
+        case "steps":
+            scheduled = _every(state.save_steps, state.max_steps)
+        case "best":
+            scheduled = _every(state.eval_steps, state.max_steps)
+        case _:
+            scheduled = _every(-(-state.max_steps // max(saves, 1)), state.max_steps)
+    courses = [sorted({*scheduled, *more, state.max_steps}) for more in ((), evaluations)]
+    return most_of(policy, courses) or Kept(max(map(len, courses)))
+
+
+def _every(steps: float, last: int) -> range:
+    """Multiples up to the last step."""
+    return range(max(int(steps), 1), last + 1, max(int(steps), 1))

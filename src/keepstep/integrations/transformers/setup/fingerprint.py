@@ -1,0 +1,157 @@
+"""What a checkpoint remembers of its training, to be compared with at a resume: arguments, data, model, versions."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sized
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+import xxhash
+
+from keepstep.integrations.transformers.setup.arguments import plain, plain_arguments
+from keepstep.snapshot.random_state import untouched
+from keepstep.version import __version__
+
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "safetensors")
+SAMPLED_ROWS = 256
+"""Rows of a data set that its digest reads, spread evenly, the first and the last included."""
+SAMPLED_VALUES = 256
+"""Values of each frozen parameter that the digest of the base model reads."""
+ADAPTER_KEYS = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "bias")
+
+
+def fingerprint(trainer: Any) -> dict[str, dict[str, Any]]:
+    """Sections of plain values; what can't be known is None. Draws no random numbers."""
+    return {
+        "arguments": plain_arguments(trainer.args),
+        "data": dataset_fingerprint(getattr(trainer, "train_dataset", None)),
+        "eval data": dataset_fingerprint(getattr(trainer, "eval_dataset", None)),
+        "model": _model(trainer.model),
+        "adapter": _adapter(trainer.model),
+        "optimizer": {"class": _optimizer_name(trainer)},
+        "versions": versions(),
+        "device": _device(trainer.args),
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of python and of each package that takes part in training."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def written_by(trainer: Any) -> dict[str, Any]:
+    """Who writes a checkpoint: versions, trainer class, world size, dtype, parameter counts."""
+    model = trainer.model
+    parameters = list(model.parameters())
+    return {
+        "keepstep": __version__,
+        **versions(),
+        "trainer": trained_class(trainer).__name__,
+        "world_size": trainer.args.world_size,
+        "dtype": _dtype(parameters),
+        "parameters": sum(p.numel() for p in parameters),
+        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def trained_class(trainer: Any) -> type:
+    """The trainer's class as the user wrote it."""
+    return getattr(type(trainer), "_keepstep_original", type(trainer))
+
+
+def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
+    """Number of rows and a digest of evenly spread rows; both None for what can't be read twice (streams)."""
+    if isinstance(dataset, dict):
+        parts = {str(name): dataset_fingerprint(part) for name, part in dataset.items()}
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
+    if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
+        return {"rows": None, "digest": None}
+    with untouched():
+        return {"rows": len(dataset), "digest": _rows_digest(dataset)}
+
+
+def _rows_digest(dataset: Any) -> str | None:
+    rows = len(dataset)
+    count = min(rows, SAMPLED_ROWS)
+    chosen = sorted({index * (rows - 1) // max(count - 1, 1) for index in range(count)})
+    try:
+        if repr(_row(dataset, 0)) != repr(_row(dataset, 0)):
+            return None  # a random transform: its rows are never the same twice
+        state = xxhash.xxh3_128()
+        for index in chosen:
+            state.update(repr(_row(dataset, index)).encode())
+        return state.hexdigest()
+    except Exception:  # the user's own dataset code may refuse; a resume must not depend on it
+        return None
+
+
+def _row(dataset: Any, index: int) -> Any:
+    row = dataset[index]
+    return sorted((str(key), _values(value)) for key, value in row.items()) if hasattr(row, "items") else _values(row)
+
+
+def _values(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _model(model: Any) -> dict[str, Any]:
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
+    shapes = sorted(f"{name} {tuple(p.shape)}" for name, p in named)
+    return {
+        "class": type(model).__name__,
+        "trainable": sum(p.numel() for _, p in named),
+        "shapes": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()),
+        "dtype": _dtype([p for _, p in named]),
+        "base weights": _frozen_digest(frozen),
+    }
+
+
+def _frozen_digest(frozen: list[tuple[str, torch.Tensor]]) -> str | None:
+    if not frozen:
+        return None
+    state = xxhash.xxh3_128()
+    for name, parameter in frozen:
+        values = parameter.detach().flatten()[:: max(parameter.numel() // SAMPLED_VALUES, 1)][:SAMPLED_VALUES]
+        state.update(name.encode())
+        state.update(values.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+    return state.hexdigest()
+
+
+def _adapter(model: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, config in getattr(model, "peft_config", {}).items():
+        values = config.to_dict() if hasattr(config, "to_dict") else {}
+        for key in ADAPTER_KEYS:
+            if key in values:
+                value = values[key]
+                plain = sorted(map(str, value)) if isinstance(value, (set, list, tuple)) else value
+                found[key if name == "default" else f"{name}.{key}"] = getattr(plain, "value", plain)
+    return found
+
+
+def _optimizer_name(trainer: Any) -> str:
+    given = getattr(trainer, "_keepstep_given_optimizer", None)
+    return given or plain(trainer.args.optim)
+
+
+def _device(args: Any) -> dict[str, Any]:
+    kind = args.device.type
+    if kind == "cuda":
+        return {"type": kind, "name": torch.cuda.get_device_name(args.device), "cuda": torch.version.cuda}
+    return {"type": kind, "name": platform.machine(), "threads": torch.get_num_threads()}
+
+
+def _dtype(parameters: list[Any]) -> str:
+    return ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters})) or "none"
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,42 @@
+"""The user's training arguments, and those of them that must not act by themselves while keepstep does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class GivenArguments:
+    """Arguments of a trainer as its user gave them."""
+
+    def __init__(self, args: Any) -> None:
+        self._args = args
+        self._given: dict[str, Any] = {}
+
+    @contextmanager
+    def held_back(self, *, resuming: bool) -> Iterator[None]:
+        """While it lasts, the trainer removes no checkpoint itself, and a resume evaluates nothing at its start."""
+        args = self._args
+        self._given = {"save_total_limit": args.save_total_limit, "eval_on_start": args.eval_on_start}
+        args.save_total_limit = None
+        args.eval_on_start = args.eval_on_start and not resuming
+        try:
+            yield
+        finally:
+            self._set(self._given)
+
+    @contextmanager
+    def as_given(self) -> Iterator[None]:
+        """What a checkpoint records of the arguments: the user's values, and no secret."""
+        inside = {**self._given, "hub_token": None}
+        outside = {name: getattr(self._args, name) for name in inside}
+        self._set(inside)
+        try:
+            yield
+        finally:
+            self._set(outside)
+
+    def _set(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self._args, name, value)

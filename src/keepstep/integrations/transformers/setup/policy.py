@@ -1,0 +1,83 @@
+"""From a trainer's own arguments to a retention policy that means what people expect of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keepstep.errors import PolicyError, SettingsError
+from keepstep.integrations.transformers.setup.arguments import plain
+from keepstep.retention import Metric, Mode, Policy, Rule, default_policy, known_mode, parse
+
+Keep = str | Rule | Sequence[Rule | str]
+
+
+def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mode | None) -> Policy:
+    """The policy for `args` (TrainingArguments); `keep`, `metric` and `mode` win over them.
+
+    `save_total_limit=K` with evaluation is the best K plus the newest, without evaluation the newest K; no limit keeps
+    all. Raises PolicyError when a metric's direction is unknown or a rule ranks without evaluation.
+    """
+    check_settings(args)
+    evaluates = plain(args.eval_strategy) != "no"
+    ranked = _choose_metric(args, metric, mode) if evaluates or metric else None
+    rules = _rules(keep)
+    return Policy(rules, ranked) if rules else default_policy(args.save_total_limit or None, ranked)
+
+
+def check_settings(args: Any) -> None:
+    """Raises SettingsError for what can't go together with checkpoint management."""
+    if getattr(args, "enable_jit_checkpoint", False):
+        raise SettingsError(
+            "enable_jit_checkpoint=True saves in the middle of a step, past keepstep",
+            hint="Set enable_jit_checkpoint=False.",
+        )
+
+
+def _rules(keep: Keep | None) -> tuple[Rule, ...] | None:
+    if keep is None:
+        return None
+    if isinstance(keep, str):
+        return parse(keep)
+    parts: list[Rule] = []
+    for part in keep if isinstance(keep, Sequence) else [keep]:
+        parts.extend(parse(part) if isinstance(part, str) else [_rule(part)])
+    if not parts:
+        raise PolicyError("keep is empty", hint=_KEEP)
+    for place, rule in enumerate(parts):
+        if any(type(rule) is type(other) for other in parts[:place]):
+            raise PolicyError(f"{rule.word()!r} stands twice in keep", hint="Give each rule once.")
+    return tuple(parts)
+
+
+_KEEP = 'Name at least one rule, for example keep="best:3,latest:2".'
+
+
+def _rule(part: Any) -> Rule:
+    if not isinstance(part, Rule):
+        raise PolicyError(f"keep takes rules or their text, not {part!r}", hint=_KEEP)
+    return part
+
+
+def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> Metric:
+    name = metric or args.metric_for_best_model or "eval_loss"
+    name = name if name.startswith("eval_") else f"eval_{name}"
+    if mode is not None:
+        if mode not in ("min", "max"):
+            raise PolicyError(f"mode is {mode!r}", hint="It is 'min' (lower is better) or 'max' (higher is better).")
+        return Metric(name, mode)
+    chosen = (said_by_user(args) if metric is None else None) or known_mode(name)
+    if chosen is None:
+        raise PolicyError(
+            f"nobody can know whether higher or lower is better for {name!r}",
+            hint="Say it: keepstep.attach(trainer, mode='max') or mode='min'.",
+        )
+    return Metric(name, chosen)
+
+
+def said_by_user(args: Any) -> Mode | None:
+    """The direction that the user gave, None where it may be transformers' guess (greater unless `...loss`)."""
+    name, greater = args.metric_for_best_model, args.greater_is_better
+    if name is None or greater is None or greater == (not name.endswith("loss")):
+        return None
+    return "max" if greater else "min"

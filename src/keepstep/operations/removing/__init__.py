@@ -1,0 +1,1 @@
+"""What a policy removes or thins: shown first, then carried out."""

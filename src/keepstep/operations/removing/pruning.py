@@ -1,0 +1,101 @@
+"""Pruning that a person agreed to: the plan carried out is the plan that was shown, and what it leaves holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from keepstep.errors import CheckpointCorrupt, KeepstepError, PolicyError
+from keepstep.model import Checkpoint, State
+from keepstep.operations.checking import note
+from keepstep.operations.removing.carrying_out import Pruned, apply_plan
+from keepstep.repository import OnBytes
+from keepstep.retention import Metric, Mode, Outcome, Plan, Policy, fit, parse, without_aside
+from keepstep.run import Run
+from keepstep.units import format_size
+
+
+class PlanChanged(KeepstepError):
+    """The run changed between showing a plan and carrying it out."""
+
+    code = "plan-changed"
+
+
+def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None) -> Policy:
+    """The run's own policy, with rules and metric replaced where they are given.
+
+    Raises PolicyError, also for a metric that no checkpoint has: by that nothing could be ranked.
+    """
+    own = run.policy
+    ranked_by = own.metric if metric is None else Metric.of(metric, mode)
+    policy = Policy(own.rules if keep is None else parse(keep), ranked_by)
+    if metric is not None and ranked_by is not None:
+        known = [checkpoint.metrics for checkpoint in run.checkpoints]
+        if known and all(ranked_by.value(metrics) is None for metrics in known):
+            names = sorted({name for metrics in known for name in metrics})
+            there = f"There is {', '.join(names)}." if names else "They have no metrics at all."
+            raise PolicyError(f"no checkpoint of {run.path} has a value of {metric}", hint=there)
+    return policy
+
+
+def plan_for(run: Run, policy: Policy, budget: int | None = None, *, drop: Iterable[State] = ()) -> Plan:
+    """What the policy keeps, thins and removes, and what is given up to stay within a budget (bytes): the run's own
+    unless one is given. `drop` are states in which nothing that lies aside stays, unless it is pinned.
+    """
+    if budget is None:
+        budget = run.limits.budget
+    plan = without_aside(run.plan(policy), drop, "asked for")
+    if budget is None:
+        return plan
+    return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
+
+
+def prune_as_shown(
+    run: Run,
+    policy: Policy,
+    shown: Plan,
+    *,
+    budget: int | None = None,
+    drop: Iterable[State] = (),
+    on_bytes: OnBytes | None = None,
+    on_done: Callable[[Checkpoint], None] | None = None,
+) -> Pruned:
+    """Take the run's lock and carry out `shown`, after a check of the recovery point that it leaves.
+
+    Raises RunLocked, PlanChanged when the plan is another one by now, CheckpointCorrupt when the newest
+    resumable checkpoint does not hold; nothing is removed then.
+    """
+    with run.writing():
+        plan = plan_for(run, policy, budget, drop=drop)
+        if not same_decisions(plan, shown):
+            raise PlanChanged(
+                f"{run.path} changed after the plan was shown: nothing was removed", hint="Run it again to see it anew."
+            )
+        if plan.changes:
+            check_recovery_point(run, plan, on_bytes)
+        return apply_plan(run, plan, on_done)
+
+
+def same_decisions(one: Plan, other: Plan) -> bool:
+    """True when both keep, thin and remove the same checkpoints; reasons and late metrics don't matter."""
+    return _outcomes(one) == _outcomes(other)
+
+
+def _outcomes(plan: Plan) -> list[tuple[int, Path | None, Outcome]]:
+    decisions = [(d.checkpoint.generation, None, d.outcome) for d in plan.decisions]
+    return [*decisions, *((d.checkpoint.generation, d.checkpoint.path, d.outcome) for d in plan.aside)]
+
+
+def check_recovery_point(run: Run, plan: Plan, on_bytes: OnBytes | None) -> None:
+    """Something to resume from must be left: the newest resumable checkpoint that is kept, known to hold."""
+    damaged = run.events.damaged()
+    kept = [c for c in plan.keep if c.resumable and c.generation not in damaged]
+    if not kept:
+        return
+    verification = run.verify(kept[-1], on_bytes)
+    note(run, verification)
+    if not verification.ok:
+        raise CheckpointCorrupt(
+            f"the recovery point that would be left is damaged: {verification.summary()}. Nothing was removed",
+            hint=f"Move it aside first: keepstep verify {run.path} --quarantine",
+        )

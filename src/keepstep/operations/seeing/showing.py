@@ -1,0 +1,143 @@
+"""One checkpoint in full, and what would have to happen before the policy removes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from keepstep.errors import CheckpointNotFound
+from keepstep.model import Checkpoint
+from keepstep.operations.seeing.listing import Row, list_checkpoints
+from keepstep.retention import (
+    Best,
+    Context,
+    Daily,
+    Hourly,
+    Latest,
+    Metric,
+    Pinned,
+    Policy,
+    Rule,
+    Within,
+    rank,
+)
+from keepstep.run import Reference, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """A checkpoint's row, its place (from 1) among those ranked, and the conditions of its removal.
+
+    The policy removes it once all of `removed_by` have happened; empty: the next prune does.
+    """
+
+    row: Row
+    metric: Metric | None
+    place: int | None
+    ranked: int
+    removed_by: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The row's plain values and the rest; sizes in bytes."""
+        checkpoint = self.row.checkpoint
+        return {
+            **self.row.to_json(),
+            "run_id": checkpoint.run_id,
+            "metric": None if self.metric is None else {"name": self.metric.name, "mode": self.metric.mode},
+            "rank": self.place,
+            "removed_by": list(self.removed_by),
+            "files": [{"path": f.path, "size_bytes": f.size, "digest": f.digest} for f in checkpoint.files],
+            "written_by": dict(checkpoint.written_by),
+            "fingerprint": dict(checkpoint.fingerprint),
+        }
+
+
+def show(run: Run, reference: Reference) -> Details:
+    """The checkpoint that a reference names. Raises CheckpointNotFound."""
+    return show_generation(run, run.find(reference).generation)
+
+
+def show_generation(run: Run, generation: int) -> Details:
+    """The committed checkpoint of a generation. Raises CheckpointNotFound."""
+    listing = list_checkpoints(run)
+    row = next((row for row in listing.rows if row.checkpoint.generation == generation), None)
+    if row is None:
+        raise CheckpointNotFound(f"{run.path} has no checkpoint of generation {generation} (any more)")
+    checkpoints = tuple(row.checkpoint for row in listing.rows)
+    metric = listing.metric
+    ranked = [c.generation for c in rank(checkpoints, metric)] if metric else []
+    place = ranked.index(generation) + 1 if generation in ranked else None
+    context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held)
+    removed_by = what_removes(row, listing.policy, context) if row.keep else ()
+    return Details(row, metric, place, len(ranked), removed_by)
+
+
+def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:
+    """One condition for each ground that keeps a checkpoint; it goes when all of them are met."""
+    checkpoint = row.checkpoint
+    explained: set[str] = set()
+    found: list[str] = []
+    for rule in (*policy.rules, Pinned()):
+        reason = rule.keeps(context).get(checkpoint.generation)
+        if reason is not None:
+            explained.add(reason)
+            found.append(_end_of(rule, checkpoint, context))
+    if set(row.reasons) - explained:
+        found.append(_end_of_protection(checkpoint))
+    return tuple(dict.fromkeys(found))
+
+
+def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
+    """What ends a rule's hold on a checkpoint."""
+    match rule:
+        case Best(k=k) if context.metric is not None:
+            return _better_ones(k, checkpoint, context, context.metric)
+        case Latest(n=n):
+            newer = sum(c.resumable and c.generation > checkpoint.generation for c in context.checkpoints)
+            return _count(n - newer, "newer full checkpoint")
+        case Within() | Hourly() | Daily():
+            return _end_in_time(rule, checkpoint, context)
+        case Pinned():
+            run = checkpoint.path.parent if checkpoint.path else "RUN"
+            return f"unpinning it: keepstep unpin {run} {checkpoint.step}"
+        case _:
+            return f"a policy without {rule.spec()!r}: newer checkpoints don't change it"
+
+
+def _end_in_time(rule: Within | Hourly | Daily, checkpoint: Checkpoint, context: Context) -> str:
+    match rule:
+        case Within(seconds=seconds):
+            end = checkpoint.created.astimezone(UTC) + timedelta(seconds=seconds)
+            return f"time alone: after {end:%Y-%m-%d %H:%M:%S} UTC"
+        case Hourly(n=n):
+            return _newer_times(n, "hour", "%Y-%m-%d %H", checkpoint, context)
+        case Daily(n=n):
+            return _newer_times(n, "day", "%Y-%m-%d", checkpoint, context)
+
+
+def _better_ones(k: int, checkpoint: Checkpoint, context: Context, metric: Metric) -> str:
+    place = [c.generation for c in rank(context.checkpoints, metric)].index(checkpoint.generation)
+    value = metric.value(checkpoint.metrics)
+    # A newer one of equal value ranks before it.
+    bound = "or lower" if metric.mode == "min" else "or higher"
+    return f"{_count(k - place, 'newer checkpoint')} with {metric.name} of {value:.6g} {bound}"
+
+
+def _newer_times(n: int, unit: str, bucket: str, checkpoint: Checkpoint, context: Context) -> str:
+    def name(moment: datetime) -> str:
+        return moment.astimezone(UTC).strftime(bucket)
+
+    own = name(checkpoint.created)
+    newer = {name(c.created) for c in context.checkpoints if c.generation > checkpoint.generation}
+    more = f"newer checkpoints in {_count(n - len(newer - {own}), f'more {unit}')} (UTC)"
+    return f"a newer checkpoint in this {unit} (UTC), or {more}" if own == name(context.now) else more
+
+
+def _end_of_protection(checkpoint: Checkpoint) -> str:
+    kind = "full checkpoint" if checkpoint.resumable else "checkpoint"
+    return f"1 newer {kind} that takes its place as the newest"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

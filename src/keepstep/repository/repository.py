@@ -1,0 +1,365 @@
+"""Checkpoints in one store: stage, commit, list, verify, set aside, remove."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from keepstep import layout
+from keepstep.errors import CheckpointCorrupt, StorageError
+from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, Kind, State, parse_name
+from keepstep.repository import manifest
+from keepstep.repository.catalog import Catalog, Listing
+from keepstep.repository.linking import link_files
+from keepstep.repository.manifest import MANIFEST_NAME
+from keepstep.repository.verification import OnBytes, Verification, parents_of, sealed, verify_files
+from keepstep.stores import Entry, Store, is_leftover_of
+
+Finish = Callable[[Path], Mapping[str, FileEntry]]
+"""Writes what is missing in a directory; returns what it made durable, by path relative to it."""
+
+Dispose = Callable[[str], None]
+"""Deletes a directory of the store, by its key, at once or later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A private directory in which one checkpoint is being written."""
+
+    key: str
+    path: Path
+    """Where the writer puts the checkpoint's own directory."""
+
+
+class Repository:
+    """The checkpoints of one run in one store. Writers must hold the run's lock."""
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self.store = store
+        self.run_id = run_id
+        self._catalog = Catalog(store, run_id)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def stage(self) -> Staging:
+        """A new, empty, private directory (0700) to write a checkpoint into. Raises StorageError."""
+        key = f"{layout.STAGING}/{uuid.uuid4().hex}"
+        try:
+            # What makes the checkpoint durable is its own sync and that of the run's directory, after the rename.
+            self.store.make_directory(key, durable=False)
+        except OSError as error:
+            raise StorageError(
+                f"no checkpoint can be written in {self.store.local_path('')}: {error.strerror or error}",
+                hint="Free space or repair the disk; what was committed before is untouched.",
+                errno=error.errno,
+            ) from error
+        return Staging(key, self.store.local_path(key))
+
+    def discard(self, staging: Staging) -> None:
+        """Throw a staging directory away, as far as the disk allows; `recover` clears the rest.
+
+        It may hold a checkpoint that was swapped out: what took its place must be durable first.
+        """
+        with suppress(OSError):
+            self.store.sync_directory("")
+            self.store.delete(staging.key)
+
+    def commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry] | None = None) -> Checkpoint:
+        """Make `<staging>/<draft.name>` the run's checkpoint, durably; returns it with its files and path.
+
+        `written` are files, by path relative to the checkpoint, that are durable already and whose digests are known.
+        The manifest is written last; the rename makes the checkpoint visible. A checkpoint of the same name
+        is swapped out and removed only after the new one is durable; a foreign directory of that name is set
+        aside. Raises StorageError, with the staging directory thrown away and nothing else changed.
+        """
+        try:
+            return self._commit(staging, draft, written or {})
+        except OSError as error:
+            self.discard(staging)
+            where = error.filename or staging.path
+            raise StorageError(
+                f"checkpoint step {draft.step} could not be committed: {error.strerror or error} ({where})",
+                hint="Nothing that was committed before is touched.",
+                errno=error.errno,
+            ) from error
+
+    def _commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry]) -> Checkpoint:
+        staged = f"{staging.key}/{draft.name}"
+        self._drop_empty_directories(staged)
+        entries = self.store.walk(staged)
+        checkpoint = replace(draft, files=tuple(self._seal(staged, entries, written)))
+        self.store.write(f"{staged}/{MANIFEST_NAME}", _readable_manifest(checkpoint))
+        directories = [entry.path for entry in entries if entry.kind == "directory"]
+        for directory in sorted(directories, key=len, reverse=True):
+            self.store.sync_directory(f"{staged}/{directory}")
+        self.store.sync_directory(staged)
+        self._publish(staged, checkpoint.name)
+        with suppress(OSError):
+            self.store.delete(staging.key)
+        return replace(checkpoint, path=self.store.local_path(checkpoint.name))
+
+    def _drop_empty_directories(self, staged: str) -> None:
+        """A manifest names files alone: an empty directory would be an extra to it."""
+        entries = self.store.walk(staged)
+        parents = {parent for entry in entries if entry.kind != "directory" for parent in parents_of(entry.path)}
+        for entry in entries:
+            if entry.kind == "directory" and entry.path not in parents:
+                self.store.delete(f"{staged}/{entry.path}")
+
+    def _seal(self, staged: str, entries: list[Entry], written: Mapping[str, FileEntry]) -> Iterator[FileEntry]:
+        for entry in entries:
+            if entry.kind in ("link", "other"):
+                raise StorageError(f"{entry.path} is a {entry.kind}, not a regular file")
+            known = written.get(entry.path)
+            if known is not None and entry.kind == "file" and known.size == entry.size:
+                yield known
+            elif entry.kind == "file":
+                path = f"{staged}/{entry.path}"
+                self.store.sync_file(path)
+                yield sealed(self.store, path, entry.path, entry.size)
+
+    def _publish(self, staged: str, name: str) -> None:
+        """Put the staged directory in its place, durably; a failure on the way puts everything back."""
+        with ExitStack() as undo:
+            if not self._swap(staged, name, undo):
+                self.store.rename(staged, name)
+                undo.callback(self.store.rename, name, staged)
+            self.store.sync_directory("")
+            undo.pop_all()
+        with suppress(OSError):
+            for entry in self._entries(layout.REPLACED):
+                self.store.delete(f"{layout.REPLACED}/{entry.path}")
+
+    def _swap(self, staged: str, name: str, undo: ExitStack) -> bool:
+        """True when `name` was taken by ours and is now the staged one; a foreign one is only moved away."""
+        if not self.store.exists(name):
+            return False
+        if not self._is_ours(name):
+            undo.callback(self.store.rename, self._move_foreign(name), name)
+            return False
+        if self.store.exchange(staged, name):
+            undo.callback(self.store.exchange, staged, name)
+            return True
+        undo.callback(self.store.rename, self.move(name, layout.REPLACED), name)
+        return False
+
+    def thin(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Commit the weights of a checkpoint as `weights-<step>`, of the same generation; returns that one.
+
+        Its files are further names of the same bytes; where there are no hard links they are copied, and checked. The
+        full one stays, and counts for as long as it is there: it is to be removed next. Raises StorageError.
+        """
+        staging = self.stage()
+        thinned = checkpoint.thinned()
+        try:
+            known = link_files(self.store, self._key(checkpoint), f"{staging.key}/{thinned.name}", thinned.files)
+        except BaseException as error:
+            self.discard(staging)
+            if isinstance(error, OSError) and not isinstance(error, StorageError):
+                raise StorageError(
+                    f"checkpoint step {checkpoint.step} could not be thinned: {error.strerror or error}",
+                    hint="It stays whole.",
+                    errno=error.errno,
+                ) from error
+            raise
+        return self.commit(staging, thinned, known)
+
+    def remove(self, checkpoint: Checkpoint, dispose: Dispose | None = None) -> None:
+        """Take a checkpoint away: out of sight in one rename, then its manifest, then the rest.
+
+        The rest is left to `dispose`, where it is given.
+        """
+        # Into the trash itself: a full disk has no room for a directory around it.
+        trash = self._move(self._key(checkpoint), layout.TRASH, uuid.uuid4().hex)
+        with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
+            self.store.delete(f"{trash}/{MANIFEST_NAME}")
+            (dispose or self.store.delete)(trash)
+
+    def quarantine(self, checkpoint: Checkpoint) -> Path:
+        """Move a checkpoint out of the run, to be kept until a person decides; returns where it lies."""
+        home = f"{layout.QUARANTINE}/{uuid.uuid4().hex[:8]}"
+        return self.store.local_path(self.move(self._key(checkpoint), home))
+
+    def set_aside(self, checkpoint: Checkpoint, timeline: int) -> Path:
+        """Move a checkpoint to an abandoned timeline; returns where it lies."""
+        key = self._key(checkpoint)
+        home = f"{layout.TIMELINES}/{timeline}"
+        if self.store.exists(f"{home}/{checkpoint.name}"):
+            home = f"{home}/{uuid.uuid4().hex[:8]}"
+        return self.store.local_path(self.move(key, home))
+
+    def set_aside_everything(self, home: str) -> list[str]:
+        """Move all directories that are called like checkpoints to `home`; returns their names."""
+        names = [e.path for e in self.store.list("") if e.kind == "directory" and parse_name(e.path)]
+        for name in names:
+            self.move(name, home)
+        return names
+
+    def recover(self) -> list[str]:
+        """Clear what a killed process left behind; returns what was done. Safe to repeat.
+
+        Nothing is removed before everything that can be seen is durable. What can't be removed stays: it is
+        no reason to refuse a resume.
+        """
+        self._make_durable()
+        with suppress(OSError):
+            self.store.make_directory(layout.TRASH)  # while there is room for it
+        done = [f"put back {entry.path}" for entry in self._entries(layout.REPLACED) if self._put_back(entry.path)]
+        for room, what in ((layout.STAGING, "an unfinished save"), (layout.TRASH, "an unfinished removal")):
+            for entry in self._entries(room):
+                with suppress(OSError):
+                    self.store.delete(f"{room}/{entry.path}")
+                    done.append(f"cleared {what}")
+        for twin in _twins(self._catalog.room("", State.COMMITTED).checkpoints):
+            with suppress(OSError):
+                self.remove(twin)
+                done.append(f"dropped {twin.name}: {FULL_PREFIX}{twin.step} was not thinned to the end")
+        for entry in self._entries(layout.META):
+            if any(is_leftover_of(entry.path, name) for name in _REPLACED_UNDER_LOCK):
+                with suppress(OSError):
+                    self.store.delete(f"{layout.META}/{entry.path}")
+        return done
+
+    def _make_durable(self) -> None:
+        """Sync every directory that holds checkpoints: a killed process may have renamed and not synced."""
+        rooms = [entry.path for entry in self._entries(layout.META) if entry.kind == "directory"]
+        for room in (f"{layout.META}/{name}" for name in rooms):
+            for entry in self._entries(room):
+                if entry.kind == "directory" and room not in (layout.STAGING, layout.TRASH):
+                    self.store.sync_directory(f"{room}/{entry.path}")
+            self.store.sync_directory(room)
+        if self._is_directory(layout.META):
+            self.store.sync_directory(layout.META)
+        self.store.sync_directory("")
+
+    def _put_back(self, name: str) -> bool:
+        """Where a kill came between the two renames of a replacement: the old one takes its place again."""
+        replaced = f"{layout.REPLACED}/{name}"
+        if self._is_ours(name):
+            self.store.delete(replaced)
+            return False
+        if self.store.exists(name):
+            self._move_foreign(name)
+        self.store.rename(replaced, name)
+        self.store.sync_directory("")
+        return True
+
+    # -- reading ---------------------------------------------------------------------------------------
+
+    def listing(self) -> Listing:
+        """Committed checkpoints of this run by generation, and foreign directories by name.
+
+        Of one that is being thinned the full one counts, for as long as it is there.
+        """
+        found = self._catalog.room("", State.COMMITTED)
+        twins = _twins(found.checkpoints)
+        return Listing(tuple(c for c in found.checkpoints if c not in twins), found.foreign) if twins else found
+
+    def aside(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of abandoned timelines and quarantined ones, by generation."""
+        rooms = [(layout.QUARANTINE, State.QUARANTINED), (layout.TIMELINES, State.SET_ASIDE)]
+        found = [c for room, state in rooms for c in self._read_tree(room, state, depth=2)]
+        return tuple(sorted(found, key=lambda checkpoint: checkpoint.generation))
+
+    def committed(self, name: str) -> Checkpoint | None:
+        """The committed checkpoint of that directory name, None when there is none; looks at nothing else."""
+        return self._catalog.one(name)
+
+    @property
+    def highest_generation(self) -> int:
+        """The highest generation of any checkpoint that this object has listed or read aside so far."""
+        return self._catalog.highest
+
+    def current_timeline(self) -> int:
+        """1, plus the number of the last abandoned timeline."""
+        numbers = [int(entry.path) for entry in self.store.list(layout.TIMELINES) if entry.path.isdigit()]
+        return max(numbers, default=0) + 1
+
+    def read_manifest(self, directory: str, state: State = State.COMMITTED) -> Checkpoint:
+        """The checkpoint in a directory.
+
+        Raises OSError without a manifest, ManifestInvalid for a bad one, LayoutTooNew for one of a newer keepstep.
+        """
+        return self._catalog.read(directory, state)
+
+    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
+        """A full check of every byte; `on_bytes` is told how many were read."""
+        key = self._key(checkpoint)
+        return Verification(checkpoint, verify_files(self.store, key, checkpoint.files, on_bytes))
+
+    # -- helpers ---------------------------------------------------------------------------------------
+
+    def _read_tree(self, room: str, state: State, depth: int) -> list[Checkpoint]:
+        found = list(self._catalog.room(room, state).checkpoints)
+        if depth:
+            for entry in self.store.list(room):
+                if entry.kind == "directory" and parse_name(entry.path) is None:
+                    found += self._read_tree(f"{room}/{entry.path}", state, depth - 1)
+        return found
+
+    def _is_ours(self, name: str) -> bool:
+        try:
+            return self._is_directory(name) and self.read_manifest(name).run_id == self.run_id
+        except (OSError, CheckpointCorrupt):
+            return False
+
+    def _key(self, checkpoint: Checkpoint) -> str:
+        if checkpoint.path is None:
+            raise ValueError(f"{checkpoint.name} is not on disk")
+        return checkpoint.path.relative_to(self.store.local_path("")).as_posix()
+
+    def _entries(self, room: str) -> list[Entry]:
+        """Entries of one of keepstep's own directories; none when a link stands in its place."""
+        return self.store.list(room) if self._is_directory(layout.META) and self._is_directory(room) else []
+
+    def _is_directory(self, key: str) -> bool:
+        stamp = self.store.stamp(key)
+        return stamp is not None and stamp.kind == "directory"
+
+    def _move_foreign(self, name: str) -> str:
+        return self.move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
+
+    def move(self, key: str, home: str) -> str:
+        """Durably move a directory into `home`, which is made; returns its new key. A failure moves it back."""
+        return self._move(key, home, key.rpartition("/")[2])
+
+    def _move(self, key: str, home: str, name: str) -> str:
+        parent = key.rpartition("/")[0]
+        moved = f"{home}/{name}"
+        self.store.make_directory(home)
+        with ExitStack() as undo:
+            self.store.rename(key, moved)
+            undo.callback(self.store.rename, moved, key)
+            self.store.sync_directory(home)
+            self.store.sync_directory(parent)
+            undo.pop_all()
+        return moved
+
+
+_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json")
+"""Files of keepstep that only the holder of the run's lock replaces."""
+
+
+def _twins(checkpoints: tuple[Checkpoint, ...]) -> list[Checkpoint]:
+    """Thinned checkpoints whose full ones are still there."""
+    full = {checkpoint.generation for checkpoint in checkpoints if checkpoint.kind is Kind.FULL}
+    return [c for c in checkpoints if c.kind is Kind.WEIGHTS and c.generation in full]
+
+
+def _readable_manifest(checkpoint: Checkpoint) -> bytes:
+    """The manifest's bytes, read back once: what can't be read must not be committed."""
+    if not checkpoint.files:
+        raise StorageError("nothing was written")
+    try:
+        data = manifest.encode(checkpoint)
+        manifest.decode(data, origin="its manifest")
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"no manifest can name what was written: {error}") from error
+    if len(data) > manifest.SIZE_LIMIT:
+        raise StorageError("its files are too many for one manifest")
+    return data

@@ -1,0 +1,146 @@
+"""The event log of a run: one JSON object a line, only ever appended to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import msgspec
+
+from keepstep import layout
+from keepstep.run.tail import Tail
+from keepstep.stores import Store
+from keepstep.strict import changed, finite_or_name
+
+logger = logging.getLogger("keepstep")
+
+Event = dict[str, Any]
+
+DURABLE = frozenset({"metrics", "timeline", "removed", "thinned", "quarantined", "resumed", "run"})
+"""Events that are on disk before the call returns; the others only tell of what the manifests know anyway."""
+TELLING = frozenset({"removed", "thinned"})
+"""Of these, events of what is done already: where there is no room for the line, it is only warned about."""
+
+
+class EventLog:
+    """Appends and reads `.keepstep/events.jsonl`.
+
+    Every event has `time` (UTC, ISO 8601) and `event`, its name; docs/events.md says what each name means and what
+    other fields it has. `listeners` hear of each event of this process once it is written.
+    What the events say together is kept: asking again reads what any process appended since, and nothing twice.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._tail = Tail(store, layout.EVENTS)
+        self._state = _Folded()
+        self._guard = threading.Lock()
+        self.listeners: list[Callable[[Event], None]] = []
+
+    def append(self, event: str, **fields: Any) -> Event:
+        """Write one event and return it. Raises OSError for a durable one; another is only warned about.
+
+        A full disk must not turn a checkpoint that is committed into an error.
+        """
+        record = {"time": datetime.now(UTC), "event": event, **changed(fields, _plain)}
+        # A process killed in the middle of a line must not spoil the next one: every line brings its own start.
+        line = b"\n" + msgspec.json.encode(record) + b"\n"
+        try:
+            self._store.append(layout.EVENTS, line, durable=event in DURABLE)
+        except OSError as error:
+            if event in DURABLE - TELLING:
+                raise
+            logger.warning("The event log of %s missed %r: %s", self._store.local_path(""), event, error)
+        for hear in self.listeners:
+            hear(record)
+        return record
+
+    def read(self) -> Iterator[Event]:
+        """All whole events, oldest first; torn or foreign lines are passed over."""
+        if not self._store.exists(layout.EVENTS):
+            return
+        rest = b""
+        for chunk in self._store.chunks(layout.EVENTS, size=2**20):
+            *lines, rest = (rest + bytes(chunk)).split(b"\n")
+            yield from parse_lines(lines)
+        yield from parse_lines([rest])
+
+    def late_metrics(self) -> dict[int, dict[str, float]]:
+        """Metrics that arrived after their checkpoint's commit, by generation."""
+        with self._guard:
+            return dict(self._folded().late)
+
+    def damaged(self) -> frozenset[int]:
+        """Generations whose last verification failed."""
+        with self._guard:
+            return frozenset(self._folded().damaged)
+
+    def last_generation(self) -> int:
+        """The highest generation that was ever committed, 0 when none was."""
+        with self._guard:
+            return self._folded().last_generation
+
+    def _folded(self) -> _Folded:
+        added = self._tail.read()
+        if added.anew:
+            self._state = _Folded()
+        for lines in added.lines:
+            for event in parse_lines(lines):
+                self._state.take(event)
+        return self._state
+
+
+@dataclass(slots=True)
+class _Folded:
+    """What the events say together, up to the one that was taken last."""
+
+    late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
+    damaged: set[int] = field(default_factory=set[int])
+    last_generation: int = 0
+
+    def take(self, event: Event) -> None:
+        generation, name = event.get("generation"), event["event"]
+        if not isinstance(generation, int):
+            return
+        self.last_generation = max(self.last_generation, generation)
+        if name == "metrics":
+            # A new mapping: those that were given away stay as they are.
+            self.late[generation] = {**self.late.get(generation, {}), **dict(_numbers(event.get("metrics")))}
+        elif name == "committed" or (name == "verified" and event.get("ok")):
+            self.damaged.discard(generation)
+        elif name == "verified":
+            self.damaged.add(generation)
+
+
+def parse_lines(lines: list[bytes]) -> Iterator[Event]:
+    """The events in these lines; torn and foreign ones are passed over."""
+    for line in lines:
+        if not line.strip():
+            continue
+        try:
+            event = msgspec.json.decode(line)
+        except layout.NOT_JSON:
+            continue
+        if isinstance(event, dict):
+            event = cast("Event", event)
+            if isinstance(event.get("event"), str):
+                yield event
+
+
+def _numbers(metrics: Any) -> Iterator[tuple[str, float]]:
+    """What is a number, or the name of one that JSON lacks; one odd value must not make a run unreadable."""
+    if not isinstance(metrics, dict):
+        return
+    for name, value in cast("dict[str, Any]", metrics).items():
+        with suppress(TypeError, ValueError, OverflowError):
+            yield name, float(value)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: such numbers become the strings that float() reads back."""
+    return finite_or_name(value) if isinstance(value, float) else value

@@ -1,0 +1,112 @@
+"""`.keepstep/run.json`: the identity of a run, and the policy and the limits in force."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from keepstep import layout
+from keepstep.errors import KeepstepError, LayoutTooNew, RunNotFound
+from keepstep.model import parse_name
+from keepstep.retention import Metric, Policy, format_spec, parse
+from keepstep.run.limits import Limits, OnDiskFull
+from keepstep.stores import LocalStore, Store
+
+FORMAT_VERSION = 1
+
+
+class RunFile(msgspec.Struct, frozen=True):
+    """The content of `run.json`: format version, run id, creation time (UTC), policy as a spec, metric and mode; and
+    the limits that the last training was begun with: budget and free space in bytes.
+    """
+
+    format: int
+    run_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    created: datetime
+    keep: str
+    metric: str | None = None
+    mode: Literal["min", "max"] | None = None
+    budget: Annotated[int, Meta(gt=0)] | None = None
+    min_free: Annotated[int, Meta(ge=0)] = 0
+    on_disk_full: OnDiskFull = "finish"
+
+    @classmethod
+    def for_policy(cls, policy: Policy, limits: Limits | None = None, *, run_id: str, created: datetime) -> RunFile:
+        """A run file that puts `policy`, and `limits` where there are any, in force."""
+        limits = limits or Limits()
+        metric = policy.metric
+        return cls(
+            FORMAT_VERSION,
+            run_id,
+            created,
+            format_spec(policy.rules),
+            metric.name if metric else None,
+            metric.mode if metric else None,
+            limits.budget,
+            limits.min_free,
+            limits.on_disk_full,
+        )
+
+    def with_policy(self, policy: Policy, limits: Limits | None = None) -> RunFile:
+        """The same run under another policy, and other limits where they are given."""
+        return RunFile.for_policy(policy, limits or self.limits(), run_id=self.run_id, created=self.created)
+
+    def policy(self) -> Policy:
+        """The policy in force. Raises PolicyError when the file was edited into nonsense."""
+        metric = Metric(self.metric, self.mode) if self.metric and self.mode else None
+        return Policy(parse(self.keep), metric)
+
+    def limits(self) -> Limits:
+        """The limits in force."""
+        return Limits(self.budget, self.min_free, self.on_disk_full)
+
+
+def write_run_file(store: Store, file: RunFile) -> None:
+    """Create or replace the run file, durably."""
+    store.replace(layout.RUN, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
+
+
+def read_run_file(store: LocalStore) -> RunFile:
+    """The run file. Raises RunNotFound, LayoutTooNew, or KeepstepError when it is damaged."""
+    where = store.local_path(layout.RUN)
+    try:
+        data = store.read(layout.RUN, limit=layout.SMALL_FILE_LIMIT)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _not_found(store) from error
+    except OSError as error:
+        raise KeepstepError(
+            f"{where} can't be read: {error.strerror or error}", hint="Nothing is begun in a run that can't be read."
+        ) from error
+    try:
+        file = msgspec.json.decode(data, type=RunFile)
+    except layout.NOT_JSON as error:
+        raise KeepstepError(
+            f"{where} is damaged: {error}",
+            hint="Its checkpoints are whole all the same; put run_id from any checkpoint's keepstep.json back into it.",
+        ) from error
+    if file.format > FORMAT_VERSION:
+        raise LayoutTooNew(
+            f"{where} has format {file.format}; this keepstep reads up to {FORMAT_VERSION}",
+            hint="Upgrade it: pip install -U keepstep",
+        )
+    return file
+
+
+def _not_found(store: LocalStore) -> RunNotFound:
+    if not store.root.is_dir():
+        return RunNotFound(f"{store.root} is no directory", hint="Give the output_dir of a training run.")
+    runs = sorted(child.name for child in store.root.iterdir() if (child / layout.RUN).is_file())
+    if runs:
+        return RunNotFound(f"{store.root} holds no run itself", hint=f"There are runs below it: {', '.join(runs[:20])}")
+    if parse_name(store.root.name) is not None and (store.root.parent / layout.RUN).is_file():
+        return RunNotFound(f"{store.root} is one checkpoint, not a run", hint=f"Give the run: {store.root.parent}")
+    stock = [child.name for child in store.root.iterdir() if parse_name(child.name)]
+    if stock:
+        return RunNotFound(
+            f"{store.root} has {len(stock)} checkpoints that keepstep did not commit, and no run",
+            hint="A training with keepstep.attach(trainer) in this directory makes a run of it.",
+        )
+    return RunNotFound(f"{store.root} holds no run", hint="Give the output_dir of a training with keepstep.attach.")
