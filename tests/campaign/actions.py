@@ -11,7 +11,7 @@ from keepstep import layout
 from keepstep.checkpointer import Facts
 from keepstep.errors import CheckpointNotFound, RunNotFound
 from keepstep.run import Run
-from tests.core.helpers import FILES, assert_sound, litter, make_checkpointer, make_run, save, steps, writer
+from tests.small_run import FILES, assert_sound, litter, make_checkpointer, make_run, save, steps, writer
 
 Write = Callable[[Path], None]
 

@@ -15,7 +15,7 @@ import pytest
 from keepstep.errors import KeepstepError, StorageError
 from keepstep.testing.faults import Fault, Injector, Moment
 from tests.campaign.actions import ACTIONS, Action, check, plain_write, resumes_from
-from tests.core.helpers import litter, make_checkpointer, make_run, save
+from tests.small_run import litter, make_checkpointer, make_run, save
 
 pytestmark = pytest.mark.campaign
 NUMBERS = (errno.EIO, errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT)

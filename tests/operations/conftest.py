@@ -1,12 +1,5 @@
-"""These tests do not wait for the disk: what a sync promises is tried by the tests of the core."""
+"""These tests do not wait for the disk."""
 
-from __future__ import annotations
+from tests.unsynced import no_waiting_for_the_disk
 
-import os
-
-import pytest
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
+__all__ = ["no_waiting_for_the_disk"]

@@ -8,7 +8,7 @@ import pytest
 
 from keepstep.run import Tail
 from keepstep.run.tail import MARK, PIECE
-from tests.core.counting import CountingStore
+from tests.run.counting import CountingStore
 
 LINE = b"x" * 99
 

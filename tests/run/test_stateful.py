@@ -20,7 +20,7 @@ from keepstep.model import Checkpoint, Kind
 from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.retention import Policy
 from keepstep.testing.faults import Fault, Injector
-from tests.core.helpers import FILES, LOSS, content, litter, make_checkpointer, save
+from tests.small_run import FILES, LOSS, content, litter, make_checkpointer, save
 
 
 class Killed(BaseException):

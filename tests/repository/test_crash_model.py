@@ -17,7 +17,7 @@ from keepstep.repository.linking import link_files
 from keepstep.run import ResumePoint, Run
 from keepstep.run.run import OnBytes
 from keepstep.stores.memory import MemoryStore
-from tests.core.crash_model import Scenario, Violation, World, by_generation, commit, damage
+from tests.repository.crash_model import Scenario, Violation, World, by_generation, commit, damage
 
 
 @pytest.fixture(autouse=True)

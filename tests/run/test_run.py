@@ -18,7 +18,7 @@ from keepstep.retention import Policy
 from keepstep.run import Run, external_path, open_external
 from keepstep.run.pins import TagInvalid
 from keepstep.testing.faults import Fault, FaultyStore, Injector
-from tests.core.helpers import FILES, LOSS, assert_sound, litter, make_checkpointer, make_run, manifest_of, save, steps
+from tests.small_run import FILES, LOSS, assert_sound, litter, make_checkpointer, make_run, manifest_of, save, steps
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from keepstep.repository import catalog
 from keepstep.run import Run
 from keepstep.run.joining import Joiner
 from keepstep.run.tail import MARK
-from tests.core.counting import CountingStore
-from tests.core.helpers import make_checkpointer, make_run, manifest_of, save, steps
+from tests.run.counting import CountingStore
+from tests.small_run import make_checkpointer, make_run, manifest_of, save, steps
 
 
 @pytest.fixture

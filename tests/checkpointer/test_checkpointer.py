@@ -20,7 +20,7 @@ from keepstep.errors import CheckpointNotFound, KeepstepError, RunInUse, RunLock
 from keepstep.retention import Policy
 from keepstep.run import Limits, Run
 from keepstep.testing.faults import Fault, Injector
-from tests.core.helpers import (
+from tests.small_run import (
     FILES,
     LOSS,
     assert_sound,

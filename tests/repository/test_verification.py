@@ -18,7 +18,7 @@ from keepstep.repository.verification import sealed
 from keepstep.run import Run
 from keepstep.stores import Entry, LocalStore
 from keepstep.stores.memory import MemoryStore
-from tests.core.helpers import FILES, make_run
+from tests.small_run import FILES, make_run
 
 
 @pytest.fixture

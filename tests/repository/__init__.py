@@ -1,0 +1,1 @@
+"""Tests of checkpoints in one store, and of crashes inside a commit."""
