@@ -1,0 +1,1 @@
+"""Every integration passes the suite that says what one must show, and the suite can fail."""
