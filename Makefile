@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 # The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
 TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
 
-.PHONY: help setup demo test check format lint types imports unit training docs campaign test-oldest bench bench-page clean
+.PHONY: help setup demo test check format lint types imports unit training docs map campaign test-oldest wheel bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -52,8 +52,12 @@ types: .venv/.ready  ## types hold
 imports: .venv/.ready  ## imports go down only
 	$(BIN)/lint-imports
 
-docs: .venv/.ready  ## generated pages are up to date
+docs: .venv/.ready  ## generated pages and the map are up to date
 	$(BIN)/python tools/generate_docs.py --check
+	$(BIN)/python tools/map.py --check
+
+map: .venv/.ready  ## the rooms of the code: what each is, how large, and who may import whom
+	@$(BIN)/python tools/map.py
 
 campaign: .venv/.ready  ## the longer fault campaigns
 	$(BIN)/python -m pytest -q -m campaign -s
@@ -77,6 +81,9 @@ bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on 
 	VIRTUAL_ENV=$(CURDIR)/.venv-bench $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints.txt -c constraints-bench.txt \
 	  -e '.[hf]' peft moonclip lightning orbax-checkpoint matplotlib
 	@touch $@
+
+wheel: .venv/.ready  ## build the wheel, and use it in empty environments
+	PYTHON="$(PYTHON)" tools/try_wheel.sh
 
 bench-page: .venv/.ready  ## what the page of `keepstep ui` takes and costs, in a real browser (5 minutes)
 	$(BIN)/python -m benchmarks.page

@@ -1,0 +1,147 @@
+"""The public surface is this list: the names of the package and of its faces, each of which leads somewhere."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import tomllib
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import keepstep
+
+PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
+HOME = Path(keepstep.__file__).parent
+PUBLIC = """
+    All Best Checkpoint Checkpointer Daily Every Exactness Facts FileEntry Hourly KeepstepError Kind Latest Metric
+    Pinned Plan Policy Receipt ResumePoint Run State Within attach export open_run transformers
+"""
+FACES = {
+    "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error",
+    "engine": "CHECK FastEngine HeldFiles Place Recorded recording served",
+    "operations.doctor": """
+        GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together judge
+        rule_named rules_of
+    """,
+    "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
+    "prometheus": "Address Exporter parse_target registry serve text_of write_file",
+    "repository": """
+        MANIFEST_NAME Check Dispose Finish Foreign Listing OnBytes Problem Repository Staging Verification check_file
+        file_digest verify_files
+    """,
+    "retention": """
+        RECOVERY_POINT All Best Context Daily Decision Every Hold Hourly Latest Measure Metric Mode Outcome Pinned
+        Plan Policy Rule Within default_policy entries fit format_spec known_mode make_plan parse rank rule_table size
+        without_aside
+    """,
+    "run": """
+        Attempt Difference Ending Event Exactness History Hook Hooks Limits OnDiskFull Pins Point Reason Receipt
+        Reference ResumePoint Run Tail external_path fingerprint_differences open_external parse_lines
+    """,
+    "stores": """
+        TEMPORARY_SUFFIX Entry EntryKind LocalStore Room Stamp Store exchange_names is_leftover_of
+        rename_without_replacing
+    """,
+    "transformers": "ManagedTrainer attach verified",
+}
+"""By the module below keepstep."""
+WITH_TORCH = ("keepstep.engine", "keepstep.integrations", "keepstep.transformers")
+"""Read here and not imported: that takes seconds."""
+HEAVY = {"torch", "transformers", "numpy", "msgspec", "rich", "click"}
+
+
+def _body(module: str) -> list[ast.stmt]:
+    """The source of a module, whose imports do not run."""
+    path = HOME.joinpath(*module.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return ast.parse(file.read_text(encoding="utf-8")).body
+
+
+def _handed_on(body: list[ast.stmt]) -> list[str]:
+    """`__all__`; empty without one."""
+    for node in body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def _imported(body: list[ast.stmt]) -> dict[str, str]:
+    """The module that each name is imported from."""
+    return {
+        alias.asname or alias.name: node.module or ""
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def _leads_somewhere(module: str, name: str) -> bool:
+    """Whether a module has the name: looked up in it, or, where that would import torch, read in its source."""
+    if not module.startswith(WITH_TORCH):
+        return hasattr(import_module(module), name)
+    body = _body(module)
+    if name in (imported := _imported(body)):
+        return _leads_somewhere(imported[name], name)
+    made = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}
+    return name in made | {ast.unparse(node.targets[0]) for node in body if isinstance(node, ast.Assign)}
+
+
+def test_the_package_hands_on_these_names_and_no_others() -> None:
+    assert sorted(keepstep.__all__) == sorted(PUBLIC.split())
+    assert set(keepstep.__all__) <= set(dir(keepstep))
+
+
+def test_every_public_name_has_a_home_that_has_it() -> None:
+    homes = keepstep._HOMES  # pyright: ignore[reportPrivateUsage]
+    named = [name for names in homes.values() for name in names]
+    assert sorted([*named, "open_run", "transformers"]) == sorted(PUBLIC.split())
+    for module, names in homes.items():
+        for name in names:
+            assert _leads_somewhere(module, name), f"{module} has no {name}"
+            if not module.startswith(WITH_TORCH):
+                assert getattr(keepstep, name) is getattr(import_module(module), name)
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = keepstep.Nothing
+
+
+def test_type_checkers_see_the_names_that_are_loaded() -> None:
+    (block,) = (node for node in _body("keepstep") if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node))
+    homes = keepstep._HOME_OF  # pyright: ignore[reportPrivateUsage]
+    assert _imported(block.body) == {**homes, "transformers": "keepstep"}
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_a_face_hands_on_these_names_and_no_others(face: str) -> None:
+    module = f"keepstep.{face}"
+    names = _handed_on(_body(module))
+    assert sorted(names) == sorted(FACES[face].split())
+    assert [name for name in names if not _leads_somewhere(module, name)] == []
+
+
+def test_every_face_is_listed_here() -> None:
+    rooms = {path.parent.relative_to(HOME).as_posix().replace("/", ".") for path in HOME.rglob("*/__init__.py")}
+    assert {room for room in rooms if _handed_on(_body(f"keepstep.{room}"))} <= FACES.keys()
+    contracts = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    guarded = {name for one in contracts if one["type"] == "protected" for name in one["protected_modules"]}
+    assert guarded <= {f"keepstep.{face}.*" for face in FACES}
+
+
+def _modules_after(code: str) -> set[str]:
+    report = f"import json, sys\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True, timeout=60)
+    return set(json.loads(done.stdout))
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert _modules_after("import keepstep").isdisjoint(HEAVY)
+
+
+def test_names_without_a_trainer_import_no_torch() -> None:
+    light = sorted(set(PUBLIC.split()) - {"attach", "export", "transformers"})
+    modules = _modules_after(f"from keepstep import {', '.join(light)}")
+    assert "msgspec" in modules
+    assert modules.isdisjoint({"torch", "transformers", "numpy"})
