@@ -55,6 +55,6 @@ def trackio_hooks(project: str, name: str) -> Hooks:
         run.log(numbers(event), step=event["step"])
 
     def on_failure(event: Event) -> None:
-        run.alert(f"a save was {event['event']}", event["error"])
+        run.alert("a save failed" if event["event"] == "failed" else "a save was refused", event["error"])
 
     return {"on_commit": on_commit, "on_failure": on_failure}

@@ -1,6 +1,7 @@
 """The textbook program: fine-tune with LoRA, keep the best 2, then resume from the best one for another epoch.
 
-python examples/sft_lora.py --model PATH_OR_HUB_NAME --data TEXT_FILE --output runs/textbook
+keepstep demo --script sft_lora > sft_lora.py
+python sft_lora.py --model PATH_OR_HUB_NAME --data TEXT_FILE --output runs/textbook
 """
 
 import argparse

@@ -66,6 +66,15 @@ def test_refusals(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
 
 
+def test_without_the_extra_it_says_what_to_install(
+    run: Run, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keepstep.cli.commands.export.find_spec", lambda name: None)
+    done = call("export", run.path, "10", tmp_path / "out")
+    assert done.exit_code == 2 and "needs torch, transformers, safetensors, huggingface_hub" in done.stderr
+    assert done.stderr.endswith('Install it: pip install "keepstep[hf]"\n')
+
+
 def test_a_directory_that_is_not_empty_needs_force(run: Run, tmp_path: Path, call: Call) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")

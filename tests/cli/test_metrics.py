@@ -24,6 +24,14 @@ def test_prints_the_runs_below_a_directory(call: Call, tmp_path: Path) -> None:
     assert result.output.count("keepstep_latest_step{") == 2
 
 
+def test_without_the_extra_it_says_what_to_install(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path / "a", {1: 1.0})
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    result = call("metrics", tmp_path / "a")
+    assert result.exit_code == 2 and "need the package prometheus-client" in result.stderr
+    assert result.stderr.endswith('Install it: pip install "keepstep[metrics]"\n')
+
+
 def test_a_run_given_twice_is_counted_once(call: Call, tmp_path: Path) -> None:
     make_run(tmp_path / "a", {1: 1.0})
     assert call("metrics", tmp_path / "a", tmp_path).output.count("keepstep_latest_step{") == 1

@@ -230,7 +230,7 @@ def test_missing_libraries_are_named(call: Call, tmp_path: Path, monkeypatch: py
     result = call("plan", _llama(tmp_path / "m"), "--lora-r", "8")
     assert result.exit_code == 2
     assert "needs torch, transformers, peft" in result.stderr
-    assert "keepstep plan --params 7B" in result.stderr
+    assert 'pip install "keepstep[hf]" peft. Or' in result.stderr and "keepstep plan --params 7B" in result.stderr
 
 
 ADAPTED = YAML + "use_peft: true\nlora_r: 8\nlora_target_modules: [q_proj, down_proj]\n"

@@ -102,7 +102,7 @@ def test_a_picture_needs_matplotlib(call: Call, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("keepstep.cli.drawing.picture.find_spec", lambda _: None)
     result = call("simulate", *SMALL, "--limit", "2", "--png", tmp_path / "p.png")
     assert result.exit_code == 2
-    assert "pip install matplotlib" in result.stderr
+    assert 'pip install "keepstep[plot]"' in result.stderr
 
 
 @pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib")

@@ -68,7 +68,7 @@ def test_without_the_extra_it_says_what_to_install(call: Call, run_path: Path, m
     monkeypatch.setattr("keepstep.cli.commands.ui.find_spec", lambda name: None)
     result = call("ui", run_path)
     assert result.exit_code == 2
-    assert "the page needs starlette and uvicorn" in result.stderr and "pip install starlette uvicorn" in result.stderr
+    assert "the page needs starlette and uvicorn" in result.stderr and 'pip install "keepstep[web]"' in result.stderr
 
 
 def test_a_port_in_use_and_a_place_that_is_none(call: Call, run_path: Path) -> None:

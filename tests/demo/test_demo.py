@@ -48,6 +48,14 @@ def test_model_and_data_go_together(options: list[str]) -> None:
     assert isinstance(result.exception, SettingsError)
 
 
+def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keepstep.demo.command.find_spec", lambda name: None)
+    error = CliRunner().invoke(demo, []).exception
+    assert isinstance(error, SettingsError)
+    assert error.message == "the demonstration needs torch, transformers, trl, peft, datasets"
+    assert 'pip install "keepstep[demo]"' in error.hint
+
+
 def test_a_model_that_is_not_there_is_named_before_anything_starts(tmp_path: Path) -> None:
     result = CliRunner().invoke(demo, ["--model", str(tmp_path / "missing"), "--data", __file__])
     assert isinstance(result.exception, SettingsError)

@@ -45,7 +45,7 @@ def registry(look: Look) -> CollectorRegistry:
     except ImportError as error:
         raise SettingsError(
             "metrics for Prometheus need the package prometheus-client",
-            hint="pip install prometheus-client",
+            hint='Install it: pip install "keepstep[metrics]"',
         ) from error
     found = CollectorRegistry(auto_describe=False)
     found.register(RunCollector(look))  # pyright: ignore[reportArgumentType]

@@ -106,7 +106,7 @@ def _need_packages(plan: ExportPlan) -> None:
     if missing:
         raise SettingsError(
             f"an export is checked by loading it, and that needs {', '.join(missing)}",
-            hint=f"pip install {' '.join(missing)}",
+            hint='Install it: pip install "keepstep[hf]"' + (" peft" if "peft" in missing else ""),
         )
 
 

@@ -46,7 +46,8 @@ def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, ou
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise SettingsError(f"the page needs {' and '.join(missing)}", hint=f"pip install {' '.join(missing)}")
+        hint = 'Install it: pip install "keepstep[web]"'
+        raise SettingsError(f"the page needs {' and '.join(missing)}", hint=hint)
     from keepstep.web.server import PageServer, has_browser
 
     searched = [expanded(place) for place in places] or [Path()]

@@ -18,7 +18,7 @@ _INK, _SHADE, _MARK = "#1f5f8b", "#b9d4e6", "#c2571a"
 def draw(replayed: Replay, path: Path) -> None:
     """Write the picture to `path`. Raises SettingsError without matplotlib or without a save, OSError."""
     if find_spec("matplotlib") is None:
-        raise SettingsError("drawing a PNG needs matplotlib", hint="Install it: pip install matplotlib")
+        raise SettingsError("drawing a PNG needs matplotlib", hint='Install it: pip install "keepstep[plot]"')
     if not replayed.moments:
         raise SettingsError("there is nothing to draw: no step was saved", hint="Save more often, or crash later.")
     # By name: most of matplotlib's calls have no types, and the core is checked without it.

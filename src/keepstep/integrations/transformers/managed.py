@@ -22,6 +22,7 @@ from keepstep.integrations.transformers.setup.engine_choice import EngineName, c
 from keepstep.integrations.transformers.setup.options import Options
 from keepstep.integrations.transformers.setup.parallel import ranks_of
 from keepstep.integrations.transformers.setup.policy import Keep, choose_policy
+from keepstep.integrations.transformers.setup.versions import say_versions
 from keepstep.retention import Mode
 from keepstep.run import Hook, OnDiskFull
 
@@ -51,6 +52,7 @@ class ManagedTrainer(_Base):
         policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
         ranks = ranks_of(self)
         if ranks.leads:
+            say_versions()
             say_findings(self, policy, options)
         if self.args.metric_for_best_model is not None and policy.metric is not None:
             # Stock callbacks such as EarlyStoppingCallback read the direction from here.

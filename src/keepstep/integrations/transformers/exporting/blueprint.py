@@ -68,7 +68,9 @@ def _need(*packages: str) -> None:
     if missing:
         raise SettingsError(
             f"planning from a model's config needs {', '.join(missing)}",
-            hint="pip install transformers accelerate peft. Or give plain numbers: keepstep plan --params 7B",
+            hint='Install it: pip install "keepstep[hf]"'
+            + (" peft" if "peft" in missing else "")
+            + ". Or give plain numbers: keepstep plan --params 7B",
         )
 
 
