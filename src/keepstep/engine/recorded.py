@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 from keepstep.engine.places import Place, standing_in
@@ -27,6 +28,11 @@ class Recorded:
     torch: dict[Path, Any] = field(default_factory=dict[Path, Any])
     small: dict[Path, bytes] = field(default_factory=dict[Path, bytes])
 
+    @property
+    def is_empty(self) -> bool:
+        """True when nothing was recorded."""
+        return not (self.safetensors or self.torch or self.small)
+
     def move(self, old: Path, new: Path) -> None:
         """Let what was recorded below one directory belong to another."""
         self.safetensors = {new / path.relative_to(old): value for path, value in self.safetensors.items()}
@@ -41,20 +47,25 @@ class Recorded:
 
 
 @contextmanager
-def recording(save_file: Iterable[Place], torch_files: Collection[str]) -> Iterator[Recorded]:
-    """While it lasts, calls that would write the state's tensors are recorded.
+def recording(directory: Path, save_file: Iterable[Place], torch_files: Collection[str]) -> Iterator[Recorded]:
+    """While it lasts, calls that would write the state's tensors below a directory are recorded.
 
-    `save_file` are the places of `safetensors.torch.save_file`; `torch_files` the names of the files of `torch.save`
-    that hold tensors of the state: its others are small, and written as ever.
+    What goes anywhere else is written as ever. `save_file` are the places of `safetensors.torch.save_file`;
+    `torch_files` the names of the files of `torch.save` that hold tensors of the state: its others are small, and
+    written as ever.
     """
     recorded = Recorded()
-    stock_save = torch.save
+    stock_save_file, stock_save = safetensors.torch.save_file, torch.save
 
     def record(tensors: Tensors, filename: Any, metadata: Mapping[str, str] | None = None) -> None:
-        recorded.safetensors[Path(filename)] = (dict(tensors), metadata)
+        if Path(filename).is_relative_to(directory):
+            recorded.safetensors[Path(filename)] = (dict(tensors), metadata)
+        else:
+            stock_save_file(dict(tensors), filename, None if metadata is None else dict(metadata))
 
     def save(value: Any, target: Any, *args: Any, **kwargs: Any) -> None:
-        if isinstance(target, (str, os.PathLike)) and Path(target).name in torch_files:
+        named = isinstance(target, (str, os.PathLike)) and Path(target).name in torch_files
+        if named and Path(target).is_relative_to(directory):
             recorded.torch[Path(target)] = value
         else:
             stock_save(value, target, *args, **kwargs)

@@ -13,6 +13,7 @@ from transformers.trainer_callback import ExportableState
 from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
+from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches
 from keepstep.integrations.transformers.resuming.serving import serving
 from keepstep.integrations.transformers.session import Session
 from keepstep.integrations.transformers.setup import messages
@@ -42,6 +43,7 @@ class ManagedTrainer(_Base):
     """
 
     _keepstep: Session
+    _keepstep_options: Options
 
     def __init__(self, *args: Any, keepstep: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -58,16 +60,23 @@ class ManagedTrainer(_Base):
             # Stock callbacks such as EarlyStoppingCallback read the direction from here.
             self.args.greater_is_better = policy.metric.mode == "max"
         self._keepstep_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
-        checkpointer = options.checkpointer(str(self.args.output_dir), policy)
+        self._keepstep_options = options
+        checkpointer = options.checkpointer(os.path.abspath(str(self.args.output_dir)), policy)
         engine = choose_engine(self, options.engine, options.arena)
         self._keepstep = Session(self, checkpointer, engine, ranks)
         self.callback_handler.callbacks.insert(0, GateCallback(self._keepstep))
         self.add_callback(SessionCallback(self._keepstep))
 
-    @property
+    @Yielding
     def checkpointer(self) -> Checkpointer:
         """The checkpointer that manages this trainer's run; of several processes, rank 0's: the others' only read."""
         return self._keepstep.checkpointer
+
+    def _keepstep_hear(self, output_dir: str) -> None:
+        """Take what the arguments say now: they may have been changed since `attach`, or since the last training."""
+        options = self._keepstep_options
+        policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
+        self._keepstep.hear(policy, os.path.abspath(output_dir))
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -77,8 +86,7 @@ class ManagedTrainer(_Base):
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused before anything is trained.
         """
         trial = args[0] if args else kwargs.get("trial")
-        if trial is not None:
-            self.checkpointer.path = type(self.checkpointer.path)(super()._get_output_dir(trial))
+        self._keepstep_hear(super()._get_output_dir(trial))
         with self._keepstep.training(resume_from_checkpoint) as path:
             return super().train(path, *args, **kwargs)
 
@@ -242,13 +250,12 @@ def attach(
             f"attach takes a transformers Trainer or one derived from it, not {type(trainer).__name__}",
             hint="For a training loop of your own, use keepstep.Checkpointer.",
         )
-    original: type = type(trainer)
-    managed: Any = type(original.__name__, (ManagedTrainer, original), {"_keepstep_original": original})
-    trainer.__class__ = managed
+    trainer.__class__ = managed_class(ManagedTrainer, trainer)
+    take_patches(trainer)
     adopted = cast(ManagedTrainer, trainer)
     try:
         adopted._keepstep_setup(options)
     except BaseException:
-        trainer.__class__ = original
+        give_back(trainer)
         raise
-    return adopted.checkpointer
+    return adopted._keepstep.checkpointer

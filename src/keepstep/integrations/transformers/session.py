@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from keepstep.checkpointer import Checkpointer
@@ -23,11 +24,13 @@ from keepstep.integrations.transformers.resuming.serving import loads_whole_file
 from keepstep.integrations.transformers.saving.saves import Saves
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
+from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.engine_choice import Choice
 from keepstep.integrations.transformers.setup.estimate import checkpoint_bytes, describe_saves, planned_saves
 from keepstep.integrations.transformers.setup.fingerprint import fingerprint
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
 from keepstep.model import Checkpoint
+from keepstep.retention import Policy
 from keepstep.run import Receipt, ResumePoint
 from keepstep.snapshot.ranks import Ranks
 
@@ -47,17 +50,31 @@ class Session:
         self.checkpointer = checkpointer
         self.active = False
         self.point: ResumePoint | None = None
+        self._books = Bookkeeping()
         self.loop = Loop(trainer)
         self.ranking = Ranking(trainer, checkpointer, ranks)
         self._arguments = GivenArguments(trainer.args)
         self.saves = Saves(
-            trainer, checkpointer, ranks, loop=self.loop, ranking=self.ranking, arguments=self._arguments, engine=engine
+            trainer,
+            checkpointer,
+            ranks,
+            loop=self.loop,
+            ranking=self.ranking,
+            arguments=self._arguments,
+            engine=engine,
+            books=self._books,
         )
         self.held = HeldFiles(hold=loads_whole_files(trainer))
         self.logbook = Logbook(leads=ranks.leads)
         self._engine_text = engine.text
         self._fingerprint: dict[str, Any] = {}
         self._trainer_state: dict[str, Any] = {}
+
+    def hear(self, policy: Policy, path: str) -> None:
+        """Train by this policy and into this directory from the next training on."""
+        self.checkpointer.policy = policy
+        self.checkpointer.path = Path(path)
+        self.ranking.rank_by(policy.metric)
 
     @contextmanager
     def training(self, resume: Any) -> Iterator[str | None]:
@@ -86,10 +103,11 @@ class Session:
         self.loop.start()
         self.ranking.start()
         self._trainer_state = {}
-        self._fingerprint = self.ranks.agree(partial(fingerprint, self.trainer))
+        what = "what a resume is compared with"
+        self._fingerprint = self.ranks.agree(partial(self._books.attempt, what, partial(fingerprint, self.trainer), {}))
         self.saves.start(self._fingerprint)
         if point is not None:
-            self.ranks.agree(partial(refuse_unfit, point, self._fingerprint))
+            self.ranks.agree(partial(refuse_unfit, point, self._fingerprint, self.trainer))
             self.ranks.together(partial(self._read, point))
             self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, point))
 
@@ -165,10 +183,12 @@ class Session:
         resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"
         if over:
             resume += ", which is the end: nothing is left to train"
-        headroom, one = self.checkpointer.headroom, checkpoint_bytes(self.trainer)
+        headroom = self.checkpointer.headroom
+        one = self._books.attempt("the estimate of a checkpoint's size", partial(checkpoint_bytes, self.trainer), 0)
         if not self.checkpointer.run.checkpoints:
             headroom.expected = one
-        saves = describe_saves(self.trainer, state, self.checkpointer.policy, headroom)
+        describe = partial(describe_saves, self.trainer, state, self.checkpointer.policy, headroom)
+        saves = self._books.attempt("the estimate of what will be saved", describe, "saves as scheduled")
         if self.saves.engine is not None and planned_saves(self.trainer.args, state):
             self.saves.engine.prepare(one)
         engine = self._engine_text if self.ranks.single else f"{self._engine_text}, {self.ranks.size} processes"

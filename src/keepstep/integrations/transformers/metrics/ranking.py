@@ -11,6 +11,7 @@ from keepstep.engine import HeldFiles
 from keepstep.integrations.transformers.metrics.evaluations import Evaluations
 from keepstep.integrations.transformers.setup.messages import logger
 from keepstep.model import Checkpoint
+from keepstep.retention import Metric
 from keepstep.snapshot.ranks import Ranks
 
 
@@ -29,6 +30,10 @@ class Ranking:
         self.saved_step = step
         self._new_best_step = -1
         self.evaluations.start(step, metrics)
+
+    def rank_by(self, metric: Metric | None) -> None:
+        """Compare by this metric from the next training on."""
+        self.evaluations = Evaluations(metric)
 
     @property
     def is_new_best(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
 from keepstep.integrations.transformers.setup.arguments import level_of_argument, stays_in_force
+from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
 from keepstep.integrations.transformers.stock import TRAINER_STATE_NAME
 from keepstep.run import Difference, Exactness, Reason, Receipt, ResumePoint, fingerprint_differences
 
@@ -36,19 +37,22 @@ def read_trainer_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_unfit(point: ResumePoint, now: Mapping[str, Any]) -> None:
+def refuse_unfit(point: ResumePoint, now: Mapping[str, Any], trainer: Any) -> None:
     """Raises ResumeRefused, naming the numbers, when loading would fail or take the wrong state.
 
-    That is: a part is missing, another optimizer, parameters of other shapes (another LoRA rank, another model).
+    That is: a part is missing, another optimizer, parameters of other shapes (another LoRA rank, another model). What
+    a checkpoint with a manifest needs is what was saved; of any other it is known by the names of stock files, where
+    the trainer has no loader of its own.
     """
-    missing = missing_for_resume(point.path)
+    managed = bool(point.checkpoint.files)
+    missing = [] if managed else missing_for_resume(point.path, weights=not own(trainer, (*SAVES, *LOADS)))
     if missing:
         raise ResumeRefused(
             f"{point.path} is no resume point: {', '.join(missing)} missing",
             hint='Its weights can start a new run; or resume from another checkpoint (resume_from_checkpoint="auto").',
         )
     before = point.checkpoint.fingerprint
-    found = list(fingerprint_differences(before, now)) if before else []
+    found = list(fingerprint_differences(before, now)) if before and now else []
     _refuse_optimizer(point, found)
     _refuse_shapes(point, found)
 
@@ -90,7 +94,8 @@ def refuse_empty(point: ResumePoint, state: Mapping[str, Any], now: Mapping[str,
         return False
     if step >= planned and max_steps == planned:
         return True
-    found = fingerprint_differences(point.checkpoint.fingerprint, now) if point.checkpoint.fingerprint else ()
+    before = point.checkpoint.fingerprint
+    found = fingerprint_differences(before, now) if before and now else ()
     changed = [str(d) for d in found if d.section in ("arguments", "data") and d.name != "digest"]
     why = f" ({'; '.join(changed)})" if changed else ""
     raise ResumeRefused(
@@ -104,9 +109,11 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
     """The receipt of resuming `trainer` from `point`."""
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
-    reasons = [_reason(difference) for difference in fingerprint_differences(before, now)] if before else []
-    if not before:
-        text = "the checkpoint carries no fingerprint: data, arguments and versions could not be compared"
+    known = bool(before) and bool(now)
+    reasons = [_reason(difference) for difference in fingerprint_differences(before, now)] if known else []
+    if not known:
+        missing = "this training has" if before else "the checkpoint carries"
+        text = f"{missing} no fingerprint: data, arguments and versions could not be compared"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     if loop is None:
         text = "stock tools wrote it: running loss, token counts and the epoch's random state start anew"
@@ -180,6 +187,8 @@ def _not_restorable(trainer: Any, loop: LoopState | None) -> list[Reason]:
         found.append("the collator masks at random, ahead of the restored random state")
     elif loop is not None and loop.loading_draws:
         found.append("the collator or the data set draws random numbers, ahead of the restored random state")
+    if loop is not None and loop.left_out:
+        found.append(f"not kept, so that the next log may average other values: {', '.join(loop.left_out)}")
     if loop is not None and loop.epoch_start is None:
         found.append("the random state at the start of the epoch is not in the checkpoint")
     return [Reason(Exactness.APPROXIMATE, text) for text in found]

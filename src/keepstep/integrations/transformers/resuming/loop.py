@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from keepstep.integrations.transformers.resuming import attributes
 from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.epochs import Epochs, is_whole
-from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position, capture_trl, restore_trl
+from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position
 
 
 class Loop:
@@ -75,7 +76,7 @@ class Loop:
     def capture(self) -> LoopState:
         """What a save adds to the stock files."""
         trainer = self._trainer
-        counters, lists = capture_trl(trainer)
+        kept, left_out = attributes.capture(trainer)
         sampler = sampler_of(trainer.callback_handler.train_dataloader)
         return LoopState(
             position=self._position,
@@ -91,8 +92,8 @@ class Loop:
             stopped=bool(trainer.control.should_training_stop) and trainer.state.global_step < trainer.state.max_steps,
             model_trains=bool(trainer.model.training),
             loading_draws=self.epochs.loading_draws or (self.restored is not None and self.restored.loading_draws),
-            counters=counters,
-            metric_lists=lists,
+            attributes=kept,
+            left_out=left_out,
         )
 
     # -- when it is resumed ------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ class Loop:
         else:
             self._loss_to_add = loop.tr_loss
         trainer.model.train(loop.model_trains)
-        restore_trl(trainer, loop)
+        attributes.restore(trainer, loop.attributes)
         sampler = sampler_of(loader)
         if sampler is not None and loop.sampler_seed is not None:
             sampler.initial_seed = loop.sampler_seed

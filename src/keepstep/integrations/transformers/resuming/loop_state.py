@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 from keepstep.errors import CheckpointCorrupt
 from keepstep.snapshot.random_state import RandomState
 
 STATE_NAME = "keepstep_state.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 Position = Literal["step_end", "epoch_end"]
-
-_COUNTERS = ("_total_train_tokens",)
-_METRIC_LISTS = ("_metrics", "_stored_metrics")
-"""What TRL's trainers average between two logs: {mode: {name: [values]}}."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +27,8 @@ class LoopState:
     `model_trains` False when the model was left in evaluation mode, which decides what TRL logs next;
     `loading_draws` True when fetching a batch drew random numbers, as a collator that masks does;
     `order_start` the state of a generator that the sampler has to itself, from which the running epoch's order was
-    drawn, or at an epoch's end the next one's will be.
+    drawn, or at an epoch's end the next one's will be; `attributes` what TRL's trainers count and average between two
+    logs, and `left_out` the names of those that could not be kept.
     """
 
     position: Position
@@ -50,8 +44,8 @@ class LoopState:
     model_trains: bool = True
     loading_draws: bool = False
     order_start: str | None = None
-    counters: dict[str, int] = field(default_factory=dict[str, int])
-    metric_lists: dict[str, dict[str, dict[str, list[float]]]] = field(default_factory=dict[str, Any])
+    attributes: dict[str, Any] = field(default_factory=dict[str, Any])
+    left_out: list[str] = field(default_factory=list[str])
 
     def write(self, directory: Path, rank: int = 0) -> None:
         """Write the file of a rank into a checkpoint directory."""
@@ -83,44 +77,19 @@ def state_name(rank: int) -> str:
     return STATE_NAME if rank == 0 else f"keepstep_state_{rank}.json"
 
 
-def capture_trl(trainer: Any) -> tuple[dict[str, int], dict[str, Any]]:
-    """Token counters and metric lists of a TRL trainer; empty for a plain one."""
-    counters = {name: int(getattr(trainer, name)) for name in _COUNTERS if hasattr(trainer, name)}
-    lists = {
-        name: {mode: _plain_lists(by_name) for mode, by_name in getattr(trainer, name).items()}
-        for name in _METRIC_LISTS
-        if isinstance(getattr(trainer, name, None), Mapping)
-    }
-    return counters, lists
+def missing_for_resume(directory: Path, *, weights: bool = True) -> list[str]:
+    """What a resume by stock loaders needs and the directory lacks, in words; empty when it is complete.
 
-
-def _plain_lists(by_name: Mapping[str, Any]) -> dict[str, list[Any]]:
-    return {key: [float(v) if isinstance(v, torch.Tensor) else v for v in values] for key, values in by_name.items()}
-
-
-def restore_trl(trainer: Any, state: LoopState) -> None:
-    """Put counters and metric lists back into the trainer's own containers."""
-    for name, value in state.counters.items():
-        if hasattr(trainer, name):
-            setattr(trainer, name, value)
-    for name, by_mode in state.metric_lists.items():
-        target = getattr(trainer, name, None)
-        if isinstance(target, Mapping):
-            for mode, by_name in by_mode.items():
-                target[mode].clear()
-                for key, values in by_name.items():
-                    target[mode][key] = list(values)
-
-
-def missing_for_resume(directory: Path) -> list[str]:
-    """What a resume needs and the directory lacks, in words; empty when it is complete."""
+    Without `weights` they may be in files of any name.
+    """
     names = set(os.listdir(directory)) if directory.is_dir() else set[str]()
 
     def has(*patterns: str) -> bool:
         return any(name == pattern or name.startswith(pattern) for name in names for pattern in patterns)
 
     needed = {
-        "model weights": has("model.safetensors", "adapter_model.", "pytorch_model", "model-0", "global_step")
+        "model weights": not weights
+        or has("model.safetensors", "adapter_model.", "pytorch_model", "model-0", "global_step")
         or any((directory / name / "adapter_model.safetensors").is_file() for name in names),
         "optimizer.pt": has("optimizer", "global_step"),
         "scheduler.pt": has("scheduler.pt"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,13 +22,17 @@ from keepstep.errors import DiskFull, StorageError
 from keepstep.formats.layout import UnsupportedTensorError
 from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.loop import Loop
+from keepstep.integrations.transformers.resuming.loop_state import LoopState
 from keepstep.integrations.transformers.saving.disk_errors import as_os_error
+from keepstep.integrations.transformers.saving.staged_output import StagedOutput
 from keepstep.integrations.transformers.saving.tokenizer_files import TokenizerFiles
 from keepstep.integrations.transformers.setup import messages
+from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.bystanders import readers
 from keepstep.integrations.transformers.setup.engine_choice import Choice
 from keepstep.integrations.transformers.setup.fingerprint import written_by
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
+from keepstep.integrations.transformers.setup.own_code import SAVES, own
 from keepstep.integrations.transformers.stock import SAVE_FILE, TORCH_FILES, TRAINER_STATE_NAME
 from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, Kind
 from keepstep.repository import Finish
@@ -37,6 +42,14 @@ from keepstep.snapshot.staging import StateChangedError
 logger = messages.logger
 Files = Mapping[str, bytes]
 """Contents of files, by path relative to the checkpoint."""
+
+
+_OF_A_MISSING_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY)
+"""What reading, listing or moving a file raises that is recorded, but not written yet."""
+
+
+class NothingWrittenError(Exception):
+    """The trainer's own save code put nothing where a checkpoint is looked for."""
 
 
 class Saves:
@@ -52,6 +65,7 @@ class Saves:
         ranking: Ranking,
         arguments: GivenArguments,
         engine: Choice,
+        books: Bookkeeping,
     ) -> None:
         self._trainer = trainer
         self._checkpointer = checkpointer
@@ -61,9 +75,11 @@ class Saves:
         self.engine: FastEngine | None = engine.engine
         self._may_change = engine.may_change
         self._arguments = arguments
+        self._books = books
         self._fingerprint: Mapping[str, Any] = {}
         self._tokenizer_files = TokenizerFiles()
         self._failed = False
+        self._said_nothing_written = False
         self._blocked = 0.0
         self._committed: Checkpoint | None = None
         self._writer_facts: dict[str, Any] | None = None
@@ -118,9 +134,11 @@ class Saves:
         with as_storage_error(step), TemporaryDirectory(prefix="keepstep-") as scratch:
             directory = Path(scratch) / f"{FULL_PREFIX}{step}"
             directory.mkdir()
-            self._write_stock(write_stock, directory, step)
+            self._write_stock(write_stock, StagedOutput(directory, self._checkpointer.path, step))
             if not self._trainer.args.save_only_model:
-                self._loop.capture().write(directory, self._ranks.rank)
+                loop = self._capture_loop()
+                if loop is not None:
+                    loop.write(directory, self._ranks.rank)
             files = [path for path in directory.rglob("*") if path.is_file()]
             return {path.relative_to(directory).as_posix(): path.read_bytes() for path in files}
 
@@ -163,13 +181,15 @@ class Saves:
         def on_commit(checkpoint: Checkpoint, durable_at: float) -> None:
             self._failed = False
             self._committed = checkpoint
-            self._say(checkpoint, durable_at - began)
+            self._books.attempt("the note of a save", partial(self._say, checkpoint, durable_at - began), None)
 
         def stage(directory: Path) -> Finish:
             return self._stage(facts, write_stock, added, directory)
 
         try:
             self._checkpointer.save_in_background(facts, stage, on_commit)
+        except NothingWrittenError:
+            self._say_nothing_written(facts.step)
         except (StorageError, UnsupportedTensorError) as error:
             if isinstance(error, DiskFull) or (isinstance(error, StorageError) and error.is_full and self._failed):
                 raise
@@ -177,18 +197,29 @@ class Saves:
             self._checkpointer.save_in_background(facts, stage, on_commit)
         self._blocked += time.monotonic() - began
 
+    def _say_nothing_written(self, step: int) -> None:
+        if not self._said_nothing_written:
+            writers = " and ".join(own(self._trainer, SAVES)) or "the trainer"
+            logger.warning(
+                "%s wrote no file for step %d: there is nothing to commit, nor to resume from", writers, step
+            )
+        self._said_nothing_written = True
+
     def _stage(self, facts: Facts, write_stock: Callable[[], None], added: Files, directory: Path) -> Finish:
         """Write what must be written now; returns what writes the rest."""
-        engine = self.engine
+        engine, recorded = self.engine, Recorded()
+        output = StagedOutput(directory, self._checkpointer.path, facts.step)
         with ExitStack() as replaced:
-            recorded = Recorded()
             if engine:
-                recorded = replaced.enter_context(recording(SAVE_FILE, TORCH_FILES))
+                recorded = replaced.enter_context(recording(output.checkpoint, SAVE_FILE, TORCH_FILES))
                 # It names the best checkpoint, which the stock writer takes for another one: it is written afterwards.
                 replaced.enter_context(patch.object(TrainerState, "save_to_json", lambda state, path: None))
                 replaced.enter_context(self._tokenizer_files.reused(self._trainer, recorded.small))
-            self._write_stock(write_stock, directory, facts.step)
-        recorded.move(directory.parent / f"{FULL_PREFIX}{facts.step}", directory)
+            with self._on_the_fast_way(facts.step):
+                self._write_stock(write_stock, output)
+        recorded.move(output.checkpoint, directory)
+        if not any(directory.iterdir()) and recorded.is_empty:
+            raise NothingWrittenError
         recorded.small |= {directory / path: data for path, data in added.items() if not (directory / path).exists()}
         write_state = self._late_state(facts, directory)
         # Last: what fails before it leaves no snapshot that nobody would write.
@@ -203,17 +234,26 @@ class Saves:
 
         return finish
 
-    def _write_stock(self, write_stock: Callable[[], None], directory: Path, step: int) -> None:
-        stock = directory.parent / f"{FULL_PREFIX}{step}"
-        self.staging = directory.parent
+    @contextmanager
+    def _on_the_fast_way(self, step: int) -> Iterator[None]:
+        """What fails because a tensor file is only recorded is none of the user's faults: the stock writers do it."""
         try:
-            with as_os_error(directory.parent), self._arguments.as_given(), self._ranks.apart():
-                write_stock()
-        finally:
-            self.staging = None
-        if stock != directory:
-            directory.rmdir()
-            stock.rename(directory)
+            yield
+        except Exception as error:
+            if self.engine is None or (isinstance(error, OSError) and error.errno not in _OF_A_MISSING_FILE):
+                raise
+            text = f"the save of step {step} does not go with the fast engine ({type(error).__name__}: {error})"
+            raise UnsupportedTensorError(text) from error
+
+    def _write_stock(self, write_stock: Callable[[], None], output: StagedOutput) -> None:
+        """Let the stock writers, and the user's own code around them, write into a staged output."""
+        with output:
+            self.staging = output.path
+            try:
+                with as_os_error(output.path), self._arguments.as_given(output.path), self._ranks.apart():
+                    write_stock()
+            finally:
+                self.staging = None
 
     def _late_state(self, facts: Facts, directory: Path) -> Callable[[Path], None]:
         """What writes the trainer's state, as it is now, and that of its loop."""
@@ -222,7 +262,7 @@ class Saves:
         mine = copy.copy(state)
         mine.log_history = list(state.log_history)
         mine.stateful_callbacks = copy.deepcopy(state.stateful_callbacks)
-        loop = None if self._trainer.args.save_only_model else self._loop.capture()
+        loop = None if self._trainer.args.save_only_model else self._capture_loop()
 
         def write(directory: Path) -> None:
             mine.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
@@ -231,9 +271,14 @@ class Saves:
 
         return write
 
+    def _capture_loop(self) -> LoopState | None:
+        """The state of the loop; None, which is said and makes a resume less exact, where it can't be had."""
+        return self._books.attempt("the record of where the training loop stands", self._loop.capture, None)
+
     def _facts(self) -> Facts:
         state = self._trainer.state
-        self._writer_facts = self._writer_facts or written_by(self._trainer)
+        if self._writer_facts is None:
+            self._writer_facts = self._books.attempt("the record of who saves", partial(written_by, self._trainer), {})
         return Facts(
             step=state.global_step,
             epoch=None if state.epoch is None else float(state.epoch),

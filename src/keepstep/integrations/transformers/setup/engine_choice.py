@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from keepstep.engine import FastEngine
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.setup.arguments import plain
+from keepstep.integrations.transformers.setup.own_code import SAVES, own
 from keepstep.snapshot.arena import Arena
 from keepstep.snapshot.device import DeviceCopy
 from keepstep.units import parse_size
@@ -32,6 +33,8 @@ def choose_engine(trainer: Any, engine: str, arena: str | None) -> Choice:
     reason = why_not_fast(trainer)
     if reason and engine == "fast":
         raise SettingsError(f"engine='fast' can't save this training: {reason}", hint="Use engine='auto' or 'stock'.")
+    if not reason and engine == "auto":
+        reason = why_not_unasked(trainer)
     device = trainer.args.device
     if not reason and device.type != "cpu" and engine == "auto":
         reason = f"its tensors are on {device.type}, where the fast engine is new; engine='fast' asks for it"
@@ -53,6 +56,12 @@ def why_not_fast(trainer: Any) -> str:
     if any(word in plain(args.optim).lower() for word in _STEPS_IN_BACKWARD):
         return f"the optimizer {plain(args.optim)} changes the weights during the backward pass"
     return ""
+
+
+def why_not_unasked(trainer: Any) -> str:
+    """Why the fast engine is not taken unless it is asked for, empty when it is."""
+    writers = own(trainer, SAVES)
+    return f"{' and '.join(writers)} may read what was just written" if writers else ""
 
 
 _STEPS_IN_BACKWARD = ("lomo", "layerwise")

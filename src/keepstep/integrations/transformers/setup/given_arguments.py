@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+
+
+class StagedPath(str):
+    """A path that leads into a checkpoint which is being written; whoever stores it stores the final one."""
+
+    __slots__ = ("final",)
+    final: str
+
+    @classmethod
+    def of(cls, staged: str, final: str) -> StagedPath:
+        """The path `staged`, which is pickled and copied as `final`."""
+        path = cls(staged)
+        path.final = final
+        return path
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        return str, (self.final,)
 
 
 class GivenArguments:
@@ -27,9 +46,13 @@ class GivenArguments:
             self._set(self._given)
 
     @contextmanager
-    def as_given(self) -> Iterator[None]:
-        """What a checkpoint records of the arguments: the user's values, and no secret."""
-        inside = {**self._given, "hub_token": None}
+    def as_given(self, staging: Path) -> Iterator[None]:
+        """What a checkpoint records of the arguments: the user's values, and no secret.
+
+        Meanwhile a path that is built from `output_dir` leads into `staging`, where the checkpoint is being written.
+        """
+        output_dir = StagedPath.of(os.fspath(staging), str(self._args.output_dir))
+        inside = {**self._given, "hub_token": None, "output_dir": output_dir}
         outside = {name: getattr(self._args, name) for name in inside}
         self._set(inside)
         try:

@@ -1,0 +1,57 @@
+"""The directory that stands for `output_dir` while a checkpoint is being written in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+from keepstep.model import FULL_PREFIX
+from keepstep.repository import MANIFEST_NAME
+
+
+class StagedOutput:
+    """A place beside a staged checkpoint in which stock writers, and users' own save code, write one save.
+
+    What they put into the checkpoint of the step becomes the staged checkpoint; so does what somebody who knew the
+    real `output_dir` from before put into a directory of that name there. What they put anywhere else in `path`
+    belongs to the real one, and goes there.
+    """
+
+    def __init__(self, directory: Path, output_dir: Path, step: int) -> None:
+        # Under the run's own name: model cards tell it.
+        self.path = directory.parent / "output" / (output_dir.name or "run")
+        self.checkpoint = self.path / f"{FULL_PREFIX}{step}"
+        self._directory = directory
+        self._output_dir = output_dir
+        self._final = output_dir / directory.name
+        self._was_there = os.path.lexists(self._final)
+
+    def __enter__(self) -> StagedOutput:
+        self.path.mkdir(parents=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if error is None:
+            if self.checkpoint.is_dir():
+                self._directory.rmdir()
+                self.checkpoint.rename(self._directory)
+            self._take_strays()
+            _merge(self.path, self._output_dir)
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+
+    def _take_strays(self) -> None:
+        stray = self._final
+        if not self._was_there and stray.is_dir() and not stray.is_symlink() and not (stray / MANIFEST_NAME).exists():
+            _merge(stray, self._directory)
+            shutil.rmtree(stray, ignore_errors=True)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move every file of a directory into another, over files of the same names."""
+    for directory, _, names in os.walk(source):
+        home = target / Path(directory).relative_to(source)
+        for name in names:
+            home.mkdir(parents=True, exist_ok=True)
+            os.replace(os.path.join(directory, name), home / name)

@@ -1,0 +1,35 @@
+"""Which of a trainer's methods are its user's own, as opposed to those of the libraries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+LIBRARIES = ("transformers.", "trl.", "peft.", "accelerate.", "keepstep.")
+"""Packages whose methods do what is known of them."""
+SAVES = (
+    *("_save_checkpoint", "save_model", "_save"),
+    *("_save_optimizer_and_scheduler", "_save_rng_state", "_save_scaler"),
+)
+"""Methods of a Trainer that write a checkpoint, or a part of it."""
+LOADS = ("_load_from_checkpoint", "_load_best_model")
+"""Methods of a Trainer that read a checkpoint's weights."""
+
+
+def own(trainer: Any, methods: Iterable[str]) -> list[str]:
+    """Those of the methods that no library wrote, as `Class.method`: overridden in a class, or put onto the instance."""
+    return [name for method in methods if (name := _own(trainer, method))]
+
+
+def _own(trainer: Any, method: str) -> str:
+    if method in vars(trainer):
+        return "" if _is_of_library(vars(trainer)[method]) else f"trainer.{method}"
+    for kind in type(trainer).__mro__:
+        found = vars(kind).get(method)
+        if found is not None and not _is_of_library(found):
+            return f"{kind.__name__}.{method}"
+    return ""
+
+
+def _is_of_library(function: Any) -> bool:
+    return f"{getattr(function, '__module__', '')}.".startswith(LIBRARIES)
