@@ -116,7 +116,8 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
         text = f"{missing} no fingerprint: data, arguments and versions could not be compared"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     if loop is None:
-        text = "stock tools wrote it: running loss, token counts and the epoch's random state start anew"
+        who = "the state of the loop is not in it" if verified else "stock tools wrote it"
+        text = f"{who}: running loss, token counts and the epoch's random state start anew"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     reasons += _other_world(point, trainer.args.world_size)
     reasons += _not_restorable(trainer, loop)

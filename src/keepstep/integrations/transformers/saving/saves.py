@@ -44,10 +44,6 @@ Files = Mapping[str, bytes]
 """Contents of files, by path relative to the checkpoint."""
 
 
-_OF_A_MISSING_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY)
-"""What reading, listing or moving a file raises that is recorded, but not written yet."""
-
-
 class NothingWrittenError(Exception):
     """The trainer's own save code put nothing where a checkpoint is looked for."""
 
@@ -240,7 +236,7 @@ class Saves:
         try:
             yield
         except Exception as error:
-            if self.engine is None or (isinstance(error, OSError) and error.errno not in _OF_A_MISSING_FILE):
+            if self.engine is None or (isinstance(error, OSError) and not _misses_a_file(error)):
                 raise
             text = f"the save of step {step} does not go with the fast engine ({type(error).__name__}: {error})"
             raise UnsupportedTensorError(text) from error
@@ -358,3 +354,9 @@ class Saves:
             self.engine.abandon()
             self.engine.close()
             self.engine = None
+
+
+def _misses_a_file(error: OSError) -> bool:
+    """True for what reading, listing or moving a file raises that is recorded, but not written yet."""
+    missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+    return missing or error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY)

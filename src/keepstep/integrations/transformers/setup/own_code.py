@@ -17,13 +17,14 @@ LOADS = ("_load_from_checkpoint", "_load_best_model")
 
 
 def own(trainer: Any, methods: Iterable[str]) -> list[str]:
-    """Those of the methods that no library wrote, as `Class.method`: overridden in a class, or put onto the instance."""
+    """Those of the methods that no library wrote, as `Class.method`: of a class, or put onto the instance."""
     return [name for method in methods if (name := _own(trainer, method))]
 
 
 def _own(trainer: Any, method: str) -> str:
-    if method in vars(trainer):
-        return "" if _is_of_library(vars(trainer)[method]) else f"trainer.{method}"
+    patched = vars(trainer) | getattr(type(trainer), "_keepstep_patched", {})
+    if method in patched:
+        return "" if _is_of_library(patched[method]) else f"trainer.{method}"
     for kind in type(trainer).__mro__:
         found = vars(kind).get(method)
         if found is not None and not _is_of_library(found):
