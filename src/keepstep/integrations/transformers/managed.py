@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
-from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches
+from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
 from keepstep.integrations.transformers.resuming.serving import serving
 from keepstep.integrations.transformers.session import Session
 from keepstep.integrations.transformers.setup import messages
@@ -71,6 +71,11 @@ class ManagedTrainer(_Base):
     def checkpointer(self) -> Checkpointer:
         """The checkpointer that manages this trainer's run; of several processes, rank 0's: the others' only read."""
         return self._keepstep.checkpointer
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles are of the trainer as it was before; they are not managed, which is said."""
+        messages.logger.info("a copy of this trainer is not managed by keepstep: call attach on it")
+        return unmanaged_copy(self)
 
     def _keepstep_hear(self, output_dir: str) -> None:
         """Take what the arguments say now: they may have been changed since `attach`, or since the last training."""
@@ -166,6 +171,7 @@ class ManagedTrainer(_Base):
     # -- resuming --------------------------------------------------------------------------------------
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._keepstep.compare()
         with serving(self._keepstep.held):
             super()._load_from_checkpoint(*args, **kwargs)
 

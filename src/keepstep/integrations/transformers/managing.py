@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ def managed_class(mixin: type, trainer: Any) -> type:
         between = type(original.__name__, (original,), {name: _calling(method) for name, method in patched.items()})
         bases = (mixin, between)
     namespace: dict[str, Any] = {"_keepstep_original": original, "_keepstep_patched": patched}
+    namespace |= {"__module__": original.__module__, "__qualname__": original.__qualname__, "__doc__": original.__doc__}
     for name, attribute in vars(mixin).items():
         if isinstance(attribute, Yielding) and hasattr(original, name):
             namespace[name] = inspect.getattr_static(original, name)
@@ -58,3 +60,20 @@ def _calling(method: Callable[..., Any]) -> Callable[..., Any]:
         return method(*args, **kwargs)
 
     return call
+
+
+def unmanaged_copy(trainer: Any) -> tuple[Callable[..., Any], tuple[type], dict[str, Any]]:
+    """What pickle and copy make another trainer from: the class that it had, without what manages this one."""
+    kind = type(trainer)
+    state = {name: value for name, value in vars(trainer).items() if not name.startswith("_keepstep")}
+    state |= getattr(kind, "_keepstep_patched", {})
+    handler = state.get("callback_handler")
+    if handler is not None:
+        state["callback_handler"] = copy.copy(handler)
+        theirs = [one for one in handler.callbacks if not type(one).__module__.startswith(__package__ or "keepstep")]
+        state["callback_handler"].callbacks = theirs
+    return _blank, (getattr(kind, "_keepstep_original", kind),), state
+
+
+def _blank(kind: type) -> Any:
+    return kind.__new__(kind)

@@ -83,8 +83,8 @@ class Session:
             self._warn_ignored_setting(resume)
         point = self.ranks.agree(partial(self.checkpointer.begin, resume, settle=False, check=self.held.check))
         try:
-            self._start(point)
             self.active = True
+            self._start(point)
             with self._arguments.held_back(resuming=point is not None):
                 yield str(point.path) if point else None
             self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
@@ -103,13 +103,26 @@ class Session:
         self.loop.start()
         self.ranking.start()
         self._trainer_state = {}
+        self._fingerprint = {}
+        if point is not None:
+            self.ranks.together(partial(self._read, point))
+        if self.trainer.model_init is None:
+            self.compare()
+
+    def compare(self) -> None:
+        """Know what is trained, and refuse a resume from what does not fit it; once for each training.
+
+        A trainer that makes its model itself, for each trial of a search another one, does so inside of `train`: then
+        this comes right before the model is loaded, or else with the first step. Raises ResumeRefused.
+        """
+        if self._fingerprint or not self.active:
+            return
         what = "what a resume is compared with"
         self._fingerprint = self.ranks.agree(partial(self._books.attempt, what, partial(fingerprint, self.trainer), {}))
         self.saves.start(self._fingerprint)
-        if point is not None:
-            self.ranks.agree(partial(refuse_unfit, point, self._fingerprint, self.trainer))
-            self.ranks.together(partial(self._read, point))
-            self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, point))
+        if self.point is not None:
+            self.ranks.agree(partial(refuse_unfit, self.point, self._fingerprint, self.trainer))
+            self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
 
     def _conclude(self) -> str | None:
         """The end of a training that nothing interrupted; returns the path of the best checkpoint. Raises DiskFull."""
@@ -143,6 +156,7 @@ class Session:
 
         Raises ResumeRefused when nothing would be trained.
         """
+        self.compare()
         self.held.clear()
         trainer, state = self.trainer, self.trainer.state
         state.compute_steps(trainer.args, state.max_steps)
