@@ -76,4 +76,4 @@ def unmanaged_copy(trainer: Any) -> tuple[Callable[..., Any], tuple[type], dict[
 
 
 def _blank(kind: type) -> Any:
-    return kind.__new__(kind)
+    return object.__new__(kind)
