@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 # The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
 TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
 
-.PHONY: help setup demo test check format lint types imports unit training docs map campaign test-oldest wheel bench bench-page clean
+.PHONY: help setup demo test check format lint types imports unit training docs map cases campaign test-oldest wheel bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -58,6 +58,9 @@ docs: .venv/.ready  ## generated pages and the map are up to date
 
 map: .venv/.ready  ## the rooms of the code: what each is, how large, and who may import whom
 	@$(BIN)/python tools/map.py
+
+cases: .venv/.ready  ## what people report, with the stock Trainer alone and with ours: no row may be worse (5 minutes)
+	@$(BIN)/python -m tests.cases
 
 campaign: .venv/.ready  ## the longer fault campaigns
 	$(BIN)/python -m pytest -q -m campaign -s

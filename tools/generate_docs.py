@@ -46,7 +46,8 @@ def rules_page() -> str:
         NOTICE + "# Retention rules\n\nA checkpoint stays when any rule keeps it. Rules are joined by commas: "
         '`keep="best:3,latest:2"`. Pinned and tagged checkpoints, and the newest that can be resumed from, always stay.'
         f"\n\n| rule | keeps |\n|---|---|\n{rows}\n# Known metrics\n\nThe direction of these is known, alone or as a "
-        "word of a longer name (`eval_rouge1`, `eval_data1_loss`). Any other metric needs `mode`.\n\n"
+        "word of a longer name (`eval_rouge1`, `eval_data1_loss`). Any other metric goes the "
+        "way that the Trainer takes, or needs `mode`.\n\n"
         f"- lower is better: {lower}\n- higher is better: {higher}\n"
     )
 

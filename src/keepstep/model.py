@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -52,6 +52,7 @@ class State(StrEnum):
     COMMITTED = "committed"
     SET_ASIDE = "set aside"
     QUARANTINED = "quarantined"
+    PREVIOUS = "of a previous run"
 
 
 # Asked of every file and every checkpoint of thousands; in Python 3.11 a member costs more to find than to compare.
@@ -68,7 +69,8 @@ class FileEntry(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
 
     `chunks` is one string, so that thousands of checkpoints can be listed: the 32 hexadecimal digits of each 16 MiB's
     digest, one behind the other. It is empty where they are not known, and for a file of one chunk, whose own digest
-    says it all. Constructing one checks nothing: the manifest's decoder does.
+    says it all. `by` is `others` where neither the training nor keepstep wrote it, and no loader reads it. Constructing
+    one checks nothing: the manifest's decoder does.
     """
 
     # No dataclass, and left out of garbage collection: a listing of thousands of checkpoints makes a dozen of each.
@@ -76,6 +78,7 @@ class FileEntry(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=Tru
     size: Annotated[int, msgspec.Meta(ge=0)]
     digest: str
     chunks: str = ""
+    by: Literal["", "others"] = ""
 
     @classmethod
     def of(cls, path: str, size: int, digest: str, chunk_digests: Sequence[str]) -> FileEntry:
@@ -108,7 +111,8 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     generation that training continued from (None for the first). `created` is UTC. `metrics` holds what was
     known at the commit joined with what arrived later. `path` is where it lies now (None: not on disk) and is
     no part of the manifest, so that a run can be moved. `written_by` and `fingerprint` may be shared with other
-    checkpoints.
+    checkpoints. `lost` are paths of files that a resume needs, that were committed, and that somebody took out since:
+    one that lost any holds weights, whatever its directory is called.
     """
 
     # As FileEntry: what it holds never leads back to it.
@@ -126,11 +130,12 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     fingerprint: Mapping[str, Any] = msgspec.field(default_factory=dict[str, Any])
     state: State = State.COMMITTED
     path: Path | None = None
+    lost: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
-        """Directory name: `checkpoint-<step>` or `weights-<step>`."""
-        return f"{FULL_PREFIX if self.kind is _FULL else WEIGHTS_PREFIX}{self.step}"
+        """Directory name: `checkpoint-<step>`, or `weights-<step>` of what was saved, or thinned, as weights."""
+        return f"{FULL_PREFIX if self.kind is _FULL or self.lost else WEIGHTS_PREFIX}{self.step}"
 
     @property
     def size_bytes(self) -> int:
@@ -140,7 +145,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     @property
     def weights(self) -> tuple[FileEntry, ...]:
         """The files that stay when it is thinned: all but those that only a resume needs."""
-        return tuple([entry for entry in self.files if role_of(entry.path) is not _OPTIMIZER])
+        return tuple([entry for entry in self.files if entry.by or role_of(entry.path) is not _OPTIMIZER])
 
     @property
     def thinnable(self) -> bool:
@@ -155,12 +160,22 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
 
     def thinned(self) -> Checkpoint:
         """The same checkpoint as it is when only its weights are left: of the same generation, not yet on disk."""
-        return replace(self, kind=Kind.WEIGHTS, files=self.weights, path=None)
+        return replace(self, kind=Kind.WEIGHTS, files=self.weights, path=None, lost=())
+
+    def without(self, lost: Iterable[str]) -> Checkpoint:
+        """The same checkpoint once these files, which a resume needs, are gone: it holds weights. As it is for none."""
+        gone = tuple(sorted(lost))
+        return replace(self, kind=Kind.WEIGHTS, lost=gone) if gone else self
 
     @property
     def resumable(self) -> bool:
         """True when it holds everything a resume needs and stands in the current timeline."""
         return self.kind is _FULL and self.state is _COMMITTED
+
+    @property
+    def saved_whole(self) -> bool:
+        """True when it was committed as one to resume from, in the current timeline; it may have lost files since."""
+        return (self.kind is _FULL or bool(self.lost)) and self.state is _COMMITTED
 
     def with_metrics(self, late: Mapping[str, float]) -> Checkpoint:
         """The same checkpoint with metrics that became known after its commit."""

@@ -10,7 +10,7 @@ from unittest.mock import patch
 from keepstep import layout
 from keepstep.checkpointer import Facts
 from keepstep.errors import CheckpointNotFound, RunNotFound
-from keepstep.run import Run
+from keepstep.run import Limits, Run
 from tests.small_run import FILES, assert_sound, litter, make_checkpointer, make_run, save, steps, writer
 
 Write = Callable[[Path], None]
@@ -72,6 +72,27 @@ def _on_an_older_file_system(path: Path, write: Write) -> None:
         _session(2)(path, write)
 
 
+def _trained_twice(path: Path) -> None:
+    """A run, and a previous one that its process had set aside."""
+    for saved in (2, 4), (2,):
+        checkpointer = make_checkpointer(path)
+        checkpointer.begin(None)
+        for step in saved:
+            save(checkpointer, step, 1 / step)
+        checkpointer.close()
+
+
+def _within_a_budget(path: Path, write: Write) -> None:
+    """The previous run is given up for the next save, its records with the last of it."""
+    checkpointer = make_checkpointer(path)
+    checkpointer.headroom.limits = Limits(budget=900)
+    checkpointer.begin("auto")
+    try:
+        checkpointer.save(Facts(4, metrics={"eval_loss": 0.25}), write)
+    finally:
+        checkpointer.close()
+
+
 def _pin(path: Path, _write: Write) -> None:
     board = Run.open(path).pin_board
     board.pin(1)
@@ -88,6 +109,7 @@ ACTIONS = [
     Action("quarantine", _damaged, _session(), frozenset({4}), 4),
     Action("rewind", _run(2, 4, 6), _session(resume=2), frozenset({6, 2}), 2),
     Action("new run", _run(2, 4), _session(resume=None, fresh="new-run"), frozenset({4, 2, None}), None),
+    Action("previous runs make room", _trained_twice, _within_a_budget, frozenset({2}), 4),
     Action("pin", _run(2, 4), _pin, frozenset({4}), 4),
     Action("recovery", _littered, _session(), frozenset({4}), 4),
 ]

@@ -25,6 +25,7 @@ from tests.small_run import (
     LOSS,
     assert_sound,
     litter,
+    made_elsewhere,
     make_checkpointer,
     make_run,
     manifest_of,
@@ -65,7 +66,7 @@ def test_resuming_from_nothing_is_an_error(path: Path, resume: object) -> None:
 
 @pytest.mark.parametrize("resume", [None, False])
 def test_a_fresh_start_over_checkpoints_is_refused(path: Path, resume: object) -> None:
-    run = make_run(path, 2, 4)
+    run = made_elsewhere(path, 2, 4)
     with pytest.raises(RunInUse, match="2 checkpoints") as caught:
         begin(path, resume)
     assert all(way in caught.value.hint for way in ('"auto"', "checkpoint-4", "new-run"))
@@ -126,7 +127,7 @@ def test_resuming_finds_the_newest_that_holds_and_quarantines_the_rest(path: Pat
 
 def test_auto_never_begins_anew_beside_checkpoints_it_can_not_read(path: Path) -> None:
     """One flipped bit in the only manifest must not end in a fresh start without a word."""
-    run = make_run(path, 2)
+    run = made_elsewhere(path, 2)
     manifest_of(run.find(2)).write_bytes(b"{}")
     with pytest.raises(CheckpointNotFound) as caught:
         begin(path, "auto")

@@ -51,7 +51,15 @@ def test_one_thing_is_fields_and_values(run: Run, call: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "columns"),
     [
-        (["verify", "RUN"], ["step", "generation", "path", "size_bytes", "ok", "problems", "moved_to"]),
+        (
+            ["verify", "RUN"],
+            [
+                *("step", "generation", "path", "size_bytes", "ok", "problems", "moved_to"),
+                "resumable",
+                "missing",
+                "added",
+            ],
+        ),
         (["prune", "RUN", "--keep", "latest:1"], ["step", "generation", "action", "keep", "reasons", "size_bytes"]),
         (["events", "RUN"], ["time", "event", "step", "generation", "detail"]),
         (["best", "RUN"], ["field", "value"]),

@@ -58,8 +58,8 @@ def test_wrong_places(run: Run, tmp_path: Path, call: Call) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "code"),
     [
-        ("run.json", "{", 1),
-        ("run.json", "[]", 1),
+        ("run.json", '{"format":1,"run_id":"x"}', 1),
+        ("run.json", '{"format":1,"run_id":"x","created":"2026-11-20T12:00:00Z","keep":3}', 1),
         ("run.json", '{"format":7,"run_id":"x","created":"2026-11-20T12:00:00Z","keep":"all"}', 9),
         ("run.json", '{"format":1,"run_id":"x","created":"2026-11-20T12:00:00Z","keep":"nonsense"}', 2),
         ("pins.json", "{", 1),

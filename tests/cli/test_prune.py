@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from keepstep.checkpointer import Facts
 from keepstep.cli.commands.prune import prune
 from keepstep.run import Limits, Run
 from keepstep.units import SIZES
 from tests.cli.conftest import Call
-from tests.operations.runs import flip, make_run, training
+from tests.operations.runs import flip, make_run, training, write
 
 
 @pytest.fixture
@@ -214,3 +215,33 @@ def test_help_lists_every_rule(call: Call) -> None:
     shown = call("prune", "--help").stdout
     assert all(example in shown for example, _ in rule_table())
     assert prune.help is not None
+
+
+def test_previous_runs(run: Run, call: Call) -> None:
+    with training(run.path) as checkpointer:
+        checkpointer.close()
+        checkpointer.begin(None)
+        checkpointer.save(Facts(1), write)
+
+    assert "3 checkpoints (3.0 kB) lie aside and stay." in call("prune", run.path, "-y").stdout
+    shown = call("prune", run.path, "--previous", "--dry-run").stdout
+    assert f"asked for: of a previous run, {run.id}" in shown.replace("\n", " ")
+    assert "Removes 3 that lay aside and frees 3.0 kB; 1 stay (1.0 kB)." in shown
+    listed = json.loads(call("ls", run.path, "--all", "--format", "json").stdout)
+    assert [(row["step"], row["state"]) for row in listed] == [
+        *((step, "of a previous run") for step in (1, 2, 3)), (1, "committed"),
+    ]  # fmt: skip
+    where = f"previous/{run.id}"
+    du = call("du", run.path).stdout
+    assert f"keepstep prune {run.path} --previous" in " ".join(du.split())
+    assert (run.path / ".keepstep" / where).exists()
+
+    done = json.loads(call("prune", run.path, "--previous", "-y", "--format", "json").stdout)
+
+    assert [(d["step"], d["run_id"], d["action"]) for d in done["aside"]] == [(s, run.id, "remove") for s in (1, 2, 3)]
+    assert all(where in path for path in done["removed_aside"])
+    assert not (run.path / ".keepstep" / where).exists()
+    told = call("events", run.path).stdout
+    assert f"{run.id} moved to .keepstep/{where}: this process trained it; steps 1, 2, 3, 3.0 kB" in told
+    assert f"of the previous run {run.id}, 1.0 kB freed: asked for" in told
+    assert f"nothing is left of the previous run {run.id}" in told

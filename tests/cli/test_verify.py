@@ -91,3 +91,42 @@ def test_an_empty_run_has_no_problem(tmp_path: Path, call: Call) -> None:
     result = call("verify", make_run(tmp_path / "empty", {}).path)
     assert (result.exit_code, result.stdout) == (0, "")
     assert "no checkpoint yet" in result.stderr
+
+
+def test_what_is_beside_a_checkpoint_is_listed_and_no_damage(run: Run, call: Call) -> None:
+    (run.path / "checkpoint-2" / "ema.pt").write_bytes(b"average")
+    for number in range(9):
+        (run.path / "checkpoint-2" / f"plot{number}.png").write_bytes(b"12345")
+    (run.path / "checkpoint-3" / "link").symlink_to("/etc/passwd")
+
+    result = call("verify", run.path)
+
+    assert result.exit_code == 0
+    assert "added: ema.pt (7 B); no loader reads it" in result.stdout
+    assert "added: 2 more files (10 B)" in result.stdout
+    assert "added: link (a link, not followed); no loader reads it" in result.stdout
+
+
+def test_what_a_loader_would_read_is_damage(run: Run, call: Call) -> None:
+    (run.path / "checkpoint-2" / "pytorch_model.bin").write_bytes(b"planted")
+
+    result = call("verify", run.path)
+
+    assert result.exit_code == 1
+    assert (
+        "pytorch_model.bin is not in the manifest (an extra file), and from_pretrained would read it" in result.stdout
+    )
+    assert f"If a person changed it on purpose: keepstep reseal {run.path} 2" in result.stdout
+
+
+def test_one_without_optimizer_is_good_and_holds_weights(run: Run, call: Call) -> None:
+    (run.path / "checkpoint-2" / "optimizer.pt").unlink()
+
+    result = call("verify", run.path)
+
+    assert result.exit_code == 0
+    assert "holds weights only: optimizer.pt is missing, which a resume needs" in result.stdout
+    assert "every byte of 2.9 kB is as written. Of 1 only the weights are left." in result.stdout
+    assert "weights only: optimizer.pt is missing" in call("show", run.path, "2").stdout
+    assert "weights" in call("ls", run.path).stdout
+    assert "holds weights only: without optimizer.pt" in call("events", run.path).stdout

@@ -3,45 +3,93 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer
 from transformers.trainer_callback import TrainerCallback
 
 import keepstep
 from keepstep import Best, Every, Latest
 from keepstep.errors import PolicyError, SettingsError
 from keepstep.transformers import ManagedTrainer
-from tests.failures.build import crash, files, managed, stock, train
+from tests.engine import chosen
+from tests.failures.build import At, crash, files, managed, stock, train
 
 pytestmark = pytest.mark.training
 
-ARGUMENT_NAMES = {field.name for field in fields(TrainingArguments)}
 
-
-@pytest.mark.skipif("enable_jit_checkpoint" not in ARGUMENT_NAMES, reason="this transformers has no such setting")
-def test_jit_checkpoint(out: Path) -> None:
-    """JIT checkpoint | inexact in mid-step; before the evaluation | refused, with the way out."""
-    trainer = stock(out, enable_jit_checkpoint=True)
-
-    with pytest.raises(SettingsError, match=r"enable_jit_checkpoint=True(.|\n)*enable_jit_checkpoint=False"):
-        keepstep.attach(trainer)
-
-    assert type(trainer) is Trainer, "a trainer that was refused is as it was"
-
-
-def test_attach_twice(out: Path) -> None:
-    """Two attaches would save everything twice: the second is refused, the first stands."""
+def test_attach_twice(out: Path, said: Callable[[], str]) -> None:
+    """A cell that is run twice: all is saved once, as the last attach says, and one line tells of it."""
     trainer, checkpointer = managed(out)
+    before = len(trainer.callback_handler.callbacks)
+    said()
 
-    with pytest.raises(SettingsError, match="managed already"):
-        keepstep.attach(trainer)
+    assert managed_again(trainer, keep="latest:2", on_commit=(kept := []).append) is checkpointer
+
+    lines = said().splitlines()
+    assert len([line for line in lines if "managed already" in line]) == 1
+    assert len(trainer.callback_handler.callbacks) == before
+    trainer.train()
+    assert [c.step for c in checkpointer.run.checkpoints] == [10, 12]
+    assert [event["step"] for event in kept] == [2, 4, 6, 8, 10, 12]
+
+
+def managed_again(trainer: Any, **options: Any) -> Any:
+    return keepstep.attach(trainer, **chosen(), **options)
+
+
+def test_attach_again_after_a_training(out: Path) -> None:
+    """The trainer goes on under what was said last, exactly."""
+    trainer, checkpointer = managed(out, num_train_epochs=1)
+    trainer.train()
+    reference, _ = train(out.with_name("reference"))
+
+    trainer.args.num_train_epochs = 2
+    managed_again(trainer, keep="latest:1")
+    trainer.train(resume_from_checkpoint="auto")
+
+    assert [c.step for c in checkpointer.run.checkpoints] == [12]
+    assert trainer.state.global_step == reference.state.global_step == 12
+
+
+def test_attach_again_with_what_can_not_be(out: Path) -> None:
+    """A wrong option is refused the second time too, and the first attach stands."""
+    trainer, checkpointer = managed(out, keep="latest:2")
+
+    with pytest.raises(PolicyError):
+        managed_again(trainer, keep="bets:3")
 
     assert trainer.checkpointer is checkpointer
+    trainer.train()
+    assert [c.step for c in checkpointer.run.checkpoints] == [10, 12]
+
+
+def test_attach_in_the_middle_of_a_training(out: Path) -> None:
+    """What is being saved has its settings: it is refused while a training runs."""
+
+    def attach(**_: Any) -> None:
+        with pytest.raises(SettingsError, match="is training"):
+            managed_again(trainer)
+
+    trainer, checkpointer = managed(out, callbacks=[At(3, attach)])
+    trainer.train()
+    assert checkpointer.run.latest is not None and checkpointer.run.latest.step == 12
+
+
+def test_attach_to_the_explicit_form(out: Path) -> None:
+    """It is managed as it was made; options that are given count."""
+
+    class Mine(ManagedTrainer, Trainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, keepstep={"keep": "latest:2"}, **kwargs)
+
+    trainer: Any = stock(out, trainer_class=Mine)
+    assert keepstep.attach(trainer).policy.rules == (Latest(2),)
+    assert keepstep.attach(trainer, keep="latest:3").policy.rules == (Latest(3),)
 
 
 @pytest.mark.parametrize("what", [None, 3, "trainer", torch.nn.Linear(1, 1), Trainer])

@@ -133,11 +133,16 @@ def test_a_direction_turned_by_mistake_takes_the_worst(out: Path) -> None:
     assert names(out) == ["checkpoint-8"], "of the lowest accuracy"
 
 
-@evidence("E110", "I109")
+@evidence("E110")
 def test_attach_refuses_to_guess(out: Path) -> None:
     with pytest.raises(PolicyError, match="nobody can know"):
-        managed(out, metric_for_best_model="vibes")
-    assert TrainingArguments(str(out), metric_for_best_model="vibes", use_cpu=True).greater_is_better is True
+        managed(out, metric="vibes")
+
+
+@evidence("I109", "I111")
+@pytest.mark.parametrize(("name", "greater"), [("vibes", True), ("wer", True), ("vibes_loss", False)])
+def test_a_direction_that_is_left_out_is_guessed_from_the_end_of_the_name(out: Path, name: str, greater: bool) -> None:
+    assert TrainingArguments(str(out), metric_for_best_model=name, use_cpu=True).greater_is_better is greater
 
 
 # -- what is kept --------------------------------------------------------------------------------------------

@@ -59,10 +59,16 @@ def test_two_runs_in_one_folder_under_stock(out: Path) -> None:
     assert files(out / "checkpoint-12")["model.safetensors"] != mine
 
 
+def crashed_elsewhere(out: Path) -> None:
+    """A run that another process left unfinished."""
+    code, text = in_child(lambda: str(crash(out, after=4).state.global_step))
+    assert (code, text) == (0, "4"), text
+
+
 @pytest.mark.parametrize("resume", [None, False])
 def test_fresh_run_in_a_used_folder(out: Path, resume: bool | None) -> None:
     """fresh run in a used folder | deletes the old run's checkpoints | refused, with the ways forward."""
-    crash(out, after=4)
+    crashed_elsewhere(out)
     before = files(out)
 
     trainer, _ = managed(out, save_total_limit=1)

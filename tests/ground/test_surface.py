@@ -22,7 +22,7 @@ PUBLIC = """
 """
 FACES = {
     "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error",
-    "engine": "CHECK FastEngine HeldFiles Place Recorded recording served",
+    "engine": "CHECK FastEngine HeldFiles Memory Place Recorded Written memory_of noting recording served",
     "operations.doctor": """
         GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together judge
         rule_named rules_of
@@ -30,21 +30,23 @@ FACES = {
     "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
-        MANIFEST_NAME Check Dispose Finish Foreign Listing OnBytes Problem Repository Staging Verification check_file
-        file_digest verify_files
+        MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes
+        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest lack_of
+        missing_files need_of only_records previous_runs verify_files
     """,
     "retention": """
-        RECOVERY_POINT All Best Context Daily Decision Every Hold Hourly Latest Measure Metric Mode Outcome Pinned
-        Plan Policy Rule Within default_policy entries fit format_spec known_mode make_plan parse rank rule_table size
-        without_aside
+        PINNED RECOVERY_POINT All Before Best Context Daily Decision Every Hold Hourly Latest Measure Metric
+        Mode Outcome Pinned Plan Policy Rule Within default_policy entries fit format_spec known_mode make_plan
+        nearest parse rank rule_table size without_aside
     """,
     "run": """
-        Attempt Difference Ending Event Exactness History Hook Hooks Limits OnDiskFull Pins Point Reason Receipt
-        Reference ResumePoint Run Tail external_path fingerprint_differences open_external parse_lines
+        HUB_NAME Attempt Difference Ending Event Exactness History Hook Hooks Limits OnDiskFull Pins Point
+        Reason Rebuilt Receipt Reference ResumePoint Run Tail external_path fingerprint_differences has_ended
+        holds_manifest is_run open_external parse_lines policy_facts
     """,
     "stores": """
-        TEMPORARY_SUFFIX Entry EntryKind LocalStore Room Stamp Store exchange_names is_leftover_of
-        rename_without_replacing
+        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store exchange_names is_leftover_of
+        rename_without_replacing store_at
     """,
     "transformers": "ManagedTrainer attach verified",
 }

@@ -93,8 +93,12 @@ CASES = {
         S('metric_for_best_model="wer", greater_is_better=False'),
     ),
     "E110": Case(
+        S('eval_strategy="steps"', attach='metric="vibes"'),
+        S('eval_strategy="steps", metric_for_best_model="vibes"', attach='metric="vibes"'),
+    ),
+    "I111": Case(
         S('eval_strategy="steps", metric_for_best_model="vibes"', attach=""),
-        S('eval_strategy="steps", metric_for_best_model="vibes"', attach='mode="max"'),
+        S('eval_strategy="steps", metric_for_best_model="vibes", greater_is_better=True', attach=""),
     ),
     "W201": Case(S(""), S("save_total_limit=2")),
     "I202": Case(S("", attach=""), S("", attach='budget="200GB"')),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from keepstep.errors import CheckpointNotFound
+from keepstep.errors import CheckpointNotFound, ResumeRefused
 from keepstep.model import Kind
 from keepstep.operations.checking import best_that_holds, candidates, check, safe_to_resume, unreadable
 from keepstep.run import Run
@@ -34,13 +35,13 @@ def test_good_ones_are_read_whole_and_noted(run: Run) -> None:
 
 def test_every_problem_is_listed(run: Run) -> None:
     flip(run.path / "checkpoint-1" / "model.safetensors")
-    (run.path / "checkpoint-2" / "optimizer.pt").unlink()
+    flip(run.path / "checkpoint-2" / "optimizer.pt")
 
     outcomes = check(run, candidates(run))
 
     assert [outcome.ok for outcome in outcomes] == [False, False, True]
     assert "digest differs" in str(outcomes[0].problems[0])
-    assert str(outcomes[1].problems[0]) == "optimizer.pt is missing"
+    assert str(outcomes[1].problems[0]).startswith("optimizer.pt has other bytes")
     assert run.events.damaged() == {1, 2}
     assert (run.path / "checkpoint-1").is_dir()
 
@@ -133,3 +134,81 @@ def test_no_best_without_metric_or_without_one_that_holds(run: Run, tmp_path: Pa
         flip(run.path / f"checkpoint-{step}" / "model.safetensors")
     with pytest.raises(CheckpointNotFound, match="no best checkpoint that holds"):
         best_that_holds(run)
+
+
+# -- by use ------------------------------------------------------------------------------------------------
+
+
+def test_without_its_optimizer_one_holds_weights_and_is_no_damage(run: Run) -> None:
+    (run.path / "checkpoint-2" / "optimizer.pt").unlink()
+    (run.path / "checkpoint-2" / "ema.pt").write_bytes(b"average")
+
+    stripped = check(run, candidates(run))[1]
+
+    assert (stripped.ok, stripped.lost, [entry.path for entry in stripped.added]) == (
+        True,
+        ("optimizer.pt",),
+        ["ema.pt"],
+    )
+    shown = stripped.to_json()
+    assert (shown["resumable"], shown["missing"]) == (False, ["optimizer.pt"])
+    assert shown["added"] == [{"path": "ema.pt", "kind": "file", "size_bytes": 7}]
+    assert run.events.damaged() == set() and run.events.lost() == {2: ("optimizer.pt",)}
+
+
+def test_a_resume_passes_over_what_holds_weights_alone(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    (run.path / "checkpoint-3" / "optimizer.pt").unlink()
+
+    point = safe_to_resume(run, "latest")
+
+    assert (point.checkpoint.step, point.passed_over) == (2, ())
+    assert [foreign.path.name for foreign in point.unusable] == ["checkpoint-3"]
+    assert "checkpoint-3 is no resume point: it holds weights only: optimizer.pt is missing" in caplog.text
+    assert (run.path / "checkpoint-3").is_dir()
+
+
+def test_one_that_holds_weights_alone_is_refused_by_name(run: Run) -> None:
+    (run.path / "checkpoint-3" / "optimizer.pt").unlink()
+    with pytest.raises(ResumeRefused, match=r"holds weights only: optimizer\.pt is missing") as raised:
+        safe_to_resume(run, "3")
+    assert "steps 1, 2" in raised.value.hint and "keepstep export" in raised.value.hint
+
+
+def test_where_all_hold_weights_alone_the_way_out_is_named(run: Run) -> None:
+    for step in (1, 2, 3):
+        (run.path / f"checkpoint-{step}" / "optimizer.pt").unlink()
+    with pytest.raises(CheckpointNotFound, match="no checkpoint to resume from") as raised:
+        safe_to_resume(run, "latest")
+    assert "Put that back" in raised.value.hint and "from_pretrained" in raised.value.hint
+
+
+@pytest.mark.parametrize("spoil", [flip, Path.unlink])
+def test_the_best_needs_its_weights_alone(run: Run, spoil: Callable[[Path], None]) -> None:
+    spoil(run.path / "checkpoint-1" / "optimizer.pt")
+
+    point = best_that_holds(run)
+
+    assert (point.checkpoint.step, point.passed_over) == (1, ())
+    assert "Its weights hold, but optimizer.pt" in point.reason
+
+
+def test_what_others_sealed_and_changed_later_is_damage_and_no_reason_not_to_resume(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    results = run.path / "checkpoint-3" / "eval_results.json"
+    with run.writing():
+        results.write_text("{}")
+        run.seal(run.checkpoints[-1])
+    results.write_text("[]")
+
+    assert not check(run, candidates(run))[2].ok
+    assert run.events.damaged() == set()
+    assert safe_to_resume(run, "latest").checkpoint.step == 3
+    assert "eval_results.json has other bytes" in caplog.text and "no loader reads it" in caplog.text
+
+
+def test_damage_names_the_way_of_who_changed_it_on_purpose(run: Run) -> None:
+    flip(run.path / "checkpoint-3" / "model.safetensors")
+    with pytest.raises(ResumeRefused, match="is damaged") as raised:
+        safe_to_resume(run, "3")
+    assert f"keepstep reseal {run.path} 3" in raised.value.hint

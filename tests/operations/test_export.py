@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from keepstep.checkpointer import Facts
-from keepstep.errors import DiskFull, SettingsError
+from keepstep.errors import CheckpointCorrupt, DiskFull, SettingsError
 from keepstep.formats.safetensors_header import tensors_in
 from keepstep.model import Kind
 from keepstep.operations.export.card import card
+from keepstep.operations.export.choosing import verify
 from keepstep.operations.export.configs import adjust, is_local
 from keepstep.operations.export.copying import copy_files
 from keepstep.operations.export.errors import ExportRefused
@@ -86,6 +87,39 @@ def test_model_files_are_told_from_those_of_the_training(tmp_path: Path) -> None
     assert "notes.txt" in {entry.path for entry in model_files(run.find(10), ["notes.*"]).others}
     with pytest.raises(ExportRefused, match="has no file called nothing"):
         model_files(run.find(10), ["nothing"])
+
+
+def test_what_others_put_there_stays_behind_and_is_said(run: Run, tmp_path: Path) -> None:
+    directory = run.path / "checkpoint-10"
+    (directory / "ema.safetensors").write_bytes(weights())
+    (directory / "tokenizer.json").write_text("{}")
+    with run.writing():
+        run.seal(run.find(10), by=("Ema",))
+    (directory / "late.pt").write_bytes(b"never sealed")
+    plan = plan_export(run, Request(directory=tmp_path / "out", reference=10))
+    assert {entry.path for entry in plan.files.copied} == {"config.json", "model.safetensors", "tokenizer.json"}
+    assert {path: why for path, why in plan.left.items() if "others" in why} == {
+        "ema.safetensors": "of others, and no loader reads it",
+        "late.pt": "of others, and no loader reads it",
+    }
+    found = model_files(run.find(10), ["ema.*"])
+    assert "ema.safetensors" in {entry.path for entry in found.others}
+    assert [entry.path for entry in found.weights] == ["model.safetensors"]
+
+
+def test_what_only_a_resume_needs_may_be_gone_and_not_damaged(run: Run) -> None:
+    (run.path / "checkpoint-10" / "optimizer.pt").unlink()
+    verify(run, (run.find(10),))
+    (run.path / "checkpoint-10" / "optimizer.pt").write_bytes(b"x")
+    with pytest.raises(CheckpointCorrupt, match=r"optimizer\.pt .*Nothing was exported"):
+        verify(run, (run.find(10),))
+
+
+def test_a_changed_config_is_not_exported_and_the_way_out_is_named(run: Run) -> None:
+    (run.path / "checkpoint-10" / "config.json").write_bytes(b"[]")
+    with pytest.raises(CheckpointCorrupt, match=r"config\.json") as raised:
+        verify(run, (run.find(10),))
+    assert f"keepstep reseal {run.path} 10" in raised.value.hint
 
 
 @pytest.mark.parametrize(

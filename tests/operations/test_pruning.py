@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from keepstep.checkpointer import Facts
 from keepstep.errors import CheckpointCorrupt, KeepstepError, PolicyError, RunLocked
 from keepstep.model import State
 from keepstep.operations.removing.pruning import PlanChanged, plan_for, policy_for, prune_as_shown
 from keepstep.retention import Metric, Policy, format_spec
 from keepstep.run import Limits, Run
-from tests.operations.runs import SIZE, flip, make_run, training
+from tests.operations.runs import SIZE, flip, make_run, training, write
 
 LATEST = Policy.from_spec("latest:1")
 
@@ -204,3 +205,27 @@ def test_limits_edited_into_nonsense_are_named(run: Run, wrong: dict[str, object
     file.write_text(json.dumps({**json.loads(file.read_text()), **wrong}))
     with pytest.raises(KeepstepError, match=r"run\.json is damaged"):
         Run.open(run.path)
+
+
+def test_previous_runs_are_removed_when_they_are_asked_for(run: Run) -> None:
+    with training(run.path) as checkpointer:
+        checkpointer.close()
+        checkpointer.begin(None)
+        checkpointer.save(Facts(1), write)
+    new = Run.open(run.path)
+    drop = frozenset({State.PREVIOUS})
+    shown = plan_for(new, new.policy, drop=drop)
+    assert (len(shown.remove_aside), shown.freed_bytes) == (3, 3 * SIZE)
+    assert not plan_for(new, new.policy).changes
+    Run.open(new.path / ".keepstep" / "previous" / run.id).pin_board.pin(2)
+    with pytest.raises(PlanChanged):
+        prune_as_shown(new, new.policy, shown, drop=drop)
+
+    done = prune_as_shown(new, new.policy, plan_for(new, new.policy, drop=drop), drop=drop)
+
+    assert [c.step for c in done.removed_aside] == [1, 3]
+    assert [c.step for c in new.previous] == [2]
+    assert _steps(new) == [1]
+    assert {e["reason"] for e in new.events.read() if e["event"] == "removed"} == {
+        f"asked for: of a previous run, {run.id}"
+    }

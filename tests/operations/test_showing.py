@@ -160,6 +160,6 @@ def test_show_tells_place_and_files(tmp_path: Path) -> None:
     assert shown["rank"] == 3
     assert [file["path"] for file in shown["files"]] == ["model.safetensors", "optimizer.pt"]
     assert sum(file["size_bytes"] for file in shown["files"]) == SIZE
-    assert shown["written_by"] == {"torch": "2.0"}
+    assert shown["written_by"] == {"torch": "2.0", "keep": "all", "metric": "eval_loss", "mode": "min"}
     with pytest.raises(CheckpointNotFound):
         show(run, "7")

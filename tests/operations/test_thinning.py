@@ -158,3 +158,54 @@ def test_weights_under_names_that_nobody_knows_stay_whole(tmp_path: Path) -> Non
     assert [(c.step, c.kind) for c in run.checkpoints] == [(1, Kind.FULL), (2, Kind.FULL), (4, Kind.FULL)]
     with pytest.raises(ThinRefused, match="weights"):
         thin(run, 1)
+
+
+def test_what_others_put_there_stays_with_the_weights(run: Run, tmp_path: Path) -> None:
+    directory = run.path / "checkpoint-1"
+    (directory / "ema.pt").write_bytes(b"sealed")
+    with run.writing():
+        run.seal(run.find(1))
+    (tmp_path / "elsewhere").write_bytes(b"not ours")
+    (directory / "late.pt").write_bytes(b"never sealed")
+    (directory / "merged").mkdir()
+    (directory / "merged" / "optimizer.pt").write_bytes(b"no state of this training")
+    (directory / "link").symlink_to(tmp_path / "elsewhere")
+    before = os.stat(directory / "late.pt").st_ino
+
+    done = thin(run, 1)
+
+    left = run.path / "weights-1"
+    assert {file.path: file.by for file in done.after.files} == {
+        "model.safetensors": "",
+        "ema.pt": "others",
+        "late.pt": "others",
+        "merged/optimizer.pt": "others",
+    }
+    assert os.stat(left / "late.pt").st_ino == before
+    assert (left / "link").is_symlink() and (left / "link").read_bytes() == b"not ours"
+    found = run.verify(run.find(1))
+    assert (found.problems, [entry.path for entry in found.added]) == ((), ["link"])
+    assert done.freed_bytes == 100
+
+
+def test_what_nobody_needs_and_is_gone_does_not_stop_it(run: Run) -> None:
+    directory = run.path / "checkpoint-1"
+    (directory / "ema.pt").write_bytes(b"sealed")
+    with run.writing():
+        run.seal(run.find(1))
+    (directory / "ema.pt").unlink()
+    assert [file.path for file in thin(run, 1).after.files] == ["model.safetensors"]
+
+
+def test_what_lost_its_optimizer_has_nothing_to_drop(run: Run) -> None:
+    (run.path / "checkpoint-1" / "optimizer.pt").unlink()
+    with pytest.raises(ThinRefused, match=r"holds weights only already: optimizer\.pt is missing"):
+        thin(run, 1)
+
+
+def test_the_one_that_stays_must_be_a_resume_point(run: Run) -> None:
+    """The newest lost its optimizer: the one before it is the recovery point, and stays whole."""
+    (run.path / "checkpoint-3" / "optimizer.pt").unlink()
+    with pytest.raises(ThinRefused, match="stays whole: newest: the recovery point"):
+        thin(run, 2)
+    assert thin(run, 1).after.name == "weights-1"

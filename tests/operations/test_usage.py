@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from keepstep import layout
+from keepstep.checkpointer import Facts
 from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.operations.seeing.finding import NoDirectory
 from keepstep.operations.usage import Kinds, TreeUsage, Usage, usage, usage_of_tree
 from keepstep.retention import Policy
 from keepstep.run import Run
-from tests.operations.runs import SIZE, flip, make_run, training
+from tests.operations.runs import SIZE, flip, make_run, training, write
 
 OPTIMIZER = 100
 """Bytes of each optimizer state in these runs."""
@@ -238,7 +239,7 @@ def test_hard_links_between_runs_count_once(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_run_that_can_not_be_opened_is_counted_and_said(tmp_path: Path, run: Run) -> None:
-    (run.path / layout.RUN).write_text("{")
+    (run.path / layout.RUN).write_text('{"format": 1, "run_id": "a b"}')
 
     tree = usage_of_tree([tmp_path], check=True)
 
@@ -295,3 +296,23 @@ def test_json_has_every_figure(run: Run) -> None:
 def test_what_is_no_directory(tmp_path: Path) -> None:
     with pytest.raises(NoDirectory):
         usage_of_tree([tmp_path / "nothing"])
+
+
+def test_previous_runs_count_with_what_frees_them(run: Run) -> None:
+    with training(run.path) as checkpointer:
+        checkpointer.close()
+        checkpointer.begin(None)
+        checkpointer.save(Facts(1), write)
+    (run.path / layout.PREVIOUS / "stock-1").mkdir()
+    (run.path / layout.PREVIOUS / "stock-1" / "model.bin").write_bytes(b"s" * 5000)
+
+    found = usage(Run.open(run.path))
+
+    assert (found.previous_bytes, found.aside_bytes, found.budget_used) == (3 * SIZE, 0, 4 * SIZE)
+    (room,) = [room for room in found.litter if room.name == "previous"]
+    assert (room.checkpoints, room.option) == (3, "--previous")
+    assert room.size_bytes > 3 * SIZE + 5000, "records and manifests too"
+    shown = found.to_json()
+    assert (shown["previous_bytes"], shown["budget_used_bytes"]) == (3 * SIZE, 4 * SIZE)
+    assert shown["litter"][0]["prune_option"] == "--previous"
+    _agrees(usage(Run.open(run.path), check=True), run.path)

@@ -58,7 +58,7 @@ def test_runs_come_and_go_between_two_looks(tmp_path: Path) -> None:
     make_run(tmp_path / "b", {7: 1.0})
     paths.append(tmp_path / "b")
     assert _of(text_of(measured), "latest_step", run="b") == 7
-    (tmp_path / "a" / ".keepstep" / "run.json").write_text("{")
+    (tmp_path / "a" / ".keepstep" / "run.json").write_text('{"format": 1, "run_id": "a b"}')
     text = text_of(measured)
     assert _of(text, "latest_step", run="a") is None
     assert _of(text, "latest_step", run="b") == 7

@@ -216,7 +216,7 @@ def content(generation: int, name: str) -> bytes:
 
 def _holds(run: Run, checkpoint: Checkpoint) -> bool:
     """Compares with what was written: this does not trust verification, which is under test."""
-    key = run.repository._key(checkpoint)
+    key = run.repository.key(checkpoint)
     files, entries = (FILES, 4) if checkpoint.kind is Kind.FULL else (FILES[:1], 2)
     try:
         return (

@@ -121,6 +121,10 @@ def test_a_file_named_twice_is_refused() -> None:
         {"files": [{"path": "a", "size": 1, "digest": manifest.digest_of(b"").upper()}]},
         {"files": [{"path": "a", "size": 1, "digest": manifest.digest_of(b"") + "\n"}]},
         {"written_by": 1},
+        {"files": [{"path": "a", "size": 1, "digest": manifest.digest_of(b""), "by": "me"}]},
+        {"kind": "weights", "lost": "optimizer.pt"},
+        {"kind": "weights", "lost": [1]},
+        {"kind": "weights", "lost": [""]},
     ],
 )
 def test_another_shape_is_refused(fields: dict[str, Any]) -> None:
@@ -171,8 +175,8 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
 
 
 def test_a_newer_format_is_named_as_such_and_only_when_its_digest_holds() -> None:
-    newer = changed(format=3, something={"new": 1})
-    with pytest.raises(LayoutTooNew, match="format 3"):
+    newer = changed(format=manifest.FORMAT_VERSION + 1, something={"new": 1})
+    with pytest.raises(LayoutTooNew, match=f"format {manifest.FORMAT_VERSION + 1}"):
         decode(newer)
     with pytest.raises(ManifestInvalid):
         decode(newer.replace(b'"new": 1', b'"new": 2'))
@@ -197,6 +201,37 @@ def test_chunk_digests_that_do_not_fit_are_refused(size: int, chunks: Any, versi
     assert decode(changed(files=[good])).files[0].chunk_digests == ("xxh3-128:" + "0" * 32,) * 2
     with pytest.raises(ManifestInvalid):
         decode(changed(files=[entry], format=version))
+
+
+OTHERS = {"path": "ema.pt", "size": 1, "digest": manifest.digest_of(b""), "by": "others"}
+
+
+def test_what_a_seal_says_is_read() -> None:
+    sealed = decode(changed(files=[OTHERS], kind="weights", lost=["optimizer.pt"]))
+    assert (sealed.files[0].by, sealed.lost, sealed.name) == ("others", ("optimizer.pt",), "checkpoint-300")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"files": [OTHERS], "format": 2},
+        {"kind": "weights", "lost": ["optimizer.pt"], "format": 2},
+        {"kind": "full", "lost": ["optimizer.pt"]},
+        {"kind": "weights", "lost": ["../optimizer.pt"]},
+        {"kind": "weights", "lost": ["keepstep.json"]},
+        {"kind": "weights", "lost": ["model.safetensors"]},
+    ],
+    ids=["by in format 2", "lost in format 2", "of a full one", "outside", "the manifest", "listed"],
+)
+def test_what_no_seal_says_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(ManifestInvalid):
+        decode(changed(**fields))
+
+
+def test_a_manifest_ends_in_its_digest() -> None:
+    data = manifest.encode(SAMPLE)
+    assert manifest.digest_in(data) == json.loads(data)["digest"]
+    assert manifest.digest_in(b"{}") == manifest.digest_of(b"{}")
 
 
 def test_a_terabyte_fits_into_a_manifest() -> None:
@@ -248,7 +283,9 @@ CHECKPOINTS = st.builds(
     ),
     metrics=st.dictionaries(st.text(st.characters(codec="utf-8")), st.floats(allow_nan=False), max_size=4),
     files=st.lists(
-        st.builds(FileEntry, PATHS, st.integers(0, 2**62), DIGESTS), max_size=4, unique_by=lambda entry: entry.path
+        st.builds(FileEntry, PATHS, st.integers(0, 2**62), DIGESTS, by=st.sampled_from(["", "others"])),
+        max_size=4,
+        unique_by=lambda entry: entry.path,
     ).map(tuple),
     written_by=st.dictionaries(st.text(st.characters(codec="utf-8")), PLAIN, max_size=3),
     fingerprint=st.dictionaries(st.text(st.characters(codec="utf-8")), PLAIN, max_size=3),
@@ -256,8 +293,12 @@ CHECKPOINTS = st.builds(
 
 
 @settings(max_examples=150)
-@given(CHECKPOINTS.filter(lambda c: all(f.path != "keepstep.json" for f in c.files)))
-def test_a_checkpoint_comes_back_as_it_went(checkpoint: Checkpoint) -> None:
+@given(
+    CHECKPOINTS.filter(lambda c: all(f.path != "keepstep.json" for f in c.files)),
+    st.lists(st.sampled_from(["optimizer.pt", "scheduler.pt", "optimizer_0/__0_0.distcp"]), unique=True),
+)
+def test_a_checkpoint_comes_back_as_it_went(checkpoint: Checkpoint, lost: list[str]) -> None:
+    checkpoint = checkpoint.without(set(lost) - {file.path for file in checkpoint.files})
     data = manifest.encode(checkpoint)
     assert decode(data) == checkpoint
     assert manifest.encode(decode(data)) == data

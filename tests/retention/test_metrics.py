@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keepstep.errors import PolicyError
-from keepstep.retention import Metric, Mode, known_mode
+from keepstep.retention import Metric, Mode, known_mode, nearest
 
 LOWER = """
     loss eval_loss test_loss train_loss eval_data1_loss nll_loss eval_nll_loss reward_loss losses
@@ -36,6 +36,7 @@ UNKNOWN = """
     num_tokens kl score glossary lossy macro eval_ test_ eval
     loss_at_best_accuracy_step accuracy_then_loss_time
     neg_mean_squared_error rewards/rejected reward_std acc_stderr,none loss_scale
+    wer_improvement loss_reduction error_free_rate mse_skill information_gain
 """
 
 
@@ -52,6 +53,25 @@ def test_higher_is_better(name: str) -> None:
 @pytest.mark.parametrize("name", [*UNKNOWN.split(), "", " ", "///"])
 def test_a_name_that_does_not_tell_has_no_direction(name: str) -> None:
     assert known_mode(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "names", "expected"),
+    [
+        ("eval_los", ["eval_loss", "eval_f1"], ["eval_loss"]),
+        ("loss", ["eval_b_loss", "eval_a_loss", "eval_wer"], ["eval_a_loss", "eval_b_loss"]),
+        ("eval_f1", ["eval_loss", "eval_macro_f1"], ["eval_macro_f1"]),
+        ("eval_acc", ["eval_accuracy", "eval_loss"], ["eval_accuracy"]),
+        ("eval_accuarcy", ["eval_accuracy", "eval_mean_token_accuracy", "eval_loss"], ["eval_accuracy"]),
+        ("rougel", ["eval_rougeL", "eval_rouge1", "eval_bleu"], ["eval_rougeL", "eval_rouge1"]),
+        ("eval_vibes", ["eval_loss", "eval_runtime"], []),
+        ("eval_", ["eval_loss"], []),
+        ("loss", [f"eval_{number}_loss" for number in range(9)], [f"eval_{number}_loss" for number in range(3)]),
+        ("loss", [], []),
+    ],
+)
+def test_the_nearest_names_are_those_that_may_be_meant(name: str, names: list[str], expected: list[str]) -> None:
+    assert nearest(name, names) == expected
 
 
 @given(st.text(max_size=30))

@@ -229,3 +229,65 @@ def test_a_larger_budget_keeps_no_less_aside(run: list[Checkpoint], policy: Poli
     for found in (tight, wide):
         changed = outcomes(found) != outcomes(plan)
         assert not changed or aside_of(found) == "-----", "nothing good goes while anything lies aside"
+
+
+def previous() -> list[Checkpoint]:
+    """Of 300 bytes each, in no order: run b ended before run a did, whose first checkpoint is older."""
+    places = [("a", 2, 9), ("b", 2, 8), ("a", 1, 1), ("b", 1, 7)]
+    return [
+        make_checkpoint(
+            g, size=100, optimizer=200, state=State.PREVIOUS, run_id=run, created=EPOCH + timedelta(hours=hours)
+        )
+        for run, g, hours in places
+    ]
+
+
+def named(plan: Plan) -> list[tuple[str, int]]:
+    return [(d.checkpoint.run_id, d.checkpoint.generation) for d in plan.aside if d.stays]
+
+
+def test_previous_runs_go_before_all_else_and_the_oldest_run_first() -> None:
+    own = run_of(0.1, 0.2)
+    plan = make_plan(own, Policy.from_spec("all", LOSS), aside=[*lying_aside(), *previous()], now=NOW)
+    found = [fit(plan, limit, LOSS, why=WHY) for limit in range(plan.taken_bytes, -1, -1)]
+
+    left = [(*named(tight)[:-5], aside_of(tight)[4:], outcomes(tight)) for tight in found if len(named(tight)) > 4]
+    b1, b2, a1, a2 = ("b", 1), ("b", 2), ("a", 1), ("a", 2)
+    assert list(dict.fromkeys(left)) == [
+        (b1, b2, a1, a2, "kkkkk", "kk"),
+        (b2, a1, a2, "kkkkk", "kk"),
+        (a1, a2, "kkkkk", "kk"),
+        (a2, "kkkkk", "kk"),
+        ("kkkkk", "kk"),  # only then what a rewind set aside
+    ]
+    assert found[-1].aside[0].reasons == (f"{WHY}: the oldest of what a fresh start set aside, of the previous run b",)
+    assert plan.aside[0].reasons == ("of a previous run: kept while there is room",)
+    assert plan.taken_bytes == (2 + 5 + 4) * 300
+
+
+def test_what_is_held_in_a_previous_run_stays_and_the_runs_own_pins_are_not_its() -> None:
+    plan = make_plan(
+        run_of(0.1), Policy.from_spec("all", LOSS), aside=previous(), now=NOW,
+        pinned=frozenset({2}), held_before={("b", 1): "pinned", ("c", 2): "pinned"},
+    )  # fmt: skip
+    for tight in (fit(plan, 0, LOSS, why=WHY), without_aside(plan, State, "asked for")):
+        assert named(tight) == [("b", 1)]
+        assert tight.aside[0].reasons == ("pinned", "of a previous run: kept while there is room")
+    dropped = without_aside(plan, [State.PREVIOUS], "asked for")
+    assert dropped.aside[-1].reasons == ("asked for: of a previous run, a",)
+    assert len(named(without_aside(plan, [State.SET_ASIDE, State.QUARANTINED], "asked for"))) == 4
+
+
+@given(runs(), POLICIES, LIMITS, st.randoms(use_true_random=False))
+def test_nothing_of_the_run_goes_while_a_previous_one_is_there(
+    run: list[Checkpoint], policy: Policy, limit: int, shuffle: random.Random
+) -> None:
+    lying = [*lying_aside(), *previous()]
+    plan = make_plan(run, policy, aside=lying, now=NOW)
+    shuffle.shuffle(lying)
+    assert make_plan(run, policy, aside=lying, now=NOW) == plan
+    tight = fit(plan, limit, policy.metric, why=WHY)
+    before = [d.stays for d in tight.aside if d.checkpoint.state is State.PREVIOUS]
+    assert before == sorted(before), "in turn"
+    rest = [d.stays for d in tight.aside if d.checkpoint.state is not State.PREVIOUS]
+    assert not any(before) or (all(rest) and outcomes(tight) == outcomes(plan))

@@ -31,7 +31,11 @@ def path(tmp_path: Path) -> Path:
 @contextmanager
 def counted() -> Iterator[None]:
     """Runs that are opened inside count what they read, and a manifest is settled as soon as it is written."""
-    with patch("keepstep.run.run.LocalStore", CountingStore), patch.object(catalog, "SETTLED_NS", -(10**9)):
+    with (
+        patch("keepstep.stores.hub_cache.LocalStore", CountingStore),
+        patch("keepstep.run.run.LocalStore", CountingStore),
+        patch.object(catalog, "SETTLED_NS", -(10**9)),
+    ):
         yield
 
 
@@ -68,7 +72,7 @@ def test_a_save_reads_the_event_log_from_where_it_was_left(path: Path) -> None:
         store = store_of(checkpointer.run)
         before = (path / layout.EVENTS).stat().st_size
         # Without the bytes that a commit hashes, the log is all that is read in pieces.
-        with patch("keepstep.repository.verification.file_digest", lambda _store, _path: "xxh3-128:" + "0" * 32):
+        with patch("keepstep.repository.verification.file_digest", lambda *_: "xxh3-128:" + "0" * 32):
             store.forget()
             save(checkpointer, 52, 0.5)
         added = (path / layout.EVENTS).stat().st_size - before

@@ -17,6 +17,7 @@ from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.retention import Policy
 from keepstep.run import Run, external_path, open_external
 from keepstep.run.pins import TagInvalid
+from keepstep.run.runfile import RunFileDamaged
 from keepstep.testing.faults import Fault, FaultyStore, Injector
 from tests.small_run import FILES, LOSS, assert_sound, litter, make_checkpointer, make_run, manifest_of, save, steps
 
@@ -400,11 +401,11 @@ def test_opening_what_is_no_run_says_what_it_is(path: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"null", b"\xff", b'{"format": 1}'])
-def test_a_damaged_run_file_is_an_error_and_never_a_new_run(path: Path, data: bytes) -> None:
-    make_run(path, 2)
+def test_a_damaged_run_file_without_any_manifest_is_an_error_and_never_a_new_run(path: Path, data: bytes) -> None:
+    shutil.rmtree(make_run(path, 2).path / "checkpoint-2")
     (path / layout.RUN).write_bytes(data)
-    with pytest.raises(KeepstepError, match="damaged"):
-        Run.open(path)
+    with pytest.raises(RunFileDamaged, match="damaged"):
+        make_checkpointer(path, fresh="new-run").begin(None)
 
 
 def test_a_run_file_that_can_not_be_read_is_an_error_and_never_a_new_run(path: Path) -> None:

@@ -69,13 +69,7 @@ class Job:
 
 def train(job: Job) -> None:
     """Build, train, and write the outcome; or die on the way."""
-    torch.set_num_threads(1)
-    gc.freeze()
-    # A child of the fork server would have servers of its own for its data loader's workers.
-    multiprocessing.set_start_method("fork", force=True)
-    # A SIGKILL takes nothing from the page cache; what a power cut takes is tested elsewhere.
-    os.fsync = lambda descriptor: None
-    _forget_the_server()
+    settle()
     recipe = job.recipe
     recipe.arguments.update(job.also)
     fresh = not list(job.directory.glob("checkpoint-*"))
@@ -92,6 +86,17 @@ def train(job: Job) -> None:
         torch.manual_seed(100 if fresh else int.from_bytes(os.urandom(4)))
     output = trainer.train(resume_from_checkpoint=job.resume)
     leave(trainer, output, counter.steps, job.outcome)
+
+
+def settle() -> None:
+    """What a process that was forked from the server does before anything else."""
+    torch.set_num_threads(1)
+    gc.freeze()
+    # A child of the fork server would have servers of its own for its data loader's workers.
+    multiprocessing.set_start_method("fork", force=True)
+    # A SIGKILL takes nothing from the page cache; what a power cut takes is tested elsewhere.
+    os.fsync = lambda descriptor: None
+    _forget_the_server()
 
 
 def leave(trainer: Trainer, output: Any, steps: int, outcome: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 TOKEN = "hf_" + "a" * 34
@@ -28,6 +29,18 @@ class Hub:
     summaries: list[str] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     refuse: dict[str, int] = field(default_factory=dict)
+    open: threading.Event = field(default_factory=threading.Event)
+    """While it is not set, commits wait."""
+
+    def download(self, folder: str, target: Path) -> Path:
+        """What arrived in a folder of the repository ("": in all of it), as files in a directory."""
+        inside = f"{folder}/" if folder else ""
+        for path, data in self.files.items():
+            if path.startswith(inside):
+                place = target / path.removeprefix(inside)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(data)
+        return target
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -95,6 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"oid": wanted["oid"], "size": wanted["size"], "actions": {"upload": {"href": href}}}
 
     def _commit(self, lines: list[dict[str, Any]], path: str) -> None:
+        self.hub.open.wait()
         for line in lines:
             value = line["value"]
             if line["key"] == "file":
@@ -118,6 +132,7 @@ def _preupload(entry: dict[str, Any]) -> dict[str, Any]:
 def hub() -> Iterator[Hub]:
     """A running hub."""
     kept = Hub()
+    kept.open.set()
     handler = type("Handler", (_Handler,), {"hub": kept})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     kept.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -126,6 +141,7 @@ def hub() -> Iterator[Hub]:
     try:
         yield kept
     finally:
+        kept.open.set()
         server.shutdown()
         thread.join()
         server.server_close()

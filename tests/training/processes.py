@@ -13,7 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-_WARM = "tests.training.course"
+PRELOADED = ["tests.training.course"]
+"""What the server imports; a suite may add to it before its first call."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 SIGKILLED = -9
 _READING = Lock()
@@ -29,7 +30,7 @@ def start() -> None:
     # The server takes its import path from the environment alone; one thread, because only that survives a fork.
     os.environ |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     try:
-        _CONTEXT.set_forkserver_preload([_WARM])
+        _CONTEXT.set_forkserver_preload(PRELOADED)
         forkserver.ensure_running()
     finally:
         for name, value in before.items():

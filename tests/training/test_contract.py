@@ -26,9 +26,14 @@ METHODS = {
         "tr_loss", "grad_norm", "model", "trial", "epoch", "ignore_keys_for_eval", "start_time", "learning_rate",
     ),
     "_determine_best_metric": ("metrics", "trial"),
+    "_evaluate": ("trial", "ignore_keys_for_eval", "skip_scheduler"),
+    "_report_to_hp_search": ("trial", "step", "metrics"),
     "_get_output_dir": ("trial",),
     "_save_checkpoint": ("model", "trial"),
     "_push_from_checkpoint": ("checkpoint_folder",),
+    "_finish_current_push": (),
+    "push_to_hub": ("commit_message", "blocking", "token"),
+    "_save": ("output_dir", "state_dict"),
     "_load_from_checkpoint": ("resume_from_checkpoint", "model"),
     "_load_optimizer_and_scheduler": ("checkpoint",),
     "_load_rng_state": ("checkpoint",),
@@ -97,11 +102,34 @@ def test_a_step_ends_before_it_is_logged_and_saved() -> None:
     assert in_order(EPOCH, *ends, "on_epoch_end(", "self._maybe_log_save_evaluate(")
     source = inspect.getsource(Trainer._maybe_log_save_evaluate)
     assert in_order(source, "should_log", "should_evaluate", "_determine_best_metric(", "_save_checkpoint(")
+    source = inspect.getsource(Trainer._evaluate)
+    assert in_order(source, "self.evaluate(", "_report_to_hp_search(", "lr_scheduler.step(", "raise KeyError(")
 
 
 def test_a_save_writes_below_the_output_directory_that_it_asks_for() -> None:
     source = inspect.getsource(Trainer._save_checkpoint)
     assert in_order(source, "self._get_output_dir(trial=trial)", "os.path.join(run_dir, checkpoint_folder)")
+
+
+def test_a_push_looks_up_what_uploads_a_folder_where_keepstep_stands_in() -> None:
+    module = inspect.getmodule(Trainer)
+    api = hasattr(module, "hf_api")
+    assert api or hasattr(module, "upload_folder")
+    for method in (Trainer._push_from_checkpoint, Trainer.push_to_hub):
+        source = inspect.getsource(method)
+        assert ("hf_api().upload_folder(" if api else " upload_folder(") in source
+        assert "ignore_patterns=[" in source
+        assert source.count("folder_path=") == source.count("upload_folder(")
+
+
+@pytest.mark.skipif(not NEWEST, reason="this transformers has no such setting")
+def test_the_stock_callback_hears_of_a_signal_by_a_flag() -> None:
+    from transformers.trainer_jit_checkpoint import CheckpointManager, JITCheckpointCallback
+
+    assert JITCheckpointCallback().jit_manager is None
+    assert "self.is_checkpoint_requested = True" in inspect.getsource(CheckpointManager._enable_checkpoint)
+    own = {name for name in vars(JITCheckpointCallback) if name.startswith("on_")}
+    assert own == {"on_pre_optimizer_step", "on_step_begin", "on_step_end", "on_epoch_end", "on_train_end"}
 
 
 def test_train_asks_in_the_order_in_which_keepstep_answers() -> None:

@@ -20,6 +20,7 @@ from transformers import LlamaForCausalLM, TrainerCallback
 import keepstep
 from keepstep.checkpointer import Checkpointer
 from keepstep.formats.sink import FileSink
+from keepstep.run import Run
 from keepstep.stores import LocalStore
 from tests.training.comparing import differences, load
 from tests.training.course import Kill
@@ -215,9 +216,10 @@ def _raising(rank: int, trainer: Any) -> None:
 
 
 def _elsewhere(rank: int, trainer: Any) -> None:
-    """For this rank the run's path leads nowhere, as on a node that does not share the file system."""
+    """For this rank there is no checkpoint, as on a node that does not share the file system."""
     if rank == 1:
-        os.chdir("/")
+        is_dir = Path.is_dir
+        Path.is_dir = lambda self: not self.name.startswith("checkpoint-") and is_dir(self)  # type: ignore[method-assign]
 
 
 def _reading(rank: int, trainer: Any) -> None:
@@ -231,9 +233,21 @@ def _reading(rank: int, trainer: Any) -> None:
     trainer.add_callback(Read())
 
 
+def _told(rank: int, trainer: Any) -> None:
+    """A SIGTERM that reaches one rank, in the middle of a step."""
+
+    class Tell(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if rank == 1 and state.global_step == 1:
+                (stock,) = [c for c in trainer.callback_handler.callbacks if "JIT" in type(c).__name__]
+                stock.jit_manager.is_checkpoint_requested = True
+
+    trainer.add_callback(Tell())
+
+
 _TROUBLES = {
     "none": _no_trouble, "slow": _slow, "no scratch": _no_scratch, "raises": _raising, "elsewhere": _elsewhere,
-    "reads": _reading, "one write fails": _failing(FileSink, "write", 1),
+    "reads": _reading, "told": _told, "one write fails": _failing(FileSink, "write", 1),
     "all writes fail": _failing(FileSink, "write", *range(3, 100)),
     "all commits fail": _failing(LocalStore, "write", *range(2, 100)),
     "the stock writers fail": _failing(LlamaForCausalLM, "save_pretrained", *range(2, 100)),
@@ -241,10 +255,17 @@ _TROUBLES = {
 
 
 def test_a_used_directory_is_refused_on_every_rank(tmp_path: Path) -> None:
-    assert [report[0] for report in _tried(tmp_path)] == ["ended", "ended"]
+    assert "ended" not in [report[0] for report in _tried(tmp_path, "raises")]
     one, other = _tried(tmp_path)
     assert one == other
     assert one[0] == "RunInUse"
+
+
+def test_a_run_that_has_ended_is_set_aside_for_every_rank(tmp_path: Path) -> None:
+    before = _tried(tmp_path)
+    assert [report[0] for report in before] == ["ended", "ended"]
+    assert _tried(tmp_path) == before
+    assert len(Run.open(tmp_path / "run").previous_runs.runs) == 1
 
 
 def test_an_unfit_checkpoint_is_refused_on_every_rank(tmp_path: Path) -> None:
@@ -300,6 +321,13 @@ def test_a_busy_disk_turns_every_rank_away(back_pressure: str, tmp_path: Path) -
     one, other = _tried(tmp_path, "slow", recipe=recipe)
     assert one == other
     assert one[1] == 8 and one[3][-1] == 8 and len(one[3]) < 8
+
+
+@pytest.mark.skipif(not NEWEST, reason="this transformers has no such setting")
+def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
+    recipe = Recipe(rows=32, arguments={**SHORT, "save_steps": 100, "enable_jit_checkpoint": True})
+    for ended, step, _, steps in _tried(tmp_path / "home", "told", recipe=recipe):
+        assert (ended, step, steps) == ("ended", 2, [2])
 
 
 def test_who_reads_a_checkpoint_finds_it_committed_on_every_rank(tmp_path: Path) -> None:

@@ -76,6 +76,18 @@ CELLS = (
         ((Kill("end"),), (Kill("save", 3), Kill("end"))),
     ),
     Cell(
+        "SFT, ranked by TRL's own accuracy, the best loaded at the end",
+        Recipe(
+            "sft",
+            arguments={
+                "max_steps": 8, "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2, "greater_is_better": True,
+                "metric_for_best_model": "eval_mean_token_accuracy", "load_best_model_at_end": True,
+                "save_total_limit": 2,
+            },
+        ),
+        (2, 4, 6, 8),
+    ),
+    Cell(
         "SFT packing, evaluated",
         Recipe(
             "sft",

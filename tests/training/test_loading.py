@@ -191,6 +191,39 @@ def test_not_enough_memory_leaves_the_loading_to_stock(run: Run, caplog: pytest.
     assert not nothing.check(checkpoint).ok and nothing.check(run.checkpoints[0]).ok and nothing.size == 0
 
 
+def test_the_best_is_checked_and_held_by_its_weights_alone(run: Run) -> None:
+    checkpoint, path = newest(run)
+    flip(path / "optimizer.pt", 5)
+    (path / "scheduler.pt").unlink()
+    held = HeldFiles()
+    found = held.check_weights(checkpoint)
+    assert found.ok and found.holds_weights
+    assert held.get(path / "model.safetensors") is not None and held.get(path / "optimizer.pt") is None
+    flip(path / "model.safetensors", 5)
+    assert not held.check_weights(checkpoint).ok and held.size == 0
+
+
+def test_nothing_is_held_of_what_is_no_resume_point(run: Run) -> None:
+    checkpoint, path = newest(run)
+    (path / "scheduler.pt").unlink()
+    held = HeldFiles()
+    found = held.check(checkpoint)
+    assert (found.ok, found.resumable, found.lost, held.size) == (True, False, ("scheduler.pt",), 0)
+
+
+def test_files_of_others_are_verified_and_not_held(run: Run) -> None:
+    checkpoint, path = newest(run)
+    (path / "ema.pt").write_bytes(b"an average")
+    with run.writing():
+        checkpoint = run.seal(checkpoint)
+    held = HeldFiles()
+    assert held.check(checkpoint).ok and held.get(path / "ema.pt") is None
+    flip(path / "ema.pt", 5)
+    found = held.check(checkpoint)
+    assert [problem.path for problem in found.problems] == ["ema.pt"]
+    assert found.resumable and held.get(path / "optimizer.pt") is not None
+
+
 def test_trainers_with_loaders_of_their_own_are_left_to_them() -> None:
     class Sharded:
         is_fsdp_enabled = True

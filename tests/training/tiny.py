@@ -179,7 +179,8 @@ def _plain(recipe: Recipe, directory: Path) -> Trainer:
     return trainer
 
 
-def _preferences(rows: int, *, seed: int) -> Dataset:
+def preferences(rows: int, *, seed: int) -> Dataset:
+    """Prompts, each with a chosen and a rejected answer."""
     prompts, chosen, rejected = (texts(rows, seed=seed + shift) for shift in range(3))
     return Dataset.from_dict(
         {
@@ -226,7 +227,7 @@ _BUILDERS = {
     "trainer": _plain,
     "sft": _trl(SFTTrainer, SFTConfig, _plain_text, "CAUSAL_LM", max_length=16),
     "explicit": _trl(ManagedSFTTrainer, SFTConfig, _plain_text, "CAUSAL_LM", max_length=16),
-    "dpo": _trl(DPOTrainer, DPOConfig, _preferences, "CAUSAL_LM", max_length=32),
-    "reward": _trl(RewardTrainer, RewardConfig, _preferences, "SEQ_CLS", max_length=32),
+    "dpo": _trl(DPOTrainer, DPOConfig, preferences, "CAUSAL_LM", max_length=32),
+    "reward": _trl(RewardTrainer, RewardConfig, preferences, "SEQ_CLS", max_length=32),
     "kto": _trl(KTOTrainer, KTOConfig, _unpaired, "CAUSAL_LM", max_length=32),
 }

@@ -265,7 +265,8 @@ def test_a_run_without_a_checkpoint_and_one_that_is_not_there_say_so(look: Look,
 def test_a_run_that_can_not_be_read_is_said_in_full(look: Look, tmp_path: Path) -> None:
     runs.finished(tmp_path / "whole", steps=200)
     runs.finished(tmp_path / "broken", steps=200)
-    (tmp_path / "broken" / layout.RUN).write_text("{")
+    wrong = '{"format":1,"run_id":"x","created":"2026-11-20T12:00:00Z","keep":3}'
+    (tmp_path / "broken" / layout.RUN).write_text(wrong)
     with serving(tmp_path) as ui:
         eyes = look(ui)
         said = eyes.text(".notices")

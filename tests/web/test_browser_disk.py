@@ -41,7 +41,7 @@ def test_each_part_has_its_name_the_size_of_du_and_what_frees_it(look: Look, tmp
         for part in ("set_aside", "quarantined"):
             assert "they stay until" in said[part] and "next training" not in said[part]
         assert "the next training or prune clears it" in said["left_over"] and said["left_over"].endswith("18.0 kB")
-        assert "never removes it" in said["previous"] and "checkpoint-50" in said["unmanaged"]
+        assert "they are pruned" in said["previous"] and "checkpoint-50" in said["unmanaged"]
         words = page.locator(".commands [data-part=set_aside] code").inner_text()
         assert words == f"keepstep prune '{run.path}' --aside"
         eyes.context.grant_permissions(["clipboard-read", "clipboard-write"])

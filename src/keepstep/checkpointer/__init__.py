@@ -1,8 +1,9 @@
 """What a training loop holds: begin, save, record, close; headroom, background writer, janitor."""
 
 from keepstep.checkpointer.background import BackPressure
-from keepstep.checkpointer.checkpointer import Checkpointer, Facts
+from keepstep.checkpointer.checkpointer import Checkpointer
 from keepstep.checkpointer.entrance import Fresh
+from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import as_storage_error
 

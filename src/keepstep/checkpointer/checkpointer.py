@@ -7,7 +7,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -15,22 +14,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
-from keepstep.checkpointer.entrance import Fresh, Resume, enter, resume_point
+from keepstep.checkpointer.entrance import Fresh, Resume, enter, reopen, resume_point
+from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight, as_storage_error
 from keepstep.checkpointer.janitor import Janitor
 from keepstep.checkpointer.observers import Observers
+from keepstep.checkpointer.own_runs import remember
 from keepstep.errors import DiskFull, StorageError
-from keepstep.model import Checkpoint, Kind
+from keepstep.model import Checkpoint
 from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.repository import Check, Finish, Staging
-from keepstep.retention import Plan, Policy
-from keepstep.run import Hooks, Limits, OnDiskFull, Receipt, ResumePoint, Run, external_path, open_external
+from keepstep.retention import Before, Plan, Policy
+from keepstep.run import (
+    Hooks,
+    Limits,
+    OnDiskFull,
+    Receipt,
+    ResumePoint,
+    Run,
+    external_path,
+    open_external,
+    policy_facts,
+)
 
 if TYPE_CHECKING:
     from keepstep.operations.export.report import Export
 
 logger = logging.getLogger("keepstep")
+
+RESUMED_FROM = "resumed from"
+"""Why a checkpoint stays for the session that went on from it."""
 
 T = TypeVar("T")
 Stage = Callable[[Path], Finish]
@@ -39,22 +53,6 @@ OnCommit = Callable[[Checkpoint, float], None]
 """Hears, in the writer's thread, of a committed checkpoint and of the moment (`time.monotonic`) it became durable."""
 Writer = Callable[[Path], None]
 """Writes one checkpoint's files into the directory it is given. It may be called a second time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What a checkpoint says of itself beside its bytes.
-
-    `step` in optimizer steps; `epoch` as the trainer counts it; `metrics` known now; `written_by` versions,
-    world size, dtype, parameter count; `fingerprint` what a resume is compared with.
-    """
-
-    step: int
-    epoch: float | None = None
-    kind: Kind = Kind.FULL
-    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
-    written_by: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    fingerprint: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Checkpointer:
@@ -92,7 +90,9 @@ class Checkpointer:
         self.plan: Plan | None = None
         self._run: Run | None = None
         self._parent: int | None = None
+        self._trained: tuple[Path, str | None] = (self.path, None)
         self._resumed_from: int | None = None
+        self._held_before: dict[Before, str] = {}
         self._unsettled: ResumePoint | None = None
         self._writer = BackgroundWriter()
         self._janitor: Janitor | None = None
@@ -101,38 +101,59 @@ class Checkpointer:
 
     @property
     def run(self) -> Run:
-        """The run on disk. Raises RunNotFound before the first training begins."""
-        return self._run if self._run is not None else Run.open(self.path)
+        """The run on disk that this trained last, wherever it lies by now; before that the one that is there.
+
+        Raises RunNotFound.
+        """
+        if self._run is not None:
+            return self._run
+        trained_in, run_id = self._trained
+        return reopen(self.path, run_id if trained_in == self.path else None)
+
+    def configure(self, other: Checkpointer) -> None:
+        """Take over the settings of another one, between two sessions: all that it was made with."""
+        self.path, self.policy = other.path, other.policy
+        self.fresh, self.back_pressure = other.fresh, other.back_pressure
+        self.headroom, self._observers = other.headroom, other._observers
 
     # -- beginning and ending ----------------------------------------------------------------------------
 
     def begin(self, resume: Resume, *, settle: bool = True, check: Check | None = None) -> ResumePoint | None:
         """Take the run for this process; returns where to resume from, None for a fresh start.
 
-        `None`/`False` is a fresh start; `True` and `"latest"` the newest verified checkpoint, an error when there
-        is none; `"auto"` the newest verified one, or a fresh start in an unused directory; anything else names one.
+        `None`/`False` is a fresh start: a run that this process has trained, or that has ended, is set aside whole, and
+        any other is refused unless `fresh` is "new-run". `True` and `"latest"` mean the newest verified checkpoint, an
+        error when there is none; `"auto"` that, or a fresh start in an unused directory; anything else names one.
         With `settle=False` a caller that may still refuse the resume calls `settle` once it is sure. `check` verifies
         candidates in place of `Run.verify`, for a caller that keeps what it reads.
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
         """
         self.receipt = None
+        if (left := self.failure(wait=True)) is not None:
+            logger.warning("The save that was in flight when the session before was broken off failed: %s", left)
         outside = external_path(resume, self.path)
         run = enter(self.path, self.policy, resume, fresh=self.fresh)
         try:
             self._observers.begin(run)
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
             run.set_policy(self.policy, self.headroom.limits)
-            self._run = run
+            self._run, self._trained = run, (self.path, run.id)
             self._janitor = Janitor(run.store)
             self._owed = False
             self.refused = []
             known = run.checkpoints
             for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
                 self.headroom.learn(checkpoint)
-            self._unsettled = point if outside is None else None
+            # One of the run's own in another place, as a download of it, is rewound to like any other.
+            own = outside is None or (point is not None and point.checkpoint.run_id == run.id)
+            self._unsettled = point if own else None
             self._parent = self._unsettled.checkpoint.generation if self._unsettled else None
-            self._resumed_from = None
-            if settle:
+            self._resumed_from, self._held_before = None, {}
+            if self._unsettled is None:
+                remember(run)
+                if point is not None:  # it may lie in a previous run of this directory
+                    self._held_before = {(point.checkpoint.run_id, point.checkpoint.generation): RESUMED_FROM}
+            elif settle:
                 self.settle()
         except BaseException:
             self._run = None
@@ -149,25 +170,32 @@ class Checkpointer:
         for checkpoint in self.run.rewind(point.checkpoint):
             logger.warning("%s belongs to an older course of the run and is set aside", checkpoint.name)
         self._resumed_from = point.checkpoint.generation
+        remember(self.run)
 
-    def close(self) -> None:
+    def close(self, *, finished: bool = False) -> None:
         """End the session: wait for what is in flight, apply the policy once more, now without regard to what was
         resumed from, and unlock. Raises what a save in the background failed with.
+
+        `finished` says that the run has come to its end: a fresh start, in whichever process, then sets it aside.
         """
         run = self._run
         if run is None:
             return
         try:
             self._writer.wait()
-            if self._resumed_from is not None:
-                self._resumed_from = None
+            if self._resumed_from is not None or self._held_before:
+                self._resumed_from, self._held_before = None, {}
                 apply_plan(run, self._planned())
+            if finished:
+                run.events.append("finished")
         finally:
-            if self._janitor is not None:
-                self._janitor.finish()
-            self._run = self._janitor = self._in_flight = None
-            run.lock.release()
-            self._observers.end()
+            try:
+                if self._janitor is not None:
+                    self._janitor.finish()
+            finally:  # a second Ctrl-C must not leave the lock with nobody
+                self._run = self._janitor = self._in_flight = None
+                run.lock.release()
+                self._observers.end()
 
     def export(self, directory: str | os.PathLike[str], **options: Any) -> Export:
         """Write a clean, checked model directory from a committed checkpoint, the best one unless `reference` names
@@ -303,8 +331,9 @@ class Checkpointer:
 
     def _planned(self) -> Plan:
         """What the policy and the budget say of what is committed now."""
-        held = {} if self._resumed_from is None else {self._resumed_from: "resumed from"}
-        return self.run.plan(self.policy, budget=self.headroom.limits.budget, also_protected=held)
+        held = {} if self._resumed_from is None else {self._resumed_from: RESUMED_FROM}
+        budget = self.headroom.limits.budget
+        return self.run.plan(self.policy, budget=budget, also_protected=held, held_before=self._held_before)
 
     @property
     def busy(self) -> bool:
@@ -357,7 +386,7 @@ class Checkpointer:
             created=datetime.now(UTC),
             metrics=dict(facts.metrics),
             files=(),
-            written_by=facts.written_by,
+            written_by={**facts.written_by, **policy_facts(self.policy)},
             fingerprint=facts.fingerprint,
         )
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sized
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from keepstep import layout
+from keepstep.checkpointer.own_runs import is_own
 from keepstep.errors import KeepstepError, RunInUse, RunNotFound, StorageError
-from keepstep.model import parse_name
+from keepstep.model import Checkpoint, parse_name
 from keepstep.repository import Check, Repository
 from keepstep.retention import Policy
-from keepstep.run import Reference, ResumePoint, Run, external_path
+from keepstep.run import Reference, ResumePoint, Run, external_path, has_ended
 from keepstep.stores import LocalStore
+from keepstep.units import format_size
 
 logger = logging.getLogger("keepstep")
 
@@ -26,15 +29,33 @@ Resume = Reference | Literal[False] | None
 
 
 def enter(path: Path, policy: Policy, resume: Resume, *, fresh: Fresh) -> Run:
-    """The run of a directory, locked and recovered; a new one where there is none, or `fresh` asks for it.
+    """The run of a directory, locked and recovered; a new one where there is none, or a fresh start sets the old aside.
 
-    Raises RunInUse for a directory whose checkpoints this training would not go on from, RunLocked, StorageError for
-    one that can't be written.
+    That it does with a run that this process has trained itself, with one that has ended, and where `fresh` asks for
+    it. Raises RunInUse for any other whose checkpoints this training would not go on from, RunLocked, StorageError for
+    a directory that can't be written.
     """
     with _as_unwritable(path):
         run = _open_or_create(path, policy, resume, fresh)
         run.begin_writing()
     return run
+
+
+def reopen(path: Path, run_id: str | None) -> Run:
+    """The run of that id, in its directory or where a later fresh start has set it aside; None: whichever is there.
+
+    Raises RunNotFound.
+    """
+    run = Run.open(path)
+    if run_id is None or run.id == run_id:
+        return run
+    for previous in run.previous_runs.runs:
+        if previous.run_id == run_id:
+            return Run.open(path / previous.home)
+    raise RunNotFound(
+        f"the run {run_id} is no longer in {path}: {run.id} took its place, and nothing is left of it",
+        hint=f"Why it went: keepstep events {path}",
+    )
 
 
 def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) -> Run:
@@ -47,33 +68,65 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
                 raise _used(path, present, "that keepstep did not commit", ways=_BY_PATH) from None
             Repository(LocalStore(path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
         return Run.create(path, policy)
+    if run.rebuilt is not None:
+        logger.warning("%s", run.rebuilt)
     if not _is_fresh(resume):
         return run
     listing = run.repository.listing()
     present = [checkpoint.name for checkpoint in listing.checkpoints]
     foreign = [directory.path.name for directory in listing.foreign]
     if fresh == "new-run" and (present or foreign or run.store.exists(f"{layout.PREVIOUS}/{run.id}")):
-        return _new_run(path, policy, run)
+        return _new_run(path, policy, run, 'fresh="new-run" asks for it')
+    if (present or foreign) and (why := _why_over(run)):
+        return _new_run(path, policy, run, why)
     if present:
-        raise _used(path, present, "and this start would not resume from them", ways=_AUTO + _BY_PATH)
+        why = "of a run that has not ended, and this start would not resume from them"
+        raise _used(path, present, why, ways=_AUTO + _BY_PATH)
     if foreign:
         raise _used(path, foreign, f"that can't be used ({listing.foreign[0].reason})", ways=_BY_PATH)
     return run
 
 
-def _new_run(path: Path, policy: Policy, old: Run) -> Run:
+def _why_over(run: Run) -> str:
+    """Why a fresh start is no forgotten resume, empty where it may be one."""
+    if is_own(run):
+        return "this process trained it"
+    return "it had ended" if has_ended(run) else ""
+
+
+def _new_run(path: Path, policy: Policy, old: Run, why: str) -> Run:
     """Set the old run aside as a whole, and begin a new one in the same directory."""
     home = f"{layout.PREVIOUS}/{old.id}"
     if old.store.exists(home):  # an earlier attempt was killed
         home += f"-{_short_id()}"
     with old.writing():
-        old.repository.set_aside_everything(home)
+        checkpoints = old.checkpoints
+        names = old.repository.set_aside_everything(home)
         # The identity goes last: until then the old run goes on, with generations that nothing else names.
         for key in (layout.QUARANTINE, layout.TIMELINES, layout.PINS, layout.METRICS, layout.EVENTS, layout.RUN):
             if old.store.exists(key):
                 old.repository.move(key, f"{home}/{layout.META}")
-    logger.warning("The run that was in %s is set aside, whole, in %s", path, path / home)
-    return Run.create(path, policy)
+    run = Run.create(path, policy)
+    size = sum(checkpoint.size_bytes for checkpoint in checkpoints)
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    run.events.append("set_aside", run_id=old.id, path=home, steps=steps, size_bytes=size, why=why)
+    logger.warning(
+        "A fresh start in %s: the run that was there (%s, %s; %s) is set aside, whole, in %s%s",
+        path, _count(names), format_size(size), why, path / home, _ways_back(path, home, checkpoints),
+    )  # fmt: skip
+    return run
+
+
+def _ways_back(path: Path, home: str, checkpoints: tuple[Checkpoint, ...]) -> str:
+    """How to go on from what was set aside, and how to be rid of it."""
+    newest = next((checkpoint.name for checkpoint in reversed(checkpoints) if checkpoint.resumable), None)
+    ways = [f'train(resume_from_checkpoint="{path / home / newest}") goes on from it'] if newest else []
+    ways += [f"keepstep prune {shlex.quote(str(path))} --previous removes it"] if checkpoints else []
+    return "".join(f"; {way}" for way in ways)
+
+
+def _count(checkpoints: Sized) -> str:
+    return "a checkpoint" if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
 
 
 def resume_point(run: Run, resume: Resume, check: Check | None = None) -> ResumePoint | None:
@@ -91,10 +144,11 @@ def resume_point(run: Run, resume: Resume, check: Check | None = None) -> Resume
     for verification in point.passed_over:
         where = run.quarantine(verification)
         logger.warning(
-            "%s. Resuming from step %d instead. It is kept in %s",
+            "%s. Resuming from step %d instead. It is kept in %s. %s",
             verification.summary(),
             point.checkpoint.step,
             where,
+            verification.way_out(where),
         )
     if reference in ("auto", "latest"):
         step = point.checkpoint.step
@@ -102,7 +156,7 @@ def resume_point(run: Run, resume: Resume, check: Check | None = None) -> Resume
         for foreign in unusable:
             text = "%s is no resume point: %s. Resuming from step %d instead."
             logger.warning(text, foreign.path, foreign.reason, step)
-        point = replace(point, unusable=unusable)
+        point = replace(point, unusable=(*point.unusable, *unusable))
     return point
 
 
@@ -143,9 +197,8 @@ _ANEW = 'Begin anew and set the old ones aside, whole: attach(trainer, fresh="ne
 
 def _used(path: Path, present: list[str], why: str, *, ways: str) -> RunInUse:
     names = present[0] if len(present) == 1 else f"{present[0]} to {present[-1]}"
-    count = "a checkpoint" if len(present) == 1 else f"{len(present)} checkpoints"
     hint = ways.format(last=path / present[-1]) + _ANEW
-    return RunInUse(f"{path} already holds {count} ({names}) {why}", hint=hint)
+    return RunInUse(f"{path} already holds {_count(present)} ({names}) {why}", hint=hint)
 
 
 def _short_id() -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from keepstep.errors import DiskFull, StorageError
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, State
 from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.retention import All, Measure, Plan, Policy, entries, fit, size
 from keepstep.run import Limits, Run
@@ -130,7 +130,8 @@ class Headroom:
         return True
 
     def _say(self, policy: Policy, short: _Shortage, plan: Plan) -> None:
-        if any(isinstance(rule, All) for rule in policy.rules) and not self._told:
+        gives_up_its_own = bool(plan.remove or plan.thin)
+        if any(isinstance(rule, All) for rule in policy.rules) and gives_up_its_own and not self._told:
             self._told = True
             logger.warning(
                 "NO ROOM TO KEEP EVERYTHING (%s): from here on the oldest go, first those that are neither of the best "
@@ -138,7 +139,14 @@ class Headroom:
                 "on_disk_full=\"stop\" stops the training instead.",
                 short.why,
             )  # fmt: skip
-        done = (("removed from aside", plan.remove_aside), ("removed", plan.remove), ("thinned", plan.thin))
+        before = [c for c in plan.remove_aside if c.state is State.PREVIOUS]
+        aside = [c for c in plan.remove_aside if c.state is not State.PREVIOUS]
+        done = (
+            ("removed of previous runs", before),
+            ("removed from aside", aside),
+            ("removed", plan.remove),
+            ("thinned", plan.thin),
+        )
         steps = [(word, [str(c.step) for c in found]) for word, found in done]
         text = "; ".join(f"{word} step {', '.join(found)}" for word, found in steps if found)
         logger.warning("making room (%s): %s", short.why, text)
@@ -156,5 +164,5 @@ class Headroom:
 
 
 def _taken(run: Run, measure: Measure) -> int:
-    """What all checkpoints of the run take, those set aside and in quarantine too."""
-    return sum(map(measure, (*run.checkpoints, *run.aside)))
+    """What all checkpoints of the run take, those set aside, in quarantine and of previous runs too."""
+    return sum(map(measure, (*run.checkpoints, *run.aside, *run.previous)))

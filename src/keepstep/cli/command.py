@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from keepstep.cli.drawing.render import Output
+from keepstep.cli.drawing.text import clean
 from keepstep.cli.registry import COMMANDS
 from keepstep.paths import expanded
 
@@ -59,7 +60,10 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Run:
         from keepstep.run import Run
 
-        return Run.open(expanded(value))
+        run = Run.open(expanded(value))
+        if run.rebuilt is not None:
+            click.echo(clean(f"keepstep: {run.rebuilt}"), err=True)
+        return run
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem

@@ -5,5 +5,9 @@ from keepstep.engine.holding import HeldFiles
 from keepstep.engine.loading import served
 from keepstep.engine.places import Place
 from keepstep.engine.recorded import Recorded, recording
+from keepstep.engine.written import Memory, Written, memory_of, noting
 
-__all__ = ["CHECK", "FastEngine", "HeldFiles", "Place", "Recorded", "recording", "served"]
+__all__ = [
+    "CHECK", "FastEngine", "HeldFiles", "Memory", "Place", "Recorded", "Written", "memory_of", "noting", "recording",
+    "served",
+]  # fmt: skip

@@ -14,7 +14,7 @@ from keepstep.formats.targets import Target
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.repository import OnBytes, Verification, check_file, verify_files
 from keepstep.snapshot.arena import available_memory
-from keepstep.stores import LocalStore, Store
+from keepstep.stores import Store, store_at
 
 logger = logging.getLogger("keepstep")
 
@@ -39,6 +39,7 @@ class HeldFiles:
         self._room = 0
         self._endings = STATE
         self._images: dict[str, memoryview] = {}
+        self._home = Path()
 
     @property
     def size(self) -> int:
@@ -50,8 +51,8 @@ class HeldFiles:
         return self._check(checkpoint, STATE)
 
     def check_weights(self, checkpoint: Checkpoint) -> Verification:
-        """Check every byte, and hold the weights alone."""
-        return self._check(checkpoint, WEIGHTS)
+        """Check what is read beside a resume, and hold the weights: what only a resume needs may be damaged or gone."""
+        return self._check(checkpoint, WEIGHTS, weights_alone=True)
 
     def get(self, path: object) -> memoryview | None:
         """The bytes (writable) of a file that is held; they go on being held, so nobody may change them."""
@@ -65,21 +66,24 @@ class HeldFiles:
         """Let go of everything."""
         self._images.clear()
 
-    def _check(self, checkpoint: Checkpoint, endings: tuple[str, ...]) -> Verification:
+    def _check(self, checkpoint: Checkpoint, endings: tuple[str, ...], *, weights_alone: bool = False) -> Verification:
         if checkpoint.path is None:
             raise ValueError(f"{checkpoint.name} is not on disk")
         self.clear()
         self._endings = endings
         self._room = int(self._free() * SHARE) if self._hold else 0
         path = checkpoint.path
+        self._home = path.parent
         try:
-            problems = verify_files(LocalStore(path.parent), path.name, checkpoint.files, check=self._read)
+            store = store_at(path.parent)
+            found = verify_files(store, path.name, checkpoint.files, check=self._read, weights_alone=weights_alone)
         except BaseException:
             self.clear()
             raise
-        if problems:
+        verification = Verification.of(checkpoint, found)
+        if not (verification.holds_weights if weights_alone else verification.resumable):
             self.clear()
-        return Verification(checkpoint, problems)
+        return verification
 
     def _read(self, store: Store, key: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
         image = self._image(file) if file.path.endswith(self._endings) else None
@@ -93,12 +97,12 @@ class HeldFiles:
             return error.what
         if file.chunk_digests is None and digest_of(image) != file.digest:
             return "has other bytes than were written (digest differs)"
-        self._images[_key(path)] = image
+        self._images[_key(self._home / key)] = image
         return ""
 
     def _image(self, file: FileEntry) -> memoryview | None:
         """Memory for a file that is to be held, None where it is not."""
-        if not self._hold or os.path.basename(file.path) == NEVER_LOADED:
+        if not self._hold or file.by or os.path.basename(file.path) == NEVER_LOADED:
             return None
         try:
             if file.size > self._room:

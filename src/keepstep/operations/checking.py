@@ -11,8 +11,9 @@ from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
 from keepstep.model import Checkpoint, parse_name
-from keepstep.repository import MANIFEST_NAME, OnBytes, Problem, Verification
+from keepstep.repository import MANIFEST_NAME, OnBytes, Problem, Verification, missing_files
 from keepstep.run import Reference, ResumePoint, Run
+from keepstep.stores import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,24 @@ class Checked:
         return not self.problems
 
     @property
+    def added(self) -> tuple[Entry, ...]:
+        """What lies there beside the checkpoint, and no loader reads."""
+        return () if self.verification is None else self.verification.added
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Paths of files that a resume needs and that are gone: it holds weights."""
+        if self.verification is None:
+            return ()
+        return tuple(sorted({*self.verification.checkpoint.lost, *self.verification.lost}))
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Paths of files that are gone, those that nothing needs too."""
+        found = () if self.verification is None else self.verification.missing
+        return tuple(sorted({*self.lost, *(file.path for file in found)}))
+
+    @property
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint, None where its manifest can't be read."""
         return None if self.verification is None else self.verification.checkpoint
@@ -48,6 +67,9 @@ class Checked:
             "ok": self.ok,
             "problems": [{"path": problem.path, "what": problem.what} for problem in self.problems],
             "moved_to": None if self.moved_to is None else str(self.moved_to),
+            "resumable": self.verification is not None and self.verification.resumable,
+            "missing": list(self.missing),
+            "added": [{"path": e.path, "kind": e.kind, "size_bytes": e.size} for e in self.added],
         }
 
 
@@ -104,7 +126,7 @@ def check(
 
 
 def safe_to_resume(run: Run, reference: Reference, on_bytes: OnBytes | None = None) -> ResumePoint:
-    """The run's resume point; what was passed over as damaged goes to the event log.
+    """The run's resume point; what was passed over goes to the event log.
 
     Raises CheckpointNotFound when there is none, ResumeRefused when the named one can't be resumed from.
     """
@@ -115,7 +137,7 @@ def safe_to_resume(run: Run, reference: Reference, on_bytes: OnBytes | None = No
 
 
 def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
-    """The best checkpoint by the run's metric whose bytes hold, weights-only ones included.
+    """The best checkpoint by the run's metric whose weights hold; what only a resume needs may be damaged or gone.
 
     Raises CheckpointNotFound when none can be ranked, or none of them holds.
     """
@@ -123,12 +145,13 @@ def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
     metric = run.policy.metric
     for place, checkpoint in enumerate(run.ranking(), start=1):
         verification = run.verify(checkpoint, on_bytes)
-        if verification.ok and metric is not None:
+        if not verification.ok or verification.lost:
+            note(run, verification)
+        if verification.holds_weights and metric is not None:
             value = metric.value(checkpoint.metrics)
             which = "best" if place == 1 else f"best that holds (rank {place})"
             reason = f"step {checkpoint.step}: {which} by {metric.name} ({value:.6g}, {metric.direction}); verified"
-            return ResumePoint(checkpoint, reason, tuple(passed))
-        note(run, verification)
+            return ResumePoint(checkpoint, reason + _but(verification), tuple(passed))
         passed.append(verification)
     if not passed:
         run.find("best")
@@ -136,6 +159,13 @@ def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
         f"{run.path} has no best checkpoint that holds: " + "; ".join(v.summary() for v in passed),
         hint=f"Inspect them with: keepstep verify {run.path}",
     )
+
+
+def _but(verification: Verification) -> str:
+    """What of a checkpoint whose weights hold does not, as the end of a sentence."""
+    wrong = [str(problem) for problem in verification.problems]
+    wrong += [missing_files(verification.lost)] if verification.lost else []
+    return f". Its weights hold, but {'; '.join(wrong)}" if wrong else ""
 
 
 def note(run: Run, verification: Verification) -> None:

@@ -57,6 +57,7 @@ def tag(run: Run, reference: Reference, name: str) -> Pinning:
 
 def _change(run: Run, reference: Reference, change: Callable[[int], None], event: str, **fields: str) -> Pinning:
     checkpoint = run.find(reference)
+    run.settle()
     before = run.pins
     change(checkpoint.generation)
     pinning = Pinning(checkpoint, before, run.pins)

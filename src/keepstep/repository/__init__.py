@@ -1,31 +1,48 @@
-"""Checkpoints in one store: manifest, catalog, stage, commit, verify, set aside, remove."""
+"""Checkpoints in one store: manifest, catalog, stage, commit, seal, verify, set aside, remove."""
 
 from keepstep.repository.catalog import Foreign, Listing
+from keepstep.repository.loadable import Loaders, Need, lack_of, need_of
 from keepstep.repository.manifest import MANIFEST_NAME
+from keepstep.repository.previous import PreviousRun, only_records, previous_runs
 from keepstep.repository.repository import Dispose, Finish, Repository, Staging
+from keepstep.repository.sealing import Changes, Look, Rewritten
 from keepstep.repository.verification import (
     Check,
+    Findings,
     OnBytes,
     Problem,
     Verification,
     check_file,
     file_digest,
+    missing_files,
     verify_files,
 )
 
 __all__ = [
     "MANIFEST_NAME",
+    "Changes",
     "Check",
     "Dispose",
+    "Findings",
     "Finish",
     "Foreign",
     "Listing",
+    "Loaders",
+    "Look",
+    "Need",
     "OnBytes",
+    "PreviousRun",
     "Problem",
     "Repository",
+    "Rewritten",
     "Staging",
     "Verification",
     "check_file",
     "file_digest",
+    "lack_of",
+    "missing_files",
+    "need_of",
+    "only_records",
+    "previous_runs",
     "verify_files",
 ]

@@ -45,6 +45,8 @@ class Catalog:
         self._rooms: dict[str, dict[str, tuple[Stamp, Checkpoint]]] = {}
         self.highest = 0
         """The highest generation among this run's checkpoints that were read so far."""
+        self.timeline = 1
+        """The highest timeline among them."""
 
     def room(self, room: str, state: State) -> Listing:
         """Checkpoints of this run in a directory by generation, and foreign directories by name."""
@@ -54,7 +56,7 @@ class Catalog:
         # In its place at the end, and never changed again: another thread may be reading the one before.
         fresh: dict[str, tuple[Stamp, Checkpoint]] = {}
         for entry in self._store.list(room):
-            if (parsed := parse_name(entry.path)) is None:
+            if parse_name(entry.path) is None:
                 continue
             key = f"{room}/{entry.path}" if room else entry.path
             if entry.kind == "link":
@@ -65,25 +67,26 @@ class Catalog:
             except (OSError, CheckpointCorrupt) as error:
                 foreign.append(Foreign(self._store.local_path(key), _why_foreign(error)))
                 continue
-            if why := self._why_not_ours(checkpoint, parsed):
+            if why := self._why_not_ours(checkpoint, entry.path):
                 foreign.append(Foreign(self._store.local_path(key), why))
             else:
                 checkpoints.append(checkpoint)
         self._rooms[room] = fresh
         checkpoints.sort(key=lambda checkpoint: checkpoint.generation)
         self.highest = max(self.highest, checkpoints[-1].generation if checkpoints else 0)
+        self.timeline = max([self.timeline, *(checkpoint.timeline for checkpoint in checkpoints)])
         return Listing(tuple(checkpoints), tuple(foreign))
 
     def one(self, name: str) -> Checkpoint | None:
         """The committed checkpoint in the directory of that name, None when this run has none there."""
-        parsed, found = parse_name(name), self._store.stamp(name)
-        if parsed is None or found is None or found.kind == "link":
+        found = self._store.stamp(name)
+        if parse_name(name) is None or found is None or found.kind == "link":
             return None
         try:
             checkpoint = self._read(name, State.COMMITTED, self._rooms.get("", {}), {})
         except (OSError, CheckpointCorrupt):
             return None
-        return None if self._why_not_ours(checkpoint, parsed) else checkpoint
+        return None if self._why_not_ours(checkpoint, name) else checkpoint
 
     def read(self, directory: str, state: State = State.COMMITTED) -> Checkpoint:
         """The checkpoint in a directory, read from the disk.
@@ -113,10 +116,10 @@ class Catalog:
             fresh[key] = (stamp, checkpoint)
         return checkpoint
 
-    def _why_not_ours(self, checkpoint: Checkpoint, parsed: tuple[Kind, int]) -> str:
+    def _why_not_ours(self, checkpoint: Checkpoint, name: str) -> str:
         if checkpoint.run_id != self._run_id:
             return f"it belongs to run {checkpoint.run_id}"
-        if (checkpoint.kind, checkpoint.step) != parsed:
+        if checkpoint.name != name:
             return f"it is {checkpoint.name} under another name"
         return ""
 
@@ -125,3 +128,13 @@ def _why_foreign(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "it has no keepstep.json"
     return str(error.message if isinstance(error, CheckpointCorrupt) else error)
+
+
+def twins_in(checkpoints: tuple[Checkpoint, ...]) -> list[Checkpoint]:
+    """Thinned checkpoints whose full ones are still there."""
+    full = {checkpoint.generation for checkpoint in checkpoints if not _is_thin(checkpoint)}
+    return [checkpoint for checkpoint in checkpoints if _is_thin(checkpoint) and checkpoint.generation in full]
+
+
+def _is_thin(checkpoint: Checkpoint) -> bool:
+    return checkpoint.kind is Kind.WEIGHTS and not checkpoint.lost

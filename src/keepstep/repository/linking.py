@@ -5,16 +5,52 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
+
+from msgspec.structs import replace
 
 from keepstep.errors import StorageError
-from keepstep.model import FileEntry
-from keepstep.repository.verification import file_digest
-from keepstep.stores import Store
+from keepstep.model import Checkpoint, FileEntry
+from keepstep.repository.loadable import Need, lack_of
+from keepstep.repository.verification import added_to, file_digest, sealed
+from keepstep.stores import Entry, Store
 
 logger = logging.getLogger("keepstep")
 
 COPY_LIMIT = 2**20
 """Bytes that are copied at a time where there are no hard links."""
+
+
+def link_weights(store: Store, source: str, target: str, checkpoint: Checkpoint) -> dict[str, FileEntry]:
+    """The same with what stays of a checkpoint when it is thinned: its weights, and what others put beside them."""
+    kept = [file for file in checkpoint.weights if lack_of(file) is not Need.NOTHING or _is_there(store, source, file)]
+    added = added_to(store, source, checkpoint.files)
+    taken = [_taken_over(store, source, entry) for entry in added if entry.kind == "file"]
+    linked = link_files(store, source, target, (*kept, *taken))
+    for entry in added:
+        if entry.kind != "file":
+            _link_as_it_is(store, source, target, entry)
+    return linked
+
+
+def _is_there(store: Store, source: str, file: FileEntry) -> bool:
+    return store.exists(f"{source}/{file.path}")
+
+
+def _taken_over(store: Store, source: str, entry: Entry) -> FileEntry:
+    path = f"{source}/{entry.path}"
+    store.sync_file(path)
+    return replace(sealed(store, path, entry.path, entry.size), by="others")
+
+
+def _link_as_it_is(store: Store, source: str, target: str, entry: Entry) -> None:
+    """A further name for a symbolic link or a pipe: whose it is, he finds it again where that is possible."""
+    store.make_directory(f"{target}/{entry.path}".rpartition("/")[0], durable=False)
+    done = False
+    with suppress(OSError):
+        done = store.link(f"{source}/{entry.path}", f"{target}/{entry.path}")
+    if not done:
+        logger.warning("%s is a %s of somebody else's: it goes with what is thinned", entry.path, entry.kind)
 
 
 def link_files(store: Store, source: str, target: str, files: Iterable[FileEntry]) -> dict[str, FileEntry]:

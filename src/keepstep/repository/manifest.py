@@ -12,12 +12,12 @@ import msgspec
 import xxhash
 from msgspec import Meta
 
-from keepstep.errors import LayoutTooNew, ManifestInvalid
+from keepstep.errors import LayoutTooNew, ManifestInvalid, StorageError
 from keepstep.model import CHUNK_BYTES, CHUNK_DIGITS, Checkpoint, FileEntry, Kind, State
 from keepstep.strict import finite_or_name
 
 MANIFEST_NAME = "keepstep.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SIZE_LIMIT = 64 * 2**20
 """Bytes above which a manifest is refused unread: 64 MiB, some 400,000 files."""
 ALGORITHM = "xxh3-128"
@@ -28,6 +28,7 @@ LONGEST_PATH = 4096
 Count = Annotated[int, Meta(ge=0)]
 # The length too: `$` lets a line end pass.
 Digest = Annotated[str, Meta(pattern=r"^xxh3-128:[0-9a-f]{32}$", max_length=41)]
+LostPath = Annotated[str, Meta(min_length=1, max_length=LONGEST_PATH)]
 Chunks = Annotated[str, Meta(pattern=r"^([0-9a-f]{32})*$")]
 Object = TypeVar("Object")
 MetricValue = float | Literal["NaN", "Infinity", "-Infinity"]
@@ -37,19 +38,25 @@ class ManifestFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One file: POSIX path relative to the checkpoint, size in bytes, digest of its bytes.
 
     From format 2 on, `chunks` of a file of more than 16 MiB has the 32 hexadecimal digits of the digest of each 16 MiB
-    (the last: of the rest), one behind the other.
+    (the last: of the rest), one behind the other. From format 3 on, `by` is `others` for a file that others put beside
+    the checkpoint's own, and that no loader reads.
     """
 
     path: Annotated[str, Meta(min_length=1, max_length=LONGEST_PATH)]
     size: Count
     digest: Digest
     chunks: Chunks = ""
+    by: Literal["", "others"] = ""
 
 
-class _Head(msgspec.Struct, Generic[Object], frozen=True, forbid_unknown_fields=True):
-    """All members but the files."""
+class _Head(msgspec.Struct, Generic[Object], frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """All members but the files.
 
-    format: Literal[1, 2]
+    From format 3 on, `lost` has the paths of files that a resume needs and that others took out of what was committed
+    as a full checkpoint: its kind is `weights` then.
+    """
+
+    format: Literal[1, 2, 3]
     run_id: Annotated[str, Meta(min_length=1, max_length=200)]
     generation: Annotated[int, Meta(ge=1)]
     timeline: Annotated[int, Meta(ge=1)]
@@ -62,10 +69,11 @@ class _Head(msgspec.Struct, Generic[Object], frozen=True, forbid_unknown_fields=
     written_by: Object
     fingerprint: Object
     digest: Digest
+    lost: list[LostPath] = []
 
 
 class Manifest(_Head[dict[str, Any]], frozen=True, forbid_unknown_fields=True):
-    """The content of `keepstep.json`, format versions 1 and 2."""
+    """The content of `keepstep.json`, format versions 1 to 3."""
 
     files: list[ManifestFile]
 
@@ -99,6 +107,7 @@ def encode(checkpoint: Checkpoint) -> bytes:
         "step": checkpoint.step,
         "epoch": checkpoint.epoch,
         "kind": checkpoint.kind.value,
+        **({"lost": list(checkpoint.lost)} if checkpoint.lost else {}),
         "created": checkpoint.created.astimezone(UTC),
         "metrics": {name: finite_or_name(float(value)) for name, value in checkpoint.metrics.items()},
         "files": [_file_out(file) for file in checkpoint.files],
@@ -108,6 +117,20 @@ def encode(checkpoint: Checkpoint) -> bytes:
     text = msgspec.json.format(msgspec.json.encode(fields, order="deterministic"), indent=1)
     body = text.rstrip().removesuffix(b"}").rstrip()
     return body + _tail(body)
+
+
+def readable(checkpoint: Checkpoint) -> bytes:
+    """The manifest's bytes, read back once: what can't be read must not be committed. Raises StorageError."""
+    if not checkpoint.files:
+        raise StorageError("nothing was written")
+    try:
+        data = encode(checkpoint)
+        decode(data, origin="its manifest")
+    except (TypeError, ValueError) as error:
+        raise StorageError(f"no manifest can name what was written: {error}") from error
+    if len(data) > SIZE_LIMIT:
+        raise StorageError("its files are too many for one manifest")
+    return data
 
 
 def decode(
@@ -123,8 +146,9 @@ def decode(
     origin = origin or f"{path}/{MANIFEST_NAME}"
     manifest = _parse(data, origin)
     _check_paths(manifest.files, origin)
-    files = tuple(FileEntry(f.path, f.size, f.digest, f.chunks) for f in manifest.files)
+    files = tuple(FileEntry(f.path, f.size, f.digest, f.chunks, f.by) for f in manifest.files)
     _check_chunks(files, manifest.format, origin)
+    _check_seal(manifest, files, origin)
     try:
         return _checkpoint(manifest, files, (manifest.written_by, manifest.fingerprint), path, state)
     except OverflowError as error:
@@ -138,7 +162,8 @@ def _decode_sound(data: bytes, path: Path | None, state: State) -> Checkpoint | 
     try:
         listed = _DECODER.decode(data)
         said = _object(listed.written_by), _object(listed.fingerprint)
-        return _checkpoint(listed, listed.files, said, path, state) if _are_sound(listed.files, listed.format) else None
+        sound = _are_sound(listed.files, listed.format) and not _what_of_the_seal(listed, listed.files)
+        return _checkpoint(listed, listed.files, said, path, state) if sound else None
     except (ValueError, RecursionError, OverflowError):
         return None
 
@@ -213,6 +238,12 @@ def _check_version(fields: dict[str, Any], origin: str) -> None:
         )
 
 
+def digest_in(data: bytes) -> str:
+    """The digest that a manifest's bytes end in; of bytes that end otherwise, their own."""
+    said = data[-_TAIL_LENGTH:].split(b'"')
+    return said[3].decode() if data[-_TAIL_LENGTH:] == _tail(data[:-_TAIL_LENGTH]) else digest_of(data)
+
+
 _UNSAFE_PARTS = frozenset({"", ".", ".."})
 """Parts of absolute paths, of paths that leave their directory, and of second spellings of a path."""
 
@@ -252,9 +283,26 @@ def _check_chunks(files: tuple[FileEntry, ...], version: int, origin: str) -> No
             raise ManifestInvalid(f"{origin} has chunk digests of {file.path!r} that do not fit its size or format")
 
 
+def _check_seal(manifest: Manifest, files: tuple[FileEntry, ...], origin: str) -> None:
+    if wrong := _what_of_the_seal(manifest, files):
+        raise ManifestInvalid(f"{origin} {wrong}")
+
+
+def _what_of_the_seal(manifest: _Head[Any], files: tuple[FileEntry, ...]) -> str:
+    """What is wrong with `by` and `lost`; nothing in most manifests, which have neither."""
+    if manifest.format < 3 and (manifest.lost or any(file.by for file in files)):
+        return "has members that came with format 3"
+    if not manifest.lost:
+        return ""
+    if manifest.kind != "weights" or not all(map(_is_safe, manifest.lost)):
+        return "has lost files that are none of a checkpoint that holds weights"
+    return "lists a file that it has lost" if not set(manifest.lost).isdisjoint(f.path for f in files) else ""
+
+
 def _file_out(file: FileEntry) -> dict[str, Any]:
     fields: dict[str, Any] = {"path": file.path, "size": file.size, "digest": file.digest}
-    return fields | {"chunks": file.chunks} if file.chunks else fields
+    fields |= {"chunks": file.chunks} if file.chunks else {}
+    return fields | {"by": file.by} if file.by else fields
 
 
 def _utc(created: datetime) -> datetime:
@@ -286,4 +334,5 @@ def _checkpoint(
         fingerprint=said[1],
         state=state,
         path=path,
+        lost=tuple(manifest.lost),
     )

@@ -11,13 +11,15 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from keepstep import layout
-from keepstep.errors import CheckpointCorrupt, StorageError
-from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, Kind, State, parse_name
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, StorageError
+from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, State, parse_name
 from keepstep.repository import manifest
-from keepstep.repository.catalog import Catalog, Listing
-from keepstep.repository.linking import link_files
+from keepstep.repository.catalog import Catalog, Listing, twins_in
+from keepstep.repository.linking import link_weights
+from keepstep.repository.loadable import Loaders, Need, lack_of, parents_of
 from keepstep.repository.manifest import MANIFEST_NAME
-from keepstep.repository.verification import OnBytes, Verification, parents_of, sealed, verify_files
+from keepstep.repository.sealing import Changes, Look, find_changes, look, write_seal
+from keepstep.repository.verification import OnBytes, Verification, added_to, sealed, verify_files
 from keepstep.stores import Entry, Store, is_leftover_of
 
 Finish = Callable[[Path], Mapping[str, FileEntry]]
@@ -93,7 +95,7 @@ class Repository:
         self._drop_empty_directories(staged)
         entries = self.store.walk(staged)
         checkpoint = replace(draft, files=tuple(self._seal(staged, entries, written)))
-        self.store.write(f"{staged}/{MANIFEST_NAME}", _readable_manifest(checkpoint))
+        self.store.write(f"{staged}/{MANIFEST_NAME}", manifest.readable(checkpoint))
         directories = [entry.path for entry in entries if entry.kind == "directory"]
         for directory in sorted(directories, key=len, reverse=True):
             self.store.sync_directory(f"{staged}/{directory}")
@@ -112,8 +114,9 @@ class Repository:
                 self.store.delete(f"{staged}/{entry.path}")
 
     def _seal(self, staged: str, entries: list[Entry], written: Mapping[str, FileEntry]) -> Iterator[FileEntry]:
+        loaders = Loaders(FileEntry(entry.path, entry.size, "") for entry in entries if entry.kind == "file")
         for entry in entries:
-            if entry.kind in ("link", "other"):
+            if entry.kind in ("link", "other") and loaders.why(entry.path):
                 raise StorageError(f"{entry.path} is a {entry.kind}, not a regular file")
             known = written.get(entry.path)
             if known is not None and entry.kind == "file" and known.size == entry.size:
@@ -151,13 +154,14 @@ class Repository:
     def thin(self, checkpoint: Checkpoint) -> Checkpoint:
         """Commit the weights of a checkpoint as `weights-<step>`, of the same generation; returns that one.
 
-        Its files are further names of the same bytes; where there are no hard links they are copied, and checked. The
+        Its files are further names of the same bytes; where there are no hard links they are copied, and checked. What
+        others put beside them and no loader reads goes along, and is sealed there. The
         full one stays, and counts for as long as it is there: it is to be removed next. Raises StorageError.
         """
         staging = self.stage()
-        thinned = checkpoint.thinned()
+        thinned, key = checkpoint.thinned(), self.key(checkpoint)
         try:
-            known = link_files(self.store, self._key(checkpoint), f"{staging.key}/{thinned.name}", thinned.files)
+            known = link_weights(self.store, key, f"{staging.key}/{thinned.name}", checkpoint)
         except BaseException as error:
             self.discard(staging)
             if isinstance(error, OSError) and not isinstance(error, StorageError):
@@ -175,19 +179,25 @@ class Repository:
         The rest is left to `dispose`, where it is given.
         """
         # Into the trash itself: a full disk has no room for a directory around it.
-        trash = self._move(self._key(checkpoint), layout.TRASH, uuid.uuid4().hex)
+        trash = self._move(self.key(checkpoint), layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
             self.store.delete(f"{trash}/{MANIFEST_NAME}")
+            (dispose or self.store.delete)(trash)
+
+    def clear(self, key: str, dispose: Dispose | None = None) -> None:
+        """Take away a directory of keepstep's own without checkpoints: out of sight in one rename, then the rest."""
+        trash = self._move(key, layout.TRASH, uuid.uuid4().hex)
+        with suppress(OSError):
             (dispose or self.store.delete)(trash)
 
     def quarantine(self, checkpoint: Checkpoint) -> Path:
         """Move a checkpoint out of the run, to be kept until a person decides; returns where it lies."""
         home = f"{layout.QUARANTINE}/{uuid.uuid4().hex[:8]}"
-        return self.store.local_path(self.move(self._key(checkpoint), home))
+        return self.store.local_path(self.move(self.key(checkpoint), home))
 
     def set_aside(self, checkpoint: Checkpoint, timeline: int) -> Path:
         """Move a checkpoint to an abandoned timeline; returns where it lies."""
-        key = self._key(checkpoint)
+        key = self.key(checkpoint)
         home = f"{layout.TIMELINES}/{timeline}"
         if self.store.exists(f"{home}/{checkpoint.name}"):
             home = f"{home}/{uuid.uuid4().hex[:8]}"
@@ -215,7 +225,7 @@ class Repository:
                 with suppress(OSError):
                     self.store.delete(f"{room}/{entry.path}")
                     done.append(f"cleared {what}")
-        for twin in _twins(self._catalog.room("", State.COMMITTED).checkpoints):
+        for twin in twins_in(self._catalog.room("", State.COMMITTED).checkpoints):
             with suppress(OSError):
                 self.remove(twin)
                 done.append(f"dropped {twin.name}: {FULL_PREFIX}{twin.step} was not thinned to the end")
@@ -257,7 +267,7 @@ class Repository:
         Of one that is being thinned the full one counts, for as long as it is there.
         """
         found = self._catalog.room("", State.COMMITTED)
-        twins = _twins(found.checkpoints)
+        twins = twins_in(found.checkpoints)
         return Listing(tuple(c for c in found.checkpoints if c not in twins), found.foreign) if twins else found
 
     def aside(self) -> tuple[Checkpoint, ...]:
@@ -276,9 +286,9 @@ class Repository:
         return self._catalog.highest
 
     def current_timeline(self) -> int:
-        """1, plus the number of the last abandoned timeline."""
+        """1, plus the number of the last abandoned timeline; no less than what was read of the manifests."""
         numbers = [int(entry.path) for entry in self.store.list(layout.TIMELINES) if entry.path.isdigit()]
-        return max(numbers, default=0) + 1
+        return max(max(numbers, default=0) + 1, self._catalog.timeline)
 
     def read_manifest(self, directory: str, state: State = State.COMMITTED) -> Checkpoint:
         """The checkpoint in a directory.
@@ -289,8 +299,57 @@ class Repository:
 
     def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
         """A full check of every byte; `on_bytes` is told how many were read."""
-        key = self._key(checkpoint)
-        return Verification(checkpoint, verify_files(self.store, key, checkpoint.files, on_bytes))
+        key = self.key(checkpoint)
+        return Verification.of(checkpoint, verify_files(self.store, key, checkpoint.files, on_bytes))
+
+    def lacking(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """Paths of its files that a resume needs and that are gone, by their names alone: nothing is read."""
+        key = self.key(checkpoint)
+        needed = [file.path for file in checkpoint.files if lack_of(file) is Need.RESUME]
+        gone = tuple(path for path in needed if not self.store.exists(f"{key}/{path}"))
+        # Without its manifest all of it may be on its way out.
+        return gone if gone and self.store.exists(f"{key}/{MANIFEST_NAME}") else ()
+
+    def added(self, checkpoint: Checkpoint) -> list[Entry]:
+        """What lies in its directory beside it, and no loader reads. Raises OSError."""
+        return added_to(self.store, self.key(checkpoint), checkpoint.files)
+
+    # -- sealing ---------------------------------------------------------------------------------------
+
+    def look(self, checkpoint: Checkpoint) -> Look:
+        """How its files stand now, to be given to `seal`; nothing is read."""
+        return look(self.store, self.key(checkpoint), checkpoint.generation)
+
+    def changes(self, checkpoint: Checkpoint, since: Look | None = None, on_bytes: OnBytes | None = None) -> Changes:
+        """What others have made of a checkpoint since it was committed, or since a look; nothing is changed.
+
+        With `since` only files that may be others by now are read. Raises CheckpointNotFound when it is gone, or was
+        saved anew, OSError.
+        """
+        try:
+            key = self.key(checkpoint)
+            found = find_changes(self.store, key, since=since, state=checkpoint.state, on_bytes=on_bytes)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise CheckpointNotFound(f"{checkpoint.path} is gone: it was moved or removed") from error
+        if found.before.generation != checkpoint.generation or found.before.run_id != checkpoint.run_id:
+            raise CheckpointNotFound(f"{checkpoint.path} is another checkpoint by now: its step was saved anew")
+        return found
+
+    def seal(self, changes: Changes) -> Checkpoint:
+        """Make the changes the checkpoint's own, durably; returns it as it is now.
+
+        The new manifest takes the old one's place in one step, after all files of others are durable: a crash leaves
+        one of the two. Raises StorageError.
+        """
+        try:
+            write_seal(self.store, self.key(changes.before), changes)
+        except OSError as error:
+            raise StorageError(
+                f"what was changed in {changes.before.path} could not be sealed: {error.strerror or error}",
+                hint="Its manifest is the one of before, or the new one; nothing else was touched.",
+                errno=error.errno,
+            ) from error
+        return changes.after
 
     # -- helpers ---------------------------------------------------------------------------------------
 
@@ -308,7 +367,8 @@ class Repository:
         except (OSError, CheckpointCorrupt):
             return False
 
-    def _key(self, checkpoint: Checkpoint) -> str:
+    def key(self, checkpoint: Checkpoint) -> str:
+        """Where a checkpoint lies in the store."""
         if checkpoint.path is None:
             raise ValueError(f"{checkpoint.name} is not on disk")
         return checkpoint.path.relative_to(self.store.local_path("")).as_posix()
@@ -343,23 +403,3 @@ class Repository:
 
 _REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json")
 """Files of keepstep that only the holder of the run's lock replaces."""
-
-
-def _twins(checkpoints: tuple[Checkpoint, ...]) -> list[Checkpoint]:
-    """Thinned checkpoints whose full ones are still there."""
-    full = {checkpoint.generation for checkpoint in checkpoints if checkpoint.kind is Kind.FULL}
-    return [c for c in checkpoints if c.kind is Kind.WEIGHTS and c.generation in full]
-
-
-def _readable_manifest(checkpoint: Checkpoint) -> bytes:
-    """The manifest's bytes, read back once: what can't be read must not be committed."""
-    if not checkpoint.files:
-        raise StorageError("nothing was written")
-    try:
-        data = manifest.encode(checkpoint)
-        manifest.decode(data, origin="its manifest")
-    except (TypeError, ValueError) as error:
-        raise StorageError(f"no manifest can name what was written: {error}") from error
-    if len(data) > manifest.SIZE_LIMIT:
-        raise StorageError("its files are too many for one manifest")
-    return data

@@ -1,21 +1,29 @@
-"""Whether a checkpoint's bytes are exactly what its manifest says."""
+"""Whether a checkpoint's bytes are exactly what its manifest says, and what else lies in its directory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import xxhash
 
-from keepstep.model import CHUNK_BYTES, Checkpoint, FileEntry
+from keepstep.model import CHUNK_BYTES, Checkpoint, FileEntry, Kind
+from keepstep.repository.code import code_files
+from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path, parents_of
 from keepstep.repository.manifest import ALGORITHM, MANIFEST_NAME
-from keepstep.stores import Entry, LocalStore, Store
+from keepstep.stores import Entry, LocalStore, Store, is_leftover_of
 
 PIECE_BYTES = 4 * 2**20
 """Bytes of a file that are read at once where one thread reads it."""
-TOLERATED = (".DS_Store", ".nfs*")
-"""Files that operating systems drop into any directory; nothing loads them."""
+TOLERATED = (".DS_Store", "._*", "Thumbs.db", "desktop.ini", ".nfs*", ".fuse_hidden*")
+"""Files that operating systems drop into any directory, and take away; nothing loads them, and nobody asks for them."""
+
+MOST_NAMED = 100
+"""Added files that an event names."""
 
 OnBytes = Callable[[int], None]
 CheckFile = Callable[[Store, str, FileEntry, OnBytes | None], str]
@@ -25,34 +33,111 @@ It may raise OSError."""
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong with one file: path relative to the checkpoint, and what is wrong."""
+    """One thing wrong with one file: path relative to the checkpoint, what is wrong, and what can't be done for it."""
 
     path: str
     what: str
+    need: Need = Need.EVERYTHING
 
     def __str__(self) -> str:
         return f"{self.path} {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
+class Findings:
+    """What a check of files found: damage, what lies there beside them, and which of them are gone without damage."""
+
+    problems: tuple[Problem, ...] = ()
+    added: tuple[Entry, ...] = ()
+    missing: tuple[FileEntry, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
-    """What a full check of one checkpoint found; no problems means that it holds."""
+    """What a check of one checkpoint found; no problems means that what loaders read is what was written.
+
+    `added` lies in the directory and is in no manifest: no loader reads it, and it is no damage. `missing` are files
+    that are gone: what is left is whole for another use, or nothing needs them.
+    """
 
     checkpoint: Checkpoint
     problems: tuple[Problem, ...]
+    added: tuple[Entry, ...] = ()
+    missing: tuple[FileEntry, ...] = ()
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, found: Findings) -> Verification:
+        """The outcome of a check of all files of a checkpoint."""
+        return cls(checkpoint, found.problems, found.added, found.missing)
 
     @property
     def ok(self) -> bool:
+        """True where nothing is damaged; files may be missing all the same."""
         return not self.problems
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the files that are there."""
+        return self.checkpoint.size_bytes - sum(file.size for file in self.missing)
+
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Paths of missing files that a resume needs."""
+        return tuple(file.path for file in self.missing if lack_of(file) is Need.RESUME)
+
+    @property
+    def resumable(self) -> bool:
+        """True where everything that a resume reads is there, and as it was written."""
+        return self.checkpoint.kind is Kind.FULL and not self.lost and self.sound
+
+    @property
+    def sound(self) -> bool:
+        """True where nothing that a loader reads is damaged; files may be missing, and those of others changed."""
+        return self._spares(Need.RESUME, Need.EVERYTHING)
+
+    @property
+    def holds_weights(self) -> bool:
+        """True where everything that is read beside a resume is there, and as it was written."""
+        return self._spares(Need.EVERYTHING)
+
+    def _spares(self, *needs: Need) -> bool:
+        return not any(problem.need in needs for problem in self.problems)
 
     def summary(self) -> str:
         """One line that names the checkpoint and the files."""
         name = f"{self.checkpoint.name} (generation {self.checkpoint.generation})"
-        return f"{name} is good" if self.ok else f"{name}: " + "; ".join(map(str, self.problems))
+        if self.problems:
+            return f"{name}: " + "; ".join(map(str, self.problems))
+        return f"{name} holds weights only: {missing_files(self.lost)}" if self.lost else f"{name} is good"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the event log."""
+        return {
+            "step": self.checkpoint.step,
+            "generation": self.checkpoint.generation,
+            "ok": self.ok,
+            "problems": [str(problem) for problem in self.problems],
+            "resumable": self.resumable,
+            "lost": list(self.lost),
+            "added": [entry.path for entry in self.added[:MOST_NAMED]],
+        }
+
+    def way_out(self, moved_to: Path | None = None) -> str:
+        """What a person can do who changed it on purpose: a sentence. `moved_to` is where it was put since."""
+        path, step = self.checkpoint.path, self.checkpoint.step
+        run = path.parent if path else "RUN"
+        return f"If a person changed it on purpose: keepstep reseal {run} {moved_to or step}"
 
 
 Check = Callable[[Checkpoint], Verification]
 """A full check of one checkpoint."""
+
+
+def missing_files(paths: Iterable[str]) -> str:
+    """`optimizer.pt and scheduler.pt are missing, which a resume needs`."""
+    *first, last = paths
+    names = f"{', '.join(first)} and {last} are" if first else f"{last} is"
+    return f"{names} missing, which a resume needs"
 
 
 def file_digest(store: Store, path: str, on_bytes: OnBytes | None = None) -> str:
@@ -65,15 +150,17 @@ def file_digest(store: Store, path: str, on_bytes: OnBytes | None = None) -> str
     return f"{ALGORITHM}:{state.hexdigest()}"
 
 
-def sealed(store: Store, path: str, name: str, size: int) -> FileEntry:
+def sealed(store: Store, path: str, name: str, size: int, on_bytes: OnBytes | None = None) -> FileEntry:
     """The entry `name` of a file of `size` bytes, with the digests of all of it and of its chunks, from one reading."""
     if size <= CHUNK_BYTES:
-        return FileEntry(name, size, file_digest(store, path))
+        return FileEntry(name, size, file_digest(store, path, on_bytes))
     from keepstep.formats.digests import Digester
 
     digester = Digester()
     for piece in store.chunks(path, size=PIECE_BYTES):
         digester.update(piece)
+        if on_bytes is not None:
+            on_bytes(len(piece))
     return FileEntry.of(name, size, *digester.finish())
 
 
@@ -102,26 +189,35 @@ def verify_files(
     files: Iterable[FileEntry],
     on_bytes: OnBytes | None = None,
     check: CheckFile = check_file,
-) -> tuple[Problem, ...]:
-    """Problems of exactly the listed files below `directory`: missing, other size, other bytes, links, extras.
+    *,
+    weights_alone: bool = False,
+) -> Findings:
+    """What is found of the listed files below `directory`, and what else lies there.
 
-    `check` reads the bytes of each file that is there with its size.
+    Damage is a file that has another size or other bytes, one that is missing and without which nothing can be read,
+    and one that is not listed and that a loader would read. `check` reads the bytes of each file that is there with its
+    size. With `weights_alone` what only a resume, or nobody, reads is not looked at.
     """
     expected = {file.path: file for file in files}
     try:
         found = {entry.path: entry for entry in store.walk(directory)}
     except OSError as error:
-        return (Problem(".", f"can't be listed: {error.strerror or error}"),)
+        return Findings((Problem(".", f"can't be listed: {error.strerror or error}"),))
+    survey = _Survey(store, directory, expected, found)
+    looked_at = [f for _, f in sorted(expected.items()) if not weights_alone or need_of(f) is Need.EVERYTHING]
+    # Of a directory that has gone as a whole, everything is missed.
+    spared = {f.path: f for f in looked_at if survey.is_gone(f) and lack_of(f) is not Need.EVERYTHING} if found else {}
 
     def read(file: FileEntry) -> str:
         return check(store, f"{directory}/{file.path}", file, on_bytes)
 
     problems = [
-        Problem(path, what)
-        for path, file in sorted(expected.items())
-        if (what := _what_is_wrong(file, found.get(path), read))
+        Problem(file.path, what, need_of(file))
+        for file in looked_at
+        if file.path not in spared and (what := _what_is_wrong(file, found.get(file.path), read))
     ]
-    return (*problems, *_extras(found, expected))
+    extras = [p for p in survey.planted() if not weights_alone or p.need is Need.EVERYTHING]
+    return Findings((*problems, *extras), tuple(survey.added()), tuple(spared.values()))
 
 
 def _what_is_wrong(file: FileEntry, entry: Entry | None, read: Callable[[FileEntry], str]) -> str:
@@ -137,18 +233,63 @@ def _what_is_wrong(file: FileEntry, entry: Entry | None, read: Callable[[FileEnt
         return f"can't be read: {error.strerror or error}"
 
 
-def _extras(found: dict[str, Entry], expected: dict[str, FileEntry]) -> list[Problem]:
-    directories = {parent for path in expected for parent in parents_of(path)}
-    problems: list[Problem] = []
-    for path, entry in sorted(found.items()):
-        known = path in expected or path == MANIFEST_NAME or (entry.kind == "directory" and path in directories)
-        base = path.rsplit("/", 1)[-1]
-        if not known and not any(fnmatch(base, pattern) for pattern in TOLERATED):
-            problems.append(Problem(path, f"is not in the manifest (an extra {entry.kind})"))
-    return problems
+def added_to(store: Store, directory: str, files: Iterable[FileEntry]) -> list[Entry]:
+    """What lies below `directory`, is not among these files, and no loader reads. Raises OSError."""
+    found = {entry.path: entry for entry in store.walk(directory)}
+    return list(_Survey(store, directory, {file.path: file for file in files}, found).added())
 
 
-def parents_of(path: str) -> list[str]:
-    """The directories above a relative path, outermost first."""
-    parts = path.split("/")[:-1]
-    return ["/".join(parts[: depth + 1]) for depth in range(len(parts))]
+def is_litter(path: str) -> bool:
+    """True for what operating systems, or a seal that was killed, leave in a directory."""
+    name = path.rpartition("/")[2]
+    return any(fnmatch(name, pattern) for pattern in TOLERATED) or is_leftover_of(path, MANIFEST_NAME)
+
+
+class _Survey:
+    """What lies in a checkpoint's directory, held against what is expected there."""
+
+    def __init__(self, store: Store, directory: str, expected: dict[str, FileEntry], found: dict[str, Entry]) -> None:
+        self._store = store
+        self._directory = directory
+        self._expected = expected
+        self._found = found
+
+    @cached_property
+    def _loaders(self) -> Loaders:
+        files = self._expected.values()
+        extra_code = any(path.endswith(".py") and path not in self._expected for path in self._found)
+        return Loaders(files, code_files(self._store, self._directory, files) if extra_code else ())
+
+    def is_gone(self, file: FileEntry) -> bool:
+        """True when nothing has its name, and nothing but directories stands above it: behind a link all may be."""
+        above = (self._found.get(parent) for parent in parents_of(file.path))
+        return file.path not in self._found and all(entry is None or entry.kind == "directory" for entry in above)
+
+    def planted(self) -> Iterator[Problem]:
+        """What is not listed, and a loader would read, or pass on its way."""
+        for path, entry in self._extras():
+            if self._loaders.passes_through(path):
+                yield Problem(path, f"is not in the manifest (an extra {entry.kind} in the place of a directory)")
+            elif why := self._why_read(path, entry):
+                what = f"is not in the manifest (an extra {entry.kind}), and {why}"
+                yield Problem(path, what, need_of_path(path))
+
+    def added(self) -> Iterator[Entry]:
+        """What is not listed, and no loader reads; directories count by what is in them."""
+        for path, entry in self._extras():
+            if entry.kind != "directory" and not self._loaders.passes_through(path) and not self._why_read(path, entry):
+                yield entry
+
+    def _why_read(self, path: str, entry: Entry) -> str:
+        why = self._loaders.why(path, directory=entry.kind == "directory")
+        # What is in it is named where a loader reads all of it.
+        named = entry.kind == "directory" and any(
+            other.startswith(f"{path}/") and self._loaders.why(other) for other in self._found
+        )
+        return "" if named else why
+
+    def _extras(self) -> Iterator[tuple[str, Entry]]:
+        for path, entry in sorted(self._found.items()):
+            own = path in self._expected or path == MANIFEST_NAME or is_litter(path)
+            if not own and not (entry.kind == "directory" and self._loaders.passes_through(path)):
+                yield path, entry

@@ -1,8 +1,10 @@
 """Retention as arithmetic: checkpoints, a policy and a time in; a plan with reasons out."""
 
-from keepstep.retention.metrics import Metric, Mode, known_mode
+from keepstep.retention.metrics import Metric, Mode, known_mode, nearest
 from keepstep.retention.plan import (
+    PINNED,
     RECOVERY_POINT,
+    Before,
     Decision,
     Outcome,
     Plan,
@@ -17,8 +19,10 @@ from keepstep.retention.rules import All, Best, Context, Daily, Every, Hold, Hou
 from keepstep.retention.spec import format_spec, parse, rule_table
 
 __all__ = [
+    "PINNED",
     "RECOVERY_POINT",
     "All",
+    "Before",
     "Best",
     "Context",
     "Daily",
@@ -42,6 +46,7 @@ __all__ = [
     "format_spec",
     "known_mode",
     "make_plan",
+    "nearest",
     "parse",
     "rank",
     "rule_table",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Literal
 
 from keepstep.errors import PolicyError
@@ -31,8 +32,9 @@ _MODES: dict[str, Mode] = {
 _TURNS_MEANING = frozenset(
     {"neg", "negative", "inv", "inverse", "rejected", "scale", "weight", "count"}
     | {"std", "stdev", "stddev", "stderr", "var", "variance"}
+    | {"improvement", "reduction", "gain", "skill", "free"}
 )
-"""Words that change what a known word means: `neg_mean_squared_error`, `rewards/rejected`, `acc_stderr`."""
+"""Words that change what a known word means: `neg_mean_squared_error`, `rewards/rejected`, `acc_stderr`, `wer_gain`."""
 _SEPARATORS = re.compile(r"[_\-/.:,\s]+")
 _PREFIXES = ("eval_", "test_")
 
@@ -55,6 +57,16 @@ def known_mode(metric: str) -> Mode | None:
     if len(set(known)) == 1:
         return known[0]
     return modes[-1] if known else None
+
+
+def nearest(name: str, names: Iterable[str]) -> list[str]:
+    """Of `names` those that may be meant by `name`, at most three, the likeliest first; none where nothing is like it.
+
+    A leading `eval_` or `test_` and upper case don't matter; `f1` is in `macro_f1`, and `acc` begins `accuracy`.
+    """
+    found = [(_likeness(name, other), other) for other in sorted(names)]
+    likely = sorted((pair for pair in found if pair[0] >= _LIKE), key=lambda pair: -pair[0])
+    return [other for _, other in likely[:3]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +125,17 @@ def _without_prefix(name: str) -> str:
         if name.startswith(prefix):
             return name.removeprefix(prefix)
     return name
+
+
+_LIKE = 0.6
+"""Share of letters in common, in order, from which on two names may be meant for one."""
+
+
+def _likeness(one: str, other: str) -> float:
+    one, other = (_without_prefix(name.strip().lower()) for name in (one, other))
+    shorter, longer = sorted((one, other), key=len)
+    contained = len(shorter) > 1 and shorter in longer
+    return max(SequenceMatcher(None, one, other).ratio(), _LIKE if contained else 0.0)
 
 
 def _mode_of_word(word: str) -> Mode | None:

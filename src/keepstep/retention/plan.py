@@ -23,7 +23,12 @@ __all__ = ["Decision", "Outcome", "Plan", "Policy", "default_policy", "make_plan
 _NOT_COMMITTED = {
     State.SET_ASIDE: "set aside by a rewind: not in this timeline",
     State.QUARANTINED: "quarantined: kept while there is room, or until a person decides",
+    State.PREVIOUS: "of a previous run: kept while there is room",
 }
+
+
+Before = tuple[str, int]
+"""A checkpoint of a previous run: the id of that run, and its generation there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +115,8 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
 class Plan:
     """A decision for every checkpoint, ordered by generation.
 
-    `aside` are decisions on what a rewind set aside, then on what is in quarantine, each by generation; several may be
-    of one generation.
+    `aside` are decisions on what lies aside: on previous runs, the oldest first, then on what a rewind set aside, then
+    on what is in quarantine, each by generation; several may be of one generation.
     """
 
     decisions: tuple[Decision, ...]
@@ -203,6 +208,7 @@ def make_plan(
     now: datetime,
     pinned: Iterable[int] = frozenset(),
     protected: Mapping[int, str] | None = None,
+    held_before: Mapping[Before, str] | None = None,
 ) -> Plan:
     """The plan for these checkpoints, in any order; the same input gives the same plan.
 
@@ -210,8 +216,9 @@ def make_plan(
     must not go now to the reason (resumed from, being uploaded). These stay whatever the rules say, and so
     does the newest checkpoint that can be resumed from, or the newest of any kind where none can. What is
     quarantined or set aside takes part in no rule and stays, among `checkpoints` or, several of one generation too,
-    in `aside`. What is kept for its metric alone is thinned to its
-    weights, where it has any and the rule doesn't ask for it whole.
+    in `aside`. There are those of previous runs too; `held_before` says which of these must not go, and why: their
+    generations are not the run's, so they are named by run and generation. What is kept for its metric alone is thinned
+    to its weights, where it has any and the rule doesn't ask for it whole.
     ValueError when a generation stands twice or `now` has no time zone.
     """
     ordered = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.generation))
@@ -231,7 +238,7 @@ def make_plan(
         for generation in ground.reasons:
             found.setdefault(generation, []).append(ground)
     decisions = tuple(_decide(checkpoint, found.get(checkpoint.generation, ()), missed) for checkpoint in ordered)
-    return Plan(decisions, tuple(_decide_aside(aside, everything.pinned)))
+    return Plan(decisions, tuple(_decide_aside(aside, everything.pinned, held_before or {})))
 
 
 def without_aside(plan: Plan, states: Iterable[State], why: str) -> Plan:
@@ -240,9 +247,7 @@ def without_aside(plan: Plan, states: Iterable[State], why: str) -> Plan:
     return Plan(
         plan.decisions,
         tuple(
-            replace(
-                decision, outcome=Outcome.REMOVE, reasons=(f"{why}: {decision.checkpoint.state.value}",), hold=Hold.NOT
-            )
+            replace(decision, outcome=Outcome.REMOVE, reasons=(f"{why}: {_what(decision.checkpoint)}",), hold=Hold.NOT)
             if decision.checkpoint.state in unwanted and decision.hold is not Hold.LAW
             else decision
             for decision in plan.aside
@@ -250,15 +255,41 @@ def without_aside(plan: Plan, states: Iterable[State], why: str) -> Plan:
     )
 
 
-def _decide_aside(aside: Iterable[Checkpoint], pinned: frozenset[int]) -> Iterator[Decision]:
+def _what(checkpoint: Checkpoint) -> str:
+    """What lies aside, in words: of a previous run its id too."""
+    named = checkpoint.state is State.PREVIOUS
+    return f"{checkpoint.state.value}, {checkpoint.run_id}" if named else checkpoint.state.value
+
+
+def _decide_aside(
+    aside: Iterable[Checkpoint], pinned: frozenset[int], held_before: Mapping[Before, str]
+) -> Iterator[Decision]:
     """All of it stays while there is room, what is pinned whatever becomes of that."""
-    order = (State.SET_ASIDE, State.QUARANTINED)
-    for checkpoint in sorted(aside, key=lambda c: (order.index(c.state), c.generation, str(c.path))):
+    for checkpoint in _in_turn(tuple(aside)):
         reason = _NOT_COMMITTED[checkpoint.state]
-        if checkpoint.generation in pinned:
-            yield Decision(checkpoint, Outcome.KEEP, ("pinned", reason), Hold.LAW)
+        if checkpoint.state is State.PREVIOUS:
+            held = held_before.get((checkpoint.run_id, checkpoint.generation))
+        else:
+            held = PINNED if checkpoint.generation in pinned else None
+        if held is not None:
+            yield Decision(checkpoint, Outcome.KEEP, (held, reason), Hold.LAW)
         else:
             yield Decision(checkpoint, Outcome.KEEP, (reason,), Hold.ROOM)
+
+
+def _in_turn(aside: tuple[Checkpoint, ...]) -> list[Checkpoint]:
+    """As it is given up: of previous runs, of an abandoned timeline, from quarantine; a run is as old as its newest."""
+    order = (State.PREVIOUS, State.SET_ASIDE, State.QUARANTINED)
+    ended: dict[str, datetime] = {}
+    for checkpoint in aside:
+        ended[checkpoint.run_id] = max(ended.get(checkpoint.run_id, checkpoint.created), checkpoint.created)
+
+    def turn(checkpoint: Checkpoint) -> tuple[int, float, str, int, str]:
+        run, before = checkpoint.run_id, checkpoint.state is State.PREVIOUS
+        age = ended[run].timestamp() if before else 0.0
+        return order.index(checkpoint.state), age, run if before else "", checkpoint.generation, str(checkpoint.path)
+
+    return sorted(aside, key=turn)
 
 
 class _Ground(NamedTuple):
@@ -279,6 +310,8 @@ def _decide(checkpoint: Checkpoint, found: Sequence[_Ground], missed: _Missed) -
 
 
 RECOVERY_POINT = "newest: the recovery point"
+PINNED = "pinned"
+"""Why a checkpoint that people hold on to stays."""
 
 
 def _recovery_point(committed: tuple[Checkpoint, ...], protected: Mapping[int, str]) -> dict[int, str]:

@@ -40,12 +40,12 @@ def fit(
 ) -> Plan:
     """The plan with as much given up, in a fixed order, as it takes to keep no more than `limit`.
 
-    First goes what a rewind set aside, the oldest first, then what is in quarantine. Then the oldest of what is kept
-    because there is room. Then what is kept for quality only is thinned, the oldest first; then go the lowest-ranked of
-    these, the oldest milestones, the oldest of the rest. Never given up are the newest that can be resumed from, what
-    is pinned or protected, and the weights of the best: the plan may take more than `limit` in the end. A larger limit
-    never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is thinned: that needs a
-    little room.
+    First go previous runs, then what a rewind set aside, then what is in quarantine, of each the oldest first. Then the
+    oldest of what is kept because there is room. Then what is kept for quality only is thinned, the oldest first; then
+    go the lowest-ranked of these, the oldest milestones, the oldest of the rest. Never given up are the newest that can
+    be resumed from, what is pinned or protected, and the weights of the best: the plan may take more than `limit` in
+    the end. A larger limit never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is
+    thinned: that needs a little room.
     """
     whole = {d.checkpoint.generation: d if may_thin else _whole(d) for d in plan.decisions}
     over = sum(_measured(decision, measure) for decision in (*whole.values(), *plan.aside)) - limit
@@ -53,9 +53,7 @@ def fit(
     for decision in plan.aside:
         goes = over > 0 and decision.stays and decision.hold is not Hold.LAW
         over -= _measured(decision, measure) if goes else 0
-        aside.append(
-            _given_up(_Step(decision, Outcome.REMOVE, _ASIDE[decision.checkpoint.state]), why) if goes else decision
-        )
+        aside.append(_given_up(_Step(decision, Outcome.REMOVE, _lying(decision.checkpoint)), why) if goes else decision)
     for step in _steps(Plan(tuple(whole.values())), metric, may_thin):
         if over <= 0:
             break
@@ -67,9 +65,15 @@ def fit(
 
 
 _ASIDE = {
+    State.PREVIOUS: "the oldest of what a fresh start set aside",
     State.SET_ASIDE: "the oldest that a rewind set aside",
     State.QUARANTINED: "the oldest in quarantine, found damaged",
 }
+
+
+def _lying(checkpoint: Checkpoint) -> str:
+    run = f", of the previous run {checkpoint.run_id}" if checkpoint.state is State.PREVIOUS else ""
+    return _ASIDE[checkpoint.state] + run
 
 
 def _steps(plan: Plan, metric: Metric | None, may_thin: bool) -> Iterator[_Step]:

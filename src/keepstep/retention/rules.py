@@ -209,16 +209,19 @@ class Best(Rule):
 
 @dataclass(frozen=True)
 class Latest(Rule):
-    """The n newest that can be resumed from; weights-only checkpoints don't count."""
+    """The n newest that were saved to resume from; what was saved, or thinned, as weights doesn't count.
+
+    One that lost its optimizer to somebody else counts: who makes room so wants to keep more of them, not fewer.
+    """
 
     n: int
     example: ClassVar[str] = "latest:2"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        resumable = (checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.resumable)
+        whole = (checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.saved_whole)
         return {
             checkpoint.generation: f"latest {place} of {self.n}"
-            for place, checkpoint in enumerate(islice(resumable, self.n), start=1)
+            for place, checkpoint in enumerate(islice(whole, self.n), start=1)
         }
 
     def phrase(self, metric: Metric | None) -> str:

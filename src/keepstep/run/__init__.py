@@ -1,18 +1,22 @@
 """One run directory: identity, lock, events, history, pins, readers, references, limits, receipt, resume point."""
 
+from keepstep.run.ending import has_ended
 from keepstep.run.events import Event, parse_lines
-from keepstep.run.external import external_path, open_external
+from keepstep.run.external import HUB_NAME, external_path, open_external
 from keepstep.run.history import Attempt, Ending, History, Point
 from keepstep.run.hooks import Hook, Hooks
 from keepstep.run.limits import Limits, OnDiskFull
 from keepstep.run.pins import Pins
+from keepstep.run.rebuilding import Rebuilt, policy_facts
 from keepstep.run.receipt import Difference, Exactness, Reason, Receipt, fingerprint_differences
 from keepstep.run.references import Reference
 from keepstep.run.resume_point import ResumePoint
 from keepstep.run.run import Run
+from keepstep.run.runfile import holds_manifest, is_run
 from keepstep.run.tail import Tail
 
 __all__ = [
+    "HUB_NAME",
     "Attempt",
     "Difference",
     "Ending",
@@ -26,6 +30,7 @@ __all__ = [
     "Pins",
     "Point",
     "Reason",
+    "Rebuilt",
     "Receipt",
     "Reference",
     "ResumePoint",
@@ -33,6 +38,10 @@ __all__ = [
     "Tail",
     "external_path",
     "fingerprint_differences",
+    "has_ended",
+    "holds_manifest",
+    "is_run",
     "open_external",
     "parse_lines",
+    "policy_facts",
 ]

@@ -21,9 +21,9 @@ logger = logging.getLogger("keepstep")
 
 Event = dict[str, Any]
 
-DURABLE = frozenset({"metrics", "timeline", "removed", "thinned", "quarantined", "resumed", "run"})
+DURABLE = frozenset({"metrics", "timeline", "removed", "thinned", "quarantined", "resumed", "run", "sealed"})
 """Events that are on disk before the call returns; the others only tell of what the manifests know anyway."""
-TELLING = frozenset({"removed", "thinned"})
+TELLING = frozenset({"removed", "thinned", "sealed"})
 """Of these, events of what is done already: where there is no room for the line, it is only warned about."""
 
 
@@ -33,9 +33,11 @@ class EventLog:
     Every event has `time` (UTC, ISO 8601) and `event`, its name; docs/events.md says what each name means and what
     other fields it has. `listeners` hear of each event of this process once it is written.
     What the events say together is kept: asking again reads what any process appended since, and nothing twice.
+    While it is `muted` nothing is written.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, muted: bool = False) -> None:
+        self.muted = muted
         self._store = store
         self._tail = Tail(store, layout.EVENTS)
         self._state = _Folded()
@@ -51,7 +53,8 @@ class EventLog:
         # A process killed in the middle of a line must not spoil the next one: every line brings its own start.
         line = b"\n" + msgspec.json.encode(record) + b"\n"
         try:
-            self._store.append(layout.EVENTS, line, durable=event in DURABLE)
+            if not self.muted:
+                self._store.append(layout.EVENTS, line, durable=event in DURABLE)
         except OSError as error:
             if event in DURABLE - TELLING:
                 raise
@@ -80,6 +83,11 @@ class EventLog:
         with self._guard:
             return frozenset(self._folded().damaged)
 
+    def lost(self) -> dict[int, tuple[str, ...]]:
+        """Files that a resume needs and that the last verification missed, by generation."""
+        with self._guard:
+            return dict(self._folded().lost)
+
     def last_generation(self) -> int:
         """The highest generation that was ever committed, 0 when none was."""
         with self._guard:
@@ -101,6 +109,7 @@ class _Folded:
 
     late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
     damaged: set[int] = field(default_factory=set[int])
+    lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     last_generation: int = 0
 
     def take(self, event: Event) -> None:
@@ -111,10 +120,24 @@ class _Folded:
         if name == "metrics":
             # A new mapping: those that were given away stay as they are.
             self.late[generation] = {**self.late.get(generation, {}), **dict(_numbers(event.get("metrics")))}
-        elif name == "committed" or (name == "verified" and event.get("ok")):
+        elif name == "committed":
             self.damaged.discard(generation)
+            self.lost.pop(generation, None)
+        elif name == "sealed":
+            self.lost.pop(generation, None)  # its manifest knows
         elif name == "verified":
+            self._verified(generation, event)
+
+    def _verified(self, generation: int, event: Event) -> None:
+        # What nothing but its owner reads may be damaged, and the checkpoint is a resume point all the same.
+        if event.get("ok") or event.get("resumable"):
+            self.damaged.discard(generation)
+        else:
             self.damaged.add(generation)
+        if lost := tuple(_texts(event.get("lost"))):
+            self.lost[generation] = lost
+        else:
+            self.lost.pop(generation, None)
 
 
 def parse_lines(lines: list[bytes]) -> Iterator[Event]:
@@ -139,6 +162,11 @@ def _numbers(metrics: Any) -> Iterator[tuple[str, float]]:
     for name, value in cast("dict[str, Any]", metrics).items():
         with suppress(TypeError, ValueError, OverflowError):
             yield name, float(value)
+
+
+def _texts(values: Any) -> Iterator[str]:
+    if isinstance(values, list):
+        yield from (value for value in cast("list[Any]", values) if isinstance(value, str))
 
 
 def _plain(value: Any) -> Any:

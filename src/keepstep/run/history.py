@@ -20,7 +20,8 @@ from keepstep.strict import finite_or_name
 
 logger = logging.getLogger("keepstep")
 
-Ending = Literal["finished", "failed"]
+Ending = Literal["finished", "stopped", "failed"]
+"""How an attempt ended: by itself; at a signal, saved and to be resumed; by an error."""
 MOST_WAITING = 10_000
 """Points that are kept in memory while they can't be written; later ones are dropped."""
 _APPEND = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

@@ -1,8 +1,9 @@
-"""Checkpoints together with the metrics that became known after their commits."""
+"""Checkpoints together with what became known of them after their commits: late metrics, files that are gone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from keepstep.model import Checkpoint
 
@@ -10,25 +11,38 @@ LateMetrics = Mapping[int, Mapping[str, float]]
 """Metrics by generation; the mapping of a generation is never changed, only replaced."""
 
 
+class _Joined(NamedTuple):
+    """A checkpoint, what was known of it, and both together."""
+
+    checkpoint: Checkpoint
+    metrics: Mapping[str, float] | None
+    lost: tuple[str, ...]
+    joined: Checkpoint
+
+
 class Joiner:
-    """Joins checkpoints with late metrics, and one with the same ones only once."""
+    """Joins checkpoints with what is known of them, and one with the same only once."""
 
     def __init__(self) -> None:
         # By identity, which hashes faster than a path; each value holds its checkpoint: no identity comes again.
-        self._known: dict[int, tuple[Checkpoint, Mapping[str, float], Checkpoint]] = {}
+        self._known: dict[int, _Joined] = {}
 
-    def join(self, checkpoints: Iterable[Checkpoint], late: LateMetrics) -> tuple[Checkpoint, ...]:
-        """The checkpoints in their order, each with its late metrics."""
-        known, fresh = self._known, dict[int, tuple[Checkpoint, Mapping[str, float], Checkpoint]]()
+    def join(
+        self, checkpoints: Iterable[Checkpoint], late: LateMetrics, lost: Mapping[int, tuple[str, ...]] | None = None
+    ) -> tuple[Checkpoint, ...]:
+        """The checkpoints in their order, each with its late metrics, and without the files that it `lost`."""
+        lost = lost or {}
+        known, fresh = self._known, dict[int, _Joined]()
         found: list[Checkpoint] = []
         for checkpoint in checkpoints:
-            metrics = late.get(checkpoint.generation)
-            if metrics:
+            metrics, gone = late.get(checkpoint.generation), lost.get(checkpoint.generation, ())
+            if metrics or gone:
                 before = known.get(id(checkpoint))
-                if before is None or before[1] is not metrics:
-                    before = (checkpoint, metrics, checkpoint.with_metrics(metrics))
+                if before is None or before.metrics is not metrics or before.lost != gone:
+                    joined = checkpoint.with_metrics(metrics or {}).without(gone)
+                    before = _Joined(checkpoint, metrics, gone, joined)
                 fresh[id(checkpoint)] = before
-                found.append(before[2])
+                found.append(before.joined)
             else:
                 found.append(checkpoint)
         self._known = fresh

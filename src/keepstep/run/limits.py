@@ -18,7 +18,7 @@ waits for room; the training stops.
 class Limits:
     """How much a run may take: bytes of all its checkpoints with the one in flight, and bytes that stay free.
 
-    All its checkpoints: those that a rewind set aside and quarantined ones too.
+    All its checkpoints: those that a rewind set aside, quarantined ones and those of previous runs too.
     """
 
     budget: int | None = None

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from keepstep import layout
-from keepstep.errors import RunLocked
-from keepstep.stores import Store
+from keepstep.errors import RunLocked, StorageError
+from keepstep.stores import HubSnapshot, Store
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -58,9 +58,14 @@ class RunLock:
         return self.held or (owner is not None and not _is_dead(owner))
 
     def acquire(self) -> None:
-        """Take the lock. Raises RunLocked, naming the holder and the ways forward."""
+        """Take the lock. Raises RunLocked, naming the holder and the ways out; StorageError in a cache of the Hub."""
         from filelock import Timeout
 
+        if isinstance(self._store, HubSnapshot):
+            raise StorageError(
+                f"{self._store.root} lies in the Hub's cache, which is only read from",
+                hint="Download it to a directory of its own: hf download REPOSITORY --local-dir DIR",
+            )
         self._store.make_directory(layout.META)
         try:
             self._take()

@@ -41,9 +41,13 @@ def _told(why: str) -> Generator[None]:
 
 
 class Readers:
-    """Reads and changes `.keepstep/readers/`; safe beside a training that holds the run's lock."""
+    """Reads and changes `.keepstep/readers/`; safe beside a training that holds the run's lock.
 
-    def __init__(self, store: Store) -> None:
+    While it is `muted`, because nobody trains there, nothing is kept in place and nothing written.
+    """
+
+    def __init__(self, store: Store, *, muted: bool = False) -> None:
+        self.muted = muted
         self._store = store
 
     @contextmanager
@@ -55,6 +59,9 @@ class Readers:
         """
         name = f"{layout.READERS}/{uuid.uuid4().hex[:16]}"
         lock: FileLock | None = None
+        if self.muted:
+            yield
+            return
         with suppress(NotImplementedError), _told(why):  # filelock's word where the file system knows no flock
             self._store.make_directory(layout.READERS, durable=False)
             taken = self._lock(name)

@@ -2,66 +2,110 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 from keepstep.errors import CheckpointNotFound, ResumeRefused
 from keepstep.model import Checkpoint, Kind
-from keepstep.repository import Check, Foreign, Listing, Verification
+from keepstep.repository import Check, Foreign, Listing, Problem, Verification, missing_files
 from keepstep.run.references import Reference
+
+logger = logging.getLogger("keepstep")
 
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
     """Where it is safe to go on from, why, and which newer ones were passed over for what.
 
-    `passed_over` are damaged checkpoints, `unusable` directories whose manifest is missing or can't be read.
+    `passed_over` are damaged checkpoints, `unusable` those that hold weights alone, since somebody took out what a
+    resume needs, and directories whose manifest is missing or can't be read. `harmless` is damage in the checkpoint
+    itself that no loader reads.
     """
 
     checkpoint: Checkpoint
     reason: str
     passed_over: tuple[Verification, ...] = ()
     unusable: tuple[Foreign, ...] = ()
+    harmless: tuple[Problem, ...] = ()
 
     @property
     def path(self) -> Path:
         assert self.checkpoint.path is not None
         return self.checkpoint.path
 
+    def say_what_is_odd(self) -> None:
+        """A line for each newer one that holds weights only, and for what is damaged and nobody reads."""
+        for foreign in self.unusable:
+            text = "%s is no resume point: %s. Resuming from step %d instead."
+            logger.warning(text, foreign.path, foreign.reason, self.checkpoint.step)
+        for problem in self.harmless:
+            logger.warning("%s of %s; no loader reads it, and the resume goes on", problem, self.path)
+
 
 def newest(path: Path, listing: Listing, check: Check) -> ResumePoint:
     """The newest checkpoint of the run in `path` that holds. Raises CheckpointNotFound."""
     passed: list[Verification] = []
-    for checkpoint in reversed([c for c in listing.checkpoints if c.resumable]):
-        verification = check(checkpoint)
+    stripped: list[Checkpoint] = []
+    for checkpoint in reversed([c for c in listing.checkpoints if c.saved_whole]):
+        verification = check(checkpoint) if checkpoint.resumable else Verification(checkpoint, ())
+        if verification.resumable:
+            why = "the newest checkpoint" if not (passed or stripped) else "the newest checkpoint that holds"
+            reason = f"step {checkpoint.step}: {why}; verified"
+            return ResumePoint(checkpoint, reason, tuple(passed), _as_foreign(stripped), verification.problems)
         if verification.ok:
-            why = "the newest checkpoint" if not passed else "the newest checkpoint that holds"
-            return ResumePoint(checkpoint, f"step {checkpoint.step}: {why}; verified", tuple(passed))
-        passed.append(verification)
+            stripped.append(checkpoint.without((*checkpoint.lost, *verification.lost)))
+        else:
+            passed.append(verification)
     if passed:
         raise CheckpointNotFound(
             f"{path} has no valid checkpoint left: " + "; ".join(v.summary() for v in passed),
-            hint=f"Inspect them with: keepstep verify {path}",
+            hint=f"Inspect them with: keepstep verify {path}\n  {passed[0].way_out()}",
         )
-    raise CheckpointNotFound(f"{path} has no checkpoint to resume from", hint=_why_nothing(listing))
+    hint = _start_from_weights(stripped[0]) if stripped else _why_nothing(listing)
+    raise CheckpointNotFound(f"{path} has no checkpoint to resume from", hint=hint)
 
 
 def named(path: Path, listing: Listing, checkpoint: Checkpoint, reference: Reference, check: Check) -> ResumePoint:
     """Exactly `checkpoint` of the run in `path`, which was asked for as `reference`. Raises ResumeRefused."""
     if checkpoint.kind is not Kind.FULL:
-        raise ResumeRefused(
-            f"step {checkpoint.step} of {path} holds weights only, no optimizer state to resume from",
-            hint=f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), write them as a model "
-            f"(keepstep export {path} {_name(checkpoint, reference)} DIR), or resume from another one: "
-            + _resumable_steps(listing),
-        )
+        raise _weights_only(path, listing, checkpoint, reference)
     verification = check(checkpoint)
-    if not verification.ok:
+    if verification.ok and verification.lost:
+        raise _weights_only(path, listing, checkpoint.without(verification.lost), reference)
+    if not verification.resumable:
         raise ResumeRefused(
             f"step {checkpoint.step} of {path} is damaged: " + "; ".join(map(str, verification.problems)),
-            hint="Resume from another one: " + _resumable_steps(listing, but=checkpoint),
+            hint=f"{verification.way_out()}\n  Or resume from another one: "
+            + _resumable_steps(listing, but=checkpoint),
         )
-    return ResumePoint(checkpoint, f"step {checkpoint.step}, asked for as {str(reference)!r}; verified")
+    reason = f"step {checkpoint.step}, asked for as {str(reference)!r}; verified"
+    return ResumePoint(checkpoint, reason, harmless=verification.problems)
+
+
+def _weights_only(path: Path, listing: Listing, checkpoint: Checkpoint, reference: Reference) -> ResumeRefused:
+    why = f": {missing_files(checkpoint.lost)}" if checkpoint.lost else ", no optimizer state to resume from"
+    return ResumeRefused(
+        f"step {checkpoint.step} of {path} holds weights only{why}",
+        hint=f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), write them as a model "
+        f"(keepstep export {path} {_name(checkpoint, reference)} DIR), or resume from another one: "
+        + _resumable_steps(listing, but=checkpoint),
+    )
+
+
+def _as_foreign(stripped: list[Checkpoint]) -> tuple[Foreign, ...]:
+    return tuple(
+        Foreign(checkpoint.path, f"it holds weights only: {missing_files(checkpoint.lost)}")
+        for checkpoint in stripped
+        if checkpoint.path is not None
+    )
+
+
+def _start_from_weights(checkpoint: Checkpoint) -> str:
+    return (
+        f"{checkpoint.name} holds weights only: {missing_files(checkpoint.lost)}. Put that back, or start a new run "
+        f"from its weights (from_pretrained({str(checkpoint.path)!r})), in another output_dir."
+    )
 
 
 def _name(checkpoint: Checkpoint, reference: Reference) -> str:
@@ -70,8 +114,16 @@ def _name(checkpoint: Checkpoint, reference: Reference) -> str:
 
 
 def _resumable_steps(listing: Listing, but: Checkpoint | None = None) -> str:
-    steps = [str(checkpoint.step) for checkpoint in listing.checkpoints if checkpoint.resumable and checkpoint != but]
+    steps = [
+        str(checkpoint.step)
+        for checkpoint in listing.checkpoints
+        if checkpoint.resumable and not _same(checkpoint, but)
+    ]
     return f"steps {', '.join(steps)}" if steps else "there is none"
+
+
+def _same(one: Checkpoint, other: Checkpoint | None) -> bool:
+    return other is not None and one.generation == other.generation
 
 
 def _why_nothing(listing: Listing) -> str:

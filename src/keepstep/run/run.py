@@ -2,60 +2,47 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keepstep import layout
-from keepstep.errors import FULL, KeepstepError, RunNotFound
+from keepstep.errors import KeepstepError, RunNotFound
 from keepstep.model import Checkpoint, FileEntry, State
-from keepstep.repository import Check, Dispose, Foreign, Listing, OnBytes, Repository, Staging, Verification
-from keepstep.retention import RECOVERY_POINT, Plan, Policy, fit, make_plan, rank
-from keepstep.run.events import EventLog
-from keepstep.run.joining import Joiner
+from keepstep.repository import (
+    Changes,
+    Dispose,
+    Look,
+    Staging,
+    Verification,
+)
+from keepstep.retention import Policy
+from keepstep.run import rewinding
 from keepstep.run.limits import Limits
 from keepstep.run.lock import RunLock
-from keepstep.run.pins import PinBoard, Pins
-from keepstep.run.readers import Readers
-from keepstep.run.references import Known, Reference, resolve
-from keepstep.run.resume_point import ResumePoint, named, newest
-from keepstep.run.runfile import RunFile, read_run_file, write_run_file
-from keepstep.stores import LocalStore
-from keepstep.units import format_size
-
-logger = logging.getLogger("keepstep")
+from keepstep.run.rebuilding import read_or_rebuild, write_rebuilt
+from keepstep.run.runfile import RunFile, write_run_file
+from keepstep.run.sealing import seal
+from keepstep.run.view import RunView
+from keepstep.stores import LocalStore, store_at
 
 
-class Run:
+class Run(RunView):
     """One run directory. Reading needs no lock; what writes says so and must happen inside `writing()`."""
-
-    def __init__(self, path: Path, file: RunFile) -> None:
-        self.path = path
-        self.file = file
-        self.store = LocalStore(path)
-        self.repository = Repository(self.store, file.run_id)
-        self.events = EventLog(self.store)
-        self.pin_board = PinBoard(self.store)
-        self.readers = Readers(self.store)
-        self.lock = RunLock(self.store)
-        self._joiner = Joiner()
-        self._generations_known = False
-        self._aside_known: tuple[Checkpoint, ...] | None = None
-        self._unwritten: list[tuple[int, dict[str, float]]] = []
 
     # -- opening ---------------------------------------------------------------------------------------
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
-        """The run in a directory. Raises RunNotFound, LayoutTooNew, KeepstepError (damaged run.json)."""
-        return cls(Path(path), read_run_file(LocalStore(path if isinstance(path, Path) else Path(path))))
+        """The run in a directory; without a readable run.json as its manifests have it (see `rebuilt`).
+
+        Raises RunNotFound, LayoutTooNew, RunFileDamaged where no manifest can take the place of it.
+        """
+        store = store_at(path if isinstance(path, Path) else Path(path))
+        return cls(store.root, *read_or_rebuild(store))
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], policy: Policy) -> Run:
@@ -87,10 +74,14 @@ class Run:
             self.lock.release()
 
     def begin_writing(self) -> None:
-        """Take the lock and recover; `lock.release()` ends it. Raises RunLocked."""
+        """Take the lock and recover; `lock.release()` ends it. Raises RunLocked; StorageError in a cache of the Hub."""
         self.lock.acquire()
         self._generations_known, self._aside_known = False, None
+        self.previous_runs.changed()
         try:
+            if self.rebuilt is not None:
+                self.events.muted = self.readers.muted = False
+                self.file, self.rebuilt = write_rebuilt(self.store, self.rebuilt, self.events), None
             done = self.repository.recover()
             self.pin_board.recover()
             self._finish_rewind()
@@ -100,142 +91,11 @@ class Run:
         if done:
             self.events.append("recovered", what=done)
 
-    # -- reading ---------------------------------------------------------------------------------------
-
-    @property
-    def id(self) -> str:
-        """Identity of the run; it stays when the directory is moved or copied."""
-        return self.file.run_id
-
-    @property
-    def policy(self) -> Policy:
-        """The retention policy in force."""
-        return self.file.policy()
-
-    @property
-    def limits(self) -> Limits:
-        """Budget, free space and what becomes of a save without room, as the last training was begun with them."""
-        return self.file.limits()
-
-    @property
-    def pins(self) -> Pins:
-        """Pins and tags in force."""
-        return self.pin_board.read()
-
-    @property
-    def held(self) -> frozenset[int]:
-        """Generations that must not go now: pinned, tagged, or being read by somebody."""
-        return self.pins.held | self.readers.read().keys()
-
-    def listing(self) -> Listing:
-        """`checkpoints` and `foreign` in one look at the disk."""
-        listing = self.repository.listing()
-        return replace(listing, checkpoints=self._joiner.join(listing.checkpoints, self._late_metrics()))
-
-    @property
-    def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Committed checkpoints by generation, with metrics that arrived after the commit."""
-        return self.listing().checkpoints
-
-    @property
-    def foreign(self) -> tuple[Foreign, ...]:
-        """Directories that are called like checkpoints and are none of this run's."""
-        return self.repository.listing().foreign
-
-    @property
-    def aside(self) -> tuple[Checkpoint, ...]:
-        """Checkpoints of abandoned timelines and in quarantine, by generation.
-
-        While this object holds the lock nobody else puts any there, and they are read once.
-        """
-        if self._aside_known is not None and self.lock.held:
-            return self._aside_known
-        self._aside_known = Joiner().join(self.repository.aside(), self.events.late_metrics())
-        return self._aside_known
-
-    @property
-    def latest(self) -> Checkpoint | None:
-        """The newest committed checkpoint, None when there is none."""
-        return max(self.checkpoints, key=lambda checkpoint: checkpoint.generation, default=None)
-
-    @property
-    def best(self) -> Checkpoint | None:
-        """The best committed checkpoint by the run's metric (ties: the later), None when none can be ranked."""
-        return next(iter(self.ranking()), None)
-
-    def ranking(self) -> tuple[Checkpoint, ...]:
-        """Committed checkpoints, best first; without a metric, or without its value, none."""
-        metric = self.policy.metric
-        return rank(self.checkpoints, metric) if metric else ()
-
-    def find(self, reference: Reference) -> Checkpoint:
-        """The checkpoint that `best`, `latest`, a step, `step:N`, a tag or a path names.
-
-        Raises CheckpointNotFound, listing what there is.
-        """
-        checkpoints = self.checkpoints
-        metric = self.policy.metric
-        ranked = rank(checkpoints, metric) if metric else ()
-        why = f"none has a value of {metric.name}" if metric else "the run has no metric to rank by"
-        return resolve(reference, Known(self.path, checkpoints, next(iter(ranked), None), why, self.pins))
-
-    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
-        """Check every byte of a checkpoint against its manifest."""
-        return self.repository.verify(checkpoint, on_bytes)
-
-    def note_verified(self, verification: Verification) -> None:
-        """Put the outcome of a check into the event log."""
-        self.events.append(
-            "verified",
-            step=verification.checkpoint.step,
-            generation=verification.checkpoint.generation,
-            ok=verification.ok,
-            problems=[str(problem) for problem in verification.problems],
-        )
-
-    def resume_point(
-        self, reference: Reference = "latest", on_bytes: OnBytes | None = None, *, check: Check | None = None
-    ) -> ResumePoint:
-        """A verified checkpoint to resume from: the newest that holds, or exactly the one that is named.
-
-        `check` takes the place of `verify`, for a caller that keeps what it reads.
-        Raises CheckpointNotFound when there is none, ResumeRefused when the named one can't be resumed from.
-        """
-        check = check or partial(self.verify, on_bytes=on_bytes)
-        listing = self.listing()
-        if isinstance(reference, str) and reference in ("auto", "latest"):
-            return newest(self.path, listing, check)
-        return named(self.path, listing, self.find(reference), reference, check)
-
-    def plan(
-        self,
-        policy: Policy | None = None,
-        *,
-        budget: int | None = None,
-        checkpoints: tuple[Checkpoint, ...] | None = None,
-        also_protected: dict[int, str] | None = None,
-    ) -> Plan:
-        """What is to be kept and removed now, with reasons: by the run's own policy within its own budget, or by
-        `policy`, within `budget` (bytes) alone.
-
-        `checkpoints` are those of a `listing()` that was taken a moment ago, where there is one.
-        """
-        if checkpoints is None:
-            checkpoints = self.checkpoints
-        if policy is None and budget is None:
-            budget = self.limits.budget
-        policy, pinned = policy or self.policy, self.pins.held
-        plan = make_plan(
-            checkpoints,
-            policy,
-            aside=self.aside,
-            now=datetime.now(UTC),
-            pinned=pinned,
-            protected=self._protected(checkpoints) | (also_protected or {}),
-        )
-        if budget is None:
-            return plan
-        return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
+    def settle(self) -> None:
+        """Write run.json where it was rebuilt, before anything else is written. Raises RunLocked."""
+        if self.rebuilt is not None:
+            with self.writing():
+                pass
 
     # -- writing (inside `writing()`) --------------------------------------------------------------------
 
@@ -267,6 +127,25 @@ class Run:
         )
         return checkpoint
 
+    def look(self, checkpoint: Checkpoint) -> Look:
+        """How a checkpoint's files stand now: taken before others may change them, and given to `seal`."""
+        return self.repository.look(checkpoint)
+
+    def seal(self, checkpoint: Checkpoint, before: Look | None = None, by: Sequence[str] = ()) -> Checkpoint:
+        """Take over what others have added to, rewritten in or taken out of a checkpoint since `before` (None: since
+        its commit); returns it as it is now, the same object where nothing changed.
+
+        `by` names who did it, for the event log. Raises CheckpointNotFound when it is gone, StorageError.
+        """
+        return self.seal_changes(checkpoint, self.repository.changes(checkpoint, before), by)
+
+    def seal_changes(self, checkpoint: Checkpoint, changes: Changes, by: Sequence[str] = ()) -> Checkpoint:
+        """Take over changes that were found in a checkpoint; as `seal`."""
+        self._check_lock()
+        self._aside_known = None
+        sealed = seal(self.repository, self.events, changes, by)
+        return sealed.with_metrics(checkpoint.metrics) if changes.any else checkpoint
+
     def next_generation(self) -> int:
         """The number of the next commit: above everything that is, or ever was, in this run."""
         if not self._generations_known:
@@ -282,35 +161,27 @@ class Run:
 
         Where the disk is too full for them, they are kept in memory, and written with the next ones.
         """
-        self._unwritten.append((generation, metrics))
-        try:
-            while self._unwritten:
-                found = self._unwritten[0]
-                self.events.append("metrics", generation=found[0], metrics=found[1])
-                self._unwritten.pop(0)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            logger.warning("Metrics of %s wait in memory for room on the disk: %s", self.path, error)
-
-    def _late_metrics(self) -> dict[int, dict[str, float]]:
-        late = self.events.late_metrics()
-        for generation, metrics in self._unwritten:
-            late[generation] = {**late.get(generation, {}), **metrics}
-        return late
+        self._late.record(self.events, generation, metrics)
 
     def remove(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> None:
         """Remove one checkpoint, with the reason in the event log; `dispose` may free its bytes later."""
         self._check_lock()
-        fields: dict[str, Any] = {"step": checkpoint.step, "generation": checkpoint.generation}
+        before = checkpoint.state is State.PREVIOUS
+        named = {"previous": checkpoint.run_id} if before else {"generation": checkpoint.generation}
+        fields: dict[str, Any] = {"step": checkpoint.step, **named}
         if checkpoint.state is State.COMMITTED:
             self.repository.remove(checkpoint, dispose)
         else:
             fields["state"] = checkpoint.state.value
             self._aside_known = None
+            self.previous_runs.changed()
             with suppress(FileNotFoundError):  # people clear these rooms by hand
                 self.repository.remove(checkpoint, dispose)
         self.events.append("removed", **fields, size_bytes=checkpoint.size_bytes, reason=reason)
+        if before and (home := self.previous_runs.emptied_by(checkpoint)) is not None:
+            with suppress(OSError):
+                self.repository.clear(home, dispose)
+                self.events.append("forgotten", previous=checkpoint.run_id)
 
     def thin(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> Checkpoint:
         """Leave a checkpoint's weights only, of the same generation; returns what is left. Raises StorageError.
@@ -325,7 +196,7 @@ class Run:
             self.pin_board.hand_over(old.generation, checkpoint.generation)
         self.repository.remove(checkpoint, dispose)
         fields = {"step": checkpoint.step, "generation": checkpoint.generation}
-        freed = checkpoint.size_bytes - thinned.size_bytes
+        freed = checkpoint.size_bytes - checkpoint.thinned().size_bytes
         self.events.append("thinned", **fields, size_bytes=thinned.size_bytes, freed_bytes=freed, reason=reason)
         return thinned
 
@@ -353,7 +224,7 @@ class Run:
         newer = tuple(c for c in self.repository.listing().checkpoints if c.generation > checkpoint.generation)
         if newer:
             timeline = self.repository.current_timeline()
-            self.store.replace(layout.REWIND, f"{checkpoint.generation} {timeline}\n".encode())
+            rewinding.begin(self.store, checkpoint, timeline)
             self._finish_rewind()
         return newer
 
@@ -366,29 +237,5 @@ class Run:
             )
 
     def _finish_rewind(self) -> None:
-        try:
-            text = self.store.read(layout.REWIND, limit=layout.SMALL_FILE_LIMIT)
-        except FileNotFoundError:
-            return
-        try:
-            generation, timeline = map(int, text.split())
-        except ValueError as error:
-            raise KeepstepError(
-                f"{self.store.local_path(layout.REWIND)} is damaged, and a rewind was under way",
-                hint="Delete it to stay with all checkpoints, or name the one to resume from afterwards.",
-            ) from error
-        newer = [c for c in self.repository.listing().checkpoints if c.generation > generation]
-        for checkpoint in newer:
-            self.repository.set_aside(checkpoint, timeline)
         self._aside_known = None
-        steps = [checkpoint.step for checkpoint in newer]
-        self.events.append("timeline", left=timeline, now=timeline + 1, from_generation=generation, set_aside=steps)
-        self.store.delete(layout.REWIND)
-        self.store.sync_directory(layout.META)
-
-    def _protected(self, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:
-        """The newest resumable checkpoint that is not known to be damaged, and what is being read."""
-        damaged = self.events.damaged()
-        sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
-        newest = {max(sound): RECOVERY_POINT} if sound else {}
-        return self.readers.read() | newest
+        rewinding.finish(self.store, self.repository, self.events)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
@@ -11,11 +14,24 @@ from msgspec import Meta
 from keepstep import layout
 from keepstep.errors import KeepstepError, LayoutTooNew, RunNotFound
 from keepstep.model import parse_name
+from keepstep.repository import MANIFEST_NAME
 from keepstep.retention import Metric, Policy, format_spec, parse
 from keepstep.run.limits import Limits, OnDiskFull
 from keepstep.stores import LocalStore, Store
 
 FORMAT_VERSION = 1
+RUN_ID = r"^[A-Za-z0-9_-]{1,64}$"
+
+
+class RunFileDamaged(KeepstepError):
+    """`run.json` is there, and does not say whose it is: torn, or no JSON. A wrong value is another error."""
+
+    code = "run-file-damaged"
+
+
+class _Identity(msgspec.Struct):
+    format: int
+    run_id: str
 
 
 class RunFile(msgspec.Struct, frozen=True):
@@ -24,7 +40,7 @@ class RunFile(msgspec.Struct, frozen=True):
     """
 
     format: int
-    run_id: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    run_id: Annotated[str, Meta(pattern=RUN_ID)]
     created: datetime
     keep: str
     metric: str | None = None
@@ -70,7 +86,7 @@ def write_run_file(store: Store, file: RunFile) -> None:
 
 
 def read_run_file(store: LocalStore) -> RunFile:
-    """The run file. Raises RunNotFound, LayoutTooNew, or KeepstepError when it is damaged."""
+    """The run file. Raises RunNotFound, RunFileDamaged, LayoutTooNew, or KeepstepError when it can't be read."""
     where = store.local_path(layout.RUN)
     try:
         data = store.read(layout.RUN, limit=layout.SMALL_FILE_LIMIT)
@@ -81,27 +97,49 @@ def read_run_file(store: LocalStore) -> RunFile:
             f"{where} can't be read: {error.strerror or error}", hint="Nothing is begun in a run that can't be read."
         ) from error
     try:
-        file = msgspec.json.decode(data, type=RunFile)
+        version = msgspec.json.decode(data, type=_Identity).format
+    except layout.NOT_JSON as error:
+        raise RunFileDamaged(
+            f"{where} is damaged: {error}",
+            hint="No manifest of a checkpoint is there to rebuild the run from. Delete it to begin a new run.",
+        ) from error
+    if version > FORMAT_VERSION:
+        raise LayoutTooNew(
+            f"{where} has format {version}; this keepstep reads up to {FORMAT_VERSION}",
+            hint="Upgrade it: pip install -U keepstep",
+        )
+    try:
+        return msgspec.json.decode(data, type=RunFile)
     except layout.NOT_JSON as error:
         raise KeepstepError(
             f"{where} is damaged: {error}",
-            hint="Its checkpoints are whole all the same; put run_id from any checkpoint's keepstep.json back into it.",
+            hint="Put that right by hand; or delete the file, and the run is rebuilt from its checkpoints' manifests.",
         ) from error
-    if file.format > FORMAT_VERSION:
-        raise LayoutTooNew(
-            f"{where} has format {file.format}; this keepstep reads up to {FORMAT_VERSION}",
-            hint="Upgrade it: pip install -U keepstep",
-        )
-    return file
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """True for a directory with a run.json, or with a checkpoint that has a manifest: a run that can be rebuilt."""
+    place = Path(path)
+    if (place / layout.RUN).is_file():
+        return True
+    try:
+        return holds_manifest(place, [name for name in os.listdir(place) if parse_name(name) is not None])
+    except OSError:
+        return False
+
+
+def holds_manifest(place: str | os.PathLike[str], names: Iterable[str]) -> bool:
+    """True when one of the checkpoint directories `names` in a directory has a manifest."""
+    return any(os.path.isfile(os.path.join(place, name, MANIFEST_NAME)) for name in names)
 
 
 def _not_found(store: LocalStore) -> RunNotFound:
     if not store.root.is_dir():
         return RunNotFound(f"{store.root} is no directory", hint="Give the output_dir of a training run.")
-    runs = sorted(child.name for child in store.root.iterdir() if (child / layout.RUN).is_file())
+    runs = sorted(child.name for child in store.root.iterdir() if child.is_dir() and is_run(child))
     if runs:
         return RunNotFound(f"{store.root} holds no run itself", hint=f"There are runs below it: {', '.join(runs[:20])}")
-    if parse_name(store.root.name) is not None and (store.root.parent / layout.RUN).is_file():
+    if parse_name(store.root.name) is not None and is_run(store.root.absolute().parent):
         return RunNotFound(f"{store.root} is one checkpoint, not a run", hint=f"Give the run: {store.root.parent}")
     stock = [child.name for child in store.root.iterdir() if parse_name(child.name)]
     if stock:

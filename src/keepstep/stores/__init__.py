@@ -1,6 +1,7 @@
 """Where bytes live; a store knows directories and files, and nothing of checkpoints."""
 
 from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
+from keepstep.stores.hub_cache import HubSnapshot, store_at
 from keepstep.stores.local import LocalStore
 from keepstep.stores.renaming import exchange_names, rename_without_replacing
 
@@ -8,6 +9,7 @@ __all__ = [
     "TEMPORARY_SUFFIX",
     "Entry",
     "EntryKind",
+    "HubSnapshot",
     "LocalStore",
     "Room",
     "Stamp",
@@ -15,4 +17,5 @@ __all__ = [
     "exchange_names",
     "is_leftover_of",
     "rename_without_replacing",
+    "store_at",
 ]

@@ -107,8 +107,11 @@ class Store(Protocol):
         """Append in one write; create the file when missing."""
         ...
 
-    def replace(self, path: str, data: bytes) -> None:
-        """Create or replace a small file in one step, durably."""
+    def replace(self, path: str, data: bytes, *, workplace: str | None = None) -> None:
+        """Create or replace a small file in one step, durably; one that is replaced keeps its mode.
+
+        What a kill leaves behind lies in the directory `workplace`, beside the file unless that is given.
+        """
         ...
 
     def sync_file(self, path: str) -> None:

@@ -93,12 +93,15 @@ class LocalStore:
         if durable and is_new:
             self.sync_directory(os.path.dirname(path))
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, workplace: str | None = None) -> None:
         target = self.local_path(path)
         import tempfile  # it brings the random module along, and reading needs neither
 
-        descriptor, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{target.name}.", target.parent)
+        home = target.parent if workplace is None else self.local_path(workplace)
+        descriptor, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{target.name}.", home)
         try:
+            with suppress(FileNotFoundError):
+                os.fchmod(descriptor, stat.S_IMODE(os.lstat(target).st_mode))
             _write_and_sync(descriptor, data)
             os.replace(temporary, target)
         except BaseException:
@@ -146,14 +149,18 @@ class LocalStore:
 
     def _open_regular(self, path: str) -> tuple[int, int]:
         """A descriptor of a regular file, and its size."""
-        target = self._base + path
-        # O_NONBLOCK: a pipe planted in a checkpoint must not hang the reader.
-        descriptor = os.open(target, _READ | os.O_NONBLOCK)
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            os.close(descriptor)
-            raise OSError(errno.EINVAL, "not a regular file", target)
-        return descriptor, found.st_size
+        return open_regular(self._base + path)
+
+
+def open_regular(path: str) -> tuple[int, int]:
+    """A descriptor of a regular file, and its size. Raises OSError for anything else, a link too."""
+    # O_NONBLOCK: a pipe planted in a checkpoint must not hang the reader.
+    descriptor = os.open(path, _READ | os.O_NONBLOCK)
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor, found.st_size
 
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL}

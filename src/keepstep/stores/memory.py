@@ -167,7 +167,9 @@ class MemoryStore:
             if is_new:
                 self.sync_directory(path.rpartition("/")[0])
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, workplace: str | None = None) -> None:
+        if workplace is not None:
+            self._directory(workplace)
         self._announce("replace", path)
         home, name = self._place(path)
         home.entries[name] = _File(data, data)

@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -75,7 +75,9 @@ class Injector:
         def make(root: Path | str) -> LocalStore:
             return FaultyStore(root, self)
 
-        with patch("keepstep.run.run.LocalStore", make), patch("keepstep.checkpointer.entrance.LocalStore", make):
+        with ExitStack() as replaced:
+            for place in ("stores.hub_cache.LocalStore", "run.run.LocalStore", "checkpointer.entrance.LocalStore"):
+                replaced.enter_context(patch(f"keepstep.{place}", make))
             yield self
 
 
@@ -105,14 +107,16 @@ class FaultyStore(LocalStore):
             lambda: plain.append(path, _half(data), durable=durable),
         )
 
-    def replace(self, path: str, data: bytes) -> None:
+    def replace(self, path: str, data: bytes, *, workplace: str | None = None) -> None:
         plain = super()
         target = self.local_path(path)
 
-        def half() -> None:
-            target.with_name(f".{target.name}.half.tmp").write_bytes(_half(data))
+        home = target.parent if workplace is None else self.local_path(workplace)
 
-        self.injector.run("replace", path, lambda: plain.replace(path, data), half)
+        def half() -> None:
+            (home / f".{target.name}.half.tmp").write_bytes(_half(data))
+
+        self.injector.run("replace", path, lambda: plain.replace(path, data, workplace=workplace), half)
 
     def sync_file(self, path: str) -> None:
         plain = super()

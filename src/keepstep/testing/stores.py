@@ -97,6 +97,17 @@ class StoreConformance(ABC):
         assert store.read("home/file", limit=10) == b"two"
         assert store.list("home") == [Entry("file", "file", 3)]
 
+    def test_replace_may_work_in_another_directory(self, store: Store) -> None:
+        store.make_directory("home")
+        store.make_directory("workplace")
+        store.replace("home/file", b"one", workplace="workplace")
+        store.replace("home/file", b"two", workplace="workplace")
+        assert store.read("home/file", limit=10) == b"two"
+        assert store.list("home") == [Entry("file", "file", 3)] and store.list("workplace") == []
+        with pytest.raises(OSError, match=r"."):
+            store.replace("home/file", b"three", workplace="nowhere")
+        assert store.read("home/file", limit=10) == b"two"
+
     def test_syncs_change_nothing(self, store: Store) -> None:
         store.make_directory("home")
         store.write("home/file", b"x")

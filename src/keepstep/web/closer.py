@@ -149,8 +149,9 @@ def _forecast(opened: Opened, past: Past, free_bytes: int) -> Forecast | None:
         ahead,
         free_bytes=free_bytes,
         budget=run.limits.budget,
-        aside=run.aside,
+        aside=(*run.aside, *run.previous),
         pinned=run.pins.held,
+        held_before=run.previous_runs.held(),
         now=datetime.now(UTC),
     )
 

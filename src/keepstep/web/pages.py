@@ -44,7 +44,7 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
     checkpoints = [item.checkpoint for item in listing.rows]
     course = course_of(opened)
     figures = overview(run, checkpoints, course)
-    aside, room = run.aside, run.store.room()
+    aside, room = (*run.aside, *run.previous), run.store.room()
     flying = in_flight(run)
     due = next_save(checkpoints, past, course) if figures.activity.value == "training" else None
     cost = stalls(past)

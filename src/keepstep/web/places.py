@@ -29,7 +29,7 @@ PARTS = (
     Part("left_over", (layout.STAGING, layout.TRASH, layout.REPLACED, LEFTOVERS)),
     Part("set_aside", (layout.TIMELINES,), State.SET_ASIDE, "--aside"),
     Part("quarantined", (layout.QUARANTINE,), State.QUARANTINED, "--quarantined"),
-    Part("previous", (layout.PREVIOUS,)),
+    Part("previous", (layout.PREVIOUS,), State.PREVIOUS, "--previous"),
 )
 
 
@@ -55,8 +55,8 @@ def _room(path: str) -> str:
 
 def _lying(run: Run, part: Part, size: int) -> dict[str, Any]:
     """A part that holds checkpoints; one whose manifest can't be read is none, and no prune frees it."""
-    lying = [one.generation for one in run.aside if one.state is part.state]
-    held = sum(generation in run.pins.held for generation in lying)
+    lying = [one for one in (*run.aside, *run.previous) if one.state is part.state]
+    held = sum(run.holds(one) for one in lying)
     command = f"keepstep prune {shlex.quote(str(run.path))} {part.option}" if held < len(lying) else None
     return _part(part.name, size) | {"checkpoints": len(lying), "held": held, "command": command}
 

@@ -17,7 +17,7 @@ from keepstep.operations.doctor import Severity, examine_run
 from keepstep.operations.seeing.chronicle import Chronicle
 from keepstep.operations.seeing.curves import CurveReader
 from keepstep.operations.seeing.overview import in_flight, is_training
-from keepstep.run import History, Run
+from keepstep.run import History, Run, is_run
 from keepstep.stores import LocalStore, Stamp
 from keepstep.web.answers import Packed, as_error, encode
 from keepstep.web.lane import PATIENCE_SECONDS, Lane
@@ -110,7 +110,7 @@ class RunView:
     @property
     def present(self) -> bool:
         """True while there is a run. Called in the run's thread."""
-        return self.store.stamp(layout.RUN) is not None
+        return is_run(self.path)
 
     def _packed(self, what: object, function: Callable[[Opened], object]) -> Packed:
         stamps = self.stamps()
@@ -135,14 +135,15 @@ class RunView:
             raise as_error(error) from error
 
     def _open(self) -> Opened:
-        """The run, opened anew where its run.json is another: it was replaced, or has another policy.
+        """The run, opened anew where its run.json is another: it was replaced, or has another policy; and where it has
+        none, whenever anything comes or goes in its directory.
 
         A link that took the place of the run, or of keepstep's directory in it, is not followed.
         """
         if os.path.realpath(self.path / layout.META) != os.fspath(self.path / layout.META):
             self._opened = None
             raise RunNotFound(f"{self.path} is no run any more: a link stands in its place")
-        stamp = self.store.stamp(layout.RUN)
+        stamp = self.store.stamp(layout.RUN) or self.store.stamp("")
         if self._opened is None or stamp is None or self._opened[0] != stamp:
             self._opened = None
             self._opened = (stamp, Opened(Run.open(self.path)))

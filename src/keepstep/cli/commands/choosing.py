@@ -59,6 +59,8 @@ def _answer(run: Run, point: ResumePoint, output: Output) -> None:
         output.note(f"passed over: {checked.path.name}: {checked.problems[0]}")
     for verification in point.passed_over:
         output.note(f"passed over: {verification.summary()}")
+    if point.passed_over:
+        output.note(point.passed_over[0].way_out())
     output.note(point.reason)
     if output.is_json:
         output.json(_to_json(point))

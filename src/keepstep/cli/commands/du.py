@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar
 
@@ -12,7 +13,7 @@ from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.operations.seeing.finding import no_run_below
-from keepstep.operations.usage import Kinds, Share, TreeUsage, Usage, usage_of_tree
+from keepstep.operations.usage import Kinds, Litter, Share, TreeUsage, Usage, usage_of_tree
 from keepstep.retention import Outcome
 from keepstep.units import format_size
 
@@ -143,7 +144,7 @@ def _by_checkpoint(usage: Usage, sort: Sort, bars: _Bars) -> Table:
 def _by_place(usage: Usage) -> Table:
     """What there is beside the checkpoints, and the sum of everything."""
     lines: list[tuple[str, int, str]] = [("checkpoints", usage.checkpoints_bytes, "committed")]
-    lines += [(room.name, room.size_bytes, _contents(room.what, room.checkpoints)) for room in usage.litter]
+    lines += [(room.name, room.size_bytes, _contents(room, usage)) for room in usage.litter]
     lines += [("not managed", found.size_bytes, f"{found.path.name}: {found.reason}") for found in usage.unmanaged]
     lines += [("records", usage.records_bytes, "keepstep's own, and what else lies in the directory")]
     lines += [("all", usage.kinds.total, str(usage.path))]
@@ -151,8 +152,12 @@ def _by_place(usage: Usage) -> Table:
     return Table(columns, tuple((Cell.of(where), Cell.of(format_size(size)), Cell.of(w)) for where, size, w in lines))
 
 
-def _contents(what: str, checkpoints: int) -> str:
-    return f"{what}: {count(checkpoints, 'checkpoint')}" if checkpoints else what
+def _contents(room: Litter, usage: Usage) -> str:
+    """What lies in a room, and the command that frees it."""
+    if not room.checkpoints:
+        return room.what
+    way = f"; keepstep prune {shlex.quote(str(usage.path))} {room.option}" if room.option else ""
+    return f"{room.what}: {count(room.checkpoints, 'checkpoint')}{way}"
 
 
 def _frees(usage: Usage) -> str:

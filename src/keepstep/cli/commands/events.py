@@ -28,6 +28,7 @@ STYLES = {
     "refused": "bold red",
     "quarantined": "bold red",
     "failed": "bold red",
+    "rebuilt": "yellow",
     "resumed": "cyan",
     "timeline": "cyan",
     "pinned": "magenta",
@@ -124,7 +125,21 @@ def _kept(event: Event) -> str:
 
 
 def _removed(event: Event) -> str:
-    return f"{format_size(event['size_bytes'])} freed: {event['reason']}"
+    run = f"of the previous run {event['previous']}, " if "previous" in event else ""
+    return f"{run}{format_size(event['size_bytes'])} freed: {event['reason']}"
+
+
+def _set_aside(event: Event) -> str:
+    size = format_size(event["size_bytes"])
+    return f"{event['run_id']} moved to {event['path']}: {event['why']}; steps {in_words(event['steps'])}, {size}"
+
+
+def _forgotten(event: Event) -> str:
+    return f"nothing is left of the previous run {event['previous']}"
+
+
+def _finished(event: Event) -> str:
+    return "the run has come to its end"
 
 
 def _thinned(event: Event) -> str:
@@ -133,7 +148,17 @@ def _thinned(event: Event) -> str:
 
 
 def _verified(event: Event) -> str:
-    return "every byte holds" if event["ok"] else "damaged: " + "; ".join(map(str, event["problems"]))
+    if not event["ok"]:
+        return "damaged: " + "; ".join(map(str, event["problems"]))
+    lost = event.get("lost")
+    return f"holds weights only: without {in_words(lost)}" if lost else "every byte holds"
+
+
+def _sealed(event: Event) -> str:
+    rewritten = [one["path"] for one in event["rewritten"]]
+    changes = (("added", event["added"]), ("rewritten", rewritten), ("removed", event["removed"]))
+    by = f"by {in_words(event['by'])}" if event["by"] else ""
+    return _sentence(*(f"{what}: {in_words(paths)}" for what, paths in changes if paths), by)
 
 
 def _quarantined(event: Event) -> str:
@@ -187,6 +212,11 @@ def _began(event: Event) -> str:
     return f"{event['run_id']} keeps {event['keep']}{metric}"
 
 
+def _rebuilt(event: Event) -> str:
+    lost = ", ".join(map(str, event["lost"]))
+    return f"it {event['why']}: taken from {event['checkpoints']} manifests; lost where there were any: {lost}"
+
+
 def _metrics(metrics: dict[str, Any]) -> str:
     return ", ".join(f"{name} {in_words(value)}" for name, value in metrics.items() if not name.endswith(NOISE))
 
@@ -203,6 +233,7 @@ def _fields(event: Event) -> str:
 _DETAILS: dict[str, Callable[[Event], str]] = {
     "committed": _committed,
     "kept": _kept,
+    "sealed": _sealed,
     "removed": _removed,
     "thinned": _thinned,
     "verified": _verified,
@@ -216,5 +247,9 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "exported": _exported,
     "metrics": _late,
     "timeline": _timeline,
+    "set_aside": _set_aside,
+    "forgotten": _forgotten,
+    "finished": _finished,
     "run": _began,
+    "rebuilt": _rebuilt,
 }

@@ -15,6 +15,7 @@ from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.errors import SettingsError
+from keepstep.operations.export.files import OTHERS
 from keepstep.operations.export.holding import held_plan
 from keepstep.operations.export.plan import ExportPlan, plan_export
 from keepstep.operations.export.report import Average, Export
@@ -91,7 +92,7 @@ def export(
             hub.ready(destination, plan)
         exported = _carry_out(plan, output)
     if not output.is_json:
-        _report(exported, output)
+        _report(plan, exported, output)
     if destination is not None:
         exported = hub.push_export(exported, destination)
         if not output.is_json:
@@ -141,7 +142,7 @@ def _short(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def _report(exported: Export, output: Output) -> None:
+def _report(plan: ExportPlan, exported: Export, output: Output) -> None:
     source = exported.average.name if exported.average else f"step {exported.members[0].step}"
     size = f"{format_size(exported.size_bytes)} in {count(len(exported.files), 'file')}"
     output.line((_short(exported.path), "bold"))
@@ -156,6 +157,9 @@ def _report(exported: Export, output: Output) -> None:
             )
     if exported.average is not None:
         _report_average(exported.average, output)
+    theirs = sorted(path for path, why in plan.left.items() if why == OTHERS)
+    if theirs:
+        output.line(("left out    ", "yellow"), f"{', '.join(theirs)}: {OTHERS}")
     for text in exported.notes:
         output.line(("note        ", "yellow"), text)
 

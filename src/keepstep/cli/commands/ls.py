@@ -34,12 +34,17 @@ COLUMNS = (
     "ls",
     examples=[
         ("keepstep ls runs/sft", "every checkpoint, and why it is kept"),
-        ("keepstep ls runs/sft --all", "also those set aside by a rewind, and quarantined ones"),
+        (
+            "keepstep ls runs/sft --all",
+            "also those set aside by a rewind, quarantined ones, and those of previous runs",
+        ),
         ("keepstep ls runs/sft --format json | jq '.[] | select(.pinned) | .path'", "paths of what is pinned"),
     ],
 )
 @run_argument
-@click.option("--all", "aside", is_flag=True, help="Also list what a rewind set aside and what is in quarantine.")
+@click.option(
+    "--all", "aside", is_flag=True, help="Also list what a rewind or a fresh start set aside and what is in quarantine."
+)
 @click.option("--watch", is_flag=True, help="Go on and show it anew every two seconds, until q or Ctrl-C.")
 @format_option
 def ls(run: Run, aside: bool, watch: bool, output: Output) -> None:

@@ -32,6 +32,7 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
         ("keepstep prune runs/sft --keep latest:2 --dry-run", "only show it"),
         ("keepstep prune runs/sft --budget 200GB", "as the run's policy says, and no more than 200 GB of it"),
         ("keepstep prune runs/sft --aside --quarantined", "also what a rewind set aside, and what was found damaged"),
+        ("keepstep prune runs/sft --previous", "also the runs that a fresh start in this directory set aside"),
         ("keepstep prune runs/sft --keep best:1 --metric eval_accuracy --mode max --yes", "from a script"),
     ],
 )
@@ -47,6 +48,7 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
 )
 @click.option("--aside", is_flag=True, help="Also remove what a rewind set aside.")
 @click.option("--quarantined", is_flag=True, help="Also remove what was found damaged and is in quarantine.")
+@click.option("--previous", is_flag=True, help="Also remove the runs that a fresh start in this directory set aside.")
 @click.option("--metric", metavar="NAME", help="Rank by this metric instead of the run's own.")
 @click.option(
     "--mode", type=click.Choice(["min", "max"]), help="Whether a lower or a higher value of --metric is better."
@@ -61,6 +63,7 @@ def prune(
     budget: str | None,
     aside: bool,
     quarantined: bool,
+    previous: bool,
     metric: str | None,
     mode: Mode | None,
     dry_run: bool,
@@ -68,16 +71,16 @@ def prune(
     output: Output,
 ) -> None:
     """The newest checkpoint that can be resumed from, and what is pinned or tagged, stay under any policy. The
-    policy of the run does not change. A budget counts what lies aside too, and gives up, in this order: what a rewind
-    set aside, the oldest first; what is in quarantine; the optimizer states of what is kept for its metric alone; the
-    lowest-ranked best; the oldest milestone; the oldest of the latest; never the last best. Without a terminal to ask
-    on, nothing is removed unless --yes is given.
+    policy of the run does not change. A budget counts what lies aside too, and gives up, in this order: previous runs,
+    the oldest first; what a rewind set aside, the oldest first; what is in quarantine; the optimizer states of what is
+    kept for its metric alone; the lowest-ranked best; the oldest milestone; the oldest of the latest; never the last
+    best. Without a terminal to ask on, nothing is removed unless --yes is given.
     """
     if mode is not None and metric is None:
         raise click.UsageError("--mode needs --metric: name the metric that it is the direction of.")
     policy = policy_for(run, keep, metric, mode)
     limit = run.limits.budget if budget is None else parse_size(budget, "--budget")
-    chosen = ((State.SET_ASIDE, aside), (State.QUARANTINED, quarantined))
+    chosen = ((State.PREVIOUS, previous), (State.SET_ASIDE, aside), (State.QUARANTINED, quarantined))
     drop = frozenset(state for state, wanted in chosen if wanted)
     plan = plan_for(run, policy, limit, drop=drop)
     if not output.is_json:
@@ -189,6 +192,7 @@ def _to_json(policy: Policy, plan: Plan, budget: int | None, done: Pruned | None
             {
                 **_decision_json(decision),
                 "state": decision.checkpoint.state.value,
+                "run_id": decision.checkpoint.run_id,
                 "path": str(decision.checkpoint.path),
             }
             for decision in plan.aside

@@ -14,6 +14,7 @@ from keepstep.cli.drawing.text import clean, count, in_words, shorten
 from keepstep.model import Checkpoint, Kind
 from keepstep.operations.seeing.showing import Details
 from keepstep.operations.seeing.showing import show as find_details
+from keepstep.repository import missing_files
 from keepstep.run import Run
 from keepstep.units import format_age, format_moment, format_number, format_size
 
@@ -62,7 +63,8 @@ def _identity(details: Details) -> Facts:
     found = marks(row)
     if found:
         yield "marks", ", ".join(span if isinstance(span, str) else span[0] for span in found)
-    yield "kind", _KINDS[checkpoint.kind]
+    gone = missing_files(checkpoint.lost) if checkpoint.lost else ""
+    yield "kind", (f"weights only: {gone}", "yellow") if gone else _KINDS[checkpoint.kind]
     yield "generation", f"{checkpoint.generation} of timeline {checkpoint.timeline}, {parent}"
     yield "created", f"{format_moment(checkpoint.created)} ({format_age(checkpoint.created, datetime.now(UTC))} ago)"
     yield "size", f"{format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}"
@@ -105,11 +107,15 @@ def _files(output: Output, checkpoint: Checkpoint) -> None:
     columns = (
         Column("File", folds=True, essential=True),
         Column("Size", "right"),
+        Column("By"),
         Column("Digest", folds=True, minimum=41),
     )
-    rows = ((Cell.of(f.path), Cell.of(format_size(f.size)), Cell.of(f.digest, "dim")) for f in checkpoint.files)
+    rows = (
+        (Cell.of(f.path), Cell.of(format_size(f.size)), Cell.of(f.by, "yellow"), Cell.of(f.digest, "dim"))
+        for f in checkpoint.files
+    )
     output.line()
-    output.table(Table(columns, tuple(rows)))
+    output.table(Table(columns, tuple(rows)).informative())
 
 
 def _facts(output: Output, title: str, facts: Facts) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 
 import click
@@ -10,11 +11,15 @@ from keepstep.cli.command import command, format_option, reference_argument, run
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.text import count
 from keepstep.operations.checking import Checked, candidates, check
+from keepstep.repository import missing_files
 from keepstep.run import Run
+from keepstep.stores import Entry
 from keepstep.units import format_size
 
 PROBLEMS_FOUND = 1
 """Exit code where a checkpoint does not hold."""
+MOST_ADDED = 8
+"""Added files of one checkpoint that are named; the others are counted."""
 
 
 @command(
@@ -31,7 +36,9 @@ PROBLEMS_FOUND = 1
 @format_option
 @click.pass_context
 def verify(ctx: click.Context, run: Run, reference: str | None, quarantine: bool, output: Output) -> None:
-    """Reads all files of the checkpoints and compares names, sizes and digests. The outcome goes to the event log."""
+    """Reads all files of the checkpoints and compares names, sizes and digests. The outcome goes to the event log.
+    What others put beside them and no loader reads is listed, and is no damage.
+    """
     with run.writing() if quarantine else nullcontext():
         outcomes = _check(run, reference, quarantine, output)
     if output.is_json:
@@ -64,12 +71,15 @@ def _print(run: Run, outcomes: tuple[Checked, ...], quarantine: bool, output: Ou
     if not outcomes:
         output.note(f"{run.path} has no checkpoint yet")
     elif not bad:
-        size = sum(outcome.checkpoint.size_bytes for outcome in outcomes if outcome.checkpoint)
-        output.line(f"{count(len(outcomes), 'checkpoint')} verified: every byte of {format_size(size)} is as written.")
+        size = sum(outcome.verification.read_bytes for outcome in outcomes if outcome.verification)
+        stripped = sum(bool(outcome.lost) for outcome in outcomes)
+        text = f"{count(len(outcomes), 'checkpoint')} verified: every byte of {format_size(size)} is as written."
+        output.line(f"{text} Of {stripped} only the weights are left." if stripped else text)
     else:
         output.line((f"{len(bad)} of {count(len(outcomes), 'checkpoint')} damaged.", "bold red"))
         if not quarantine and any(outcome.checkpoint for outcome in bad):
             output.line(f"Move aside what is damaged: keepstep verify {run.path} --quarantine")
+            output.line(next(outcome.verification.way_out() for outcome in bad if outcome.verification))
         output.line(f"Find a safe one: keepstep resume {run.path}")
 
 
@@ -80,7 +90,23 @@ def _print_one(outcome: Checked, output: Output, width: int) -> None:
     output.line(mark, (f"{outcome.path.name:<{width}}", "bold" if outcome.ok else "bold red"), (size, "dim"))
     for problem in outcome.problems:
         output.line("         ", str(problem))
+    if outcome.lost:
+        output.line("         ", (f"holds weights only: {missing_files(outcome.lost)}", "yellow"))
+    for path in sorted(set(outcome.missing) - set(outcome.lost)):
+        output.line("         ", f"{path} is gone; no loader reads it")
+    for text in _beside(outcome.added):
+        output.line("         ", (text, "dim"))
     if outcome.moved_to is not None:
         output.line("         ", (f"moved to {outcome.moved_to}", "yellow"))
     elif checkpoint is None:
         output.line("         ", ("left where it is: nothing proves that it is this run's", "yellow"))
+
+
+def _beside(added: tuple[Entry, ...]) -> Iterator[str]:
+    """What others put beside a checkpoint's files, in words."""
+    for entry in added[:MOST_ADDED]:
+        size = format_size(entry.size) if entry.kind == "file" else f"a {entry.kind}, not followed"
+        yield f"added: {entry.path} ({size}); no loader reads it"
+    if len(added) > MOST_ADDED:
+        size = format_size(sum(entry.size for entry in added[MOST_ADDED:]))
+        yield f"added: {count(len(added) - MOST_ADDED, 'more file')} ({size})"

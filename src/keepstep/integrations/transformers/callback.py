@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bystanders import acts
 
 if TYPE_CHECKING:
@@ -32,14 +33,25 @@ class SessionCallback(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.loop.step_ends()
-        if self._session.active and self._session.saves.asks_for_save(logs=control.should_log):
+        if not self._session.active:
+            return
+        if self._session.saves.asks_for_save(logs=control.should_log):
             control.should_save = True
+        self._session.signalled.step_ends(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.loop.epoch_ends()
+        if self._session.active:
+            self._session.signalled.epoch_ends(control)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.active:
+            self._session.signalled.stop(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._session.ranking.note(kwargs.get("metrics") or {}, join=self._session.active)
+        """An evaluation that others run counts where the Trainer runs none itself."""
+        if self._session.active and plain(args.eval_strategy) == "no":
+            self._session.ranking.note(kwargs.get("metrics") or {}, join=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self._session.active:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,6 +15,9 @@ from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
 from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
+from keepstep.integrations.transformers.metrics.names import warn_of_unknown
+from keepstep.integrations.transformers.resuming.loading import load_weights
+from keepstep.integrations.transformers.resuming.optimizer_order import in_order
 from keepstep.integrations.transformers.resuming.serving import serving
 from keepstep.integrations.transformers.session import Session
 from keepstep.integrations.transformers.setup import messages
@@ -44,6 +48,8 @@ class ManagedTrainer(_Base):
 
     _keepstep: Session
     _keepstep_options: Options
+    _keepstep_cwd: str
+    """Where relative paths lead to, whatever becomes of the working directory later."""
 
     def __init__(self, *args: Any, keepstep: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -56,16 +62,33 @@ class ManagedTrainer(_Base):
         if ranks.leads:
             say_versions()
             say_findings(self, policy, options)
-        if self.args.metric_for_best_model is not None and policy.metric is not None:
-            # Stock callbacks such as EarlyStoppingCallback read the direction from here.
-            self.args.greater_is_better = policy.metric.mode == "max"
-        self._keepstep_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
         self._keepstep_options = options
+        self._keepstep_cwd = os.getcwd()
         checkpointer = options.checkpointer(os.path.abspath(str(self.args.output_dir)), policy)
         engine = choose_engine(self, options.engine, options.arena)
+        before: Session | None = self.__dict__.get("_keepstep")
+        if before is None:
+            self._keepstep_given_optimizer = type(self.optimizer).__name__ if self.optimizer is not None else None
+        else:
+            before.checkpointer.configure(checkpointer)
+            checkpointer = before.checkpointer
+            self.remove_callback(GateCallback)
+            self.remove_callback(SessionCallback)
         self._keepstep = Session(self, checkpointer, engine, ranks)
+        if ranks.leads:
+            known_missing = warn_of_unknown(self, ManagedTrainer, policy.metric)
+            self._keepstep.ranking.evaluations.known_missing = known_missing
         self.callback_handler.callbacks.insert(0, GateCallback(self._keepstep))
         self.add_callback(SessionCallback(self._keepstep))
+
+    def _keepstep_attach_again(self, options: Options) -> Checkpointer:
+        """A cell that is run twice: the trainer stays managed once, by what was said last."""
+        if self._keepstep.active:
+            raise SettingsError("this trainer is training", hint="Call attach before train(), or after it.")
+        if hasattr(type(self), "_keepstep_original") or options != Options():
+            self._keepstep_setup(options)
+        messages.logger.info("this trainer is managed already; what this attach says counts from now on")
+        return self._keepstep.checkpointer
 
     @Yielding
     def checkpointer(self) -> Checkpointer:
@@ -81,7 +104,7 @@ class ManagedTrainer(_Base):
         """Take what the arguments say now: they may have been changed since `attach`, or since the last training."""
         options = self._keepstep_options
         policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
-        self._keepstep.hear(policy, os.path.abspath(output_dir))
+        self._keepstep.hear(policy, os.path.abspath(os.path.join(self._keepstep_cwd, output_dir)))
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -114,22 +137,28 @@ class ManagedTrainer(_Base):
         self._keepstep.loop.note_step(tr_loss, grad_norm, kwargs.get("learning_rate"))
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *args, **kwargs)
 
+    def _report_to_hp_search(self, trial: Any, step: int, metrics: dict[str, Any]) -> None:
+        super()._report_to_hp_search(trial, step, metrics)
+        self._keepstep.ranking.evaluated = metrics
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer._evaluate`; a scheduler that waits for a metric is not stepped where an evaluation lacks it."""
+        ranking = self._keepstep.ranking
+        ranking.evaluated = None
+        try:
+            return super()._evaluate(*args, **kwargs)
+        except KeyError:
+            if not ranking.lacks_schedule_metric():
+                raise
+            return ranking.evaluated
+
     def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
         """A new best is saved even when no save is due; a missing or NaN metric is said, and harms nothing."""
-        strategy = plain(self.args.save_strategy)
-        self._begin_best_metric()
-        value = self._keepstep.ranking.new_best(metrics, self.state.best_metric)
-        if value is not None:
-            self.state.best_metric = value
-            if strategy != "no":
-                self.state.best_global_step = self.state.global_step
-                self.control.should_save = self.control.should_save or not self._keepstep.ranking.is_saved
+        judge = super()._determine_best_metric
+        own = None if judge.__func__ is Trainer._determine_best_metric else partial(judge, metrics, trial)
+        is_best = self._keepstep.ranking.judge(metrics, own, join=self._keepstep.active)
         # "best" saves at every evaluation: recovery needs the newest, whatever its metric is.
-        return strategy == "best" or value is not None
-
-    def _begin_best_metric(self) -> None:
-        if self.args.metric_for_best_model is not None and self.state.best_metric is None:
-            self.state.best_metric = float("-inf") if self.args.greater_is_better else float("inf")
+        return is_best or plain(self.args.save_strategy) == "best"
 
     # -- saving ----------------------------------------------------------------------------------------
 
@@ -149,7 +178,7 @@ class ManagedTrainer(_Base):
         checkpoint = session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
         if session.saves.pending_push is not None and checkpoint is not None:
             session.saves.pending_push = None
-            super()._push_from_checkpoint(str(checkpoint.path))
+            self._push_from_checkpoint(str(checkpoint.path))
 
     def store_flos(self) -> None:
         """Counted over all ranks, so not while one of them saves apart from the others; it is done before."""
@@ -159,9 +188,28 @@ class ManagedTrainer(_Base):
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
         if self._keepstep.saves.staging is None:
-            super()._push_from_checkpoint(checkpoint_folder)
+            with self._keepstep.uploads.without_secrets():
+                super()._push_from_checkpoint(checkpoint_folder)
         else:
             self._keepstep.saves.pending_push = checkpoint_folder
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer.push_to_hub`: the model, its card and what belongs to it; nothing else of the run."""
+        with self._keepstep.uploads.model_only():
+            return super().push_to_hub(*args, **kwargs)
+
+    def _save(self, *args: Any, **kwargs: Any) -> None:
+        """What is recorded of the arguments beside a model is the user's values, and no token."""
+        with self._keepstep.recorded():
+            super()._save(*args, **kwargs)
+
+    def _finish_current_push(self) -> None:
+        """What was kept in place only for an upload goes by policy when that is over."""
+        super()._finish_current_push()
+        session = self._keepstep
+        kept = session.uploads.finish()
+        if kept and session.active and session.ranks.leads and not session.checkpointer.busy:
+            session.checkpointer.decide()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`Trainer.evaluate`, once what is being saved is copied: an evaluation may change the weights (averaging)."""
@@ -172,11 +220,12 @@ class ManagedTrainer(_Base):
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._keepstep.compare()
+        directory = args[0] if args else kwargs["resume_from_checkpoint"]
         with serving(self._keepstep.held):
-            super()._load_from_checkpoint(*args, **kwargs)
+            load_weights(self, Path(directory), super()._load_from_checkpoint, *args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
-        with serving(self._keepstep.held):
+        with serving(self._keepstep.held), in_order(self, self._keepstep.loop.optimizer_order):
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -204,7 +253,7 @@ class ManagedTrainer(_Base):
         self.state.best_model_checkpoint = str(best.path)
         self.state.best_global_step = best.step
         with serving(self._keepstep.held):
-            super()._load_best_model()
+            load_weights(self, Path(self.state.best_model_checkpoint), super()._load_best_model)
         self._keepstep.held.clear()
 
 
@@ -227,11 +276,13 @@ def attach(
     on_failure: Hook | None = None,
     prometheus: str | None = None,
 ) -> Checkpointer:
-    """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`).
+    """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`). Attached once
+    more, a trainer is managed as the last call says, by the same checkpointer.
 
     `keep` takes rules or a spec: `[Best(3), Latest(2)]` is `"best:3,latest:2"`; without it the policy is read from the
     trainer's arguments. `metric` and `mode` ("min", "max") default to `metric_for_best_model` and `greater_is_better`,
-    else `eval_loss`. `fresh="new-run"` lets a fresh start set an older run in the directory aside, whole.
+    else `eval_loss`. A fresh start in a used directory sets the run there aside, whole, where this
+    process trained it or it has ended, and is refused where it is unfinished; `fresh="new-run"` sets that aside too.
     `engine="fast"` copies the state while the next step runs and writes it in the background, from host memory of at
     most `arena` ("16GB"; half of what is free by default); `"stock"` lets the library's own writers write; `"auto"` is
     fast where that can serve, else stock, and the start line says why. `back_pressure` is for a save that is due while
@@ -250,7 +301,7 @@ def attach(
         on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
     )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):
-        raise SettingsError("this trainer is managed already", hint="Call attach once; a ManagedTrainer needs none.")
+        return trainer._keepstep_attach_again(options)
     if not isinstance(trainer, Trainer):
         raise SettingsError(
             f"attach takes a transformers Trainer or one derived from it, not {type(trainer).__name__}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,16 @@ from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
     read_trainer_state,
     refuse_empty,
+    refuse_incomplete,
     refuse_unfit,
     require_there,
 )
 from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.saving.hub import Uploads, leave_ours_here
+from keepstep.integrations.transformers.saving.on_save import OnSave
 from keepstep.integrations.transformers.saving.saves import Saves
+from keepstep.integrations.transformers.saving.signalled import Signalled
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
@@ -53,7 +57,7 @@ class Session:
         self._books = Bookkeeping()
         self.loop = Loop(trainer)
         self.ranking = Ranking(trainer, checkpointer, ranks)
-        self._arguments = GivenArguments(trainer.args)
+        self._arguments = GivenArguments(trainer)
         self.saves = Saves(
             trainer,
             checkpointer,
@@ -64,6 +68,10 @@ class Session:
             engine=engine,
             books=self._books,
         )
+        self._on_save = OnSave(trainer, checkpointer, ranks, saves=self.saves, books=self._books)
+        self.signalled = Signalled(trainer, ranks, self.loop, self.ranking, is_active=lambda: self.active)
+        self.uploads = Uploads(checkpointer, self._arguments)
+        leave_ours_here()
         self.held = HeldFiles(hold=loads_whole_files(trainer))
         self.logbook = Logbook(leads=ranks.leads)
         self._engine_text = engine.text
@@ -74,7 +82,10 @@ class Session:
         """Train by this policy and into this directory from the next training on."""
         self.checkpointer.policy = policy
         self.checkpointer.path = Path(path)
-        self.ranking.rank_by(policy.metric)
+
+    def recorded(self) -> AbstractContextManager[None]:
+        """While it lasts, the arguments are those that the user gave, without a token."""
+        return self._arguments.recorded()
 
     @contextmanager
     def training(self, resume: Any) -> Iterator[str | None]:
@@ -85,10 +96,12 @@ class Session:
         try:
             self.active = True
             self._start(point)
-            with self._arguments.held_back(resuming=point is not None):
+            greater = self.ranking.greater_is_better
+            own = self._arguments.held_back(resuming=point is not None, greater_is_better=greater)
+            with own, self._on_save.told():
                 yield str(point.path) if point else None
             self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
-            self.logbook.end("finished")
+            self.logbook.end("stopped" if self.loop.stops_here else "finished")
         finally:
             self.active = False
             self.logbook.end("failed")
@@ -105,6 +118,7 @@ class Session:
         self._trainer_state = {}
         self._fingerprint = {}
         if point is not None:
+            self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
             self.ranks.together(partial(self._read, point))
         if self.trainer.model_init is None:
             self.compare()
@@ -121,13 +135,13 @@ class Session:
         self._fingerprint = self.ranks.agree(partial(self._books.attempt, what, partial(fingerprint, self.trainer), {}))
         self.saves.start(self._fingerprint)
         if self.point is not None:
-            self.ranks.agree(partial(refuse_unfit, self.point, self._fingerprint, self.trainer))
+            self.ranks.agree(partial(refuse_unfit, self.point, self._fingerprint))
             self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
 
     def _conclude(self) -> str | None:
         """The end of a training that nothing interrupted; returns the path of the best checkpoint. Raises DiskFull."""
         self.saves.drain()
-        self.ranking.name_best()
+        self.ranking.name_best_at_the_end()
         messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
         self.checkpointer.close()
         self.checkpointer.end_well()
@@ -158,6 +172,7 @@ class Session:
         """
         self.compare()
         self.held.clear()
+        self.signalled.say()
         trainer, state = self.trainer, self.trainer.state
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:

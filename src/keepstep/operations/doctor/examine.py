@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from keepstep import layout
 from keepstep.errors import PolicyError, RunNotFound, SettingsError
 from keepstep.operations.doctor import surroundings
-from keepstep.operations.doctor.facts import DEFAULT_BANDWIDTH, DEFAULT_MTBF, Facts, Job, Pace
+from keepstep.operations.doctor.facts import DEFAULT_BANDWIDTH, DEFAULT_MTBF, Facts, Job, Pace, full_name, is_trainers
 from keepstep.operations.doctor.findings import Finding, Gap, Report, Rule, in_order
 from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.job_file import ENDINGS as JOB_ENDINGS
@@ -21,8 +20,8 @@ from keepstep.operations.doctor.script import read_script
 from keepstep.operations.doctor.settings import DEFAULTS, Given, NotKnown, Settings
 from keepstep.operations.doctor.training_file import ENDINGS, read_training_file
 from keepstep.paths import expanded
-from keepstep.retention import Metric, Policy, default_policy, known_mode, parse
-from keepstep.run import Run
+from keepstep.retention import Metric, Mode, Policy, default_policy, known_mode, parse
+from keepstep.run import Run, is_run
 
 _ALL = "*"
 QUIET = frozenset({"run", "trainer"})
@@ -94,7 +93,7 @@ class _Read:
 
 def _read(target: Path) -> _Read:
     if target.is_dir():
-        if not (target / layout.RUN).is_file():
+        if not is_run(target):
             raise _no_run(target)
         return _Read(target, (facts_of_run(Run.open(target)),))
     kind = target.suffix.lower()
@@ -299,15 +298,23 @@ def _policy(facts: Facts) -> tuple[Policy | None, Metric | None]:
 
 
 def _metric(facts: Facts) -> Metric | None:
-    """As attach chooses it: name, then the direction that is said, else the table's. Raises NotKnown."""
-    name = str(facts.value(facts.metric, "metric") or facts.settings["metric_for_best_model"] or "eval_loss")
-    mode, greater = facts.value(facts.mode, "mode"), facts.settings["greater_is_better"]
-    if mode is None and facts.metric is None and greater is not None and bool(greater) == name.endswith("loss"):
-        mode = "max" if greater else "min"  # transformers would not have guessed that
-    mode = mode or known_mode(name)
+    """As attach chooses it: name, then the direction that is said, else the table's, else the Trainer's own.
+
+    Raises NotKnown.
+    """
+    settings = facts.settings
+    name = str(facts.value(facts.metric, "metric") or settings["metric_for_best_model"] or "eval_loss")
+    mode = facts.value(facts.mode, "mode")
+    if mode is None:
+        theirs: Mode | None = None
+        guess, greater = not name.endswith("loss"), settings["greater_is_better"]
+        if is_trainers(settings, name):
+            theirs = "max" if (guess if greater is None else greater) else "min"
+        said = greater is not None and bool(greater) != guess
+        mode = (theirs if said else None) or known_mode(name) or theirs
     if mode not in ("min", "max"):
         return None
-    return Metric(name if name.startswith("eval_") else f"eval_{name}", mode)
+    return Metric(full_name(name), mode)
 
 
 def _no_run(target: Path) -> RunNotFound:
@@ -318,7 +325,7 @@ def _no_run(target: Path) -> RunNotFound:
         hint = "Give the training's script in its place."
     else:
         what, hint = f"{target} is no run directory", "Give a script, a YAML file, or the output_dir of a training."
-        runs = sorted(child.name for child in target.iterdir() if (child / layout.RUN).is_file())[:10]
+        runs = sorted(child.name for child in target.iterdir() if child.is_dir() and is_run(child))[:10]
         if runs:
             hint = f"There are runs below it: {', '.join(runs)}"
     if scripts:

@@ -230,7 +230,18 @@ def given_mode(facts: Facts) -> Mode | None:
     return None if greater is None else ("max" if greater else "min")
 
 
+def full_name(metric: str) -> str:
+    """A metric's name as the Trainer looks for it: `eval_loss` of `loss`."""
+    return metric if metric.startswith("eval_") else f"eval_{metric}"
+
+
+def is_trainers(settings: Settings, metric: str) -> bool:
+    """True when a metric is the one that the Trainer itself goes by."""
+    theirs = settings["metric_for_best_model"]
+    return bool(theirs) and full_name(str(theirs)) == full_name(metric)
+
+
 __all__ = [
     "DEFAULT_BANDWIDTH", "DEFAULT_GRACE", "DEFAULT_MTBF", "Facts", "Given", "Job", "Model", "Pace", "Place", "RunState",
-    "given_mode",
+    "full_name", "given_mode", "is_trainers",
 ]  # fmt: skip

@@ -75,7 +75,7 @@ def _state(run: Run, checkpoints: tuple[Checkpoint, ...], foreign: tuple[str, ..
         strangers=tuple(name for name in foreign if name not in bad),
         unreadable=bad,
         unranked=tuple(c.step for c in unranked),
-        aside=sum(c.size_bytes for c in run.aside),
+        aside=sum(c.size_bytes for c in (*run.aside, *run.previous)),
         failed=_last_failure(run),
     )
 

@@ -95,18 +95,21 @@ def verify(
     on_start: Callable[[Checkpoint], None] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> None:
-    """Read every byte of the members against their manifests. Raises CheckpointCorrupt."""
+    """Read every byte of the members against their manifests. Raises CheckpointCorrupt.
+
+    What only a resume needs may be gone; damaged it is a reason to publish nothing from there.
+    """
     for checkpoint in members:
         if on_start is not None:
             on_start(checkpoint)
         verification = run.verify(checkpoint, on_bytes)
-        if not verification.ok and is_gone(run, checkpoint):
+        if not verification.sound and is_gone(run, checkpoint):
             raise CheckpointNotFound(f"{checkpoint.path} went away, or was saved anew, while it was verified")
         note(run, verification)
-        if not verification.ok:
+        if not verification.sound:
             raise CheckpointCorrupt(
                 f"{verification.summary()}. Nothing was exported",
-                hint=f"Export another one; see which hold: keepstep verify {run.path}",
+                hint=f"Export another one; see which hold: keepstep verify {run.path}\n  {verification.way_out()}",
             )
 
 

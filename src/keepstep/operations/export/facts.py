@@ -91,7 +91,7 @@ def _checkpoint(member: Checkpoint, plan: ExportPlan) -> dict[str, Any]:
         "metrics": metrics_of(member),
         "versions": versions_of(member),
         **{name: member.written_by[name] for name in NUMBERS if isinstance(member.written_by.get(name), int)},
-        "files": [{"path": f.path, "size_bytes": f.size, "digest": f.digest} for f in member.weights],
+        "files": [{"path": f.path, "size_bytes": f.size, "digest": f.digest} for f in member.weights if not f.by],
     }
 
 

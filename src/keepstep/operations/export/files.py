@@ -15,7 +15,15 @@ MODEL_FILES = (
     *("*.model", "*.tiktoken", "normalizer.json", "bpe.codes", "*.py"),
 )
 """Names of files that a model is loaded with, beside its weights."""
-TRAINING_FILES = ("trainer_state.json", "training_args.bin", "keepstep*.json", "*.pt", "*.pth", "*.pkl")
+TRAINING_FILES = (
+    "trainer_state.json",
+    "training_args.bin",
+    "keepstep*.json",
+    "keepstep*.safetensors",
+    "*.pt",
+    "*.pth",
+    "*.pkl",
+)
 """Names of files that are of a training, beside those that only a resume needs."""
 SAFETENSORS = ("*.safetensors",)
 INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
@@ -24,6 +32,7 @@ PICKLED = ("pytorch_model*.bin", "adapter_model.bin")
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 CARD = "README.md"
+OTHERS = "of others, and no loader reads it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +75,14 @@ def model_files(checkpoint: Checkpoint, include: Sequence[str] = ()) -> ModelFil
     others: list[FileEntry] = []
     left: dict[str, str] = {}
     for entry in checkpoint.files:
+        if entry.by and not any(fnmatchcase(entry.path, pattern) for pattern in include):
+            left[entry.path] = OTHERS
+            continue
         of_training = entry.path in needed_by_resume or _is(entry, TRAINING_FILES)
         # What the weights are, no pattern of a user's changes.
-        if "/" not in entry.path and not of_training and _is(entry, (*SAFETENSORS, *PICKLED)):
+        if "/" not in entry.path and not (of_training or entry.by) and _is(entry, (*SAFETENSORS, *PICKLED)):
             weights.append(entry)
-        elif not of_training and _is(entry, INDEXES):
+        elif not (of_training or entry.by) and _is(entry, INDEXES):
             indexes.append(entry)
         elif any(fnmatchcase(entry.path, pattern) for pattern in include):
             others.append(entry)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from keepstep.layout import NOT_JSON
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.operations.export.choosing import choose
 from keepstep.operations.export.errors import ExportRefused
-from keepstep.operations.export.files import ADAPTER_CONFIG, ModelFiles, model_files
+from keepstep.operations.export.files import ADAPTER_CONFIG, OTHERS, ModelFiles, model_files
 from keepstep.operations.export.request import HEADER_DTYPES, TORCH_DTYPES, Request
 from keepstep.operations.export.target import Target
 from keepstep.paths import expanded
@@ -108,9 +108,18 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
     _check_alike(members, files)
     _check_merge(request, members[0], files[0])
     target = Target.of(request.directory, run.path, force=request.force)
-    plan = ExportPlan(run, request, members, files[0], target, _bytes(request, members, files))
+    chosen = replace(files[0], left=files[0].left | _added_since(run, members[0]))
+    plan = ExportPlan(run, request, members, chosen, target, _bytes(request, members, files))
     target.check_room(plan.bytes_written or 0)
     return plan
+
+
+def _added_since(run: Run, source: Checkpoint) -> dict[str, str]:
+    """What lies in the directory and is in no manifest, with the reason why it stays behind."""
+    try:
+        return dict.fromkeys((entry.path for entry in run.repository.added(source)), OTHERS)
+    except OSError:
+        return {}
 
 
 def _check_alike(members: Sequence[Checkpoint], files: Sequence[ModelFiles]) -> None:

@@ -47,7 +47,7 @@ def apply_plan(
         if decision.stays:
             continue
         checkpoint = decision.checkpoint
-        if checkpoint.generation in run.held:
+        if run.holds(checkpoint):
             spared.append(checkpoint)
             continue
         run.remove(checkpoint, "; ".join(decision.reasons), dispose)
@@ -57,7 +57,7 @@ def apply_plan(
     thinned: list[Checkpoint] = []
     not_thinned: list[Checkpoint] = []
     for checkpoint in plan.thin:
-        if checkpoint.generation in run.held:
+        if run.holds(checkpoint):
             spared.append(checkpoint)
             continue
         try:

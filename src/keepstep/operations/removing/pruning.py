@@ -94,8 +94,14 @@ def check_recovery_point(run: Run, plan: Plan, on_bytes: OnBytes | None) -> None
         return
     verification = run.verify(kept[-1], on_bytes)
     note(run, verification)
-    if not verification.ok:
+    if verification.resumable:
+        return
+    if verification.ok:
         raise CheckpointCorrupt(
-            f"the recovery point that would be left is damaged: {verification.summary()}. Nothing was removed",
-            hint=f"Move it aside first: keepstep verify {run.path} --quarantine",
+            f"the recovery point that would be left is none: {verification.summary()}. Nothing was removed",
+            hint="Run it again: another one is the recovery point now.",
         )
+    raise CheckpointCorrupt(
+        f"the recovery point that would be left is damaged: {verification.summary()}. Nothing was removed",
+        hint=f"Move it aside first: keepstep verify {run.path} --quarantine\n  {verification.way_out()}",
+    )

@@ -15,7 +15,7 @@ from keepstep.units import parse_size
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A policy, a budget (bytes) and the plan of both; `changes` are generations that the policy in force treats
+    """A policy for a run, a budget (bytes), the plan of both; `changes` are generations that the policy in force treats
     otherwise. `digest` names the plan: it differs where any decision does.
     """
 
@@ -24,10 +24,12 @@ class Proposal:
     plan: Plan
     changes: tuple[int, ...]
     digest: str
+    run_id: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines; sizes in bytes."""
         return {
+            "run_id": self.run_id,
             "keep": format_spec(self.policy.rules),
             "budget_bytes": self.budget,
             "rows": [_row(decision) for decision in self.plan.decisions],
@@ -53,7 +55,7 @@ def propose(run: Run, keep: str | None, budget: str | None) -> Proposal:
     changes = tuple(
         d.checkpoint.generation for d in plan.decisions if in_force.get(d.checkpoint.generation) is not d.outcome
     )
-    return Proposal(policy, limit, plan, changes, _digest(run, policy, limit, plan))
+    return Proposal(policy, limit, plan, changes, _digest(run, policy, limit, plan), run.id)
 
 
 def carry_out(run: Run, keep: str | None, budget: str | None, digest: str, *, set_policy: bool) -> Pruned:
@@ -78,6 +80,7 @@ def carry_out(run: Run, keep: str | None, budget: str | None, digest: str, *, se
 def _row(decision: Decision) -> dict[str, Any]:
     checkpoint = decision.checkpoint
     return {
+        "run_id": checkpoint.run_id,
         "generation": checkpoint.generation,
         "step": checkpoint.step,
         "name": checkpoint.name,

@@ -8,7 +8,7 @@ from typing import Any
 from keepstep.errors import KeepstepError
 from keepstep.model import Checkpoint, Kind
 from keepstep.operations.removing.pruning import check_recovery_point
-from keepstep.repository import OnBytes
+from keepstep.repository import OnBytes, missing_files
 from keepstep.retention import Latest, Policy
 from keepstep.run import Reference, Run
 
@@ -28,7 +28,7 @@ class Thinned:
 
     @property
     def freed_bytes(self) -> int:
-        return self.before.size_bytes - self.after.size_bytes
+        return self.before.size_bytes - self.before.thinned().size_bytes
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines; sizes in bytes."""
@@ -64,6 +64,11 @@ _WAY_OUT = {"pinned": "Unpin it first: keepstep unpin drops its pin and its tags
 
 
 def _refuse(run: Run, checkpoint: Checkpoint) -> None:
+    if checkpoint.lost:
+        raise ThinRefused(
+            f"step {checkpoint.step} of {run.path} holds weights only already: {missing_files(checkpoint.lost)}",
+            hint="What is left beside them is small, and goes with the checkpoint.",
+        )
     if checkpoint.kind is Kind.WEIGHTS:
         raise ThinRefused(
             f"step {checkpoint.step} of {run.path} holds weights only already",

@@ -178,7 +178,13 @@ class Past:
             self._resize(generation, int(event["size_bytes"]) if kind == "thinned" else None)
         self._use(event, step)
 
+    def _sealed(self, event: Event) -> None:
+        self._resize(int(event["generation"]), int(event["size_bytes"]))
+        self._use(event, int(event["step"]))
+
     def _removed(self, event: Event) -> None:
+        if "previous" in event:  # of a previous run: this one's past does not know it
+            return
         self._left(event, "removed", str(event["reason"]))
 
     def _thinned(self, event: Event) -> None:
@@ -221,6 +227,7 @@ class Past:
 
     _HANDLERS: ClassVar[dict[str, Callable[[Past, Event], None]]] = {
         "committed": _committed,
+        "sealed": _sealed,
         "removed": _removed,
         "thinned": _thinned,
         "quarantined": _quarantined,

@@ -10,6 +10,7 @@ from pathlib import Path
 from keepstep import layout
 from keepstep.errors import KeepstepError, RunNotFound
 from keepstep.model import parse_name
+from keepstep.run import holds_manifest
 
 DEPTH = 8
 """Levels below the root that are looked at."""
@@ -52,16 +53,17 @@ def no_run_below(places: Iterable[str | os.PathLike[str]]) -> RunNotFound:
     """The error for a search of these places that found nothing."""
     return RunNotFound(
         f"there is no run in or below {', '.join(os.fspath(place) for place in places)}",
-        hint="A run is an output_dir that keepstep manages; it has a .keepstep directory.",
+        hint="A run is an output_dir that keepstep manages: it has a .keepstep directory, or checkpoints of its own.",
     )
 
 
 def search(root: str | os.PathLike[str], *, depth: int = DEPTH) -> Found:
     """What lies at and below `root`, at most `depth` levels down, and runs inside of runs too.
 
-    A run is a directory with `.keepstep/run.json`, whatever that says. Links are not followed, except `root` itself;
-    checkpoints and hidden directories are not entered, so that a run costs one listing however many checkpoints it
-    has. What can't be read is said, and the search goes on. Raises NoDirectory.
+    A run is a directory with `.keepstep/run.json`, whatever that says, or without it a directory of checkpoints that
+    have manifests. Links are not followed, except `root` itself; checkpoints and hidden directories are not entered, so
+    that a run costs one listing however many checkpoints it has. What can't be read is said, and the search goes on.
+    Raises NoDirectory.
     """
     place = Path(root)
     if not place.is_dir():
@@ -83,17 +85,19 @@ class _Search:
 
     def look(self, place: str, depth: int) -> None:
         below: list[str] = []
-        checkpoints = hidden = False
+        checkpoints: list[str] = []
+        hidden = False
         try:
             with os.scandir(place) as entries:
                 for entry in entries:
                     if entry.name == layout.META:
                         hidden = True
                     elif parse_name(entry.name) is not None:
-                        checkpoints = checkpoints or entry.is_dir(follow_symlinks=False)
+                        checkpoints += [entry.name] if entry.is_dir(follow_symlinks=False) else []
                     elif not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                         below.append(entry.path)
             is_run = hidden and os.path.isfile(os.path.join(place, layout.RUN))
+            is_run = is_run or holds_manifest(place, checkpoints)
         except OSError as error:
             self.unreadable.append(Unreadable(Path(place), error.strerror or str(error)))
             return

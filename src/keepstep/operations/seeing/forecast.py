@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from keepstep.model import Checkpoint, Kind, State
-from keepstep.retention import Metric, Policy, fit, make_plan
+from keepstep.retention import Before, Metric, Policy, fit, make_plan
 from keepstep.units import format_size
 
 MOST_PLANNED = 256
@@ -72,6 +72,7 @@ def forecast(
     budget: int | None = None,
     aside: Sequence[Checkpoint] = (),
     pinned: frozenset[int] = frozenset(),
+    held_before: Mapping[Before, str] | None = None,
     now: datetime | None = None,
 ) -> Forecast | None:
     """The disk use until the last step, None where nothing was saved yet: how large a checkpoint is, is not known then.
@@ -85,7 +86,7 @@ def forecast(
     model, used = whole[-1], sum(checkpoint.size_bytes for checkpoint in (*checkpoints, *aside))
     saves = ahead.saves
     courses = [
-        _Course(tuple(checkpoints), tuple(aside), policy, budget, pinned, sign).play(
+        _Course(tuple(checkpoints), tuple(aside), policy, budget, pinned, held_before or {}, sign).play(
             saves, model, now or datetime.now(UTC), ahead.pace or 1.0, used
         )
         for sign in (1, -1)
@@ -109,6 +110,7 @@ class _Course:
     policy: Policy
     budget: int | None
     pinned: frozenset[int]
+    held_before: Mapping[Before, str]
     sign: int
 
     def play(self, saves: Sequence[int], model: Checkpoint, now: datetime, pace: float, used: int) -> list[int]:
@@ -125,7 +127,9 @@ class _Course:
             new = replace(
                 model, generation=generation, step=step, created=at, metrics=metrics, parent=None, kind=Kind.FULL
             )
-            plan = make_plan((*left, new), self.policy, aside=aside, now=at, pinned=self.pinned)
+            plan = make_plan(
+                (*left, new), self.policy, aside=aside, now=at, pinned=self.pinned, held_before=self.held_before
+            )
             if self.budget is not None:
                 plan = fit(plan, self.budget, metric, why="budget")
             left = tuple(one for one in plan.left if one.state is State.COMMITTED)

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, State
 from keepstep.repository import Foreign
-from keepstep.retention import Metric, Outcome, Plan, Policy, rank
-from keepstep.run import Limits, Run
+from keepstep.retention import PINNED, Decision, Metric, Outcome, Plan, Policy, rank
+from keepstep.run import Limits, Pins, Run
 from keepstep.strict import finite_or_name
 
 DAMAGED = "damaged"
@@ -90,13 +90,15 @@ class Listing:
 
 
 def list_checkpoints(run: Run, *, aside: bool = False) -> Listing:
-    """The committed checkpoints of a run; with `aside` also those set aside by a rewind and quarantined ones."""
+    """The committed checkpoints of a run; with `aside` also those set aside by a rewind, quarantined ones, and, before
+    all others, those of previous runs.
+    """
     policy, found = run.policy, run.listing()
     plan = run.plan(checkpoints=found.checkpoints)
     rows = rows_of(run, plan, policy.metric)
     if aside:
         rows += _rows_aside(run, plan)
-        rows.sort(key=lambda row: row.checkpoint.generation)
+        rows.sort(key=lambda row: (row.checkpoint.state is not State.PREVIOUS, row.checkpoint.generation))
     return Listing(tuple(rows), plan, policy, found.foreign, run.limits)
 
 
@@ -127,20 +129,22 @@ def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
 
 
 def _rows_aside(run: Run, plan: Plan) -> list[Row]:
-    pins = run.pins
-    return [
-        Row(
-            decision.checkpoint,
-            keep=decision.stays,
-            reasons=decision.reasons,
-            state=decision.checkpoint.state.value,
-            pinned=decision.checkpoint.generation in pins.pinned,
-            tags=pins.names(decision.checkpoint.generation),
-            best=False,
-            newest=False,
-        )
-        for decision in plan.aside
-    ]
+    return [_row_aside(decision, run.pins) for decision in plan.aside]
+
+
+def _row_aside(decision: Decision, pins: Pins) -> Row:
+    checkpoint = decision.checkpoint
+    before = checkpoint.state is State.PREVIOUS  # its generations and its pins are those of its own run
+    return Row(
+        checkpoint,
+        keep=decision.stays,
+        reasons=decision.reasons,
+        state=checkpoint.state.value,
+        pinned=PINNED in decision.reasons if before else checkpoint.generation in pins.pinned,
+        tags=() if before else pins.names(checkpoint.generation),
+        best=False,
+        newest=False,
+    )
 
 
 def _first_generation(checkpoints: Iterable[Checkpoint]) -> int | None:

@@ -47,7 +47,11 @@ class Details:
             "metric": None if self.metric is None else {"name": self.metric.name, "mode": self.metric.mode},
             "rank": self.place,
             "removed_by": list(self.removed_by),
-            "files": [{"path": f.path, "size_bytes": f.size, "digest": f.digest} for f in checkpoint.files],
+            "files": [
+                {"path": f.path, "size_bytes": f.size, "digest": f.digest, **({"by": f.by} if f.by else {})}
+                for f in checkpoint.files
+            ],
+            "lost": list(checkpoint.lost),
             "written_by": dict(checkpoint.written_by),
             "fingerprint": dict(checkpoint.fingerprint),
         }
@@ -94,7 +98,7 @@ def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
         case Best(k=k) if context.metric is not None:
             return _better_ones(k, checkpoint, context, context.metric)
         case Latest(n=n):
-            newer = sum(c.resumable and c.generation > checkpoint.generation for c in context.checkpoints)
+            newer = sum(c.saved_whole and c.generation > checkpoint.generation for c in context.checkpoints)
             return _count(n - newer, "newer full checkpoint")
         case Within() | Hourly() | Daily():
             return _end_in_time(rule, checkpoint, context)

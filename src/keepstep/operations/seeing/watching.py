@@ -111,7 +111,7 @@ class Watcher:
         for lines in added.lines:
             for event in parse_lines(lines):
                 self._events.append(event)
-                if event["event"] in _GONE and isinstance(event.get("step"), int):
+                if event["event"] in _GONE and isinstance(event.get("step"), int) and "previous" not in event:
                     self._gone.add(event["step"])
 
 

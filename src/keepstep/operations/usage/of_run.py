@@ -22,9 +22,11 @@ ROOMS = {
     layout.REPLACED: "an older save of the same step, being replaced",
     layout.TIMELINES: "set aside by a rewind",
     layout.QUARANTINE: "found damaged, kept until a person decides",
-    layout.PREVIOUS: "older runs, and what lay in the way",
+    layout.PREVIOUS: "set aside by a fresh start, and what lay in the way",
 }
 """Keepstep's rooms for what is no checkpoint of the run now, and what lies there."""
+PRUNED_BY = {layout.TIMELINES: "--aside", layout.QUARANTINE: "--quarantined", layout.PREVIOUS: "--previous"}
+"""The option of `keepstep prune` that removes the checkpoints of a room."""
 LEFTOVERS = "leftovers"
 _ROLES = (Role.WEIGHTS, Role.OPTIMIZER, Role.OTHER)
 """In the order of `Kinds`."""
@@ -60,6 +62,7 @@ def usage(run: Run, *, check: bool = False, found: Found | None = None, inodes: 
         limits=run.limits,
         set_aside_bytes=sum(c.size_bytes for c in aside if c.state is State.SET_ASIDE),
         quarantined_bytes=sum(c.size_bytes for c in aside if c.state is State.QUARANTINED),
+        previous_bytes=sum(c.size_bytes for c in aside if c.state is State.PREVIOUS),
         directories_bytes=records.directories
         + rest.sums.directories
         + sum(w.sums.directories for w in walked.values()),
@@ -169,7 +172,8 @@ class _Rest:
             took = self._take(place)
             if took.files:
                 inside = sum(c.path is not None and c.path.is_relative_to(place) for c in aside)
-                yield Litter(place.name, what, took.files, took.allocated, inside)
+                option = PRUNED_BY.get(room, "") if inside else ""
+                yield Litter(place.name, what, took.files, took.allocated, inside, option)
         leftovers = [self._take(place) for place in self._leftovers()]
         if files := sum(took.files for took in leftovers):
             yield Litter(LEFTOVERS, "left by an interrupted step", files, sum(took.allocated for took in leftovers))

@@ -95,7 +95,9 @@ class Litter:
     size_bytes: int
     allocated: int
     checkpoints: int = 0
-    """Checkpoints of the run that lie there, whole as they were."""
+    """Checkpoints of the run, or of a previous one, that lie there, whole as they were."""
+    option: str = ""
+    """The option of `keepstep prune` that removes them, empty where there is none."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines; sizes in bytes."""
@@ -105,6 +107,7 @@ class Litter:
             "size_bytes": self.size_bytes,
             "allocated_bytes": self.allocated,
             "checkpoints": self.checkpoints,
+            "prune_option": self.option or None,
         }
 
 
@@ -141,6 +144,8 @@ class Usage:
     """Run file, event log, pins; and what lies in the run's directory beside its checkpoints."""
     set_aside_bytes: int
     quarantined_bytes: int
+    previous_bytes: int
+    """Bytes of the checkpoints of previous runs, which a fresh start set aside."""
     prune_aside_bytes: int
     """Bytes that the next prune would free of what lies aside."""
     limits: Limits
@@ -168,8 +173,8 @@ class Usage:
 
     @property
     def budget_used(self) -> int:
-        """Bytes that a budget counts: what the manifests list of committed checkpoints and of those aside."""
-        return sum(share.manifest_bytes for share in self.shares) + self.aside_bytes
+        """Bytes that a budget counts: what the manifests list of all checkpoints, aside and of previous runs too."""
+        return sum(share.manifest_bytes for share in self.shares) + self.aside_bytes + self.previous_bytes
 
     @property
     def prune_bytes(self) -> int:
@@ -205,6 +210,7 @@ class Usage:
             "aside_bytes": self.aside_bytes,
             "set_aside_bytes": self.set_aside_bytes,
             "quarantined_bytes": self.quarantined_bytes,
+            "previous_bytes": self.previous_bytes,
             "limits": self.limits.to_json(),
             "budget_used_bytes": self.budget_used,
             "disk": {"free_bytes": self.disk.free_bytes, "total_bytes": self.disk.total_bytes},
@@ -286,5 +292,6 @@ class TreeUsage:
                 "thin_bytes": sum(run.thin_bytes for run in self.runs),
             },
             "aside_bytes": sum(run.aside_bytes for run in self.runs),
+            "previous_bytes": sum(run.previous_bytes for run in self.runs),
             "unreadable": [item.to_json() for item in self.unreadable],
         }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
+from keepstep.integrations.transformers.resuming.loading import lacking_in, text_of
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
 from keepstep.integrations.transformers.setup.arguments import level_of_argument, stays_in_force
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
@@ -37,12 +38,11 @@ def read_trainer_state(directory: Path) -> dict[str, Any]:
     return state
 
 
-def refuse_unfit(point: ResumePoint, now: Mapping[str, Any], trainer: Any) -> None:
-    """Raises ResumeRefused, naming the numbers, when loading would fail or take the wrong state.
+def refuse_incomplete(point: ResumePoint, trainer: Any) -> None:
+    """Raises ResumeRefused where a part is missing.
 
-    That is: a part is missing, another optimizer, parameters of other shapes (another LoRA rank, another model). What
-    a checkpoint with a manifest needs is what was saved; of any other it is known by the names of stock files, where
-    the trainer has no loader of its own.
+    What a checkpoint with a manifest needs is what was saved; of any other it is known by the names of stock files,
+    where the trainer has no loader of its own.
     """
     managed = bool(point.checkpoint.files)
     missing = [] if managed else missing_for_resume(point.path, weights=not own(trainer, (*SAVES, *LOADS)))
@@ -51,6 +51,13 @@ def refuse_unfit(point: ResumePoint, now: Mapping[str, Any], trainer: Any) -> No
             f"{point.path} is no resume point: {', '.join(missing)} missing",
             hint='Its weights can start a new run; or resume from another checkpoint (resume_from_checkpoint="auto").',
         )
+
+
+def refuse_unfit(point: ResumePoint, now: Mapping[str, Any]) -> None:
+    """Raises ResumeRefused, naming the numbers, when loading would fail or take the wrong state.
+
+    That is: another optimizer, parameters of other shapes (another LoRA rank, another model).
+    """
     before = point.checkpoint.fingerprint
     found = list(fingerprint_differences(before, now)) if before and now else []
     _refuse_optimizer(point, found)
@@ -121,6 +128,7 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     reasons += _other_world(point, trainer.args.world_size)
     reasons += _not_restorable(trainer, loop)
+    reasons += _not_held(trainer, point.path)
     data = now.get("data", {})
     if data.get("rows") is not None and data.get("digest") is None:
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
@@ -145,6 +153,12 @@ _SENTENCES = {
     ("eval data", "digest"): "the evaluation data has other contents: its metrics can't be compared with earlier ones",
     ("model", "base weights"): "the frozen base model has other weights",
 }
+
+
+def _not_held(trainer: Any, directory: Path) -> list[Reason]:
+    """What trains and is not put back from the checkpoint, as one reason; empty where all is."""
+    lacking = lacking_in(trainer, directory)
+    return [Reason(Exactness.APPROXIMATE, f"model: {text_of(lacking)}")] if lacking else []
 
 
 def require_there(path: Path, rank: int) -> None:

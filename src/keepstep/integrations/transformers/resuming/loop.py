@@ -12,13 +12,15 @@ from keepstep.integrations.transformers.resuming import attributes
 from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.epochs import Epochs, is_whole
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position
+from keepstep.integrations.transformers.resuming.optimizer_order import order_of
 
 
 class Loop:
     """The loop of one trainer; `start` begins it anew for each training.
 
     `restored` is the state that a resume goes on from, None where there is none; `ended` is True when a resumed
-    training turns out to be over: no further step may run.
+    training turns out to be over: no further step may run. `stops_here` is True when the training is to end with the
+    present step, and be resumed.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -29,6 +31,7 @@ class Loop:
         """Begin a training, at its beginning."""
         self.restored: LoopState | None = None
         self.ended = False
+        self.stops_here = False
         self.epochs = Epochs(self._trainer, resuming=False)
         self._position: Position = "step_end"
         self._tr_loss: torch.Tensor | None = None
@@ -61,12 +64,19 @@ class Loop:
     def is_last_step(self) -> bool:
         """True when no step follows."""
         state = self._trainer.state
-        return bool(self._trainer.control.should_training_stop) or state.global_step >= state.max_steps
+        return (
+            self.stops_here or bool(self._trainer.control.should_training_stop) or state.global_step >= state.max_steps
+        )
 
     @property
     def owes_loss(self) -> bool:
         """True while the restored running loss waits for the first loss that can bring it along."""
         return bool(self._loss_to_add)
+
+    @property
+    def optimizer_order(self) -> list[list[str]] | None:
+        """The names that the restored optimizer's parameters had, by group and index; None where they are not known."""
+        return None if self.restored is None else self.restored.optimizer_order
 
     def take_loss(self) -> float:
         """The restored running loss, once."""
@@ -89,8 +99,11 @@ class Loop:
             epoch_start=self.epochs.start,
             order_start=self.epochs.order_to_resume(),
             sampler_seed=getattr(sampler, "initial_seed", None),
-            stopped=bool(trainer.control.should_training_stop) and trainer.state.global_step < trainer.state.max_steps,
+            stopped=not self.stops_here
+            and bool(trainer.control.should_training_stop)
+            and trainer.state.global_step < trainer.state.max_steps,
             model_trains=bool(trainer.model.training),
+            optimizer_order=order_of(trainer),
             loading_draws=self.epochs.loading_draws or (self.restored is not None and self.restored.loading_draws),
             attributes=kept,
             left_out=left_out,

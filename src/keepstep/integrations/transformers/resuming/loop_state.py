@@ -28,7 +28,8 @@ class LoopState:
     `loading_draws` True when fetching a batch drew random numbers, as a collator that masks does;
     `order_start` the state of a generator that the sampler has to itself, from which the running epoch's order was
     drawn, or at an epoch's end the next one's will be; `attributes` what TRL's trainers count and average between two
-    logs, and `left_out` the names of those that could not be kept.
+    logs, and `left_out` the names of those that could not be kept; `optimizer_order` the names of the optimizer's
+    parameters, group by group, in the order of their indices.
     """
 
     position: Position
@@ -46,6 +47,7 @@ class LoopState:
     order_start: str | None = None
     attributes: dict[str, Any] = field(default_factory=dict[str, Any])
     left_out: list[str] = field(default_factory=list[str])
+    optimizer_order: list[list[str]] | None = None
 
     def write(self, directory: Path, rank: int = 0) -> None:
         """Write the file of a rank into a checkpoint directory."""

@@ -12,7 +12,7 @@ from keepstep.engine import HeldFiles, served
 from keepstep.errors import CheckpointCorrupt
 from keepstep.integrations.transformers.stock import LOAD_FILE, SAFE_OPEN
 from keepstep.repository import MANIFEST_NAME, Repository
-from keepstep.stores import LocalStore
+from keepstep.stores import store_at
 
 
 def serving(held: HeldFiles) -> AbstractContextManager[None]:
@@ -30,7 +30,7 @@ def verified(path: str | os.PathLike[str]) -> Iterator[str]:
     directory = Path(os.path.abspath(path))
     if not (directory / MANIFEST_NAME).is_file():
         raise FileNotFoundError(f"{directory} has no {MANIFEST_NAME}: there is nothing to verify it by")
-    checkpoint = Repository(LocalStore(directory.parent), "").read_manifest(directory.name)
+    checkpoint = Repository(store_at(directory.parent), "").read_manifest(directory.name)
     held = HeldFiles()
     verification = held.check_weights(checkpoint)
     if not verification.ok:

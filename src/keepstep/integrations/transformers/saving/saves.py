@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import os
 import time
@@ -17,15 +16,17 @@ from unittest.mock import patch
 from transformers import TrainerState
 
 from keepstep.checkpointer import Checkpointer, Facts, as_storage_error
-from keepstep.engine import FastEngine, Recorded, recording
+from keepstep.engine import FastEngine, Recorded, noting, recording
 from keepstep.errors import DiskFull, StorageError
 from keepstep.formats.layout import UnsupportedTensorError
 from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.resuming.loop_state import LoopState
 from keepstep.integrations.transformers.saving.disk_errors import as_os_error
+from keepstep.integrations.transformers.saving.extra_file import ExtraFile
 from keepstep.integrations.transformers.saving.staged_output import StagedOutput
 from keepstep.integrations.transformers.saving.tokenizer_files import TokenizerFiles
+from keepstep.integrations.transformers.saving.trainer_state import WrittenState
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.bystanders import readers
@@ -74,6 +75,8 @@ class Saves:
         self._books = books
         self._fingerprint: Mapping[str, Any] = {}
         self._tokenizer_files = TokenizerFiles()
+        self._written = WrittenState()
+        self._extra = ExtraFile(trainer)
         self._failed = False
         self._said_nothing_written = False
         self._blocked = 0.0
@@ -82,10 +85,13 @@ class Saves:
         self.staging: Path | None = None
         """Where stock writers write while a save is under way; None otherwise."""
         self.pending_push: str | None = None
+        self.present: Checkpoint | None = None
+        """The checkpoint of the present step, where it is committed before its callbacks hear of it."""
 
     def start(self, fingerprint: Mapping[str, Any]) -> None:
         """Begin a training; `fingerprint` is what a resume of its checkpoints is compared with."""
         self._fingerprint = fingerprint
+        self._extra.start()
 
     def close(self) -> None:
         """End the engine's threads; forget what may be another in the next training."""
@@ -102,16 +108,17 @@ class Saves:
         Raises the second in a row.
         """
         state, ranks = self._trainer.state, self._ranks
+        self.present = None
         if ranks.agree(self._turns_away):
             return None
         if not (ranks.single or state.is_hyper_param_search):
             self._trainer.store_flos()
         parts = ranks.together(partial(self._part, write_stock))
         added = {path: data for part in parts for path, data in part.items()}
-        committed, best = ranks.agree(partial(self._save, write_stock, added))
+        self.present, best = ranks.agree(partial(self._save, write_stock, added))
         self._ranking.saved_step = state.global_step
         state.best_model_checkpoint = best
-        return committed
+        return self.present
 
     def _turns_away(self) -> bool:
         """True, which is said, when the save that is due is not to begin now."""
@@ -130,7 +137,8 @@ class Saves:
         with as_storage_error(step), TemporaryDirectory(prefix="keepstep-") as scratch:
             directory = Path(scratch) / f"{FULL_PREFIX}{step}"
             directory.mkdir()
-            self._write_stock(write_stock, StagedOutput(directory, self._checkpointer.path, step))
+            with self._written.saved_by_stock():
+                self._write_stock(write_stock, StagedOutput(directory, self._checkpointer.path, step))
             if not self._trainer.args.save_only_model:
                 loop = self._capture_loop()
                 if loop is not None:
@@ -206,16 +214,19 @@ class Saves:
         engine, recorded = self.engine, Recorded()
         output = StagedOutput(directory, self._checkpointer.path, facts.step)
         with ExitStack() as replaced:
+            replaced.enter_context(self._written.saved_by_stock())
             if engine:
                 recorded = replaced.enter_context(recording(output.checkpoint, SAVE_FILE, TORCH_FILES))
                 # It names the best checkpoint, which the stock writer takes for another one: it is written afterwards.
                 replaced.enter_context(patch.object(TrainerState, "save_to_json", lambda state, path: None))
                 replaced.enter_context(self._tokenizer_files.reused(self._trainer, recorded.small))
+            written = replaced.enter_context(noting(SAVE_FILE))
             with self._on_the_fast_way(facts.step):
                 self._write_stock(write_stock, output)
         recorded.move(output.checkpoint, directory)
         if not any(directory.iterdir()) and recorded.is_empty:
             raise NothingWrittenError
+        self._extra.add(written, directory, recorded if engine else None)
         recorded.small |= {directory / path: data for path, data in added.items() if not (directory / path).exists()}
         write_state = self._late_state(facts, directory)
         # Last: what fails before it leaves no snapshot that nobody would write.
@@ -255,9 +266,7 @@ class Saves:
         """What writes the trainer's state, as it is now, and that of its loop."""
         run, evaluations, state = self._checkpointer.run, self._ranking.evaluations, self._trainer.state
         state.best_model_checkpoint = evaluations.best_path(facts.metrics, run.path / directory.name, run.best)
-        mine = copy.copy(state)
-        mine.log_history = list(state.log_history)
-        mine.stateful_callbacks = copy.deepcopy(state.stateful_callbacks)
+        mine = self._written.copy(state)
         loop = None if self._trainer.args.save_only_model else self._capture_loop()
 
         def write(directory: Path) -> None:

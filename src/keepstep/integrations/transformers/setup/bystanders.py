@@ -24,12 +24,17 @@ _READS: dict[str, Callable[[Any], bool]] = {
 
 def acts(callbacks: Iterable[Any], event: str) -> bool:
     """True when a callback that is not known to leave the weights alone does something at `event`."""
-    return any(_overrides(callback, event) and not _is_trusted(callback) for callback in callbacks)
+    return any(hears(callback, event) for callback in callbacks)
+
+
+def hears(callback: Any, event: str) -> bool:
+    """True when a callback that is none of the libraries' does something at `event`."""
+    return overrides(callback, event) and not _is_trusted(callback)
 
 
 def readers(callbacks: Iterable[Any]) -> list[str]:
     """Names of the callbacks that may read a checkpoint as soon as `on_save` tells of it."""
-    found = [callback for callback in callbacks if _overrides(callback, "on_save") and _reads(callback)]
+    found = [callback for callback in callbacks if overrides(callback, "on_save") and _reads(callback)]
     return sorted({type(callback).__name__ for callback in found})
 
 
@@ -38,7 +43,8 @@ def _reads(callback: Any) -> bool:
     return known(callback) if known is not None else not _is_of(callback, "keepstep.")
 
 
-def _overrides(callback: Any, event: str) -> bool:
+def overrides(callback: Any, event: str) -> bool:
+    """True when a callback does something at `event`."""
     method = getattr(callback, event, None)
     return method is not None and getattr(method, "__func__", method) is not getattr(TrainerCallback, event, None)
 

@@ -29,30 +29,57 @@ class StagedPath(str):
 class GivenArguments:
     """Arguments of a trainer as its user gave them."""
 
-    def __init__(self, args: Any) -> None:
-        self._args = args
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
         self._given: dict[str, Any] = {}
 
+    @property
+    def _args(self) -> Any:
+        return self._trainer.args
+
+    @property
+    def token(self) -> str | None:
+        """The token for the Hub that the user gave."""
+        return self._args.hub_token
+
     @contextmanager
-    def held_back(self, *, resuming: bool) -> Iterator[None]:
-        """While it lasts, the trainer removes no checkpoint itself, and a resume evaluates nothing at its start."""
+    def held_back(self, *, resuming: bool, greater_is_better: bool | None = None) -> Iterator[None]:
+        """While it lasts, the trainer removes no checkpoint itself, and a resume evaluates nothing at its start.
+
+        `greater_is_better` is the direction for stock callbacks that read it here, such as EarlyStoppingCallback;
+        None leaves the user's.
+        """
         args = self._args
         self._given = {"save_total_limit": args.save_total_limit, "eval_on_start": args.eval_on_start}
+        if greater_is_better is not None:
+            self._given["greater_is_better"] = args.greater_is_better
+            args.greater_is_better = greater_is_better
         args.save_total_limit = None
         args.eval_on_start = args.eval_on_start and not resuming
         try:
             yield
         finally:
             self._set(self._given)
+            self._given = {}
 
     @contextmanager
     def as_given(self, staging: Path) -> Iterator[None]:
-        """What a checkpoint records of the arguments: the user's values, and no secret.
+        """What a checkpoint records of the arguments, as `recorded`.
 
         Meanwhile a path that is built from `output_dir` leads into `staging`, where the checkpoint is being written.
         """
-        output_dir = StagedPath.of(os.fspath(staging), str(self._args.output_dir))
-        inside = {**self._given, "hub_token": None, "output_dir": output_dir}
+        output_dir = self._args.output_dir
+        with self.recorded():
+            self._args.output_dir = StagedPath.of(os.fspath(staging), str(output_dir))
+            try:
+                yield
+            finally:
+                self._args.output_dir = output_dir
+
+    @contextmanager
+    def recorded(self) -> Iterator[None]:
+        """What is recorded of the arguments beside a model: the user's values, and no token."""
+        inside = {**self._given, "hub_token": None}
         outside = {name: getattr(self._args, name) for name in inside}
         self._set(inside)
         try:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import textwrap
+from collections.abc import Collection
 
 from keepstep.checkpointer import Checkpointer
 from keepstep.errors import KeepstepError
@@ -57,6 +58,12 @@ def make_visible() -> None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
         logger.propagate = False
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(list(names)[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
 def say_start(checkpointer: Checkpointer, *, resume: str, saves: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from keepstep.errors import PolicyError, SettingsError
+from keepstep.errors import PolicyError
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.retention import Metric, Mode, Policy, Rule, default_policy, known_mode, parse
 
@@ -16,22 +16,13 @@ def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mod
     """The policy for `args` (TrainingArguments); `keep`, `metric` and `mode` win over them.
 
     `save_total_limit=K` with evaluation is the best K plus the newest, without evaluation the newest K; no limit keeps
-    all. Raises PolicyError when a metric's direction is unknown or a rule ranks without evaluation.
+    all. Raises PolicyError when `metric` is a name whose direction nobody gives, or a rule ranks without evaluation.
     """
-    check_settings(args)
     evaluates = plain(args.eval_strategy) != "no"
     ranked = _choose_metric(args, metric, mode) if evaluates or metric else None
     rules = _rules(keep)
-    return Policy(rules, ranked) if rules else default_policy(args.save_total_limit or None, ranked)
-
-
-def check_settings(args: Any) -> None:
-    """Raises SettingsError for what can't go together with checkpoint management."""
-    if getattr(args, "enable_jit_checkpoint", False):
-        raise SettingsError(
-            "enable_jit_checkpoint=True saves in the middle of a step, past keepstep",
-            hint="Set enable_jit_checkpoint=False.",
-        )
+    limit = args.save_total_limit
+    return Policy(rules, ranked) if rules else default_policy(limit if limit and limit > 0 else None, ranked)
 
 
 def _rules(keep: Keep | None) -> tuple[Rule, ...] | None:
@@ -60,13 +51,16 @@ def _rule(part: Any) -> Rule:
 
 
 def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> Metric:
-    name = metric or args.metric_for_best_model or "eval_loss"
-    name = name if name.startswith("eval_") else f"eval_{name}"
+    """The metric and its direction: the one that is said, else the one its name tells, else the trainer's own."""
+    name = as_evaluated(metric or args.metric_for_best_model or "eval_loss")
     if mode is not None:
         if mode not in ("min", "max"):
             raise PolicyError(f"mode is {mode!r}", hint="It is 'min' (lower is better) or 'max' (higher is better).")
         return Metric(name, mode)
-    chosen = (said_by_user(args) if metric is None else None) or known_mode(name)
+    theirs = trainers_metric(args)
+    if theirs is not None and theirs.name != name:
+        theirs = None
+    chosen = (said_by_user(args) if theirs else None) or known_mode(name) or (theirs.mode if theirs else None)
     if chosen is None:
         raise PolicyError(
             f"nobody can know whether higher or lower is better for {name!r}",
@@ -75,9 +69,24 @@ def _choose_metric(args: Any, metric: str | None, mode: Mode | None) -> Metric:
     return Metric(name, chosen)
 
 
+def as_evaluated(name: str) -> str:
+    """A metric's name as the Trainer looks for it among what an evaluation returns: `eval_loss` of `loss`."""
+    return name if name.startswith("eval_") else f"eval_{name}"
+
+
 def said_by_user(args: Any) -> Mode | None:
-    """The direction that the user gave, None where it may be transformers' guess (greater unless `...loss`)."""
+    """The direction that the user gave, None where it may be transformers' guess (greater unless `...loss`).
+
+    The arguments put the guess where nothing was given, so who gave the same can't be told from who gave nothing.
+    """
     name, greater = args.metric_for_best_model, args.greater_is_better
     if name is None or greater is None or greater == (not name.endswith("loss")):
         return None
     return "max" if greater else "min"
+
+
+def trainers_metric(args: Any) -> Metric | None:
+    """The metric and the direction that the Trainer itself goes by; None where it has none."""
+    if args.metric_for_best_model is None:
+        return None
+    return Metric(as_evaluated(args.metric_for_best_model), "max" if args.greater_is_better else "min")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from keepstep.operations.doctor.facts import Facts, given_mode
+from keepstep.operations.doctor.facts import Facts, full_name, given_mode, is_trainers
 from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import ANYWHERE, FILES, RUN, TRAINER, rule
-from keepstep.retention import Best, known_mode
+from keepstep.retention import Best, Mode, known_mode
 
 
 @rule(
@@ -148,14 +148,14 @@ def best_without_metric(facts: Facts) -> Found | None:
     why="transformers takes every metric as higher-is-better, unless its name ends in 'loss': best model, limit and "
     "early stopping then go for the worst.",
     fix="Say it: greater_is_better=False (or True).",
-    solved="a table of metrics knows the direction, and an unknown one has to be said",
+    solved="a table of metrics knows the direction; an unknown one is taken as the Trainer has it, which is said",
 )
 def direction_guessed(facts: Facts) -> Found | None:
     """`greater_is_better` is left out, and the guess is wrong, or nobody can know."""
     name = facts.settings["metric_for_best_model"]
     if not name or facts.settings["greater_is_better"] is not None:
         return None
-    guess, known = ("min" if str(name).endswith("loss") else "max"), known_mode(str(name))
+    guess, known = _guess(str(name)), known_mode(str(name))
     if known == guess:
         return None
     words = "is lower-is-better" if known == "min" else "is higher-is-better" if known else "tells no direction"
@@ -179,7 +179,7 @@ def direction_turned(facts: Facts) -> Found | None:
         said = given_mode(facts)
     if not name or said is None or known_mode(str(name)) in (None, said):
         return None
-    full = name if str(name).startswith("eval_") else f"eval_{name}"
+    full = full_name(str(name))
     words = "lower is better" if said == "min" else "higher is better"
     return Found(
         f"{full}: {words}, as you say, which is the other way round than usual. Is that meant?",
@@ -201,36 +201,66 @@ def direction_corrected(facts: Facts) -> Found | None:
         return None
     if facts.value(facts.metric, "metric") or facts.value(facts.mode, "mode"):
         return None
-    guess = "min" if str(name).endswith("loss") else "max"
-    if metric.mode == guess:
+    if metric.mode == _guess(str(name)):
         return None
-    return Found(f"{metric.name}: {metric.direction}; transformers alone would have taken it the other way round")
+    return Found(
+        f"{metric.name}: {metric.direction}; transformers alone would have taken it the other way round"
+        f" ({_turned(metric.mode)} does, where that is meant)"
+    )
 
 
 @rule(
     "E110",
     "nobody can know which way the metric is better",
-    why="keepstep.attach refuses to guess: a wrong guess would keep the worst.",
+    why="keepstep.attach refuses to guess: a wrong guess would keep the worst, and the Trainer has no say in a metric "
+    "that it doesn't go by.",
     fix="Say it: keepstep.attach(trainer, mode='max') or mode='min'.",
     sources=FILES,
 )
 def direction_unknown(facts: Facts) -> Found | None:
-    """With keepstep attached, a metric that no table knows needs a direction."""
-    name = facts.value(facts.metric, "metric") or facts.settings["metric_for_best_model"]
-    if (
-        not facts.attached
-        or not name
-        or not facts.evaluates
-        or known_mode(str(name))
-        or facts.value(facts.mode, "mode")
-    ):
+    """A metric that `keepstep.attach` names, the Trainer does not, and no table knows, needs a direction."""
+    name = facts.value(facts.metric, "metric")
+    if not facts.attached or not name or facts.value(facts.mode, "mode") or known_mode(str(name)):
         return None
-    greater = facts.settings["greater_is_better"]
-    if facts.metric is None and greater is not None and bool(greater) == str(name).endswith("loss"):
-        return None
-    if facts.metric is None and greater is False:
+    if is_trainers(facts.settings, str(name)):
         return None
     return Found(f"metric {name!r}: nobody can know whether higher or lower is better", ("metric_for_best_model",))
+
+
+@rule(
+    "I111",
+    "a metric whose name tells no direction",
+    why="The Trainer's own direction is taken: where greater_is_better is left out that is higher-is-better, unless "
+    "the name ends in 'loss'.",
+    fix="Say greater_is_better, or keepstep.attach(trainer, mode=...), where it is the other way round.",
+    sources=FILES | {TRAINER},
+)
+def direction_from_trainer(facts: Facts) -> Found | None:
+    """No table knows the metric, and nobody gives its direction, or gives the one that transformers guesses."""
+    settings = facts.settings
+    name = settings["metric_for_best_model"]
+    named = facts.value(facts.metric, "metric")
+    if not facts.attached or not facts.evaluates or not name or (named and not is_trainers(settings, str(named))):
+        return None
+    if facts.value(facts.mode, "mode") or settings["greater_is_better"] is not None or known_mode(str(name)):
+        return None
+    mode = facts.chosen.mode if facts.chosen else _guess(str(name))
+    words = "lower" if mode == "min" else "higher"
+    return Found(
+        f"{full_name(str(name))}: {words} is better, as the Trainer takes it; the name tells nothing"
+        f" ({_turned(mode)} turns it round)",
+        ("metric_for_best_model",),
+    )
+
+
+def _guess(name: str) -> Mode:
+    """The direction that transformers takes where none is given."""
+    return "min" if name.endswith("loss") else "max"
+
+
+def _turned(mode: Mode) -> str:
+    """What makes attach rank the other way."""
+    return f"attach(mode={'min' if mode == 'max' else 'max'!r})"
 
 
 def _is_multiple(every: float, part: float) -> bool:

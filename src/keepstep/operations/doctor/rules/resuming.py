@@ -99,14 +99,15 @@ def weights_only(facts: Facts) -> Found | None:
     why="On SIGTERM it saves before the optimizer step that is under way, or before that step's evaluation; such a "
     "resume is not exact. Two ranks that see the signal one step apart wait for each other for ever.",
     fix="Set enable_jit_checkpoint=False, and save often enough (`keepstep plan --mtbf`).",
+    solved="the step under way is finished, evaluated where that is due, and saved; there the training ends, on all "
+    "ranks",
     sources=FILES,
 )
 def jit_checkpoint(facts: Facts) -> Found | None:
-    """`enable_jit_checkpoint=True`. `keepstep.attach` refuses it."""
+    """`enable_jit_checkpoint=True`."""
     if not facts.settings["enable_jit_checkpoint"]:
         return None
-    more = "; keepstep.attach refuses it" if facts.attached else ""
-    return Found(f"enable_jit_checkpoint=True{more}", ("enable_jit_checkpoint",))
+    return Found("enable_jit_checkpoint=True", ("enable_jit_checkpoint",))
 
 
 @rule(
@@ -182,7 +183,8 @@ def fewer_loggers(facts: Facts) -> Found | None:
     "E311",
     "a fresh start among old checkpoints",
     why="The stock Trainer counts them as its own: it removes them as its limit is reached, and a later "
-    "resume_from_checkpoint=True may take one of the old run. keepstep refuses such a start.",
+    "resume_from_checkpoint=True may take one of the old run. keepstep sets a run aside that has ended, and refuses "
+    "such a start beside an unfinished one.",
     fix='Resume: trainer.train(resume_from_checkpoint=True), with keepstep "auto"; or use another output_dir, or with '
     'keepstep attach(trainer, fresh="new-run").',
     sources=frozenset({SCRIPT}),

@@ -104,13 +104,13 @@ def unranked(facts: Facts) -> Found | None:
     "I707",
     "room that no rule frees",
     why="They count against a budget, and stay until room is short or you remove them.",
-    fix="keepstep ls RUN --all lists them, keepstep prune RUN --aside --quarantined frees them.",
+    fix="keepstep ls RUN --all lists them, keepstep prune RUN --aside --quarantined --previous frees them.",
     sources=_HERE,
 )
 def set_aside(facts: Facts) -> Found | None:
-    """Rewinds or damage set checkpoints aside, and they are still there."""
+    """Rewinds, damage or a fresh start set checkpoints aside, and they are still there."""
     size = _run(facts).aside
-    return Found(f"{format_size(size)} are set aside or in quarantine") if size else None
+    return Found(f"{format_size(size)} are set aside, in quarantine or of previous runs") if size else None
 
 
 @rule(

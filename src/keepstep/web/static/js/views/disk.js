@@ -45,7 +45,7 @@ export class DiskView {
     const used = disk.used_bytes;
     const over = disk.budget_bytes !== null && used > disk.budget_bytes;
     const stats = [
-      { id: "used", label: disk.budget_bytes ? "Used of the budget" : "Used by checkpoints", value: size(used), help: "Those that are kept, those set aside by a rewind and those in quarantine: a budget counts them all.", extra: disk.budget_bytes ? meter([{ share: used / disk.budget_bytes, over }], `${percent(used, disk.budget_bytes)} of the budget`) : null, sub: disk.budget_bytes ? `${percent(used, disk.budget_bytes)} of ${size(disk.budget_bytes)}` : "no budget is set" },
+      { id: "used", label: disk.budget_bytes ? "Used of the budget" : "Used by checkpoints", value: size(used), help: "Those that are kept, those set aside by a rewind, those in quarantine and those of previous runs: a budget counts them all.", extra: disk.budget_bytes ? meter([{ share: used / disk.budget_bytes, over }], `${percent(used, disk.budget_bytes)} of the budget`) : null, sub: disk.budget_bytes ? `${percent(used, disk.budget_bytes)} of ${size(disk.budget_bytes)}` : "no budget is set" },
       { id: "free", label: "Free on the disk", value: size(disk.free_bytes), sub: `of ${size(disk.total_bytes)}` },
       finished ? null : { id: "peak", label: "Most until the end", value: size(forecast?.peak_bytes), sub: "a new one is written beside those that are kept", help: "The planner's forecast: the most that lies on disk at once before the run ends." },
       finished ? null : { id: "end", label: "At the end", value: size(forecast?.at_end_bytes), sub: forecast?.saves_left === null || forecast?.saves_left === undefined ? "no end is known" : `after ${plural(forecast.saves_left, "more save")}` },

@@ -15,13 +15,14 @@ const PARTS = {
   left_over: ["Left over", "--line-strong", "half-written or half-removed; the next training or prune clears it"],
   set_aside: ["Set aside by a rewind", "--cat-5", "checkpoints of a course that was left; they stay until they are pruned, or room is short"],
   quarantined: ["In quarantine", "--bad", "checkpoints that were found damaged; they stay until they are pruned, or room is short"],
-  previous: ["Older runs", "--cat-4", "what a fresh start set aside, and what lay in its way; keepstep never removes it"],
+  previous: ["Previous runs", "--cat-4", "what a fresh start set aside, and what lay in its way; its checkpoints stay until they are pruned, or room is short"],
 };
 const UNMANAGED = ["Not managed", "--text-mute", "checkpoints that keepstep did not commit; it never removes them"];
 
 const FREES = {
   set_aside: "Removes what a rewind set aside",
   quarantined: "Removes what was found damaged",
+  previous: "Removes the runs that a fresh start set aside",
 };
 
 /** Rows of all there is: [{id, label, token, what, bytes}], which add up to `all_bytes`. */
@@ -42,14 +43,12 @@ export function wayOut(one, path) {
   const [label] = PARTS[one.part];
   const row = (tag, ...content) => h("div", { data: { part: one.part } }, h("h3", null, label, h("span", { class: "number-tag" }, tag)), ...content);
   const text = (words) => h("p", { class: "mute" }, words);
-  if (one.part === "previous") {
-    return row(size(one.size_bytes), text("Whole older runs: look at what is in there, and delete what nobody needs by hand."), command(`ls -l ${path}/.keepstep/previous`));
-  }
   if (!(one.part in FREES)) return null;
   const stay = one.held ? ` ${plural(one.held, "checkpoint")} of it ${one.held === 1 ? "is" : "are"} pinned or tagged, and stay${one.held === 1 ? "s" : ""}.` : "";
   if (!one.command) {
     const why = one.checkpoints ? stay.trim() : "Nothing in there can be read as a checkpoint: look, and delete it by hand.";
     return row(size(one.size_bytes), text(why));
   }
-  return row(`${one.held ? "up to " : "frees "}${size(one.size_bytes)}`, text(`${FREES[one.part]}, and what no rule keeps. Shows its plan, and asks.${stay}`), command(clean(one.command)));
+  // Beside previous runs there may be what only lay in the way, which stays.
+  return row(`${one.held || one.part === "previous" ? "up to " : "frees "}${size(one.size_bytes)}`, text(`${FREES[one.part]}, and what no rule keeps. Shows its plan, and asks.${stay}`), command(clean(one.command)));
 }

@@ -2,7 +2,7 @@
 
 import { count, duration, metric, name as clean, size } from "../format.js";
 
-const TONES = { committed: "good", resumed: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", recovered: "warn", skipped: "warn" };
+const TONES = { committed: "good", resumed: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", recovered: "warn", rebuilt: "warn", skipped: "warn" };
 
 /** The colour of an event: what went wrong stands out. */
 export const toneOf = (event) => (event.event === "verified" ? (event.ok ? "good" : "bad") : TONES[event.event] ?? "");
@@ -18,7 +18,7 @@ const SENTENCES = {
   run: (event) => `The run begins; keep ${event.keep}${event.metric ? `, ranked by ${event.metric}` : ""}`,
   committed: (event, step) => `${cap(step)} is safe on disk, ${size(event.size_bytes)}${values(event.metrics)}`,
   kept: (event, step) => `${cap(step)} is kept: ${(event.reasons ?? []).join("; ")}${event.blocked_seconds === undefined ? "" : ` (held up ${duration(event.blocked_seconds)}, durable after ${duration(event.durable_seconds)})`}`,
-  removed: (event, step) => `${cap(step)} removed, ${size(event.size_bytes)} freed: ${event.reason}`,
+  removed: (event, step) => `${cap(step)}${event.previous ? ` of the previous run ${event.previous}` : ""} removed, ${size(event.size_bytes)} freed: ${event.reason}`,
   thinned: (event, step) => `${cap(step)} thinned to its weights, ${size(event.freed_bytes)} freed: ${event.reason}`,
   verified: (event, step) => (event.ok ? `${cap(step)}: every byte is as written` : `${cap(step)} is damaged: ${(event.problems ?? []).join("; ")}`),
   quarantined: (event, step) => `${cap(step)} moved to quarantine: ${(event.problems ?? [event.reason]).join("; ")}`,
@@ -32,7 +32,10 @@ const SENTENCES = {
   failed: (event, step) => `The save of ${step} failed: ${event.error}${event.retried ? "; made good with the next step" : ""}`,
   refused: (event, step) => `The save of ${step} was refused: ${event.error}`,
   skipped: (event, step) => `The save of ${step} was left out: one was still being written`,
+  rebuilt: (event) => `It ${event.why}: rebuilt from ${count(event.checkpoints)} manifests; lost where there were any: ${(event.lost ?? []).join(", ")}`,
   recovered: (event) => `Put in order at the start: ${[event.what].flat().join(", ")}`,
+  set_aside: (event) => `The run that was here, ${event.run_id}, is set aside in ${event.path}: ${event.why}`,
+  forgotten: (event) => `Nothing is left of the previous run ${event.previous}`,
   finished: () => "The training reached its end",
 };
 

@@ -140,7 +140,9 @@ export class PolicyView {
     ];
     set(this.figures, strip(stats, "What these rules do"));
     const metrics = new Map(this.run.checkpoints.map((one) => [one.generation, one.metrics]));
-    this.table.setRows(rows.map((row) => ({ ...row, changed: changes.has(row.generation), metrics: metrics.get(row.generation) ?? {} })));
+    // Generations of a previous run are its own, and say nothing of this one's.
+    const own = (row) => row.run_id === plan.run_id;
+    this.table.setRows(rows.map((row) => ({ ...row, changed: own(row) && changes.has(row.generation), metrics: (own(row) && metrics.get(row.generation)) || {} })));
     this.replay.show(replay);
     if (!this.result.childElementCount) set(this.result, card("Now: what stays, what goes", {}, this.table.element), this.replay.element);
     this.#may(plan);
@@ -167,7 +169,7 @@ export class PolicyView {
     const ranking = () => this.run?.metric?.name;
     return new Table({
       label: "What these rules do with each checkpoint",
-      key: (row) => `${row.state}${row.generation}`,
+      key: (row) => `${row.state}${row.run_id}${row.generation}`,
       link: (row) => (row.state === "committed" ? address(this.key, "checkpoint", row.generation) : null),
       mark: (row) => [row.action === "remove" ? "gone" : "", row.changed ? "changed" : ""].join(" ").trim(),
       sort: { id: "step", down: true },

@@ -65,7 +65,7 @@ function lastCommit(run) {
 function budget(run) {
   const { aside_bytes: aside } = run.disk;
   const used = run.size_bytes + aside;
-  const lying = aside ? `${size(aside)} of it set aside or in quarantine; ` : "";
+  const lying = aside ? `${size(aside)} of it set aside, in quarantine or of previous runs; ` : "";
   if (!run.budget_bytes) {
     return { id: "disk", label: "On disk", value: h("a", { href: address(run.key, "disk") }, size(used)), sub: `${lying}no budget; ${size(run.free_bytes)} free`, help: "Bytes of all checkpoints of this run." };
   }

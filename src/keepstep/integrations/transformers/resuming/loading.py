@@ -1,0 +1,104 @@
+"""What a checkpoint holds of a model is put into it: by the stock loader, or by names where that one would not do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from keepstep.errors import ResumeRefused
+from keepstep.integrations.transformers.resuming import adapters, renamed
+from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.sources import Sources
+from keepstep.integrations.transformers.resuming.trained import adapted, unwrapped
+from keepstep.integrations.transformers.setup.messages import listed, logger
+
+LOAD, LOAD_BEST = "_load_from_checkpoint", "_load_best_model"
+
+
+def load_weights(trainer: Any, directory: Path, stock: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    """Load a checkpoint into the trainer's model; `stock` is its own loader, called with the further arguments.
+
+    Where the checkpoint has all that trains, but not where the stock loader looks for it, it goes by name into the
+    model as it was built. PEFT's loader knows one adapter, freezes and deactivates the others, and takes neither other
+    ranks nor the inside of a prompt encoder; that of a whole model takes no tensor that is called otherwise in memory.
+    A loader of the user's own is always called. What lies in the extra file comes last.
+    Raises ResumeRefused where the stock loader fails for lack of tensors that are in no file.
+    """
+    sources = _sources(trainer, directory, stock.__name__)
+    if sources is not None and not sources.lacking:
+        sources.load()
+        adapters.put_back(trainer.model, directory)
+        if stock.__name__ == LOAD_BEST and adapted(trainer.model):
+            trainer.model.eval()  # as the stock loader leaves it
+        return
+    try:
+        with _as_built(trainer.model):
+            stock(*args, **kwargs)
+    except RuntimeError as error:
+        if sources is None:
+            raise
+        raise ResumeRefused(
+            f"{directory} does not hold all that trains in this model: {listed(sources.lacking)} "
+            f"{'is' if len(sources.lacking) == 1 else 'are'} in none of its files",
+            hint="It was saved by stock writers, which leave that out: start a new run, or load its adapter by hand.",
+        ) from error
+    if not loads_whole_files(trainer):
+        return
+    if sources is not None:
+        if not adapted(trainer.model):
+            sources.load()
+        if stock.__name__ == LOAD_BEST:
+            logger.warning("%s is loaded in part: %s", directory.name, text_of(sources.lacking))
+    adapters.put_back(trainer.model, directory)
+
+
+def lacking_in(trainer: Any, directory: Path) -> list[str]:
+    """Names of what trains in the trainer's model and is not put back from a checkpoint; none where that is unknown."""
+    sources = _sources(trainer, directory, LOAD)
+    return [] if sources is None else sources.lacking
+
+
+def text_of(lacking: list[str]) -> str:
+    """What is lacking, in words."""
+    count = "1 tensor that trains is" if len(lacking) == 1 else f"{len(lacking)} tensors that train are"
+    return f"{count} in none of its files as in memory, and not put back: {listed(lacking)}"
+
+
+def _sources(trainer: Any, directory: Path, loader: str) -> Sources | None:
+    """Where a checkpoint has what trains; None where it is loaded by others, who know better."""
+    if not loads_whole_files(trainer) or not _is_stock(trainer, loader):
+        return None
+    model = unwrapped(trainer.model)
+    files = adapters.files_of(model, directory) if adapted(model) else renamed.files_of(model, directory)
+    return None if files is None else Sources(model, directory, files)
+
+
+def _is_stock(trainer: Any, name: str) -> bool:
+    """True when the trainer has the library's own method, beside what manages it."""
+    owners = [owner for owner in type(trainer).__mro__ if name in vars(owner)]
+    nearest = next(owner for owner in owners if not owner.__module__.startswith("keepstep."))
+    return nearest is Trainer and name not in vars(trainer)
+
+
+@contextmanager
+def _as_built(model: Any) -> Iterator[None]:
+    """Afterwards the same parameters train and the same adapters are active as before."""
+    model = unwrapped(model)
+    trains = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    active = _active(model)
+    yield
+    if active and _active(model) != active:
+        model.base_model.set_adapter(active)
+    for name, parameter in model.named_parameters():
+        if name in trains and parameter.requires_grad != trains[name]:
+            parameter.requires_grad_(trains[name])
+
+
+def _active(model: Any) -> list[str]:
+    if not adapted(model):
+        return []
+    return list(model.active_adapters() if adapters.is_native(model) else model.active_adapters)

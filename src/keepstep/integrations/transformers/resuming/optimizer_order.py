@@ -1,0 +1,79 @@
+"""To which parameter each state of an optimizer belongs: stock files know them by index, and torch asks no further."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from keepstep.errors import ResumeRefused
+from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.trained import unwrapped
+from keepstep.integrations.transformers.setup.messages import listed, logger
+
+Order = Sequence[Sequence[str]]
+"""Names in memory of an optimizer's parameters, group by group, in the order of their indices."""
+
+
+def order_of(trainer: Any) -> list[list[str]] | None:
+    """The order of a trainer's optimizer; None where a parameter is none of its model's, or states are not whole."""
+    if trainer.optimizer is None or not loads_whole_files(trainer):
+        return None
+    names = {id(parameter): name for name, parameter in unwrapped(trainer.model).named_parameters()}
+    groups = [[names.get(id(parameter), "") for parameter in g["params"]] for g in trainer.optimizer.param_groups]
+    return groups if all(name for group in groups for name in group) else None
+
+
+@contextmanager
+def in_order(trainer: Any, saved: Order | None) -> Iterator[None]:
+    """While it lasts, an optimizer that loads a state takes it by the names that it was `saved` with.
+
+    Raises ResumeRefused where the parameters are others, or the optimizer's own way of loading takes no order.
+    """
+    now = order_of(trainer)
+    if saved is None or now is None or now == [list(group) for group in saved]:
+        yield
+        return
+    before, here = {name for group in saved for name in group}, {name for group in now for name in group}
+    if before != here or len(saved) != len(now):
+        differing = sorted(before ^ here)
+        raise ResumeRefused(
+            f"the saved optimizer has {len(before)} parameters in {len(saved)} groups, that of now {len(here)} in "
+            f"{len(now)}" + (f"; in one of both alone: {listed(differing)}" if differing else ""),
+            hint="Let the same parameters train, in the same groups; or start a new run from the weights.",
+        )
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    taken: list[bool] = []
+
+    def reorder(_: Any, state: dict[str, Any]) -> dict[str, Any]:
+        taken.append(True)
+        return _reordered(state, saved, now)
+
+    hook = optimizer.register_load_state_dict_pre_hook(reorder)
+    try:
+        yield
+    finally:
+        hook.remove()
+    if not taken:
+        raise ResumeRefused(
+            f"the parameters of {type(optimizer).__name__} are in another order than at the save, and it takes their "
+            "state by that order alone",
+            hint="Build the model, and the groups of its optimizer, in the order in which they were.",
+        )
+    logger.info("the optimizer's parameters are in another order than at the save: their state was taken by name")
+
+
+def _reordered(state: dict[str, Any], saved: Order, now: Order) -> dict[str, Any]:
+    """A `state_dict` as if its parameters had been in the order of now."""
+    groups, old = state["param_groups"], state["state"]
+    keys = [key for group in groups for key in group["params"]]
+    index = dict(zip((name for group in saved for name in group), keys, strict=True))
+    order = [name for group in now for name in group]
+    numbers = iter(range(len(order)))
+    return {
+        **state,
+        "state": {number: old[index[name]] for number, name in enumerate(order) if index[name] in old},
+        "param_groups": [
+            {**group, "params": [next(numbers) for _ in names]} for group, names in zip(groups, now, strict=True)
+        ],
+    }

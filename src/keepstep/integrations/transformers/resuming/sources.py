@@ -1,0 +1,68 @@
+"""Where a checkpoint has the value of each live tensor, and how it gets there: by name, a copy, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors.torch
+import torch
+
+from keepstep.engine import memory_of
+from keepstep.formats.safetensors_header import tensors_in
+from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, trained
+
+Files = Mapping[Path, Mapping[str, torch.Tensor]]
+"""Files with tensors, and for their keys the live tensor that each belongs to."""
+
+
+class Source(NamedTuple):
+    """Where the value of a live tensor lies: a file, and its key there."""
+
+    live: torch.Tensor
+    path: Path
+    key: str
+
+
+class Sources:
+    """What the files of a checkpoint hold for a model: `lacking` names what trains and is in none in its shape here."""
+
+    def __init__(self, model: Any, directory: Path, files: Files) -> None:
+        self._opened: dict[Path, dict[str, torch.Tensor]] = {}
+        self._sources = [source for path, targets in files.items() for source in self._find(path, targets)]
+        extra = directory / EXTRA_NAME
+        entries = tensors_in(extra) if extra.is_file() else {}
+        found = {memory_of(source.live) for source in self._sources}
+        self.lacking = [
+            name
+            for name, live in trained(model).items()
+            if live.numel()
+            and (memory_of(live) or 0) not in found
+            and not (name in entries and entries[name].shape == tuple(live.shape))
+        ]
+
+    def load(self) -> None:
+        """Copy every value into the live tensor that it belongs to: shapes, dtypes and what trains stay as they are."""
+        with torch.no_grad():
+            for live, path, key in self._sources:
+                live.copy_(self._open(path)[key])
+
+    def _find(self, path: Path, targets: Mapping[str, torch.Tensor]) -> Iterator[Source]:
+        for key, shape in self._shapes(path).items():
+            if key in targets and tuple(targets[key].shape) == shape:
+                yield Source(targets[key], path, key)
+
+    def _shapes(self, path: Path) -> dict[str, tuple[int, ...]]:
+        """The keys of a file, with shapes; of a safetensors file the header alone is read."""
+        if path.suffix == ".bin":
+            return {key: tuple(value.shape) for key, value in self._open(path).items()}
+        return {key: entry.shape for key, entry in tensors_in(path).items()}
+
+    def _open(self, path: Path) -> dict[str, torch.Tensor]:
+        if path not in self._opened:
+            if path.suffix == ".bin":
+                self._opened[path] = torch.load(path, map_location="cpu", weights_only=True)
+            else:
+                self._opened[path] = safetensors.torch.load_file(path)
+        return self._opened[path]

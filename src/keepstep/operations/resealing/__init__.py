@@ -1,0 +1,1 @@
+"""What a person changed in a checkpoint on purpose: shown first, then taken over."""

@@ -1,0 +1,214 @@
+"""What a run directory shows: its checkpoints, best and latest, resume point, plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from keepstep.model import Checkpoint, State
+from keepstep.repository import (
+    Check,
+    Foreign,
+    Listing,
+    OnBytes,
+    Repository,
+    Verification,
+)
+from keepstep.retention import RECOVERY_POINT, Before, Plan, Policy, fit, make_plan, rank
+from keepstep.run.completeness import Completeness
+from keepstep.run.events import EventLog
+from keepstep.run.joining import Joiner
+from keepstep.run.late_metrics import LateMetrics
+from keepstep.run.limits import Limits
+from keepstep.run.lock import RunLock
+from keepstep.run.pins import PinBoard, Pins
+from keepstep.run.previous import PreviousRuns
+from keepstep.run.readers import Readers
+from keepstep.run.rebuilding import Rebuilt
+from keepstep.run.references import Known, Reference, resolve
+from keepstep.run.resume_point import ResumePoint, named, newest
+from keepstep.run.runfile import RunFile
+from keepstep.stores import store_at
+from keepstep.units import format_size
+
+
+class RunView:
+    """What one run directory shows; it takes no lock and changes nothing.
+
+    `rebuilt` says how the run was put together where its run.json is missing or damaged, None where it is there.
+    """
+
+    def __init__(self, path: Path, file: RunFile, rebuilt: Rebuilt | None = None) -> None:
+        self.path = path
+        self.file = file
+        self.rebuilt = rebuilt
+        self.store = store_at(path)
+        self.repository = Repository(self.store, file.run_id)
+        # Looking at a run that has no run.json leaves no trace in it.
+        self.events = EventLog(self.store, muted=rebuilt is not None)
+        self.pin_board = PinBoard(self.store)
+        self.readers = Readers(self.store, muted=rebuilt is not None)
+        self.lock = RunLock(self.store)
+        self.previous_runs = PreviousRuns(self.store, file.run_id, self.lock, self.pin_board)
+        self._joiner, self._late = Joiner(), LateMetrics(path)
+        self._completeness = Completeness()
+        self._generations_known = False
+        self._aside_known: tuple[Checkpoint, ...] | None = None
+
+    @property
+    def id(self) -> str:
+        """Identity of the run; it stays when the directory is moved or copied."""
+        return self.file.run_id
+
+    @property
+    def policy(self) -> Policy:
+        """The retention policy in force."""
+        return self.file.policy()
+
+    @property
+    def limits(self) -> Limits:
+        """Budget, free space and what becomes of a save without room, as the last training was begun with them."""
+        return self.file.limits()
+
+    @property
+    def pins(self) -> Pins:
+        """Pins and tags in force."""
+        return self.pin_board.read()
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Generations that must not go now: pinned, tagged, or being read by somebody."""
+        return self.pins.held | self.readers.read().keys()
+
+    def holds(self, checkpoint: Checkpoint) -> bool:
+        """True for a checkpoint that must not go now, of this run or of a previous one."""
+        if checkpoint.state is State.PREVIOUS:
+            return self.previous_runs.holds(checkpoint)
+        return checkpoint.generation in self.held
+
+    def listing(self) -> Listing:
+        """`checkpoints` and `foreign` in one look at the disk."""
+        listing = self.repository.listing()
+        known = self.events.lost()
+        lost = self._completeness.lost(self.repository, listing.checkpoints, known, say=self.lock.held)
+        return replace(listing, checkpoints=self._joiner.join(listing.checkpoints, self._late.known(self.events), lost))
+
+    @property
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Committed checkpoints by generation, with metrics that arrived after the commit, and without lost files."""
+        return self.listing().checkpoints
+
+    @property
+    def foreign(self) -> tuple[Foreign, ...]:
+        """Directories that are called like checkpoints and are none of this run's."""
+        return self.repository.listing().foreign
+
+    @property
+    def previous(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of previous runs of this directory, which a fresh start set aside."""
+        return self.previous_runs.checkpoints
+
+    @property
+    def aside(self) -> tuple[Checkpoint, ...]:
+        """Checkpoints of abandoned timelines and in quarantine, by generation.
+
+        While this object holds the lock nobody else puts any there, and they are read once.
+        """
+        if self._aside_known is not None and self.lock.held:
+            return self._aside_known
+        self._aside_known = Joiner().join(self.repository.aside(), self.events.late_metrics())
+        return self._aside_known
+
+    @property
+    def latest(self) -> Checkpoint | None:
+        """The newest committed checkpoint, None when there is none."""
+        return max(self.checkpoints, key=lambda checkpoint: checkpoint.generation, default=None)
+
+    @property
+    def best(self) -> Checkpoint | None:
+        """The best committed checkpoint by the run's metric (ties: the later), None when none can be ranked."""
+        return next(iter(self.ranking()), None)
+
+    def ranking(self) -> tuple[Checkpoint, ...]:
+        """Committed checkpoints, best first; without a metric, or without its value, none."""
+        metric = self.policy.metric
+        return rank(self.checkpoints, metric) if metric else ()
+
+    def find(self, reference: Reference) -> Checkpoint:
+        """The checkpoint that `best`, `latest`, a step, `step:N`, a tag or a path names.
+
+        Raises CheckpointNotFound, listing what there is.
+        """
+        checkpoints = self.checkpoints
+        metric = self.policy.metric
+        ranked = rank(checkpoints, metric) if metric else ()
+        why = f"none has a value of {metric.name}" if metric else "the run has no metric to rank by"
+        return resolve(reference, Known(self.path, checkpoints, next(iter(ranked), None), why, self.pins))
+
+    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
+        """Check every byte of a checkpoint against its manifest."""
+        return self.repository.verify(checkpoint, on_bytes)
+
+    def note_verified(self, verification: Verification) -> None:
+        """Put the outcome of a check into the event log."""
+        self.events.append("verified", **verification.to_json())
+
+    def resume_point(
+        self, reference: Reference = "latest", on_bytes: OnBytes | None = None, *, check: Check | None = None
+    ) -> ResumePoint:
+        """A verified checkpoint to resume from: the newest that holds, or exactly the one that is named.
+
+        `check` takes the place of `verify`, for a caller that keeps what it reads.
+        Raises CheckpointNotFound when there is none, ResumeRefused when the named one can't be resumed from.
+        """
+        check = check or partial(self.verify, on_bytes=on_bytes)
+        listing = self.listing()
+        if isinstance(reference, str) and reference in ("auto", "latest"):
+            point = newest(self.path, listing, check)
+        else:
+            point = named(self.path, listing, self.find(reference), reference, check)
+        point.say_what_is_odd()
+        return point
+
+    def plan(
+        self,
+        policy: Policy | None = None,
+        *,
+        budget: int | None = None,
+        checkpoints: tuple[Checkpoint, ...] | None = None,
+        also_protected: dict[int, str] | None = None,
+        held_before: Mapping[Before, str] | None = None,
+    ) -> Plan:
+        """What is to be kept and removed now, with reasons: by the run's own policy within its own budget, or by
+        `policy`, within `budget` (bytes) alone.
+
+        `checkpoints` are those of a `listing()` that was taken a moment ago, where there is one; `also_protected` and
+        `held_before` name what must stay of this run and of previous ones, and why.
+        """
+        if checkpoints is None:
+            checkpoints = self.checkpoints
+        if policy is None and budget is None:
+            budget = self.limits.budget
+        policy, pinned = policy or self.policy, self.pins.held
+        plan = make_plan(
+            checkpoints,
+            policy,
+            aside=(*self.aside, *self.previous),
+            now=datetime.now(UTC),
+            pinned=pinned,
+            protected=self._protected(checkpoints) | (also_protected or {}),
+            held_before=self.previous_runs.held() | dict(held_before or {}),
+        )
+        if budget is None:
+            return plan
+        return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
+
+    def _protected(self, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:
+        """The newest resumable checkpoint that is not known to be damaged, and what is being read."""
+        damaged = self.events.damaged()
+        sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
+        newest = {max(sound): RECOVERY_POINT} if sound else {}
+        return self.readers.read() | newest

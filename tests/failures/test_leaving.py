@@ -1,0 +1,403 @@
+"""What leaves the machine: pushes to the Hub, and runs that come back from there, or from a copy, as they can."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import HfApi, constants, hf_api
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from keepstep import layout
+from keepstep.errors import ResumeRefused, StorageError
+from keepstep.run import Exactness, Run
+from tests.failures.build import At, crash, files, managed, names, receipt, same, stock, train, weights
+from tests.training.hub import TOKEN, Hub, hub
+
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+
+STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
+OURS_ALONE = {"keepstep.json", "keepstep_state.json"}
+PUSHING: dict[str, Any] = {"push_to_hub": True, "hub_model_id": "me/mine", "hub_token": TOKEN, "hub_always_push": True}
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub, which this process takes for the real one."""
+    with hub() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(hf_api.api, "endpoint", running.url)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        library = importlib.import_module("transformers.utils.hub")
+        if hasattr(library, "_hf_api"):
+            monkeypatch.setattr(library, "_hf_api", None)
+        yield running
+
+
+def arrived(server: Hub) -> set[str]:
+    """Paths in the repository, without what the training itself says of a model."""
+    found = set(server.files)
+    server.files.clear()
+    return found
+
+
+# -- pushes ----------------------------------------------------------------------------------------------------
+
+
+def used(out: Path) -> None:
+    """An output_dir in which a lot has happened: a run set aside, a trial, a download, a file of the user's."""
+    train(out, max_steps=2, save_steps=1, eval_steps=1)
+    (out / "run-0" / "checkpoint-2").mkdir(parents=True)
+    (out / "run-0" / "checkpoint-2" / "optimizer.pt").write_bytes(b"a trial's")
+    shutil.copytree(out / "checkpoint-2", out / "last-checkpoint")
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.txt").write_text("the user's")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_a_push_takes_along(out: Path, server: Hub, strategy: str) -> None:
+    """The model, its card, the user's files; a checkpoint where the strategy asks for one, and that one whole."""
+    stock(out.with_name("stock"), hub_strategy=strategy, **PUSHING).train()
+    theirs = arrived(server)
+    used(out)
+    train(out, fresh="new-run", keep="latest:1,best:2", hub_strategy=strategy, **PUSHING)
+    assert any(name.startswith("weights-") for name in names(out)), "something that must stay here"
+    mine = arrived(server) - {"notes/mine.txt"}
+    known = mine - {path for path in mine if Path(path).name in OURS_ALONE and "/" in path}
+    assert known == theirs
+    assert {path.rpartition("/")[0] for path in mine - known} == {
+        path.rpartition("/")[0] for path in theirs if path.endswith("optimizer.pt")
+    }
+
+
+@pytest.mark.parametrize("how", ["push_to_hub", "save_model"])
+def test_a_push_by_hand_takes_the_model_along(out: Path, server: Hub, how: str) -> None:
+    reference = stock(out.with_name("stock"), hub_strategy="end", **PUSHING)
+    reference.train()
+    getattr(reference, how)()
+    theirs = arrived(server)
+    used(out)
+    trainer, _ = train(out, fresh="new-run", keep="latest:1,best:2", hub_strategy="end", **PUSHING)
+    getattr(trainer, how)()
+    assert arrived(server) == theirs | {"notes/mine.txt"}
+    assert "README.md" in theirs
+
+
+def test_a_push_without_push_to_hub(out: Path, server: Hub) -> None:
+    """`trainer.push_to_hub()` of a training that pushed nothing makes the repository itself, with the token given."""
+    trainer, _ = train(out, hub_model_id="me/other", hub_token=TOKEN)
+    trainer.push_to_hub(private=True)
+    assert {"model.safetensors", "README.md"} <= set(server.files)
+    assert not any(Path(path).name in OURS_ALONE or ".keepstep" in path for path in server.files)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_no_push_takes_the_token_along(out: Path, server: Hub, strategy: str) -> None:
+    trainer, _ = train(out, hub_strategy=strategy, **PUSHING)
+    trainer.push_to_hub()
+    assert [path for path, data in server.files.items() if TOKEN.encode() in data] == []
+    assert trainer.args.hub_token == TOKEN
+
+
+def test_a_stock_push_takes_the_token_along(out: Path, server: Hub) -> None:
+    """The control: `training_args.bin` of a stock push has the token in it."""
+    stock(out, hub_strategy="every_save", **PUSHING).train()
+    assert TOKEN.encode() in server.files["training_args.bin"]
+
+
+def test_what_is_recorded_of_the_arguments_is_what_the_user_gave(out: Path, server: Hub) -> None:
+    train(out, hub_strategy="every_save", save_total_limit=2, **PUSHING)
+    stored = torch.load(server.download("", out.with_name("hub")) / "training_args.bin", weights_only=False)
+    assert (stored.save_total_limit, stored.hub_token) == (2, None)
+
+
+def test_what_is_recorded_after_a_training_is_what_the_arguments_say_then(out: Path) -> None:
+    trainer, _ = train(out, max_steps=2, save_total_limit=2, hub_token=TOKEN)
+    trainer.args.save_total_limit = 7
+    trainer.save_model(str(out.with_name("model")))
+    stored = torch.load(out.with_name("model") / "training_args.bin", weights_only=False)
+    assert (stored.save_total_limit, stored.hub_token) == (7, None)
+
+
+def test_an_upload_of_the_folder_leaves_our_own_room_here(out: Path, server: Hub) -> None:
+    """The user's own call: the checkpoints are in the folder that he named; what is in .keepstep serves nobody else."""
+    train(out, max_steps=4)
+    HfApi(token=TOKEN).upload_folder(repo_id="me/all", folder_path=str(out))
+    there = server.download("", out.with_name("downloaded"))
+    assert files(there) == {path: data for path, data in files(out).items() if not path.startswith(layout.META)}
+    run = Run.open(there)
+    assert ([checkpoint.step for checkpoint in run.checkpoints], run.id) == ([2, 4], Run.open(out).id)
+
+
+def test_a_model_saved_elsewhere_is_a_model(out: Path) -> None:
+    """`save_model(directory)` and `create_model_card` write what the stock ones write."""
+    reference, target = stock(out.with_name("stock")), out.with_name("model")
+    reference.train()
+    reference.save_model(str(out.with_name("theirs")))
+    reference.create_model_card()
+    trainer, _ = train(out)
+    trainer.save_model(str(target))
+    trainer.create_model_card()
+    assert files(target).keys() == files(out.with_name("theirs")).keys()
+    cards = [(place / "README.md").read_text() for place in (out, out.with_name("stock"))]
+    assert cards[0].replace("run", "stock") == cards[1]
+
+
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_what_is_being_uploaded_stays(out: Path, server: Hub, strategy: str) -> None:
+    """The Hub is slow, and the policy keeps one: the checkpoint goes when it is there, not before."""
+    seen: dict[int, list[str]] = {}
+    server.open.clear()
+
+    def look(step: int) -> Callable[..., None]:
+        return lambda **_: seen.update({step: names(out)}) or (step == 8 and server.open.set())
+
+    looks = [At(step, look(step)) for step in (5, 8)]
+    train(out, keep="latest:1", hub_strategy=strategy, callbacks=looks, **PUSHING)
+    assert seen[5] == ["checkpoint-2", "checkpoint-4"]
+    assert [name for name in names(out) if name.startswith("checkpoint")] == ["checkpoint-12"]
+    arrived_from = "last-checkpoint" if strategy == "checkpoint" else "checkpoint-2"
+    assert f"{arrived_from}/optimizer.pt" in server.files
+
+
+def test_a_push_that_fails_ends_no_training(out: Path, server: Hub) -> None:
+    """As stock: the jobs of the background keep their errors; nothing stays held for them."""
+    server.refuse["/preupload/"] = 403
+    train(out, keep="latest:1", hub_strategy="checkpoint", **PUSHING)
+    assert [name for name in names(out) if name.startswith("checkpoint")] == ["checkpoint-12"]
+    assert Run.open(out).readers.read() == {}
+
+
+# -- what comes back -------------------------------------------------------------------------------------------
+
+WAYS: dict[str, Callable[[Path], tuple[Path, Any]]] = {
+    "elsewhere": lambda out: (out.with_name("download"), out.with_name("download")),
+    "inside, by its path": lambda out: (out / "last-checkpoint", out / "last-checkpoint"),
+    "inside, by its name": lambda out: (out / "last-checkpoint", "last-checkpoint"),
+    "inside, the newest": lambda out: (out / "last-checkpoint", "auto"),
+    "inside, True": lambda out: (out / "last-checkpoint", True),
+    "renamed, by its path": lambda out: (out / "checkpoint-4", out / "checkpoint-4"),
+    "renamed, by its step": lambda out: (out / "checkpoint-4", 4),
+    "renamed, the newest": lambda out: (out / "checkpoint-4", "auto"),
+    "renamed, best": lambda out: (out / "checkpoint-4", "best"),
+}
+
+
+def pushed(out: Path, **settings: Any) -> None:
+    """A training that crashed after step 5, with all its pushes on the Hub."""
+    crash(out, after=5, **settings, **PUSHING)._finish_current_push()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_last_checkpoint_resumes_wherever_it_was_downloaded(
+    out: Path, server: Hub, uninterrupted: dict[str, torch.Tensor], way: str
+) -> None:
+    pushed(out.with_name("there"), hub_strategy="checkpoint")
+    target, reference = WAYS[way](out)
+    server.download("last-checkpoint", target)
+    trainer, checkpointer = train(out, resume=reference)
+    assert receipt(checkpointer).level is Exactness.EXACT
+    assert receipt(checkpointer).step == 4
+    assert same(weights(trainer.model), uninterrupted)
+
+
+def in_the_cache(server: Hub, cache: Path) -> Path:
+    """A snapshot as huggingface_hub keeps it: every file a link to a blob beside the snapshots."""
+    repository = cache / "models--me--mine"
+    for path, data in server.files.items():
+        blob = repository / "blobs" / hashlib.sha256(data).hexdigest()
+        link = repository / "snapshots" / ("c" * 40) / path
+        for place in (blob, link):
+            place.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(data)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return repository / "snapshots" / ("c" * 40)
+
+
+def test_a_last_checkpoint_resumes_from_the_cache_of_the_hub(
+    out: Path, server: Hub, uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    """`snapshot_download` without a directory of its own."""
+    pushed(out.with_name("there"), hub_strategy="checkpoint")
+    cache = in_the_cache(server, out.with_name("cache"))
+    trainer, checkpointer = train(out, resume=cache / "last-checkpoint")
+    assert receipt(checkpointer).level is Exactness.EXACT
+    assert receipt(checkpointer).verified
+    assert same(weights(trainer.model), uninterrupted)
+    (cache / "last-checkpoint" / "optimizer.pt").resolve().write_bytes(b"damaged")
+    with pytest.raises(ResumeRefused, match=r"is damaged: optimizer\.pt"):
+        train(out.with_name("other"), resume=cache / "last-checkpoint")
+
+
+def test_a_run_in_the_cache_of_the_hub_is_read_and_never_written(out: Path, server: Hub) -> None:
+    pushed(out.with_name("there"), hub_strategy="all_checkpoints")
+    cache = in_the_cache(server, out.with_name("cache"))
+    run = Run.open(cache)
+    assert [checkpoint.step for checkpoint in run.checkpoints] == [2, 4]
+    assert all(run.verify(checkpoint).ok for checkpoint in run.checkpoints)
+    with pytest.raises(StorageError, match="lies in the Hub's cache"), run.writing():
+        pass
+    (cache / "checkpoint-4" / "scheduler.pt").unlink()
+    (cache / "checkpoint-4" / "scheduler.pt").symlink_to(out.with_name("there") / "checkpoint-4" / "scheduler.pt")
+    assert str(run.verify(run.find(4)).problems[0]) == "scheduler.pt is a link, not a regular file"
+
+
+def test_a_last_checkpoint_of_stock_resumes_inside_the_output_dir(out: Path, server: Hub) -> None:
+    pushed(out.with_name("there"), attached=False, hub_strategy="checkpoint")
+    server.download("last-checkpoint", out / "last-checkpoint")
+    _, checkpointer = train(out, resume="auto")
+    assert (receipt(checkpointer).step, receipt(checkpointer).verified) == (4, False)
+
+
+def test_all_checkpoints_of_the_hub_are_a_run(out: Path, server: Hub, uninterrupted: dict[str, torch.Tensor]) -> None:
+    """A whole repository downloaded as output_dir: what stock pushes leave beside the checkpoints is in no way."""
+    pushed(out.with_name("there"), hub_strategy="all_checkpoints")
+    server.download("", out)
+    trainer, checkpointer = train(out, resume="auto")
+    assert receipt(checkpointer).level is Exactness.EXACT
+    assert same(weights(trainer.model), uninterrupted)
+
+
+def test_a_copy_without_the_hidden_directory_goes_on(
+    out: Path, said: Callable[[], str], uninterrupted: dict[str, torch.Tensor]
+) -> None:
+    """rsync --exclude '.*': the same run, from its manifests, and one line that says what was lost."""
+    crash(out, after=7)
+    run_id = Run.open(out).id
+    shutil.copytree(out, out.with_name("copy"), ignore=shutil.ignore_patterns(".*"))
+    said()
+    trainer, checkpointer = train(out.with_name("copy"), resume="auto")
+    lines = [line for line in said().splitlines() if "is rebuilt from the manifests" in line]
+    assert len(lines) == 1
+    assert "pins, tags, events" in lines[0]
+    assert receipt(checkpointer).level is Exactness.EXACT
+    assert checkpointer.run.id == run_id
+    assert same(weights(trainer.model), uninterrupted)
+
+
+def test_the_policy_and_the_best_come_along(out: Path) -> None:
+    scores = {2: 0.1, 4: 0.9, 6: 0.2}
+    crash(out, after=7, scores=scores, metric_for_best_model="accuracy", keep="best:1,latest:2")
+    policy = Run.open(out).policy
+    shutil.rmtree(out / layout.META)
+    run = Run.open(out)
+    assert run.policy == policy
+    assert run.best is not None
+    assert run.best.step == 4
+
+
+# -- told to stop ----------------------------------------------------------------------------------------------
+
+ARGUMENT_NAMES = {field.name for field in fields(TrainingArguments)}
+jit = pytest.mark.skipif("enable_jit_checkpoint" not in ARGUMENT_NAMES, reason="this transformers has no such setting")
+
+
+class Told(TrainerCallback):
+    """What the stock handler does some seconds after a SIGTERM, at a moment of the training."""
+
+    def __init__(self, step: int, event: str) -> None:
+        def on_event(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                manager_of(self.trainer).is_checkpoint_requested = True
+
+        self.trainer: Any = None
+        setattr(self, event, on_event)
+
+
+def manager_of(trainer: Trainer) -> Any:
+    """What stands between the signal and the stock callback."""
+    (found,) = [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "JITCheckpointCallback"]
+    return found.jit_manager
+
+
+def told(out: Path, step: int, event: str, **settings: Any) -> Trainer:
+    """A training that is told to stop."""
+    callback = Told(step, event)
+    trainer, _ = managed(out, enable_jit_checkpoint=True, callbacks=[callback], **settings)
+    callback.trainer = trainer
+    trainer.train()
+    return trainer
+
+
+@jit
+@pytest.mark.parametrize(
+    ("step", "event", "stops_at"),
+    [
+        (2, "on_step_begin", 3), (2, "on_pre_optimizer_step", 3), (2, "on_substep_end", 3), (4, "on_step_end", 4),
+        (4, "on_evaluate", 5), (5, "on_step_begin", 6), (6, "on_step_end", 6), (6, "on_evaluate", 6),
+        (6, "on_epoch_end", 6), (6, "on_epoch_begin", 7),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("strategy", ["steps", "epoch", "no"])
+def test_a_training_that_is_told_to_stop_saves_its_step_and_goes_on_exactly(
+    out: Path, step: int, event: str, stops_at: int, strategy: str
+) -> None:
+    settings: dict[str, Any] = {"save_strategy": strategy, "per_device_train_batch_size": 2, "logging_steps": 1}
+    settings |= {"gradient_accumulation_steps": 2, "eval_strategy": "epoch" if strategy == "epoch" else "steps"}
+    if strategy == "epoch" and event == "on_evaluate":
+        pytest.skip("there it is evaluated at the end of the epoch")
+    whole, _ = train(out.with_name("whole"), **settings)
+    stopped = told(out, step, event, **settings)
+    assert stopped.state.global_step == stops_at
+    assert names(out)[-1] == f"checkpoint-{stops_at}"
+    assert not manager_of(stopped).is_checkpoint_requested
+    trainer, checkpointer = train(out, resume="auto", **settings)
+    assert receipt(checkpointer).level is Exactness.EXACT
+    assert same(weights(trainer.model), weights(whole.model))
+    assert _losses(trainer) == _losses(whole)
+
+
+def _losses(trainer: Trainer) -> list[Any]:
+    log = trainer.state.log_history
+    return [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in log]
+
+
+@jit
+def test_it_is_said_and_the_run_is_unfinished(out: Path, said: Callable[[], str]) -> None:
+    told(out, 2, "on_step_begin")
+    text = said()
+    assert "a SIGTERM ends the training with the step under way, saved" in text
+    assert 'told to stop: the training ends here; go on with train(resume_from_checkpoint="auto")' in text
+    assert b'"ended":"stopped"' in (out / layout.METRICS).read_bytes()
+
+
+@jit
+def test_the_signal_itself_is_heard(out: Path) -> None:
+    """The stock handler's way, without its wait of some seconds."""
+    tells = At(2, lambda **_: signal.raise_signal(signal.SIGTERM))
+    trainer, _ = managed(out, enable_jit_checkpoint=True, callbacks=[tells])
+    manager_of(trainer).kill_wait = 0
+    trainer.train()
+    assert names(out)[-1] == f"checkpoint-{trainer.state.global_step}"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "stock gives the handler back"
+
+
+@jit
+def test_a_save_under_way_turns_none_away_that_nothing_can_make_up_for(out: Path) -> None:
+    """back_pressure="skip" leaves saves out, not the last one."""
+    trainer = told(out, 2, "on_step_begin", keep="latest:1")
+    assert names(out) == [f"checkpoint-{trainer.state.global_step}"]
+
+
+@jit
+def test_outside_of_a_managed_training_the_stock_callback_does_as_ever(out: Path) -> None:
+    trainer, _ = managed(out, enable_jit_checkpoint=True)
+    saved: list[int] = []
+    trainer._save_checkpoint = lambda *_, **__: saved.append(trainer.state.global_step)  # type: ignore[method-assign]
+    manager_of(trainer).is_checkpoint_requested = True
+    trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
+    assert trainer.control.should_training_stop
+    assert saved == [0]
