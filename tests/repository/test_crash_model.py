@@ -12,10 +12,9 @@ import msgspec
 import pytest
 
 from keepstep.model import Checkpoint, FileEntry, Kind, State
-from keepstep.repository import Dispose, Repository, Staging, Verification, manifest
+from keepstep.repository import Dispose, OnBytes, Repository, Staging, Verification, manifest
 from keepstep.repository.linking import link_files
 from keepstep.run import ResumePoint, Run
-from keepstep.run.run import OnBytes
 from keepstep.stores.memory import MemoryStore
 from tests.repository.crash_model import Scenario, Violation, World, by_generation, commit, damage
 
