@@ -99,7 +99,7 @@ def test_a_push_by_hand_takes_the_model_along(out: Path, server: Hub, how: str) 
 def test_a_push_without_push_to_hub(out: Path, server: Hub) -> None:
     """`trainer.push_to_hub()` of a training that pushed nothing makes the repository itself, with the token given."""
     trainer, _ = train(out, hub_model_id="me/other", hub_token=TOKEN)
-    trainer.push_to_hub(private=True)
+    trainer.push_to_hub()
     assert {"model.safetensors", "README.md"} <= set(server.files)
     assert not any(Path(path).name in OURS_ALONE or ".keepstep" in path for path in server.files)
 
