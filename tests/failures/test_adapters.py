@@ -531,3 +531,17 @@ def test_two_processes(tmp_path: Path, name: str, engine: str) -> None:
     assert codes == [0, 0], logs_of(tmp_path)
     (alone, first), (_, second) = (torch.load(tmp_path / f"rank-{rank}.pt") for rank in (0, 1))
     assert unequal(alone, first) == [] and unequal(alone, second) == []
+
+
+def test_a_compiled_model_with_adapters(out: Path, tmp_path: Path, engine: str) -> None:
+    """The stock Trainer can't load it; with the newest PEFT it writes an adapter file without a tensor."""
+    kind = Kind(lambda: torch.compile(KINDS["default"].build(), backend="eager"))
+    settings: dict[str, Any] = {"eval_strategy": "no", "remove_unused_columns": False}
+    alone = trainer_of(kind, tmp_path / "alone", **settings)
+    alone.train()
+    with pytest.raises(ValueError, match="checkpoint index"):
+        trainer_of(kind, tmp_path / "alone", **settings).train(resume_from_checkpoint=True)
+    crashed(managed(kind, out, engine, **settings)[0], 4)
+    trainer, _ = managed(kind, out, engine, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert unequal(state(alone.model), state(trainer.model)) == []

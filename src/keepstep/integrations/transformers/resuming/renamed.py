@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from keepstep.engine import memory_of, recording
 from keepstep.formats.safetensors_header import TensorEntry, tensors_in
-from keepstep.integrations.transformers.resuming.trained import live_tensors, unwrapped
+from keepstep.integrations.transformers.resuming.trained import bare, live_tensors, unwrapped
 from keepstep.integrations.transformers.setup.messages import logger
 from keepstep.integrations.transformers.stock import SAVE_FILE
 from keepstep.snapshot.random_state import untouched
@@ -40,12 +40,7 @@ def files_of(model: Any, directory: Path) -> dict[Path, dict[str, torch.Tensor]]
     if not _unnamed(by_name, entries):
         return None
     targets = {**by_name, **_written_names(model)}
-    return {path: {key: targets[bare(key)] for key in found if bare(key) in targets} for path, found in files.items()}
-
-
-def bare(key: str) -> str:
-    """A key without what a compiled model puts before it."""
-    return key.removeprefix("_orig_mod.")
+    return dict.fromkeys(files, targets)
 
 
 def _unnamed(live: dict[str, torch.Tensor], entries: dict[str, TensorEntry]) -> bool:

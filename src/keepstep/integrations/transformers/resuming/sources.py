@@ -11,10 +11,10 @@ import torch
 
 from keepstep.engine import memory_of
 from keepstep.formats.safetensors_header import tensors_in
-from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, trained
+from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, bare, trained
 
 Files = Mapping[Path, Mapping[str, torch.Tensor]]
-"""Files with tensors, and for their keys the live tensor that each belongs to."""
+"""Files with tensors, and for their keys, as a model has them that is not compiled, the live tensor of each."""
 
 
 class Source(NamedTuple):
@@ -50,8 +50,9 @@ class Sources:
 
     def _find(self, path: Path, targets: Mapping[str, torch.Tensor]) -> Iterator[Source]:
         for key, shape in self._shapes(path).items():
-            if key in targets and tuple(targets[key].shape) == shape:
-                yield Source(targets[key], path, key)
+            live = targets.get(bare(key))
+            if live is not None and tuple(live.shape) == shape:
+                yield Source(live, path, key)
 
     def _shapes(self, path: Path) -> dict[str, tuple[int, ...]]:
         """The keys of a file, with shapes; of a safetensors file the header alone is read."""

@@ -21,6 +21,11 @@ def unwrapped(model: Any) -> Any:
     return getattr(model, "_orig_mod", model)
 
 
+def bare(key: str) -> str:
+    """A name without what a compiled model puts before it."""
+    return key.removeprefix("_orig_mod.")
+
+
 def adapted(model: Any) -> bool:
     """True for a model with adapters, whose stock files hold the adapters alone."""
     return bool(getattr(unwrapped(model), "peft_config", None))

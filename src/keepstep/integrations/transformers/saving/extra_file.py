@@ -13,7 +13,7 @@ from keepstep.engine import Recorded, Written, memory_of
 from keepstep.formats.safetensors_file import STOCK_METADATA, stock_dtypes
 from keepstep.integrations.transformers.resuming.adapters import prompt_embeddings
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
-from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, adapted, scores, trained, unwrapped
+from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, adapted, bare, scores, trained, unwrapped
 from keepstep.integrations.transformers.saving.disk_errors import as_os_error
 from keepstep.integrations.transformers.setup.messages import listed, logger
 
@@ -62,7 +62,7 @@ def lacking_in(model: Any, written: Written) -> dict[str, torch.Tensor]:
     if adapted(model):
         known = {memory_of(tensor) for tensor in prompt_embeddings(model).values()}
         return {n: t for n, t in live.items() if not written.holds(t) and memory_of(t) not in known}
-    keys = {key.removeprefix("_orig_mod.").removeprefix("module.") for key in written.keys}
+    keys = {bare(key).removeprefix("module.") for key in written.keys}
     lacking = {n: t for n, t in live.items() if not written.holds(t) and n not in keys}
     return lacking if len(lacking) < len(live) else {}
 
