@@ -39,7 +39,8 @@ def main(words: list[str] | None = None) -> int:
         print(table.line(row), file=progress, flush=True)
     print(f"{len(wanted)} situations: {table.summary(rows)}", file=progress)
     if asked.format == "json":
-        print(table.as_json(rows))
+        order = [one.name for one in wanted]
+        print(table.as_json(sorted(rows, key=lambda row: order.index(row.name))))
     elif asked.format == "markdown":
         print(table.as_markdown(GROUPS, rows, engines), end="")
     return 1 if any(row.verdict is Verdict.WORSE for row in rows) else 0

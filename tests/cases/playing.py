@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from tests.cases.facts import plain
@@ -86,5 +88,14 @@ def live(name: str, life: tuple[bool, int], engine: str | None, out: Path, resul
     result.write_text(json.dumps({"facts": dict(facts)}, default=plain))
 
 
+def _warm_up() -> None:
+    """What transformers 5 works out at a process's first save; those that are forked from this one find it done."""
+    if find_spec("transformers.conversion_mapping") is not None:
+        import_module("transformers.conversion_mapping").get_checkpoint_conversion_mapping("llama")
+
+
 def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
+
+
+_warm_up()

@@ -59,7 +59,8 @@ def as_markdown(groups: Mapping[str, Sequence[Situation]], rows: Sequence[Row], 
     for title, situations in groups.items():
         told = [one for one in situations if any((one.name, engine) in by_place for engine in engines)]
         if told:
-            parts.append(f"\n## {title}\n\n| situation | {' | '.join(engines)} | the stock Trainer alone |\n")
+            columns = " | ".join(f"{engine} engine" for engine in engines)
+            parts.append(f"\n## {title}\n\n| situation | {columns} | the stock Trainer alone |\n")
             parts.append(f"|---|{'---|' * len(engines)}---|\n")
             parts += [_markdown(one, [by_place[one.name, engine] for engine in engines]) for one in told]
     return "".join(parts)

@@ -105,7 +105,7 @@ def account(trial: Trial, wants: Mapping[str, Any], beside: Trial | None = None)
     measure = stock if all(stock.get(name) == value for name, value in wants.items()) else {}
     own = differences(whole, last, OURS_ALONE if stock and stock.get("best metric") is None else ())
     unmet = {name: f"{name}: {last.get(name)}, not {value}" for name, value in wants.items() if last.get(name) != value}
-    unlike = differences(measure, whole, (*OURS_ALONE, *_incomparable(stock, whole))) if measure else {}
+    unlike = differences(measure, whole, (*OURS_ALONE, *_incomparable(stock, whole), *wants)) if measure else {}
     texts = (*own.values(), *unmet.values(), *(f"left alone, beside stock, {text}" for text in unlike.values()))
     receipt = last.get("receipt")
     return Account(gap([*own, *unmet, *unlike]), texts, receipt and receipt["level"], bool(own), bool(unlike))
