@@ -159,6 +159,23 @@ def test_a_train_that_was_put_onto_the_instance_is_managed_too(out: Path) -> Non
     assert receipt(checkpointer).step == 6 and steps(out)[-1] == 12
 
 
+def test_a_loader_that_was_put_onto_the_instance_is_called(out: Path) -> None:
+    """It knows what it does: no file that we could load by name takes its place."""
+    called: list[str] = []
+
+    def load(self: Any, path: str, model: Any = None) -> None:
+        called.append(Path(path).name)
+        Trainer._load_from_checkpoint(self, path, model)
+
+    lora = {"r": 4}
+    crash(out, after=6, lora=lora)
+    trainer = stock(out, lora=lora)
+    trainer._load_from_checkpoint = MethodType(load, trainer)  # type: ignore[method-assign]
+    keepstep.attach(trainer)
+    trainer.train("auto")
+    assert called == ["checkpoint-6"] and steps(out)[-1] == 12
+
+
 def test_a_refused_attach_leaves_the_instance_as_it_was(out: Path) -> None:
     trainer = stock(out)
     mine = MethodType(lambda self: "mine", trainer)
@@ -223,6 +240,7 @@ def test_an_error_in_our_own_notes_ends_no_training(
     trainer, checkpointer = train(out, True)
     assert trainer.state.global_step == 12 and steps(out)[-1] == 12
     assert not events(out, "failed")
+    assert len(events(out, "resumed")) == 1, "once, also where nothing could be compared"
     assert receipt(checkpointer).level == "approximate"
     text = said()
     assert (

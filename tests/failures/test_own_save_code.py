@@ -163,6 +163,21 @@ def test_own_code_that_writes_nothing_ends_no_training(out: Path, said: Callable
     assert said().count("Keeps._save_checkpoint wrote no file for step") == 1
 
 
+def test_own_code_that_fails_once_and_then_writes_nothing_ends_no_training(out: Path, said: Callable[[], str]) -> None:
+    class Gives(Trainer):
+        tried = False
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            if not self.tried:
+                self.tried = True
+                raise FileNotFoundError("what was just written")
+
+    trainer, _ = managed(out, trainer_class=Gives, engine="fast")
+    trainer.train()
+    assert trainer.state.global_step == 12 and steps(out) == []
+    assert said().count("Gives._save_checkpoint wrote no file for step") == 1
+
+
 class OwnFile(Trainer):
     """Keeps its weights in a file of its own name, and loads them from there."""
 

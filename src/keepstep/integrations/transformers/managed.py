@@ -76,7 +76,7 @@ class ManagedTrainer(_Base):
             self.remove_callback(SessionCallback)
         self._keepstep = Session(self, checkpointer, engine, ranks)
         if ranks.leads:
-            known_missing = warn_of_unknown(self, ManagedTrainer, policy.metric)
+            known_missing = warn_of_unknown(self, policy.metric)
             self._keepstep.ranking.evaluations.known_missing = known_missing
         self.callback_handler.callbacks.insert(0, GateCallback(self._keepstep))
         self.add_callback(SessionCallback(self._keepstep))
@@ -222,7 +222,7 @@ class ManagedTrainer(_Base):
         self._keepstep.compare()
         directory = args[0] if args else kwargs["resume_from_checkpoint"]
         with serving(self._keepstep.held):
-            load_weights(self, Path(directory), super()._load_from_checkpoint, *args, **kwargs)
+            load_weights(self, Path(directory), partial(super()._load_from_checkpoint, *args, **kwargs), best=False)
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
         with serving(self._keepstep.held), in_order(self, self._keepstep.loop.optimizer_order):
@@ -253,7 +253,7 @@ class ManagedTrainer(_Base):
         self.state.best_model_checkpoint = str(best.path)
         self.state.best_global_step = best.step
         with serving(self._keepstep.held):
-            load_weights(self, Path(self.state.best_model_checkpoint), super()._load_best_model)
+            load_weights(self, Path(self.state.best_model_checkpoint), super()._load_best_model, best=True)
         self._keepstep.held.clear()
 
 

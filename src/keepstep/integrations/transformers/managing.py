@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from keepstep.integrations.transformers.setup.bystanders import is_of
+from keepstep.integrations.transformers.setup.own_code import OURS
+
 
 class Yielding:
     """An attribute of the mixin that gives way to one of the user's own of the same name.
@@ -70,7 +73,7 @@ def unmanaged_copy(trainer: Any) -> tuple[Callable[..., Any], tuple[type], dict[
     handler = state.get("callback_handler")
     if handler is not None:
         state["callback_handler"] = copy.copy(handler)
-        theirs = [one for one in handler.callbacks if not type(one).__module__.startswith(__package__ or "keepstep")]
+        theirs = [one for one in handler.callbacks if not is_of(one, OURS)]
         state["callback_handler"].callbacks = theirs
     return _blank, (getattr(kind, "_keepstep_original", kind),), state
 

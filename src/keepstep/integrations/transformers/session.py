@@ -76,6 +76,7 @@ class Session:
         self.logbook = Logbook(leads=ranks.leads)
         self._engine_text = engine.text
         self._fingerprint: dict[str, Any] = {}
+        self._compared = False
         self._trainer_state: dict[str, Any] = {}
 
     def hear(self, policy: Policy, path: str) -> None:
@@ -116,7 +117,7 @@ class Session:
         self.loop.start()
         self.ranking.start()
         self._trainer_state = {}
-        self._fingerprint = {}
+        self._fingerprint, self._compared = {}, False
         if point is not None:
             self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
             self.ranks.together(partial(self._read, point))
@@ -129,8 +130,9 @@ class Session:
         A trainer that makes its model itself, for each trial of a search another one, does so inside of `train`: then
         this comes right before the model is loaded, or else with the first step. Raises ResumeRefused.
         """
-        if self._fingerprint or not self.active:
+        if self._compared or not self.active:
             return
+        self._compared = True
         what = "what a resume is compared with"
         self._fingerprint = self.ranks.agree(partial(self._books.attempt, what, partial(fingerprint, self.trainer), {}))
         self.saves.start(self._fingerprint)

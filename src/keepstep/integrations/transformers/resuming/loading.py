@@ -7,20 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import Trainer
-
 from keepstep.errors import ResumeRefused
 from keepstep.integrations.transformers.resuming import adapters, renamed
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.sources import Sources
 from keepstep.integrations.transformers.resuming.trained import adapted, unwrapped
 from keepstep.integrations.transformers.setup.messages import listed, logger
+from keepstep.integrations.transformers.setup.own_code import is_stock
 
 LOAD, LOAD_BEST = "_load_from_checkpoint", "_load_best_model"
 
 
-def load_weights(trainer: Any, directory: Path, stock: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-    """Load a checkpoint into the trainer's model; `stock` is its own loader, called with the further arguments.
+def load_weights(trainer: Any, directory: Path, stock: Callable[[], None], *, best: bool) -> None:
+    """Load a checkpoint into the trainer's model; `stock` calls its own loader, of the best at the end or of a resume.
 
     Where the checkpoint has all that trains, but not where the stock loader looks for it, it goes by name into the
     model as it was built. PEFT's loader knows one adapter, freezes and deactivates the others, and takes neither other
@@ -28,16 +27,16 @@ def load_weights(trainer: Any, directory: Path, stock: Callable[..., None], *arg
     A loader of the user's own is always called. What lies in the extra file comes last.
     Raises ResumeRefused where the stock loader fails for lack of tensors that are in no file.
     """
-    sources = _sources(trainer, directory, stock.__name__)
+    sources = _sources(trainer, directory, LOAD_BEST if best else LOAD)
     if sources is not None and not sources.lacking:
         sources.load()
         adapters.put_back(trainer.model, directory)
-        if stock.__name__ == LOAD_BEST and adapted(trainer.model):
+        if best and adapted(trainer.model):
             trainer.model.eval()  # as the stock loader leaves it
         return
     try:
         with _as_built(trainer.model):
-            stock(*args, **kwargs)
+            stock()
     except RuntimeError as error:
         if sources is None:
             raise
@@ -51,7 +50,7 @@ def load_weights(trainer: Any, directory: Path, stock: Callable[..., None], *arg
     if sources is not None:
         if not adapted(trainer.model):
             sources.load()
-        if stock.__name__ == LOAD_BEST:
+        if best:
             logger.warning("%s is loaded in part: %s", directory.name, text_of(sources.lacking))
     adapters.put_back(trainer.model, directory)
 
@@ -70,18 +69,11 @@ def text_of(lacking: list[str]) -> str:
 
 def _sources(trainer: Any, directory: Path, loader: str) -> Sources | None:
     """Where a checkpoint has what trains; None where it is loaded by others, who know better."""
-    if not loads_whole_files(trainer) or not _is_stock(trainer, loader):
+    if not loads_whole_files(trainer) or not is_stock(trainer, loader):
         return None
     model = unwrapped(trainer.model)
     files = adapters.files_of(model, directory) if adapted(model) else renamed.files_of(model, directory)
     return None if files is None else Sources(model, directory, files)
-
-
-def _is_stock(trainer: Any, name: str) -> bool:
-    """True when the trainer has the library's own method, beside what manages it."""
-    owners = [owner for owner in type(trainer).__mro__ if name in vars(owner)]
-    nearest = next(owner for owner in owners if not owner.__module__.startswith("keepstep."))
-    return nearest is Trainer and name not in vars(trainer)
 
 
 @contextmanager

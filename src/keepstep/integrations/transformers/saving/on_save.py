@@ -39,10 +39,9 @@ class OnSave:
     def tell(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """In place of `CallbackHandler.on_save`; returns the control as the callbacks leave it."""
         handler = self._trainer.callback_handler
-        tell_all = partial(type(handler).on_save, handler, args, state, **kwargs)
         checkpoint = self._saves.present
         if checkpoint is None or not any(hears(callback, "on_save") for callback in handler.callbacks):
-            return tell_all(control)
+            return type(handler).on_save(handler, args, state, control, **kwargs)
         run = self._checkpointer.run
         before = run.look(checkpoint)
         seen, wrote = before, list[str]()

@@ -191,15 +191,20 @@ class Saves:
             return self._stage(facts, write_stock, added, directory)
 
         try:
-            self._checkpointer.save_in_background(facts, stage, on_commit)
+            self._submit(partial(self._checkpointer.save_in_background, facts, stage, on_commit))
         except NothingWrittenError:
             self._say_nothing_written(facts.step)
+        self._blocked += time.monotonic() - began
+
+    def _submit(self, save: Callable[[], None]) -> None:
+        """Begin a save; what fails at once is made good at once. Raises the second failure."""
+        try:
+            save()
         except (StorageError, UnsupportedTensorError) as error:
             if isinstance(error, DiskFull) or (isinstance(error, StorageError) and error.is_full and self._failed):
                 raise
             self._note(error)
-            self._checkpointer.save_in_background(facts, stage, on_commit)
-        self._blocked += time.monotonic() - began
+            save()
 
     def _say_nothing_written(self, step: int) -> None:
         if not self._said_nothing_written:

@@ -39,8 +39,8 @@ def readers(callbacks: Iterable[Any]) -> list[str]:
 
 
 def _reads(callback: Any) -> bool:
-    known = _READS.get(type(callback).__name__) if _is_of(callback, "transformers.") else None
-    return known(callback) if known is not None else not _is_of(callback, "keepstep.")
+    known = _READS.get(type(callback).__name__) if is_of(callback, "transformers.") else None
+    return known(callback) if known is not None else not is_of(callback, "keepstep.")
 
 
 def overrides(callback: Any, event: str) -> bool:
@@ -50,8 +50,9 @@ def overrides(callback: Any, event: str) -> bool:
 
 
 def _is_trusted(callback: Any) -> bool:
-    return any(_is_of(callback, package) for package in _TRUSTED)
+    return is_of(callback, _TRUSTED)
 
 
-def _is_of(callback: Any, package: str) -> bool:
-    return f"{type(callback).__module__}.".startswith(package)
+def is_of(callback: Any, packages: str | tuple[str, ...]) -> bool:
+    """True when the callback's class comes from one of the packages, each with a dot at its end."""
+    return f"{type(callback).__module__}.".startswith(packages)

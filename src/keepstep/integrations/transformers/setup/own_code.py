@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-LIBRARIES = ("transformers.", "trl.", "peft.", "accelerate.", "keepstep.")
+from transformers import Trainer
+
+OURS = "keepstep."
+LIBRARIES = ("transformers.", "trl.", "peft.", "accelerate.", OURS)
 """Packages whose methods do what is known of them."""
 SAVES = (
     *("_save_checkpoint", "save_model", "_save"),
@@ -21,8 +24,21 @@ def own(trainer: Any, methods: Iterable[str]) -> list[str]:
     return [name for method in methods if (name := _own(trainer, method))]
 
 
+def is_stock(trainer: Any, method: str) -> bool:
+    """True when the method is that of the library's `Trainer` itself, beside what manages it."""
+    if method in _put_onto(trainer):
+        return False
+    kinds = (kind for kind in type(trainer).__mro__ if method in vars(kind) and not kind.__module__.startswith(OURS))
+    return next(kinds, Trainer) is Trainer
+
+
+def _put_onto(trainer: Any) -> dict[str, Any]:
+    """What lies on the instance, or did before it was managed."""
+    return vars(trainer) | getattr(type(trainer), "_keepstep_patched", {})
+
+
 def _own(trainer: Any, method: str) -> str:
-    patched = vars(trainer) | getattr(type(trainer), "_keepstep_patched", {})
+    patched = _put_onto(trainer)
     if method in patched:
         return "" if _is_of_library(patched[method]) else f"trainer.{method}"
     for kind in type(trainer).__mro__:
