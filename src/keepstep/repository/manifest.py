@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -218,8 +219,12 @@ def _parse(data: bytes, origin: str) -> Manifest:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of `keepstep.json`."""
-    return msgspec.json.schema(Manifest)
+    """JSON Schema (2020-12) of `keepstep.json`, its texts without the indentation of the code."""
+    schema = msgspec.json.schema(Manifest)
+    for definition in schema["$defs"].values():
+        if "description" in definition:
+            definition["description"] = inspect.cleandoc(definition["description"])
+    return schema
 
 
 def _tail(body: bytes) -> bytes:
