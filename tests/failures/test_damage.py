@@ -17,7 +17,8 @@ from tests.failures.build import crash, managed, names, receipt, same, stock, tr
 pytestmark = pytest.mark.training
 
 FILES = (
-    "config.json", "generation_config.json", "keepstep_state.json", "model.safetensors", "optimizer.pt",
+    "config.json", "generation_config.json", "keepstep_imprint.mpz", "keepstep_state.json", "model.safetensors",
+    "optimizer.pt",
     "rng_state.pth", "scheduler.pt", "trainer_state.json", "training_args.bin",
 )  # fmt: skip
 

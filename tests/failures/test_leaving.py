@@ -26,7 +26,7 @@ from tests.training.hub import TOKEN, Hub, hub
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
-OURS_ALONE = {"keepstep.json", "keepstep_state.json"}
+OURS_ALONE = {"keepstep.json", "keepstep_imprint.mpz", "keepstep_state.json"}
 PUSHING: dict[str, Any] = {"push_to_hub": True, "hub_model_id": "me/mine", "hub_token": TOKEN, "hub_always_push": True}
 
 

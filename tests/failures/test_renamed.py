@@ -6,13 +6,14 @@ memory, and leaves what it does not find as the script built it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM, set_seed
 
+from keepstep.integrations.transformers.resuming import converted
 from tests.failures.test_adapters import (
     Kind,
     Remembering,
@@ -46,6 +47,7 @@ def _converted() -> Any:
 
 
 RENAMED, CONVERTED = Kind(_renamed), Kind(_converted)
+KINDS = {"renamed": RENAMED, "converted": CONVERTED}
 only_since_5 = pytest.mark.skipif(not NEWEST, reason="transformers 4 saves the names of memory")
 
 
@@ -54,50 +56,66 @@ def engine(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_what_is_called_otherwise_comes_back(out: Path, tmp_path: Path, engine: str) -> None:
-    alone = undisturbed(RENAMED, tmp_path / "alone")
-    crashed(managed(RENAMED, out, engine, eval_strategy="no")[0], 4)
-    trainer, checkpointer = managed(RENAMED, out, engine, eval_strategy="no")
+@pytest.mark.parametrize("name", KINDS)
+def test_what_is_called_otherwise_comes_back(out: Path, tmp_path: Path, engine: str, name: str) -> None:
+    kind = KINDS[name]
+    alone = undisturbed(kind, tmp_path / "alone")
+    crashed(managed(kind, out, engine, eval_strategy="no")[0], 4)
+    trainer, checkpointer = managed(kind, out, engine, eval_strategy="no")
     trainer.train(resume_from_checkpoint=True)
     assert unequal(state(alone.model), state(trainer.model)) == []
     assert losses(alone) == losses(trainer)
     assert checkpointer.receipt is not None and not checkpointer.receipt.reasons
 
 
-def test_the_best_of_it_is_what_was_saved(out: Path, engine: str) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_the_best_of_it_is_what_was_saved(out: Path, engine: str, name: str) -> None:
     memory = Remembering()
-    trainer, _ = managed(RENAMED, out, engine, memory, load_best_model_at_end=True)
+    trainer, _ = managed(KINDS[name], out, engine, memory, load_best_model_at_end=True)
     trainer.train()
     assert unequal(memory.model, state(trainer.model)) == []
 
 
 @only_since_5
-def test_the_stock_trainer_goes_on_from_other_values(out: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_the_stock_trainer_goes_on_from_other_values(out: Path, tmp_path: Path, name: str) -> None:
     """The control."""
-    alone = undisturbed(RENAMED, tmp_path / "alone")
-    crashed(trainer_of(RENAMED, out), 4)
-    trainer = trainer_of(RENAMED, out, eval_strategy="no")
+    alone = undisturbed(KINDS[name], tmp_path / "alone")
+    crashed(trainer_of(KINDS[name], out), 4)
+    trainer = trainer_of(KINDS[name], out, eval_strategy="no")
     trainer.train(resume_from_checkpoint=True)
     assert unequal(state(alone.model), state(trainer.model)) != []
 
 
 @only_since_5
-def test_a_checkpoint_of_stock_writers_comes_back_too(out: Path, tmp_path: Path) -> None:
-    alone = undisturbed(RENAMED, tmp_path / "alone")
-    crashed(trainer_of(RENAMED, out, eval_strategy="no"), 4)
-    trainer, _ = managed(RENAMED, out, "fast", eval_strategy="no")
+@pytest.mark.parametrize("name", KINDS)
+def test_a_checkpoint_of_stock_writers_comes_back_too(out: Path, tmp_path: Path, name: str) -> None:
+    alone = undisturbed(KINDS[name], tmp_path / "alone")
+    crashed(trainer_of(KINDS[name], out, eval_strategy="no"), 4)
+    trainer, _ = managed(KINDS[name], out, "fast", eval_strategy="no")
     trainer.train(resume_from_checkpoint=str(out / "checkpoint-4"))
     assert unequal(state(alone.model), state(trainer.model)) == []
 
 
 @only_since_5
-def test_what_is_converted_is_named_in_the_receipt(out: Path, said: Callable[[], str], engine: str) -> None:
-    """Experts that were fused in memory: the stock loader leaves them, and that is not called exact."""
-    crashed(managed(CONVERTED, out, engine)[0], 4)
-    trainer, checkpointer = managed(CONVERTED, out, engine, load_best_model_at_end=True)
+def test_without_the_library_s_converter_a_second_model_is_read(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The converter is no public function: where it is gone, `from_pretrained` gives the same, for more memory."""
+    alone = undisturbed(CONVERTED, tmp_path / "alone")
+    crashed(managed(CONVERTED, out, "fast", eval_strategy="no")[0], 4)
+    monkeypatch.setattr(converted, "core", None)
+    trainer, checkpointer = managed(CONVERTED, out, "fast", eval_strategy="no")
     trainer.train(resume_from_checkpoint=True)
-    assert checkpointer.receipt is not None
-    reasons = [reason.text for reason in checkpointer.receipt.reasons]
-    assert any("2 tensors that train are in none of its files as in memory" in text for text in reasons), reasons
-    assert any("experts.gate_up_proj" in text for text in reasons)
-    assert "WARNING: checkpoint-4 is loaded in part: 2 tensors that train" in said()
+    assert unequal(state(alone.model), state(trainer.model)) == []
+    assert checkpointer.receipt is not None and not checkpointer.receipt.reasons
+
+
+@only_since_5
+def test_the_model_saves_as_before_once_it_was_converted(out: Path) -> None:
+    crashed(managed(CONVERTED, out, "fast", eval_strategy="no")[0], 4)
+    trainer, _ = managed(CONVERTED, out, "fast", eval_strategy="no")
+    before = {key: value.shape for key, value in load_file(out / "checkpoint-4" / "model.safetensors").items()}
+    trainer.train(resume_from_checkpoint=True)
+    after = {key: value.shape for key, value in load_file(out / "checkpoint-8" / "model.safetensors").items()}
+    assert before == after

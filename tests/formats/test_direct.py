@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keepstep.formats import sink as sink_module
-from keepstep.formats.digests import ALGORITHM, Digester
+from keepstep.formats.digests import ALGORITHM, SLICE, Digester, Span
 from keepstep.formats.direct import DirectWriter, write_file
 from keepstep.formats.layout import FileLayout, LayoutBuilder
 from keepstep.formats.memory import address, aligned_buffer
@@ -291,3 +291,38 @@ def _takes_direct(directory: Path) -> bool:
     opened = sink_module.FileSink(directory / "probe", 10)
     opened.abandon()
     return opened.direct
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 3 * SLICE), st.integers(1, 2 * SLICE)), max_size=6),
+    st.lists(st.integers(0, 12 * SLICE), max_size=8),
+)
+def test_a_span_s_digest_is_that_of_its_bytes_however_they_arrive(
+    parts: list[tuple[int, int]], cuts: list[int]
+) -> None:
+    spans, position = [], 0
+    for number, (gap, length) in enumerate(parts):
+        spans.append(Span(f"s{number}", position + gap, position + gap + length))
+        position += gap + length
+    data = random_bytes(position + 100)
+    digester, start = Digester(spans), 0
+    for cut in [*sorted(cut for cut in cuts if cut < data.nbytes), data.nbytes]:
+        digester.update(data[start:cut])
+        start = cut
+    assert digester.span_digests == {s.name: xxhash.xxh3_128_digest(data[s.start : s.end]) for s in spans}
+    assert digester.finish()[0] == manifest.digest_of(bytes(data))
+
+
+def test_a_writer_digests_each_source_where_that_is_asked_for(tmp_path: Path) -> None:
+    builder, sources = LayoutBuilder(), {}
+    for number, size in enumerate((1, 5000, 3 * SMALL_REQUEST + 7)):
+        builder.literal(b"x" * number)
+        builder.source(str(number), size)
+        sources[str(number)] = random_bytes(size)
+    with DirectWriter(request_bytes=SMALL_REQUEST) as writer:
+        asked = writer.write(tmp_path / "a", builder.build(), sources, digest_sources=True)
+        not_asked = writer.write(tmp_path / "b", builder.build(), sources)
+    assert asked.sources == {name: xxhash.xxh3_128_digest(data) for name, data in sources.items()}
+    assert not not_asked.sources
+    assert asked[:3] == not_asked[:3]

@@ -22,7 +22,10 @@ PUBLIC = """
 """
 FACES = {
     "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error",
-    "engine": "CHECK FastEngine HeldFiles Memory Place Recorded Written memory_of noting recording served",
+    "engine": (
+        "CHECK FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded Written mark_of "
+        "memory_of noting recording served"
+    ),
     "operations.doctor": """
         GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together judge
         rule_named rules_of

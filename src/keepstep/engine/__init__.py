@@ -2,12 +2,13 @@
 
 from keepstep.engine.fast import CHECK, FastEngine
 from keepstep.engine.holding import HeldFiles
+from keepstep.engine.imprint import IMPRINT_NAME, Impression, Imprint, Mark, Marks, mark_of
 from keepstep.engine.loading import served
 from keepstep.engine.places import Place
 from keepstep.engine.recorded import Recorded, recording
 from keepstep.engine.written import Memory, Written, memory_of, noting
 
 __all__ = [
-    "CHECK", "FastEngine", "HeldFiles", "Memory", "Place", "Recorded", "Written", "memory_of", "noting", "recording",
-    "served",
+    "CHECK", "IMPRINT_NAME", "FastEngine", "HeldFiles", "Impression", "Imprint", "Mark", "Marks", "Memory", "Place",
+    "Recorded", "Written", "mark_of", "memory_of", "noting", "recording", "served",
 ]  # fmt: skip

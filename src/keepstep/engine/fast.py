@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import torch
 
+from keepstep.engine.imprint import Impression, Where, where_of
 from keepstep.engine.recorded import Recorded
 from keepstep.formats.direct import DirectWriter
 from keepstep.formats.layout import FileLayout, UnsupportedTensorError
-from keepstep.formats.memory import PAGE
+from keepstep.formats.memory import PAGE, address
 from keepstep.formats.safetensors_file import TensorSpec, plan_safetensors
 from keepstep.formats.tensors import flat_bytes, storage_bytes, tensor_bytes
 from keepstep.formats.torch_planner import TorchPlanner
@@ -59,21 +60,26 @@ class FastEngine:
         self._staging: Staging | None = None
         self._in_place = False
 
-    def snapshot(self, recorded: Recorded, root: Path, model: torch.nn.Module) -> Finish:
+    def snapshot(
+        self, recorded: Recorded, root: Path, model: torch.nn.Module, impression: Impression | None = None
+    ) -> Finish:
         """Begin to copy what was recorded for the checkpoint at `root`; returns what writes it.
 
         Until `gate` has returned, nothing may change the state. Where the arena is too small, the gate waits for the
-        write instead. What the engine can't write raises UnsupportedTensorError, here or in what is returned.
+        write instead. What the engine can't write raises UnsupportedTensorError, here or in what is returned. When
+        that has returned, the `impression` of the same state is whole.
         """
-        _copy_buffers(recorded, {_extent(buffer) for buffer in model.buffers()})
+        copies = _copy_buffers(recorded, {_extent(buffer) for buffer in model.buffers()})
+        if impression is not None:
+            impression.take_changing(model.buffers(), copies)
         files: list[_File] = []
         staging = self._staging = Staging(
-            partial(self._plan, recorded, root, files),
+            partial(self._plan, recorded, root, files, impression),
             self._watched(recorded),
             check=os.environ.get(CHECK) == "1",
             device=self._device,
         )
-        return partial(self._write, staging, files)
+        return partial(self._write, staging, files, impression)
 
     def prepare(self, size: int) -> None:
         """Take memory for a state of about `size` bytes while the first steps run."""
@@ -100,9 +106,13 @@ class FastEngine:
             self._writer.close()
             self._writer = None
 
-    def _plan(self, recorded: Recorded, root: Path, files: list[_File]) -> list[Copy] | None:
+    def _plan(
+        self, recorded: Recorded, root: Path, files: list[_File], impression: Impression | None
+    ) -> list[Copy] | None:
         """Fill `files` with what is to be written; what has to be copied before, None where there is no room."""
         live = [*self._safetensors(recorded, root), *self._torch_files(recorded, root)]
+        if impression is not None:
+            impression.take(_places(live))
         images = self._reserve(live)
         if images is None:
             files += live
@@ -128,17 +138,21 @@ class FastEngine:
                 self._in_place = True
         return None
 
-    def _write(self, staging: Staging, files: list[_File], directory: Path) -> dict[str, FileEntry]:
+    def _write(
+        self, staging: Staging, files: list[_File], impression: Impression | None, directory: Path
+    ) -> dict[str, FileEntry]:
         staging.finish()
+        entries: dict[str, FileEntry] = {}
         with staging.writing():
             if self._writer is None:
                 self._writer = DirectWriter()
-            return {
-                file.path: FileEntry.of(
-                    file.path, *self._writer.write(directory / file.path, file.layout, _in_host(file.sources))
-                )
-                for file in files
-            }
+            for path, layout, sources in files:
+                target, wanted = directory / path, impression is not None
+                written = self._writer.write(target, layout, _in_host(sources), digest_sources=wanted)
+                entries[path] = FileEntry.of(path, written.size, written.digest, written.chunk_digests)
+                if impression is not None:
+                    impression.fill(path, written.sources)
+        return entries
 
     def _safetensors(self, recorded: Recorded, root: Path) -> list[_File]:
         files: list[_File] = []
@@ -191,6 +205,15 @@ def _staged(file: _File, image: memoryview, pieces: list[Copy]) -> _File:
     return _File(file.path, file.layout, targets)
 
 
+def _places(files: list[_File]) -> dict[Where, tuple[str, str]]:
+    """File and name there of everything that is written as it lies in memory."""
+    return {
+        (source.data_ptr() if isinstance(source, torch.Tensor) else address(source), source.nbytes): (file.path, name)
+        for file in files
+        for name, source in file.sources.items()
+    }
+
+
 def _in_host(sources: Mapping[str, memoryview | torch.Tensor]) -> dict[str, memoryview]:
     return {name: source for name, source in sources.items() if isinstance(source, memoryview)}
 
@@ -201,11 +224,17 @@ def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
-def _copy_buffers(recorded: Recorded, buffers: Extents) -> None:
-    """Put a copy in the place of every tensor that lies in a buffer: a forward pass may change those."""
+def _copy_buffers(recorded: Recorded, buffers: Extents) -> dict[Where, torch.Tensor]:
+    """Put a copy in the place of every tensor that lies in a buffer: a forward pass may change those.
+
+    Returns the copies, by where what was copied lies.
+    """
+    copies: dict[Where, torch.Tensor] = {}
     for path, (tensors, metadata) in recorded.safetensors.items():
         kept = {name: tensor.clone() if _extent(tensor) in buffers else tensor for name, tensor in tensors.items()}
+        copies |= {where: kept[n] for n, t in tensors.items() if kept[n] is not t and (where := where_of(t))}
         recorded.safetensors[path] = kept, metadata
+    return copies
 
 
 def _tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import zlib
-from collections.abc import Callable
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import xxhash
 
@@ -37,10 +38,19 @@ crc32 = _fastest_crc32()
 """CRC-32 (ISO-HDLC, as zip has it) of a buffer, continued from a value: by isal where it is installed, else zlib."""
 
 
-class Digester:
-    """Digests of a file whose bytes pass in file order."""
+class Span(NamedTuple):
+    """A part of a file that has a digest of its own: its name, its first byte, and the one behind its last."""
 
-    def __init__(self) -> None:
+    name: str
+    start: int
+    end: int
+
+
+class Digester:
+    """Digests of a file whose bytes pass in file order, and of `spans` of it, which don't overlap, in file order."""
+
+    def __init__(self, spans: Iterable[Span] = ()) -> None:
+        self._spans = SpanDigester(spans)
         self._file = xxhash.xxh3_128()
         self._chunk = xxhash.xxh3_128()
         self._chunk_left = CHUNK_BYTES
@@ -54,10 +64,16 @@ class Digester:
             part = data[position : position + step]
             self._file.update(part)
             self._chunk.update(part)
+            self._spans.update(part)
             position += step
             self._chunk_left -= step
             if self._chunk_left == 0:
                 self._end_chunk()
+
+    @property
+    def span_digests(self) -> dict[str, bytes]:
+        """The 16 bytes of xxh3-128 of each span that has passed, by name."""
+        return self._spans.digests
 
     def finish(self) -> tuple[str, tuple[str, ...]]:
         """Digest of the file and of its chunks in order; an empty file has no chunks."""
@@ -69,3 +85,30 @@ class Digester:
         self._chunks.append(named(self._chunk.hexdigest()))
         self._chunk.reset()
         self._chunk_left = CHUNK_BYTES
+
+
+class SpanDigester:
+    """xxh3-128 of spans of a file whose bytes pass in file order."""
+
+    def __init__(self, spans: Iterable[Span]) -> None:
+        self._waiting = deque(spans)
+        self._position = 0
+        self._hash = xxhash.xxh3_128()
+        self.digests: dict[str, bytes] = {}
+        """16 bytes for each span that has passed, by name."""
+
+    def update(self, data: memoryview) -> None:
+        """The file's next bytes."""
+        start, self._position = self._position, self._position + data.nbytes
+        while self._waiting and self._waiting[0].start < self._position:
+            span = self._waiting[0]
+            part = data[max(0, span.start - start) : span.end - start]
+            if span.start >= start and span.end <= self._position:
+                self.digests[span.name] = xxhash.xxh3_128_digest(part)
+            else:
+                self._hash.update(part)
+                if span.end > self._position:
+                    return
+                self.digests[span.name] = self._hash.digest()
+                self._hash.reset()
+            self._waiting.popleft()

@@ -21,11 +21,15 @@ OpenSink = Callable[[Path, int], FileSink]
 
 
 class Written(NamedTuple):
-    """A durable file: size in bytes, `xxh3-128:<hex>` of all of it and of each 16 MiB of it in order."""
+    """A durable file: size in bytes, `xxh3-128:<hex>` of all of it and of each 16 MiB of it in order.
+
+    `sources` has the 16 bytes of xxh3-128 of each of its sources, by name, where they were asked for.
+    """
 
     size: int
     digest: str
     chunk_digests: tuple[str, ...]
+    sources: Mapping[str, bytes]
 
 
 class DirectWriter:
@@ -57,9 +61,17 @@ class DirectWriter:
         self._pool.shutdown()
 
     def write(
-        self, path: Path, layout: FileLayout, sources: Mapping[str, memoryview], on_bytes: OnBytes | None = None
+        self,
+        path: Path,
+        layout: FileLayout,
+        sources: Mapping[str, memoryview],
+        on_bytes: OnBytes | None = None,
+        *,
+        digest_sources: bool = False,
     ) -> Written:
         """Create `path`, durable but for its directory entry. `on_bytes` hears of bytes when they were written.
+
+        `digest_sources` asks for a digest of each source, which costs a third pass over bytes that are in the cache.
 
         `sources` has the memory of each of the layout's sources, unchanged until this returns. Raises ValueError
         for a source that is missing or has another length, OSError with the file's name when a write fails: the
@@ -67,14 +79,14 @@ class DirectWriter:
         """
         layout.check_sources(sources)
         sink = self._open_sink(path, layout.size)
-        digester = Digester()
+        digester = Digester(layout.spans if digest_sources else ())
         try:
             self._write_all(sink, Assembly(layout, sources, sink.alignment), layout.size, digester, on_bytes)
             sink.finish()
         except BaseException:
             sink.abandon()
             raise
-        return Written(layout.size, *digester.finish())
+        return Written(layout.size, *digester.finish(), digester.span_digests)
 
     def _write_all(
         self, sink: FileSink, assembly: Assembly, size: int, digester: Digester, on_bytes: OnBytes | None

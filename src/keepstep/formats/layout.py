@@ -7,6 +7,8 @@ from functools import cached_property
 
 import msgspec
 
+from keepstep.formats.digests import Span
+
 Checksums = Mapping[str, int]
 """CRC-32 by name of source."""
 Late = Callable[[Checksums], bytes]
@@ -53,6 +55,11 @@ class FileLayout(msgspec.Struct, frozen=True, dict=True):
     def lengths(self) -> dict[str, int]:
         """Bytes of every source, by name, in file order."""
         return {piece.source: piece.length for piece in self.pieces if piece.source is not None}
+
+    @property
+    def spans(self) -> list[Span]:
+        """Where every source lies, in file order."""
+        return [Span(name, offset, offset + self.lengths[name]) for name, offset in self.offsets.items()]
 
     def check_sources(self, sources: Mapping[str, memoryview]) -> None:
         """Raises ValueError when a source is missing or has another length than its piece."""

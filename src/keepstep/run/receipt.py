@@ -56,6 +56,8 @@ class Receipt:
     reasons: tuple[Reason, ...] = ()
     verified: bool = True
     passed_over: tuple[str, ...] = ()
+    compared: str = ""
+    """What of the state was compared after loading, as a sentence; empty where nothing was."""
 
     @property
     def level(self) -> Exactness:
@@ -67,7 +69,8 @@ class Receipt:
         checked = "every byte verified" if self.verified else "NOT verified: it has no manifest"
         head = f"Resumed from step {self.step} ({self.level.value}; {checked})"
         passed = [f"passed over: {text}" for text in self.passed_over]
-        return [head, *passed, *(f"{reason.level.value}: {reason.text}" for reason in self.reasons)]
+        compared = [self.compared] if self.compared else []
+        return [head, *compared, *passed, *(f"{reason.level.value}: {reason.text}" for reason in self.reasons)]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the event log."""
@@ -78,6 +81,7 @@ class Receipt:
             "verified": self.verified,
             "reasons": [{"level": r.level.value, "text": r.text} for r in self.reasons],
             "passed_over": list(self.passed_over),
+            "compared": self.compared,
         }
 
     def __str__(self) -> str:

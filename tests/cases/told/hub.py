@@ -24,6 +24,7 @@ OF_A_CHECKPOINT = (
     "scheduler.pt",
     "rng_state.pth",
     "keepstep.json",
+    "keepstep_imprint.mpz",
     "keepstep_state.json",
     "trainer_state.json",
 )

@@ -16,7 +16,7 @@ from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
 from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
 from keepstep.integrations.transformers.metrics.names import warn_of_unknown
-from keepstep.integrations.transformers.resuming.loading import load_weights
+from keepstep.integrations.transformers.resuming.loading import load_weights, text_of
 from keepstep.integrations.transformers.resuming.optimizer_order import in_order
 from keepstep.integrations.transformers.resuming.serving import serving
 from keepstep.integrations.transformers.session import Session
@@ -221,11 +221,15 @@ class ManagedTrainer(_Base):
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._keepstep.compare()
         directory = args[0] if args else kwargs["resume_from_checkpoint"]
+        stock = partial(super()._load_from_checkpoint, *args, **kwargs)
         with serving(self._keepstep.held):
-            load_weights(self, Path(directory), partial(super()._load_from_checkpoint, *args, **kwargs), best=False)
+            lacking = load_weights(self, Path(directory), stock, best=False)
+        if self._keepstep.active:
+            self._keepstep.ranks.together(partial(self._keepstep.comparison.check_model, Path(directory), lacking))
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
-        with serving(self._keepstep.held), in_order(self, self._keepstep.loop.optimizer_order):
+        session = self._keepstep
+        with serving(session.held), in_order(self, session.loop.optimizer_order), session.comparing_optimizer():
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -253,8 +257,11 @@ class ManagedTrainer(_Base):
         self.state.best_model_checkpoint = str(best.path)
         self.state.best_global_step = best.step
         with serving(self._keepstep.held):
-            load_weights(self, Path(self.state.best_model_checkpoint), super()._load_best_model, best=True)
+            lacking = load_weights(self, Path(str(best.path)), super()._load_best_model, best=True)
         self._keepstep.held.clear()
+        if lacking:
+            messages.logger.warning("%s is loaded in part: %s", best.name, text_of(lacking))
+        self._keepstep.comparison.check_best(Path(str(best.path)))
 
 
 def attach(

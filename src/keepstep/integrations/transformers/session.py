@@ -12,6 +12,7 @@ from keepstep.checkpointer import Checkpointer
 from keepstep.engine import HeldFiles
 from keepstep.integrations.transformers.metrics.logbook import Logbook
 from keepstep.integrations.transformers.metrics.ranking import Ranking
+from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
     read_trainer_state,
@@ -78,6 +79,7 @@ class Session:
         self._fingerprint: dict[str, Any] = {}
         self._compared = False
         self._trainer_state: dict[str, Any] = {}
+        self.comparison = Comparison(trainer)
 
     def hear(self, policy: Policy, path: str) -> None:
         """Train by this policy and into this directory from the next training on."""
@@ -118,6 +120,7 @@ class Session:
         self.ranking.start()
         self._trainer_state = {}
         self._fingerprint, self._compared = {}, False
+        self.comparison.start(point.path if point else None)
         if point is not None:
             self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
             self.ranks.together(partial(self._read, point))
@@ -138,7 +141,15 @@ class Session:
         self.saves.start(self._fingerprint)
         if self.point is not None:
             self.ranks.agree(partial(refuse_unfit, self.point, self._fingerprint))
-            self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
+
+    @contextmanager
+    def comparing_optimizer(self) -> Iterator[None]:
+        """Around the load of an optimizer's state: afterwards it is what was saved. Raises ResumeRefused."""
+        path = self.point.path if self.active and self.point else None
+        with self.comparison.of_optimizer(path):
+            yield
+        if path is not None:
+            self.ranks.together(partial(self.comparison.judge_optimizer, path))
 
     def _conclude(self) -> str | None:
         """The end of a training that nothing interrupted; returns the path of the best checkpoint. Raises DiskFull."""
@@ -155,7 +166,7 @@ class Session:
         self.loop.read(point.path, self.ranks.rank)
 
     def _note_resumed(self, point: ResumePoint) -> Receipt:
-        receipt = make_receipt(point, self._fingerprint, self.trainer, self.loop.restored)
+        receipt = make_receipt(point, self._fingerprint, self.trainer, self.loop.restored, self.comparison)
         self.checkpointer.note_resumed(receipt)
         return receipt
 
@@ -181,6 +192,7 @@ class Session:
             self.ranks.agree(partial(self._say_start, state))
             self.logbook.begin(self.checkpointer.run, None, state.max_steps)
             return
+        self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         checkpoint = self.point.checkpoint
         over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
         if mine:

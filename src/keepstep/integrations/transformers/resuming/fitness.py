@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
-from keepstep.integrations.transformers.resuming.loading import lacking_in, text_of
+from keepstep.integrations.transformers.resuming.comparing import Comparison
+from keepstep.integrations.transformers.resuming.loading import text_of
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
 from keepstep.integrations.transformers.setup.arguments import level_of_argument, stays_in_force
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
@@ -112,8 +113,10 @@ def refuse_empty(point: ResumePoint, state: Mapping[str, Any], now: Mapping[str,
     )
 
 
-def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop: LoopState | None) -> Receipt:
-    """The receipt of resuming `trainer` from `point`."""
+def make_receipt(
+    point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop: LoopState | None, comparison: Comparison
+) -> Receipt:
+    """The receipt of resuming `trainer` from `point`, once it has loaded."""
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
     known = bool(before) and bool(now)
@@ -128,14 +131,16 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     reasons += _other_world(point, trainer.args.world_size)
     reasons += _not_restorable(trainer, loop)
-    reasons += _not_held(trainer, point.path)
+    reasons += comparison.reasons
+    if comparison.lacking:
+        reasons.append(Reason(Exactness.APPROXIMATE, f"model: {text_of(comparison.lacking)}"))
     data = now.get("data", {})
     if data.get("rows") is not None and data.get("digest") is None:
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     passed = [verification.summary() for verification in point.passed_over]
     passed += [f"{foreign.path.name}: {foreign.reason}" for foreign in point.unusable]
-    return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, tuple(passed))
+    return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, tuple(passed), comparison.sentence)
 
 
 def _reason(difference: Difference) -> Reason:
@@ -153,12 +158,6 @@ _SENTENCES = {
     ("eval data", "digest"): "the evaluation data has other contents: its metrics can't be compared with earlier ones",
     ("model", "base weights"): "the frozen base model has other weights",
 }
-
-
-def _not_held(trainer: Any, directory: Path) -> list[Reason]:
-    """What trains and is not put back from the checkpoint, as one reason; empty where all is."""
-    lacking = lacking_in(trainer, directory)
-    return [Reason(Exactness.APPROXIMATE, f"model: {text_of(lacking)}")] if lacking else []
 
 
 def require_there(path: Path, rank: int) -> None:

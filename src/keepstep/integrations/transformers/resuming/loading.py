@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,53 +12,65 @@ from keepstep.integrations.transformers.resuming import adapters, renamed
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.sources import Sources
 from keepstep.integrations.transformers.resuming.trained import adapted, unwrapped
-from keepstep.integrations.transformers.setup.messages import listed, logger
+from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.integrations.transformers.setup.own_code import is_stock
 
 LOAD, LOAD_BEST = "_load_from_checkpoint", "_load_best_model"
 
 
-def load_weights(trainer: Any, directory: Path, stock: Callable[[], None], *, best: bool) -> None:
+def load_weights(trainer: Any, directory: Path, stock: Callable[[], None], *, best: bool) -> list[str]:
     """Load a checkpoint into the trainer's model; `stock` calls its own loader, of the best at the end or of a resume.
 
     Where the checkpoint has all that trains, but not where the stock loader looks for it, it goes by name into the
-    model as it was built. PEFT's loader knows one adapter, freezes and deactivates the others, and takes neither other
-    ranks nor the inside of a prompt encoder; that of a whole model takes no tensor that is called otherwise in memory.
-    A loader of the user's own is always called. What lies in the extra file comes last.
-    Raises ResumeRefused where the stock loader fails for lack of tensors that are in no file.
+    model as it was built, and what the library writes in another shape as its own loader would convert it. PEFT's
+    loader knows one adapter, freezes and deactivates the others, and takes neither other ranks nor the inside of a
+    prompt encoder; that of a whole model takes no tensor that is called otherwise in memory. A loader of the user's own
+    is always called. What lies in the extra file comes last.
+    Returns the names of what trains and was not put back, where that is known. Raises ResumeRefused where the stock
+    loader fails for lack of tensors that are in no file.
     """
     sources = _sources(trainer, directory, LOAD_BEST if best else LOAD)
-    if sources is not None and not sources.lacking:
-        sources.load()
-        adapters.put_back(trainer.model, directory)
-        if best and adapted(trainer.model):
-            trainer.model.eval()  # as the stock loader leaves it
-        return
+    if sources is not None:
+        sources.convert()
+        if not sources.lacking:
+            sources.load()
+            adapters.put_back(trainer.model, directory)
+            if best and adapted(trainer.model):
+                trainer.model.eval()  # as the stock loader leaves it
+            return []
+    lacking = [] if sources is None else sources.lacking
     try:
         with _as_built(trainer.model):
             stock()
     except RuntimeError as error:
-        if sources is None:
+        if not lacking:
             raise
         raise ResumeRefused(
-            f"{directory} does not hold all that trains in this model: {listed(sources.lacking)} "
-            f"{'is' if len(sources.lacking) == 1 else 'are'} in none of its files",
+            f"{directory} does not hold all that trains in this model: {listed(lacking)} "
+            f"{'is' if len(lacking) == 1 else 'are'} in none of its files",
             hint="It was saved by stock writers, which leave that out: start a new run, or load its adapter by hand.",
         ) from error
-    if not loads_whole_files(trainer):
-        return
-    if sources is not None:
-        if not adapted(trainer.model):
+    if loads_whole_files(trainer):
+        if sources is not None and not adapted(trainer.model):
             sources.load()
-        if best:
-            logger.warning("%s is loaded in part: %s", directory.name, text_of(sources.lacking))
-    adapters.put_back(trainer.model, directory)
+        adapters.put_back(trainer.model, directory)
+    return lacking
 
 
-def lacking_in(trainer: Any, directory: Path) -> list[str]:
-    """Names of what trains in the trainer's model and is not put back from a checkpoint; none where that is unknown."""
-    sources = _sources(trainer, directory, LOAD)
-    return [] if sources is None else sources.lacking
+def mend(model: Any, directory: Path, wanted: Iterable[str]) -> set[str]:
+    """Put what a checkpoint's files hold into a model: by name, else as the library converts it.
+
+    For what a loader passed over or made something else of. Returns the names, of those that are `wanted`, of what the
+    files hold: it is as it is there now.
+    """
+    model = unwrapped(model)
+    files = adapters.files_of(model, directory) if adapted(model) else renamed.all_files_of(model, directory)
+    sources = Sources(model, directory, files)
+    sources.lacking = sources.not_in_files(wanted)
+    sources.load()
+    sources.convert()
+    adapters.put_back(model, directory)
+    return set(wanted) - set(sources.lacking)
 
 
 def text_of(lacking: list[str]) -> str:

@@ -24,14 +24,23 @@ except ImportError:  # before transformers 5
     core = None
 
 
-def files_of(model: Any, directory: Path) -> dict[Path, dict[str, torch.Tensor]] | None:
-    """The weights files of a checkpoint, and the live tensor of each of their keys.
+def all_files_of(model: Any, directory: Path) -> dict[Path, dict[str, torch.Tensor]]:
+    """The weights files of a checkpoint, and the live tensor of each key that any of them may have."""
+    model = unwrapped(model)
+    paths = _weights_files(directory, ".safetensors") or _weights_files(directory, ".bin")
+    written = _written_names(model) if isinstance(model, PreTrainedModel) else {}
+    targets = {**live_tensors(model), **written}
+    return dict.fromkeys(paths, targets)
 
-    None where the stock loader does: every tensor is there under a name that it has in memory. Also where nothing can
-    be said: it is no model of transformers, or its weights are in other files than safetensors.
+
+def files_of(model: Any, directory: Path) -> dict[Path, dict[str, torch.Tensor]] | None:
+    """The same where the stock loader does not do.
+
+    None where it does: every tensor is there under a name that it has in memory. Also where nothing can be said: it is
+    no model of transformers, or its weights are in other files than safetensors.
     """
     model = unwrapped(model)
-    paths = [path for path in sorted(directory.glob("model*.safetensors")) if path.is_file()]
+    paths = _weights_files(directory, ".safetensors")
     if not isinstance(model, PreTrainedModel) or not paths:
         return None
     files = {path: tensors_in(path) for path in paths}
@@ -41,6 +50,11 @@ def files_of(model: Any, directory: Path) -> dict[Path, dict[str, torch.Tensor]]
         return None
     targets = {**by_name, **_written_names(model)}
     return dict.fromkeys(files, targets)
+
+
+def _weights_files(directory: Path, ending: str) -> list[Path]:
+    stem = "model" if ending == ".safetensors" else "pytorch_model"
+    return [path for path in sorted(directory.glob(f"{stem}*{ending}")) if path.is_file()]
 
 
 def _unnamed(live: dict[str, torch.Tensor], entries: dict[str, TensorEntry]) -> bool:

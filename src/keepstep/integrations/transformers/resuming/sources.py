@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,8 @@ import torch
 
 from keepstep.engine import memory_of
 from keepstep.formats.safetensors_header import tensors_in
-from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, bare, trained
+from keepstep.integrations.transformers.resuming.converted import convert, copied
+from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, adapted, bare, live_tensors, trained
 
 Files = Mapping[Path, Mapping[str, torch.Tensor]]
 """Files with tensors, and for their keys, as a model has them that is not compiled, the live tensor of each."""
@@ -29,17 +30,26 @@ class Sources:
     """What the files of a checkpoint hold for a model: `lacking` names what trains and is in none in its shape here."""
 
     def __init__(self, model: Any, directory: Path, files: Files) -> None:
+        self._model = model
+        self._directory = directory
         self._opened: dict[Path, dict[str, torch.Tensor]] = {}
+        self._paths = list(files)
         self._sources = [source for path, targets in files.items() for source in self._find(path, targets)]
-        extra = directory / EXTRA_NAME
+        self.lacking = self.not_in_files(trained(model))
+
+    def not_in_files(self, names: Iterable[str]) -> list[str]:
+        """Those of the names of live tensors whose values are in none of the files in their shape here."""
+        extra = self._directory / EXTRA_NAME
         entries = tensors_in(extra) if extra.is_file() else {}
         found = {memory_of(source.live) for source in self._sources}
-        self.lacking = [
+        live = live_tensors(self._model)
+        return [
             name
-            for name, live in trained(model).items()
-            if live.numel()
-            and (memory_of(live) or 0) not in found
-            and not (name in entries and entries[name].shape == tuple(live.shape))
+            for name in names
+            if name in live
+            and live[name].numel()
+            and (memory_of(live[name]) or 0) not in found
+            and not (name in entries and entries[name].shape == tuple(live[name].shape))
         ]
 
     def load(self) -> None:
@@ -47,6 +57,23 @@ class Sources:
         with torch.no_grad():
             for live, path, key in self._sources:
                 live.copy_(self._open(path)[key])
+
+    def convert(self) -> None:
+        """Copy what is lacking from what the library makes of the files; then it is lacking no more."""
+        live = live_tensors(self._model)
+
+        def put(name: str, value: torch.Tensor) -> None:
+            if name in self.lacking:
+                with torch.no_grad():
+                    live[name].copy_(value)
+                self.lacking.remove(name)
+
+        if adapted(self._model):
+            return
+        if self.lacking:
+            convert(self._model, {k: t for path in self._paths for k, t in self._open(path).items()}, put)
+        if self.lacking:
+            copied(self._model, self._directory, put)
 
     def _find(self, path: Path, targets: Mapping[str, torch.Tensor]) -> Iterator[Source]:
         for key, shape in self._shapes(path).items():

@@ -24,6 +24,7 @@ from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.resuming.loop_state import LoopState
 from keepstep.integrations.transformers.saving.disk_errors import as_os_error
 from keepstep.integrations.transformers.saving.extra_file import ExtraFile
+from keepstep.integrations.transformers.saving.imprints import impression_of
 from keepstep.integrations.transformers.saving.staged_output import StagedOutput
 from keepstep.integrations.transformers.saving.tokenizer_files import TokenizerFiles
 from keepstep.integrations.transformers.saving.trainer_state import WrittenState
@@ -231,17 +232,24 @@ class Saves:
         recorded.move(output.checkpoint, directory)
         if not any(directory.iterdir()) and recorded.is_empty:
             raise NothingWrittenError
-        self._extra.add(written, directory, recorded if engine else None)
+        impression = self._books.attempt("the digests of what is saved", partial(impression_of, self._trainer), None)
+        unwritten = self._extra.add(written, directory, recorded if engine else None)
+        if impression is not None:
+            impression.unwritten = unwritten
         recorded.small |= {directory / path: data for path, data in added.items() if not (directory / path).exists()}
         write_state = self._late_state(facts, directory)
         # Last: what fails before it leaves no snapshot that nobody would write.
-        write_tensors = engine.snapshot(recorded, directory, self._trainer.model) if engine else None
+        write_tensors = engine.snapshot(recorded, directory, self._trainer.model, impression) if engine else None
+        if impression is not None and not engine:
+            impression.take_all(written.holds)
 
         def finish(directory: Path) -> Mapping[str, FileEntry]:
             # The tensors first: written in place, they are what the optimizer waits for, whatever becomes of the rest.
             written = write_tensors(directory) if write_tensors else {}
             recorded.write_small()
             write_state(directory)
+            if impression is not None:
+                impression.imprint().write(directory)
             return written
 
         return finish

@@ -1,0 +1,260 @@
+"""After loading: is what is in memory what was saved? Compared by digests, put right where it is not, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from keepstep.engine import Imprint, Marks, mark_of
+from keepstep.errors import ResumeRefused
+from keepstep.integrations.transformers.resuming.loading import mend
+from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.watched import (
+    bare_optimizer,
+    model_state,
+    named_parameters_of,
+    optimizer_state,
+    tensors_of_state,
+)
+from keepstep.integrations.transformers.setup.messages import listed, logger
+from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
+from keepstep.run import Exactness, Reason
+
+OPTIMIZER_NAME = "optimizer.pt"
+
+
+class Found(NamedTuple):
+    """What a comparison found: how many tensors are equal, and the names of the others, by what is wrong."""
+
+    equal: int
+    unequal: list[str]
+    """Other values."""
+    cast: list[str]
+    """Another dtype."""
+    absent: list[str]
+    """Not there, or in another shape."""
+    share: float
+    """The part of all values that lies in tensors that are equal."""
+
+    @property
+    def total(self) -> int:
+        """How many tensors were compared."""
+        return self.equal + len(self.unequal) + len(self.cast) + len(self.absent)
+
+    @property
+    def wrong(self) -> list[str]:
+        """Names of all that is not equal."""
+        return [*self.unequal, *self.cast, *self.absent]
+
+
+NOTHING = Found(0, [], [], [], 1.0)
+
+
+def compared(marks: Marks, live: Mapping[str, torch.Tensor]) -> Found:
+    """Live tensors against the marks of their names; those that no mark is of are not looked at. Waits for a device."""
+    unequal, cast, absent, equal, values = list[str](), list[str](), list[str](), 0, 0
+    for name, mark in marks.items():
+        tensor = live.get(name)
+        if tensor is None or tuple(tensor.shape) != mark.shape:
+            absent.append(name)
+        elif str(tensor.dtype) != f"torch.{mark.dtype}":
+            cast.append(name)
+        elif mark_of(tensor).digest != mark.digest:
+            unequal.append(name)
+        else:
+            equal, values = equal + 1, values + mark.numel
+    everything = sum(mark.numel for mark in marks.values())
+    return Found(equal, unequal, cast, absent, values / everything if everything else 1.0)
+
+
+class Comparison:
+    """Compares what one trainer loads with what the checkpoint's imprint says was saved.
+
+    `reasons` says what is not as it was, and need not be; `sentence` what was compared.
+    """
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self.start(None)
+
+    def start(self, directory: Path | None) -> None:
+        """Begin a training that is resumed from a checkpoint, or from none."""
+        self.lacking: list[str] = []
+        self.reasons: list[Reason] = []
+        self._model = self._optimizer = NOTHING
+        self._rewritten: list[str] = []
+        """Tensors of the optimizer's state that are as its file has them, and other than was saved."""
+        self._imprint = self._read(directory) if directory is not None else None
+
+    @property
+    def sentence(self) -> str:
+        """What was compared, and how much of it is equal; empty where nothing was."""
+        parts = [
+            f"{found.equal:,} of {found.total:,} tensors of the {what}"
+            for found, what in ((self._model, "model"), (self._optimizer, "optimizer's state"))
+            if found.total
+        ]
+        return f"{' and '.join(parts)} equal what was saved" if parts else ""
+
+    def check_model(self, directory: Path, lacking: list[str]) -> None:
+        """Compare the model with the checkpoint that was just loaded into it, and put right what can be.
+
+        `lacking` is what its loader knows to be in none of the files. Raises ResumeRefused where a tensor has other
+        values than were saved, and neither the user's own code nor the files are to blame.
+        """
+        self.lacking = lacking
+        if self._imprint is not None and self._trainer.model is not None:
+            self._model, held = self._compare_model(self._imprint, directory)
+            self.reasons += self._excused(self._imprint, self._model, held, directory)
+
+    def check_best(self, directory: Path) -> None:
+        """The same for the best at the end: what can't be put right is said, and ends no training."""
+        imprint = self._read(directory)
+        if imprint is None:
+            return
+        found, held = self._compare_model(imprint, directory)
+        wrong = [name for name in found.unequal if name not in held]
+        if wrong:
+            logger.error(
+                "%s was loaded as the best, but %d of %d tensors do not have the values that were saved (%.1f%% of the "
+                "values came back): %s. Load it by from_pretrained",
+                directory, len(wrong), found.total, found.share * 100, listed(wrong),
+            )  # fmt: skip
+
+    @contextmanager
+    def of_optimizer(self, directory: Path | None) -> Iterator[None]:
+        """Around the load of the optimizer: afterwards what was cast is put back as it was, and all is compared."""
+        if self._imprint is None or directory is None or not (directory / OPTIMIZER_NAME).is_file():
+            yield
+            return
+        optimizer = bare_optimizer(self._trainer)
+        loads: list[Mapping[str, Any]] = []
+        with _heard(optimizer, loads):
+            yield
+        named = named_parameters_of(self._trainer)
+        for state in loads:
+            same = {number for number, name, parameter in named if self._as_saved(name, parameter)}
+            _uncast(optimizer, state, [parameter for _, _, parameter in named], same)
+        live = optimizer_state(self._trainer)
+        self._optimizer = compared(self._imprint.optimizer, live)
+        if loads and self._optimizer.unequal:
+            given = tensors_of_state(loads[-1], [name for _, name, _ in named])
+            as_given = (name for name in self._optimizer.unequal if name in given)
+            self._rewritten = [name for name in as_given if mark_of(given[name]) == mark_of(live[name])]
+
+    def judge_optimizer(self, directory: Path) -> None:
+        """Raises ResumeRefused where the optimizer's state is not what was saved, and no other dtype explains that."""
+        recast = set(self._model.cast)
+        if self._rewritten:
+            text = f"optimizer: {_tensors(self._rewritten)} of its state was rewritten in the file since the save"
+            names = listed([_spelt(name) for name in self._rewritten])
+            self.reasons.append(Reason(Exactness.APPROXIMATE, f"{text}: {names}"))
+        excused = {*self._rewritten}
+        wrong = [n for n in self._optimizer.wrong if n.partition("|")[0] not in recast and n not in excused]
+        if not wrong:
+            return
+        names, kind = listed([_spelt(name) for name in wrong]), type(bare_optimizer(self._trainer))
+        if not kind.__module__.startswith(("torch.", "transformers.")):
+            text = f"optimizer: {kind.__name__} made something else of {_tensors(wrong)} of its saved state: {names}"
+            self.reasons.append(Reason(Exactness.APPROXIMATE, text))
+            return
+        raise ResumeRefused(
+            f"{len(wrong):,} of {self._optimizer.total:,} tensors of the optimizer's state are not what was saved in "
+            f"{directory}: {names}",
+            hint="Build the model and its optimizer as they were; or start a new run from the weights.",
+        )
+
+    def _read(self, directory: Path) -> Imprint | None:
+        return Imprint.read(directory) if loads_whole_files(self._trainer) else None
+
+    def _compare_model(self, imprint: Imprint, directory: Path) -> tuple[Found, set[str]]:
+        """How the model compares, once what can be is put right, and the names of what is as the files have it."""
+        model = self._trainer.model
+        found = compared(imprint.model, model_state(model))
+        if not found.unequal or own(self._trainer, LOADS):
+            return found, set()
+        held = mend(model, directory, found.unequal)
+        again = compared(imprint.model, model_state(model))
+        back = [name for name in found.unequal if name not in again.unequal]
+        if back:
+            logger.info(
+                "the loader of this trainer left %s of %s as they were, or made something else of them; put right from "
+                "the files, by name: %s", _tensors(back), directory.name, listed(back),
+            )  # fmt: skip
+        return again, held
+
+    def _excused(self, imprint: Imprint, found: Found, held: set[str], directory: Path) -> Iterator[Reason]:
+        """Why the model need not be what was saved. Raises ResumeRefused where nothing says that."""
+        if found.cast:
+            before = imprint.model[found.cast[0]].dtype
+            yield _reason(f"{_tensors(found.cast)} had another dtype, such as {before}, and was cast", found.cast)
+        if found.absent:
+            yield _reason(f"{_tensors(found.absent)} of the checkpoint is not in this model", found.absent)
+        loaders, savers = own(self._trainer, LOADS), own(self._trainer, SAVES)
+        by_files = [name for name in found.unequal if name in held]
+        if by_files:
+            own_code = by_files[0] in imprint.unwritten and savers
+            who = ", ".join(savers) if own_code else "its own save code, a callback in on_save, or a reseal"
+            yield _reason(f"{_tensors(by_files)} was rewritten in the files, by {who}", by_files)
+        wrong = [name for name in found.unequal if name not in held]
+        if wrong and loaders:
+            yield _reason(f"{', '.join(loaders)} gave {_tensors(wrong)} other values than were saved", wrong)
+        elif wrong:
+            raise ResumeRefused(
+                f"{directory} was loaded, but {len(wrong):,} of {found.total:,} tensors of the model do not have the "
+                f"values that were saved ({found.share:.1%} of the values came back): {listed(wrong)}",
+                hint="Build the model as it was. Or start a new run from the weights, loaded by from_pretrained.",
+            )
+
+    def _as_saved(self, name: str, parameter: torch.Tensor) -> bool:
+        """True when a parameter has the dtype in which it was saved."""
+        mark = self._imprint.model.get(name) if self._imprint is not None else None
+        return mark is not None and str(parameter.dtype) == f"torch.{mark.dtype}"
+
+
+@contextmanager
+def _heard(optimizer: Any, loads: list[Mapping[str, Any]]) -> Iterator[None]:
+    """While it lasts, each state that an optimizer loads is added to `loads`, as it is in the file."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        yield
+        return
+    hook = optimizer.register_load_state_dict_pre_hook(lambda _, state: loads.append(state))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _uncast(optimizer: Any, state: Mapping[str, Any], parameters: list[torch.Tensor], which: set[int]) -> None:
+    """Give an optimizer the values of a state where torch cast them to the dtype of their parameter."""
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for index, (number, parameter) in enumerate(zip(numbers, parameters, strict=False)):
+        if index in which and parameter in optimizer.state:
+            optimizer.state[parameter] = _as_given(optimizer.state[parameter], state["state"].get(number))
+
+
+def _as_given(taken: Any, given: Any) -> Any:
+    if isinstance(taken, torch.Tensor) and isinstance(given, torch.Tensor):
+        return taken if taken.dtype == given.dtype else given.to(taken.device, copy=True)
+    if isinstance(taken, dict) and isinstance(given, Mapping):
+        return {key: _as_given(value, given.get(key)) for key, value in taken.items()}
+    if isinstance(taken, list) and isinstance(given, list) and len(taken) == len(given):
+        return [_as_given(*pair) for pair in zip(taken, given, strict=True)]
+    return taken
+
+
+def _reason(text: str, names: list[str]) -> Reason:
+    return Reason(Exactness.APPROXIMATE, f"model: {text}: {listed(names)}")
+
+
+def _tensors(names: list[str]) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names):,} tensors"
+
+
+def _spelt(name: str) -> str:
+    parameter, _, key = name.partition("|")
+    return f"{key} of {parameter}"

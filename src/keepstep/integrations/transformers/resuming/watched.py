@@ -1,0 +1,89 @@
+"""The tensors that a resume must bring back: of a trainer's model and of its optimizer's state, by name in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from keepstep.integrations.transformers.resuming.trained import adapted, trained, unwrapped
+from keepstep.integrations.transformers.setup.own_code import SAVES, own
+
+
+def model_state(model: Any) -> dict[str, torch.Tensor]:
+    """Live tensors by module path: every parameter once, and every buffer that a `state_dict` has."""
+    found: dict[str, torch.Tensor] = {}
+    parameters: set[int] = set()
+    for path, module in unwrapped(model).named_modules():
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in parameters:
+                parameters.add(id(parameter))
+                found[f"{prefix}{name}"] = parameter
+        left_out: set[str] = module._non_persistent_buffers_set
+        found |= {
+            f"{prefix}{name}": buffer
+            for name, buffer in module._buffers.items()
+            if buffer is not None and name not in left_out
+        }
+    return found
+
+
+def optional_in(trainer: Any, state: Mapping[str, torch.Tensor]) -> set[str]:
+    """Names of what a save may leave out of a model's state: nothing of a model of transformers that is saved whole.
+
+    Else it is what does not train.
+    """
+    model = unwrapped(trainer.model)
+    if isinstance(model, PreTrainedModel) and not adapted(model) and not own(trainer, SAVES):
+        return set()
+    return state.keys() - trained(model).keys()
+
+
+def optimizer_state(trainer: Any) -> dict[str, torch.Tensor]:
+    """Live tensors of an optimizer's state: `parameter|key`, the parameter by its name, else by its number.
+
+    Empty for an optimizer that keeps no state by parameter.
+    """
+    state: Any = getattr(bare_optimizer(trainer), "state", None)
+    if not isinstance(state, Mapping):
+        return {}
+    return {
+        f"{name}|{key}": tensor
+        for _, name, parameter in named_parameters_of(trainer)
+        for key, tensor in _tensors(state.get(parameter))
+    }
+
+
+def tensors_of_state(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The tensors of an optimizer's `state_dict`, called as `optimizer_state` does; `names` are its parameters'."""
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    return {
+        f"{name}|{key}": tensor
+        for name, number in zip(names, numbers, strict=False)
+        for key, tensor in _tensors(state["state"].get(number))
+    }
+
+
+def named_parameters_of(trainer: Any) -> list[tuple[int, str, torch.Tensor]]:
+    """The parameters of an optimizer in the order of its groups: number, name in memory or `#number`, the tensor."""
+    names = {id(parameter): name for name, parameter in unwrapped(trainer.model).named_parameters()}
+    groups: Any = getattr(bare_optimizer(trainer), "param_groups", ())
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return [(number, names.get(id(p), f"#{number}"), p) for number, p in enumerate(parameters)]
+
+
+def bare_optimizer(trainer: Any) -> Any:
+    """A trainer's optimizer without what accelerate puts around it."""
+    return getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+
+
+def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield path, value
+    elif isinstance(value, (Mapping, list, tuple)):
+        items: Any = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _tensors(item, f"{path}.{key}" if path else str(key))
