@@ -19,9 +19,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import keepstep
 from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.engine import Imprint
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
 from keepstep.integrations.transformers.exporting import building, checking, exporter
 from keepstep.operations.export.errors import ExportRefused, ExportUnequal
+from keepstep.operations.resealing.reseal import plan_reseal, reseal
 from keepstep.repository import file_digest
 from keepstep.retention import Policy
 from keepstep.run import Run
@@ -342,3 +344,23 @@ def test_a_checkpointer_exports_the_best_of_its_run(tmp_path: Path) -> None:
     assert [member.step for member in exported.members] == [best.step]
     assert same(tensors_of(tmp_path / "out"), tensors_of(best.path))
     assert [e["event"] for e in ckpt.run.events.read()][-1] == "exported"
+
+
+def test_the_check_says_how_much_of_it_was_in_memory_when_it_was_saved(tmp_path: Path) -> None:
+    trainer = build(Recipe(arguments={"max_steps": 2, "save_steps": 2}), tmp_path / "run")
+    checkpointer = keepstep.attach(trainer)
+    trainer.train()
+    check = keepstep.export(checkpointer.run, tmp_path / "out", reference="latest").check
+    tensors = len(list(trainer.model.parameters()))
+    assert check is not None
+    assert check.memory == f"{tensors} of {tensors} tensors as they were in memory when it was saved"
+    point = checkpointer.run.find(2)
+    assert point.path is not None
+    imprint = Imprint.read(point.path)
+    assert imprint is not None
+    name, mark = next(iter(imprint.model.items()))
+    Imprint({**imprint.model, name: mark._replace(digest=bytes(16))}, {}).write(point.path)
+    reseal(checkpointer.run, plan_reseal(checkpointer.run, 2))
+    other = keepstep.export(checkpointer.run, tmp_path / "other", reference="latest").check
+    assert other is not None and other.memory.endswith(f"not so: {name}")
+    assert f"the source, loaded: {other.memory}" in other.lines()

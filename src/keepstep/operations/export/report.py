@@ -48,7 +48,8 @@ class Check:
     """The outcome of loading an export and comparing it with its source.
 
     `loaded_by` is the stock class that loaded it, empty where none could; `compared` says what the tensors were
-    compared with. Where something could not be tried, `untried` says why.
+    compared with, `memory` how many of the source's are what was in memory when it was saved. Where something could not
+    be tried, `untried` says why.
     """
 
     loaded_by: str
@@ -57,11 +58,14 @@ class Check:
     forward: Forward | None = None
     merge: Forward | None = None
     untried: str = ""
+    memory: str = ""
 
     def lines(self) -> list[str]:
         """What was checked, in sentences without a final stop."""
         said = [f"loaded by {self.loaded_by}"] if self.loaded_by else []
         said.append(f"{self.tensors:,} tensors {self.compared}")
+        if self.memory:
+            said.append(f"the source, loaded: {self.memory}")
         if self.merge is not None:
             said.append(f"in fp32, against base and adapter: {self.merge.describe()}")
         if self.forward is not None:
@@ -192,6 +196,7 @@ def check_json(check: Check) -> dict[str, Any]:
         "forward": _forward_json(check.forward),
         "merge": _forward_json(check.merge),
         "untried": check.untried,
+        "memory": check.memory,
     }
 
 

@@ -10,12 +10,16 @@ from typing import Any
 
 import torch
 
+from keepstep.engine import Imprint
 from keepstep.integrations.transformers.exporting.averaging import Mean
 from keepstep.integrations.transformers.exporting.building import Built
 from keepstep.integrations.transformers.exporting.merging import ROUNDED
 from keepstep.integrations.transformers.exporting.models import CannotLoad, load_base, load_model, put_adapter
 from keepstep.integrations.transformers.exporting.portrait import Portrait, compare, digest, portray
 from keepstep.integrations.transformers.exporting.tensors import TensorFiles, cast, weights_below
+from keepstep.integrations.transformers.resuming.found import compared
+from keepstep.integrations.transformers.resuming.watched import model_state
+from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.operations.export.errors import ExportRefused, ExportUnequal
 from keepstep.operations.export.plan import ExportPlan, base_of
 from keepstep.operations.export.report import Check, Forward
@@ -98,12 +102,12 @@ def _check_against(portrait: Portraits, source: Path, staging: Path, dtype: torc
     if dtype is None:
         _same_digests(before, after)
     if before.outputs is None:
-        return Check(kind, len(after.digests), "", untried=before.why)
+        return Check(kind, len(after.digests), "", untried=before.why, memory=before.memory)
     if after.outputs is None:
         raise ExportUnequal(f"the source gives an output and the export does not: {after.why}")
     forward = compare(before.outputs, after.outputs, relative=0.0 if dtype is None else None)
     _must_pass(forward, "the export gives other output than its source")
-    return Check(kind, len(after.digests), "", forward)
+    return Check(kind, len(after.digests), "", forward, memory=before.memory)
 
 
 def _must_pass(forward: Forward, otherwise: str) -> None:
@@ -130,7 +134,7 @@ def base_or_why(plan: ExportPlan) -> str:
 def _portrait_of_model(directory: Path) -> tuple[Portrait, str]:
     model, kind = load_model(directory)
     try:
-        return portray(model), kind
+        return replace(portray(model), memory=_memory(model, directory)), kind
     finally:
         del model
         gc.collect()
@@ -139,10 +143,20 @@ def _portrait_of_model(directory: Path) -> tuple[Portrait, str]:
 def _portrait_of_adapter(base: str, adapter: Path) -> tuple[Portrait, str]:
     model: Any = put_adapter(load_base(base, adapter, local=True)[0], adapter)
     try:
-        return portray(model), type(model).__name__
+        return replace(portray(model), memory=_memory(model, adapter)), type(model).__name__
     finally:
         del model
         gc.collect()
+
+
+def _memory(model: Any, directory: Path) -> str:
+    """How a loaded model compares with what was in memory when its checkpoint was saved; empty where nobody knows."""
+    imprint = Imprint.read(directory)
+    if imprint is None:
+        return ""
+    found = compared(imprint.model, model_state(model))
+    said = f"{found.equal:,} of {found.total:,} tensors as they were in memory when it was saved"
+    return f"{said}, not so: {listed(found.wrong)}" if found.wrong else said
 
 
 def _same_digests(before: Portrait, after: Portrait) -> None:

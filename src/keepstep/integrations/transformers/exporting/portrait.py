@@ -19,11 +19,15 @@ ALIGNED = 64
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """A loaded model. `digests` by name; `outputs` in fp32, None where no forward pass was possible: `why`."""
+    """A loaded model. `digests` by name; `outputs` in fp32, None where no forward pass was possible: `why`.
+
+    `memory` says how it compares with what was in memory when its checkpoint was saved.
+    """
 
     digests: dict[str, str]
     outputs: torch.Tensor | None
     why: str = ""
+    memory: str = ""
 
 
 def portray(model: Any) -> Portrait:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from keepstep.engine import Imprint, Marks, mark_of
+from keepstep.engine import Imprint, mark_of
 from keepstep.errors import ResumeRefused
+from keepstep.integrations.transformers.resuming.found import NOTHING, Found, compared
 from keepstep.integrations.transformers.resuming.loading import mend
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.watched import (
@@ -25,50 +26,6 @@ from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
 from keepstep.run import Exactness, Reason
 
 OPTIMIZER_NAME = "optimizer.pt"
-
-
-class Found(NamedTuple):
-    """What a comparison found: how many tensors are equal, and the names of the others, by what is wrong."""
-
-    equal: int
-    unequal: list[str]
-    """Other values."""
-    cast: list[str]
-    """Another dtype."""
-    absent: list[str]
-    """Not there, or in another shape."""
-    share: float
-    """The part of all values that lies in tensors that are equal."""
-
-    @property
-    def total(self) -> int:
-        """How many tensors were compared."""
-        return self.equal + len(self.unequal) + len(self.cast) + len(self.absent)
-
-    @property
-    def wrong(self) -> list[str]:
-        """Names of all that is not equal."""
-        return [*self.unequal, *self.cast, *self.absent]
-
-
-NOTHING = Found(0, [], [], [], 1.0)
-
-
-def compared(marks: Marks, live: Mapping[str, torch.Tensor]) -> Found:
-    """Live tensors against the marks of their names; those that no mark is of are not looked at. Waits for a device."""
-    unequal, cast, absent, equal, values = list[str](), list[str](), list[str](), 0, 0
-    for name, mark in marks.items():
-        tensor = live.get(name)
-        if tensor is None or tuple(tensor.shape) != mark.shape:
-            absent.append(name)
-        elif str(tensor.dtype) != f"torch.{mark.dtype}":
-            cast.append(name)
-        elif mark_of(tensor).digest != mark.digest:
-            unequal.append(name)
-        else:
-            equal, values = equal + 1, values + mark.numel
-    everything = sum(mark.numel for mark in marks.values())
-    return Found(equal, unequal, cast, absent, values / everything if everything else 1.0)
 
 
 class Comparison:

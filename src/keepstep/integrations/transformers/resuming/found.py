@@ -1,0 +1,54 @@
+"""Live tensors against the marks of an imprint: which are equal, and what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+
+from keepstep.engine import Marks, mark_of
+
+
+class Found(NamedTuple):
+    """What a comparison found: how many tensors are equal, and the names of the others, by what is wrong."""
+
+    equal: int
+    unequal: list[str]
+    """Other values."""
+    cast: list[str]
+    """Another dtype."""
+    absent: list[str]
+    """Not there, or in another shape."""
+    share: float
+    """The part of all values that lies in tensors that are equal."""
+
+    @property
+    def total(self) -> int:
+        """How many tensors were compared."""
+        return self.equal + len(self.unequal) + len(self.cast) + len(self.absent)
+
+    @property
+    def wrong(self) -> list[str]:
+        """Names of all that is not equal."""
+        return [*self.unequal, *self.cast, *self.absent]
+
+
+NOTHING = Found(0, [], [], [], 1.0)
+
+
+def compared(marks: Marks, live: Mapping[str, torch.Tensor]) -> Found:
+    """Live tensors against the marks of their names; those that no mark is of are not looked at. Waits for a device."""
+    unequal, cast, absent, equal, values = list[str](), list[str](), list[str](), 0, 0
+    for name, mark in marks.items():
+        tensor = live.get(name)
+        if tensor is None or tuple(tensor.shape) != mark.shape:
+            absent.append(name)
+        elif str(tensor.dtype) != f"torch.{mark.dtype}":
+            cast.append(name)
+        elif mark_of(tensor).digest != mark.digest:
+            unequal.append(name)
+        else:
+            equal, values = equal + 1, values + mark.numel
+    everything = sum(mark.numel for mark in marks.values())
+    return Found(equal, unequal, cast, absent, values / everything if everything else 1.0)
