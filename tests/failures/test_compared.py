@@ -193,7 +193,8 @@ class ShiftedMoments(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         optimizer: Any = self.optimizer
         state = getattr(optimizer, "optimizer", optimizer).state
-        named: Any = dict(self.model.named_parameters())
+        model: Any = self.model
+        named: Any = dict(model.named_parameters())
         first, second = named[Q], named[K]
         state[first]["exp_avg"], state[second]["exp_avg"] = state[second]["exp_avg"], state[first]["exp_avg"]
 
@@ -249,7 +250,8 @@ class Rounding(Trainer):
     """Saves the weights rounded to 8 bits of mantissa."""
 
     def _save(self, output_dir: Any = None, state_dict: Any = None) -> None:
-        values = {key: value.to(torch.bfloat16).to(value.dtype) for key, value in self.model.state_dict().items()}
+        model: Any = self.model
+        values = {key: value.to(torch.bfloat16).to(value.dtype) for key, value in model.state_dict().items()}
         super()._save(output_dir, state_dict=values)
 
 
@@ -300,3 +302,32 @@ def test_a_checkpoint_that_goes_elsewhere_is_compared_there(out: Path, tmp_path:
     trainer, checkpointer = managed(PLAIN, tmp_path / "new", "fast")
     trainer.train(resume_from_checkpoint=os.fspath(moved))
     assert receipt_of(checkpointer).compared.startswith("12 of 12")
+
+
+# -- checkpoints of stock writers, which know moments by number alone --------------------------------------
+
+
+def _backwards() -> Any:
+    """A Llama whose head is registered before its layers: its parameters come in another order."""
+    model = llama()
+    modules = model._modules
+    inner = modules.pop("model")
+    modules["model"] = inner
+    return model
+
+
+def test_moments_of_another_shape_are_refused_before_a_step(out: Path) -> None:
+    """Stock: not a number from the first step on, or a crash of the process."""
+    crashed(trainer_of(PLAIN, out), 4)
+    trainer, _ = managed(Kind(_backwards), out, "fast")
+    with pytest.raises(ResumeRefused, match=r"exp_avg of .* is \(\d+, \d+\) and not \(\d+, \d+\)"):
+        trainer.train(resume_from_checkpoint=os.fspath(out / "checkpoint-4"))
+
+
+def test_moments_in_another_order_are_taken_by_name(out: Path, tmp_path: Path, engine: str) -> None:
+    alone = undisturbed(PLAIN, tmp_path / "alone")
+    crashed(managed(PLAIN, out, engine, eval_strategy="no")[0], 4)
+    trainer, checkpointer = managed(Kind(_backwards), out, engine, eval_strategy="no")
+    trainer.train(resume_from_checkpoint=True)
+    assert unequal(state(alone.model), state(trainer.model)) == []
+    assert "36 of 36" in receipt_of(checkpointer).compared

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from keepstep.engine import Imprint, mark_of
 from keepstep.errors import ResumeRefused
 from keepstep.integrations.transformers.resuming.found import NOTHING, Found, compared
 from keepstep.integrations.transformers.resuming.loading import mend
+from keepstep.integrations.transformers.resuming.moments import loads_of, uncast
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.watched import (
     bare_optimizer,
@@ -84,18 +85,21 @@ class Comparison:
 
     @contextmanager
     def of_optimizer(self, directory: Path | None) -> Iterator[None]:
-        """Around the load of the optimizer: afterwards what was cast is put back as it was, and all is compared."""
-        if self._imprint is None or directory is None or not (directory / OPTIMIZER_NAME).is_file():
+        """Around the load of the optimizer: afterwards what was cast is put back as it was, and all is compared.
+
+        Raises ResumeRefused for moments of another shape than their parameter.
+        """
+        if directory is None or not (directory / OPTIMIZER_NAME).is_file():
             yield
             return
-        optimizer = bare_optimizer(self._trainer)
-        loads: list[Mapping[str, Any]] = []
-        with _heard(optimizer, loads):
+        with loads_of(self._trainer) as loads:
             yield
+        if self._imprint is None:
+            return
         named = named_parameters_of(self._trainer)
         for state in loads:
             same = {number for number, name, parameter in named if self._as_saved(name, parameter)}
-            _uncast(optimizer, state, [parameter for _, _, parameter in named], same)
+            uncast(bare_optimizer(self._trainer), state, [parameter for _, _, parameter in named], same)
         live = optimizer_state(self._trainer)
         self._optimizer = compared(self._imprint.optimizer, live)
         if loads and self._optimizer.unequal:
@@ -171,37 +175,6 @@ class Comparison:
         """True when a parameter has the dtype in which it was saved."""
         mark = self._imprint.model.get(name) if self._imprint is not None else None
         return mark is not None and str(parameter.dtype) == f"torch.{mark.dtype}"
-
-
-@contextmanager
-def _heard(optimizer: Any, loads: list[Mapping[str, Any]]) -> Iterator[None]:
-    """While it lasts, each state that an optimizer loads is added to `loads`, as it is in the file."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        yield
-        return
-    hook = optimizer.register_load_state_dict_pre_hook(lambda _, state: loads.append(state))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _uncast(optimizer: Any, state: Mapping[str, Any], parameters: list[torch.Tensor], which: set[int]) -> None:
-    """Give an optimizer the values of a state where torch cast them to the dtype of their parameter."""
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
-    for index, (number, parameter) in enumerate(zip(numbers, parameters, strict=False)):
-        if index in which and parameter in optimizer.state:
-            optimizer.state[parameter] = _as_given(optimizer.state[parameter], state["state"].get(number))
-
-
-def _as_given(taken: Any, given: Any) -> Any:
-    if isinstance(taken, torch.Tensor) and isinstance(given, torch.Tensor):
-        return taken if taken.dtype == given.dtype else given.to(taken.device, copy=True)
-    if isinstance(taken, dict) and isinstance(given, Mapping):
-        return {key: _as_given(value, given.get(key)) for key, value in taken.items()}
-    if isinstance(taken, list) and isinstance(given, list) and len(taken) == len(given):
-        return [_as_given(*pair) for pair in zip(taken, given, strict=True)]
-    return taken
 
 
 def _reason(text: str, names: list[str]) -> Reason:

@@ -33,12 +33,20 @@ def adapted(model: Any) -> bool:
 
 def trained(model: Any) -> dict[str, torch.Tensor]:
     """Live tensors by module path: parameters that require a gradient, each once, and running statistics."""
-    model = unwrapped(model)
-    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for path, module in model.named_modules():
+    found: dict[str, torch.Tensor] = {}
+    for path, module in unwrapped(model).named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.requires_grad:
+                found[_joined(path, name)] = parameter
         if isinstance(module, _NormBase) and module.track_running_stats:
             found |= {_joined(path, name): buffer for name, buffer in module.named_buffers(recurse=False)}
-    return found
+    return _once(found)
+
+
+def _once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each tensor under its first name alone."""
+    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+    return {name: tensor for name, tensor in tensors.items() if first[id(tensor)] == name}
 
 
 def live_tensors(model: Any) -> dict[str, torch.Tensor]:
