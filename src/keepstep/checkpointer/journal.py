@@ -10,6 +10,8 @@ from keepstep.run import Course, Ending, Exactness, History, Observer, Receipt, 
 
 logger = logging.getLogger("keepstep")
 
+MOST_POINTS = 200_000
+"""Log calls behind the checkpoint that are read: some hundred megabytes in memory at the most."""
 Causes = Callable[[], Sequence[str]]
 """What may make a resumed course another one, in words; asked when it is."""
 
@@ -43,7 +45,7 @@ class Journal:
         history = History(self._run.store)
         generation, step = self._from.generation, self._from.step
         try:
-            points = history.read(from_step=step).points
+            points = history.read(from_step=step, most=MOST_POINTS).points
         except OSError as error:
             logger.warning("What was logged before can't be read, so the course is not compared: %s", error)
             return receipt

@@ -7,12 +7,12 @@ from fnmatch import translate
 
 TIMES = (
     *("*runtime*", "time", "time/*", "*/time", "*_time", "timing/*", "*time taken*", "*_elapsed", "elapsed*"),
-    *("*_seconds", "*_secs", "*_sec", "*_ms", "duration", "*_duration", "latency", "*_latency", "*timestamp*"),
+    *("*_seconds", "*_secs", "*_sec", "*_ms", "*duration", "*latency", "*timestamp*"),
 )
 """Of the Trainer `train_runtime`, `eval_model_preparation_time`; of TRL `step_time`, `profiling/Time taken: …`."""
 SPEEDS = (
-    *("*per_sec*", "*per_s", "*/sec*", "*/s", "*/s)", "*tok_s*", "tps", "*_tps", "*/tps", "*throughput*", "*_speed"),
-    *("*mfu*", "*flops*", "perf/*", "profiling/*", "*queue*", "sample/staleness*"),
+    *("*per_sec*", "*per_s", "*/sec*", "*/s", "*/s)", "*tok_s*", "tps", "*_tps", "*/tps", "*throughput*"),
+    *("*_speed", "*_speed(*", "*mfu*", "*flops*", "perf/*", "profiling/*", "*queue*", "sample/staleness*"),
 )
 """Of the Trainer `eval_samples_per_second`; of TRL `perf/mfu_wall_clock`, and the queues of rollouts."""
 MEMORY = ("*memory*", "mem", "mem_*", "mem/*", "*_mem", "*_mem_*", "*/mem", "*/mem_*", "*gpu*", "*cpu*", "*vram*")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -192,10 +193,10 @@ class History:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def read(self, *, from_step: int = 0) -> News:
-        """The points that were added since the last call, by any process, of `from_step` and later. Raises OSError.
+    def read(self, *, from_step: int = 0, most: int = sys.maxsize) -> News:
+        """The points that were added since the last call, by any process, of `from_step` and later, the first `most`.
 
-        Torn and foreign lines are passed over.
+        Raises OSError. Torn and foreign lines are passed over.
         """
         added = self._tail.read()
         if added.anew:
@@ -204,7 +205,7 @@ class History:
         for lines in added.lines:
             for record in _records(lines):
                 if isinstance(record, Point):
-                    if record.step >= from_step:
+                    if record.step >= from_step and len(points) < most:
                         points.append(record)
                     if record.attempt not in self._attempts:
                         self._attempts[record.attempt] = _unannounced(record)

@@ -98,7 +98,7 @@ class Receipt:
         deviation = course.deviation
         if deviation is None or self.level is not Exactness.EXACT:
             return replace(self, course=course)
-        causes = f"; likely {' or '.join(likely)}" if likely else ""
+        causes = f"; likely: {' or '.join(likely)}" if likely else ""
         if course.left:
             reason = Reason(Exactness.APPROXIMATE, f"{course}{causes}")
         else:

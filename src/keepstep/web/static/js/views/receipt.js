@@ -21,9 +21,11 @@ export const meaning = (receipt) => [LEVELS[receipt.level], EVIDENCE[receipt.evi
 
 /** Reasons, what was compared and what was observed, a sentence each. */
 export function lines(receipt) {
-  const reasons = (receipt.reasons ?? []).map((one) => `${one.level}: ${one.text}`);
+  const reasons = listOf(receipt.reasons).map((one) => `${one.level}: ${one.text}`);
   const compared = receipt.compared ? [`compared: ${receipt.compared}`] : [];
   const course = receipt.course?.text ?? "";
   const told = !course || reasons.some((text) => text.includes(course));
   return [...reasons, ...compared, ...(told ? [] : [`${receipt.course.proved ? "proved" : "course"}: ${course}`])].map(clean);
 }
+
+const listOf = (things) => (Array.isArray(things) ? things : []);
