@@ -12,6 +12,7 @@ from keepstep.operations.export.choosing import note_exported
 from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run
+from tests.operations.test_receipts import EQUAL, LEFT, resume
 
 
 @pytest.fixture
@@ -48,6 +49,23 @@ def test_an_export_is_told_by_its_kind_and_place(run: Run, call: Call) -> None:
     assert shown == [
         "exported step 2 as an adapter to /exports/one",
         "exported step 2 average of steps 2, 16 as a model to /exports/two",
+    ]
+
+
+def test_a_resume_and_its_course_in_words(run: Run, call: Call) -> None:
+    resume(run, 2, EQUAL, compared="all of it equals what was saved")
+    resume(run, 2, LEFT)
+    resume(run, 2)
+
+    shown = [" ".join(line.split()[3:]) for line in call("events", run.path, "--limit", "5").stdout.splitlines()]
+
+    path = run.path / "checkpoint-2"
+    assert shown == [
+        f"resumed step 2 exact, compared, every byte verified, from {path}; compared: all of it equals what was saved",
+        "course step 2 exact, proved: steps 3 to 4 came out bit-equal to what the interrupted attempt had logged",
+        f"resumed step 2 exact, inferred, every byte verified, from {path}",
+        f"course step 2 approximate: {LEFT}",
+        f"resumed step 2 exact, inferred, every byte verified, from {path}",
     ]
 
 

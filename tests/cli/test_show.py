@@ -10,6 +10,7 @@ import pytest
 from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.operations.runs import make_run
+from tests.operations.test_receipts import EQUAL, resume
 
 
 @pytest.fixture
@@ -45,6 +46,24 @@ def test_what_the_next_prune_removes_says_so(run: Run, call: Call) -> None:
 
     assert "would be removed" in shown
     assert "the next prune" in shown
+
+
+def test_the_receipt_of_the_last_resume_from_it(run: Run, call: Call) -> None:
+    assert "Receipt" not in call("show", run.path, "200").stdout
+    receipt = resume(run, 200, EQUAL, compared="3 of 3 tensors equal what was saved")
+
+    shown = call("show", run.path, "200", env={"COLUMNS": "200"}).stdout
+
+    assert "Receipt of the last resume from it" in shown
+    assert all(line in shown for line in receipt.lines())
+    plain = json.loads(call("show", run.path, "200", "--format", "json").stdout)["receipt"]
+    assert (plain["evidence"], plain["course"]["equal"]) == ("proved", [3, 4])
+
+
+@pytest.mark.parametrize("command", ["show", "events"])
+def test_the_help_defines_what_it_is_known_from(call: Call, command: str) -> None:
+    said = " ".join(call(command, "--help").stdout.split())
+    assert all(f"{word} " in said for word in ("proved", "compared", "inferred"))
 
 
 def test_json(run: Run, call: Call) -> None:

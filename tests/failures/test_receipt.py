@@ -12,7 +12,9 @@ import torch
 from torch.utils.data import IterableDataset
 
 from keepstep.integrations.transformers.setup import fingerprint
-from tests.failures.build import crash, events, managed, rows, stock, train
+from keepstep.operations.seeing.receipts import receipts
+from keepstep.run import Run
+from tests.failures.build import crash, managed, rows, stock, train
 
 pytestmark = pytest.mark.training
 
@@ -176,7 +178,9 @@ def test_several_reasons(run: Path) -> None:
 
 
 def test_where_it_is(run: Path, said: Callable[[], str]) -> None:
-    """The receipt is `ckpt.receipt`, a "resumed" event, and in the log before training goes on."""
+    """The receipt is `ckpt.receipt`, a "resumed" event, and in the log before training goes on; what is seen of the
+    course since is in all three as well.
+    """
     path = run / "checkpoint-8" / "optimizer.pt"
     path.write_bytes(path.read_bytes()[:-1])
 
@@ -187,18 +191,21 @@ def test_where_it_is(run: Path, said: Callable[[], str]) -> None:
     assert receipt.step == 6
     assert receipt.path == str(run / "checkpoint-6")
     assert "optimizer.pt" in receipt.passed_over[0]
-    (event,) = events(run, "resumed")
+    (event,) = receipts(Run.open(run).events.read())
     assert {key: event[key] for key in receipt.to_json()} == receipt.to_json()
+    head, passed, reason, compared, course = receipt.lines()
+    assert compared.startswith("compared: 12 of 12 tensors of the model and 36 of 36 tensors of the optimizer's state")
+    assert course == "proved: step 8 came out bit-equal to what the interrupted attempt had logged"
     text = said()
-    assert all(line in text for line in receipt.lines())
-    assert text.index(receipt.lines()[0]) < text.index("saved step 8")
+    assert all(line in text for line in (head.replace("proved", "compared"), passed, reason, compared, course))
+    assert text.index("Resumed from step 6") < text.index("saved step 8")
 
 
 def test_exact_is_said_without_alarm(run: Path, said: Callable[[], str]) -> None:
     """An exact resume is information, no warning."""
     train(run, True)
 
-    assert "INFO: Resumed from step 8 (exact; every byte verified)" in said()
+    assert "INFO: Resumed from step 8 (exact, compared; every byte verified)" in said()
 
 
 def test_no_receipt_after_a_fresh_start(out: Path) -> None:

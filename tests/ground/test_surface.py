@@ -43,9 +43,10 @@ FACES = {
         nearest parse rank rule_table size without_aside
     """,
     "run": """
-        HUB_NAME Attempt Difference Ending Event Exactness History Hook Hooks Limits OnDiskFull Pins Point
-        Reason Rebuilt Receipt Reference ResumePoint Run Tail external_path fingerprint_differences has_ended
-        holds_manifest is_run open_external parse_lines policy_facts
+        HUB_NAME Attempt Course Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer
+        OnDiskFull Pins Point Reason Rebuilt Receipt Reference ResumePoint Run Tail course_line external_path
+        fingerprint_differences has_ended holds_manifest is_run logged_beyond open_external parse_lines policy_facts
+        receipt_lines
     """,
     "stores": """
         TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store exchange_names is_leftover_of

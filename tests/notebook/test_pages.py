@@ -18,6 +18,7 @@ from keepstep.retention import Metric
 from keepstep.run import History, Run
 from tests.checkpoints import make_checkpoint
 from tests.operations.runs import make_run, training, write
+from tests.operations.test_receipts import EQUAL, resume
 
 EVIL = "<script>alert(1)</script>"
 ALLOWED = {
@@ -107,8 +108,15 @@ def test_a_notebook_shows_them(run: Run, tmp_path: Path) -> None:
     assert shown[5] == ""  # a policy is text
 
     document, _ = exporting.HTMLExporter().from_notebook_node(notebook)
-    assert document.count('class="keepstep"') == 5  # a checkpointer's has its run's inside
+    assert document.count('class="keepstep"') == 4
     assert "<title>step 20: best 1 of 1 by eval_loss (0.5, lower is better)</title>" in document
+
+
+def test_the_receipt_of_the_last_resume(run: Run) -> None:
+    assert "Resumed from" not in sound(pages.run_page(run)).text
+    receipt = resume(run, 40, EQUAL)
+    for page in (pages.run_page(run), pages.checkpointer_page(Checkpointer(run.path, "all"))):
+        assert all(line in sound(page).text for line in receipt.lines())
 
 
 def test_a_script_does_not_look_at_notebooks() -> None:

@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +25,7 @@ from keepstep.checkpointer import Checkpointer
 from keepstep.formats.sink import FileSink
 from keepstep.integrations.transformers.resuming import epochs, loop
 from keepstep.integrations.transformers.resuming.loop_state import LoopState
+from keepstep.run import Observer
 from keepstep.stores import LocalStore
 from tests.engine import chosen
 from tests.training.tiny import Recipe, build, model
@@ -42,11 +44,13 @@ class Kill:
     """SIGKILL at the `nth` time of `what`: a callback event, or, inside save number `save`, a writer.
 
     A call of the store dies before it is carried out; "torch.save", "weights" and "loop state" leave half a file.
+    `settled` waits, at a callback event, for what is being saved.
     """
 
     what: str
     nth: int = 1
     save: int | None = None
+    settled: bool = False
 
     def __str__(self) -> str:
         return f"{self.what} {self.nth}" + ("" if self.save is None else f" of save {self.save}")
@@ -183,7 +187,8 @@ def set_trap(trainer: Trainer, kill: Kill) -> None:
     """Make this process die where `kill` says."""
     trap = Trap(kill)
     if kill.what in EVENTS:
-        trainer.add_callback(_callback_that_dies(EVENTS[kill.what], trap))
+        wait = trainer.checkpointer.wait if kill.settled else None
+        trainer.add_callback(_callback_that_dies(EVENTS[kill.what], trap, wait))
         return
     _watch_saves(trap)
     if kill.what in STORE_CALLS:
@@ -192,9 +197,11 @@ def set_trap(trainer: Trainer, kill: Kill) -> None:
         _WRITERS[kill.what](trap)
 
 
-def _callback_that_dies(event: str, trap: Trap) -> TrainerCallback:
+def _callback_that_dies(event: str, trap: Trap, wait: Callable[[], None] | None) -> TrainerCallback:
     def die_here(*_: Any, **__: Any) -> None:
         if trap.springs():
+            if wait is not None:
+                wait()
             die()
 
     callback = TrainerCallback()
@@ -325,9 +332,14 @@ def _lose_random_state() -> None:
     epochs.Epochs.load_random_state = lambda self, load: None
 
 
+def _lose_comparison() -> None:
+    Observer.take = Observer.end = lambda self, *row: None
+
+
 _SABOTAGES = {
     "loop state": _lose_loop_state,
     "epoch start": _lose_epoch_start,
     "sampler seed": _lose_sampler_seed,
     "random state": _lose_random_state,
+    "comparison of the course": _lose_comparison,
 }

@@ -111,20 +111,23 @@ def test_a_history_that_can_not_be_written_hurts_nothing(tmp_path: Path, caplog:
 
 
 def test_numbers_alone_are_noted(tmp_path: Path) -> None:
-    run = Run.create(tmp_path, keepstep.Policy.from_spec("all"))
+    checkpointer = keepstep.Checkpointer(tmp_path, "all")
     logs = {
         "epoch": 0.5, "loss": np.float32(0.5), "whole": 3, "flag": True, "text": "x", "beyond": 10**400,
         "tensor": torch.ones(()), "nothing": None, 7: 1.0, "\udc80": 2.0,
     }  # fmt: skip
-    book, other = Logbook(leads=True), Logbook(leads=False)
+    book, other = (Logbook(None, checkpointer, leads=leads) for leads in (True, False))
     book.log(1, logs)
+    checkpointer.begin(None)
+    run = checkpointer.run
     assert not run.store.exists(".keepstep/metrics.jsonl")
     for one in (other, book):
-        one.begin(run, None, 10)
+        one.begin(10)
         one.log(1, logs)
         one.log(2, {"text": "x"})
         one.end("finished")
         one.end("failed")
+    checkpointer.close()
     (point,) = History(run.store).points
     assert (point.epoch, point.values) == (0.5, {"loss": 0.5, "whole": 3.0, "7": 1.0, "?": 2.0})
     (span,) = curves(run).spans

@@ -19,6 +19,7 @@ from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight, as_storage_error
 from keepstep.checkpointer.janitor import Janitor
+from keepstep.checkpointer.journal import Causes, Journal, no_causes
 from keepstep.checkpointer.observers import Observers
 from keepstep.checkpointer.own_runs import remember
 from keepstep.errors import DiskFull, StorageError
@@ -27,6 +28,7 @@ from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.repository import Check, Finish, Staging
 from keepstep.retention import Before, Plan, Policy
 from keepstep.run import (
+    Ending,
     Hooks,
     Limits,
     OnDiskFull,
@@ -96,6 +98,7 @@ class Checkpointer:
         self._unsettled: ResumePoint | None = None
         self._writer = BackgroundWriter()
         self._janitor: Janitor | None = None
+        self._journal: Journal | None = None
         self._in_flight: InFlight | None = None
         self._owed = False
 
@@ -139,6 +142,7 @@ class Checkpointer:
             run.set_policy(self.policy, self.headroom.limits)
             self._run, self._trained = run, (self.path, run.id)
             self._janitor = Janitor(run.store)
+            self._journal = Journal(run, point)
             self._owed = False
             self.refused = []
             known = run.checkpoints
@@ -182,6 +186,7 @@ class Checkpointer:
         if run is None:
             return
         try:
+            self.end_log("finished" if finished else None)
             self._writer.wait()
             if self._resumed_from is not None or self._held_before:
                 self._resumed_from, self._held_before = None, {}
@@ -357,10 +362,31 @@ class Checkpointer:
         self.plan = plan
         return plan
 
-    def note_resumed(self, receipt: Receipt) -> None:
-        """Keep the receipt of a resume here and in the event log."""
-        self.receipt = receipt
-        self.run.events.append("resumed", **receipt.to_json())
+    def note_resumed(self, receipt: Receipt) -> Receipt:
+        """Keep the receipt of a resume here and in the event log; returns it with what its course is compared with."""
+        self.receipt = receipt if self._journal is None else self._journal.expect(receipt)
+        self.run.events.append("resumed", **self.receipt.to_json())
+        return self.receipt
+
+    def log(self, step: int, values: Mapping[str, float], *, epoch: float | None = None) -> None:
+        """Put numbers of a step into the run's history, and compare them with what an interrupted attempt had logged.
+
+        `receipt` then says how they came out. Outside of a session it does nothing; it never fails.
+        """
+        if self._journal is not None and self._run is not None:
+            self.receipt = self._journal.log(self.receipt, step, epoch, values)
+
+    def begin_log(self, max_steps: int, causes: Causes = no_causes) -> None:
+        """Begin an attempt of the history anew, of so many steps; without it the first `log` does. `causes` are asked
+        for what may have made a resumed course another one.
+        """
+        if self._journal is not None and self._run is not None:
+            self._journal.begin(self.receipt, max_steps, causes)
+
+    def end_log(self, how: Ending | None) -> None:
+        """End the attempt, where one is under way; None where it is not known how, as of one that is killed."""
+        if self._journal is not None:
+            self.receipt = self._journal.end(self.receipt, how)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Add metrics to the newest committed checkpoint of `step`; False when that step was not saved."""

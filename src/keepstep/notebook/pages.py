@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
@@ -14,6 +14,7 @@ from keepstep.errors import RunNotFound
 from keepstep.model import Checkpoint, Kind
 from keepstep.notebook.picture import Mark, draw
 from keepstep.operations.seeing.listing import Row
+from keepstep.operations.seeing.receipts import receipts, told
 from keepstep.operations.seeing.watching import View, Watcher
 from keepstep.retention import Outcome, Plan
 from keepstep.run import Run
@@ -27,7 +28,18 @@ _CELL = "padding:.25em .8em .25em 0;vertical-align:top;border-bottom:1px solid r
 
 
 def run_page(run: Run) -> str:
-    """Policy, curve with checkpoints, and the list with reasons."""
+    """Policy, curve with checkpoints, the list with reasons, and the receipt of the last resume."""
+    return _page([*_run_parts(run), *_receipt(run)])
+
+
+def _receipt(run: Run) -> Iterator[str]:
+    """How exact the last resume was, line by line, as the event log has it."""
+    last = receipts(run.events.read())[-1:]
+    for line in told(last[0]) if last else ():
+        yield f"<div>{_text(line)}</div>"
+
+
+def _run_parts(run: Run) -> list[str]:
     metric = run.policy.metric
     view = Watcher(run).look()
     if metric is not None and view.metric != metric.name:
@@ -41,25 +53,22 @@ def run_page(run: Run) -> str:
     if view.metric is not None:
         parts.append(draw(view.metric, view.curve, _marks(view)))
     if not listing.rows:
-        return _page([*parts, "<div>No checkpoint yet.</div>"])
+        return [*parts, "<div>No checkpoint yet.</div>"]
     parts.append(_table(checkpoint_table(listing).informative()))
     text = f"{count(len(listing.rows), 'checkpoint')}, {format_size(listing.size_bytes)}"
     if listing.plan.changes:
         text += f"; the next prune {what_it_does(listing.plan)} and frees {format_size(listing.plan.freed_bytes)}"
-    parts += [f"<div>{_text(text)}; {_text(format_size(view.room.free_bytes))} free</div>"]
-    return _page(parts)
+    return [*parts, f"<div>{_text(text)}; {_text(format_size(view.room.free_bytes))} free</div>"]
 
 
 def checkpointer_page(checkpointer: Checkpointer) -> str:
-    """Its run, and how exact the last resume was."""
+    """Its run; before a first training what it will do."""
     try:
         run = checkpointer.run
     except RunNotFound:
         where = _text(checkpointer.path)
         return _page([f"<div><b>{where}</b> no training yet; keeps {_text(checkpointer.policy.describe())}</div>"])
-    receipt = checkpointer.receipt
-    lines = receipt.lines() if receipt is not None else []
-    return _page([run_page(run), *(f"<div>{_text(line)}</div>" for line in lines)])
+    return run_page(run)
 
 
 def checkpoint_page(checkpoint: Checkpoint) -> str:

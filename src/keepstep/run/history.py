@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -35,7 +36,9 @@ class Attempt:
     """One process's part of the run, numbered from 1.
 
     It resumed from a checkpoint of `from_step` (None: a fresh start) and `from_generation` (None also where that
-    checkpoint was none of the run's). `ended` is None while it runs, and for ever when it was killed.
+    checkpoint was none of the run's). `first_generation` is the least that it could give to a checkpoint of its own,
+    `level` how exact its resume was by its settings; None where it is not known. `ended` is None while it runs, and for
+    ever when it was killed.
     """
 
     number: int
@@ -45,6 +48,8 @@ class Attempt:
     timeline: int
     max_steps: int | None = None
     ended: Ending | None = None
+    first_generation: int | None = None
+    level: str | None = None
 
 
 class Point(msgspec.Struct, frozen=True, gc=False, tag_field="kind", tag="point"):
@@ -64,6 +69,8 @@ class _Begin(msgspec.Struct, frozen=True, tag_field="kind", tag="begin"):
     from_generation: _Count | None
     timeline: _Count
     max_steps: _Count | None = None
+    first_generation: _Count | None = None
+    level: str | None = None
 
 
 class _End(msgspec.Struct, frozen=True, tag_field="kind", tag="end"):
@@ -107,12 +114,15 @@ class History:
         from_generation: int | None = None,
         timeline: int = 0,
         max_steps: int | None = None,
+        first_generation: int | None = None,
+        level: str | None = None,
     ) -> int:
         """Begin an attempt; returns its number."""
         self._number = self._last_number() + 1
         # A process killed in the middle of a line must not spoil this one.
         self._torn = True
-        begin = _Begin(self._number, datetime.now(UTC), from_step, from_generation, timeline, max_steps)
+        now = datetime.now(UTC)
+        begin = _Begin(self._number, now, from_step, from_generation, timeline, max_steps, first_generation, level)
         self._write(_ENCODER.encode(begin))
         return self._number
 
@@ -128,9 +138,10 @@ class History:
         else:
             self._flush()
 
-    def end(self, how: Ending) -> None:
-        """End the attempt that was begun last, and give the file back."""
-        self._write(_ENCODER.encode(_End(self._number, how, time.time())))
+    def end(self, how: Ending | None) -> None:
+        """End the attempt that was begun last, and give the file back; None where it is not known how it ended."""
+        if how is not None:
+            self._write(_ENCODER.encode(_End(self._number, how, time.time())))
         self._waiting.clear()
         self._close()
 
@@ -182,10 +193,10 @@ class History:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def read(self) -> News:
-        """The points that were added since the last call, by any process. Raises OSError.
+    def read(self, *, from_step: int = 0, most: int = sys.maxsize) -> News:
+        """The points that were added since the last call, by any process, of `from_step` and later, the first `most`.
 
-        Torn and foreign lines are passed over.
+        Raises OSError. Torn and foreign lines are passed over.
         """
         added = self._tail.read()
         if added.anew:
@@ -194,7 +205,8 @@ class History:
         for lines in added.lines:
             for record in _records(lines):
                 if isinstance(record, Point):
-                    points.append(record)
+                    if record.step >= from_step and len(points) < most:
+                        points.append(record)
                     if record.attempt not in self._attempts:
                         self._attempts[record.attempt] = _unannounced(record)
                 else:
@@ -220,6 +232,8 @@ class History:
                 record.from_generation,
                 record.timeline,
                 record.max_steps,
+                first_generation=record.first_generation,
+                level=record.level,
             )
         elif record.attempt in self._attempts:
             self._attempts[record.attempt] = replace(self._attempts[record.attempt], ended=record.ended)

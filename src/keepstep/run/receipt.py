@@ -1,11 +1,13 @@
-"""The receipt of a resume: exact, equivalent or approximate, each with its reasons."""
+"""The receipt of a resume: exact, equivalent or approximate, with its reasons; proved, compared or inferred."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, cast
+
+from keepstep.run.course import Course, course_line
 
 Fingerprint = Mapping[str, Any]
 """Sections (arguments, data, model, optimizer, versions, device) of names and plain values."""
@@ -21,6 +23,18 @@ class Exactness(StrEnum):
     EXACT = "exact"
     EQUIVALENT = "equivalent"
     APPROXIMATE = "approximate"
+
+
+class Evidence(StrEnum):
+    """What `Exactness` is known from.
+
+    PROVED: the course was observed: what an interrupted attempt had logged came out again, bit for bit. COMPARED: the
+    state in memory, after loading, equals what was saved. INFERRED: from the files' bytes and the settings alone.
+    """
+
+    PROVED = "proved"
+    COMPARED = "compared"
+    INFERRED = "inferred"
 
 
 _ORDER = list(Exactness)
@@ -49,7 +63,11 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was resumed from, how exactly, and why."""
+    """What was resumed from, how exactly, why, and what that is known from.
+
+    `compared` says what state was compared with what was saved, and is empty where none was; `course` how the values
+    that are logged since came out beside those of an interrupted attempt, None while nothing was looked for.
+    """
 
     step: int
     path: str
@@ -57,20 +75,39 @@ class Receipt:
     verified: bool = True
     passed_over: tuple[str, ...] = ()
     compared: str = ""
-    """What of the state was compared after loading, as a sentence; empty where nothing was."""
+    course: Course | None = None
 
     @property
     def level(self) -> Exactness:
         """The weakest level of all reasons; exact without any."""
         return max((reason.level for reason in self.reasons), key=_ORDER.index, default=Exactness.EXACT)
 
+    @property
+    def evidence(self) -> Evidence:
+        """What the level is known from."""
+        if self.course is not None and self.course.proved:
+            return Evidence.PROVED
+        return Evidence.COMPARED if self.compared else Evidence.INFERRED
+
+    def observed(self, course: Course, likely: Sequence[str] = ()) -> Receipt:
+        """The receipt once so much of the course was seen.
+
+        What said exact is corrected where values came out otherwise, with the `likely` causes; where settings or
+        versions are others that is no news, and the receipt stays.
+        """
+        deviation = course.deviation
+        if deviation is None or self.level is not Exactness.EXACT:
+            return replace(self, course=course)
+        causes = f"; likely: {' or '.join(likely)}" if likely else ""
+        if course.left:
+            reason = Reason(Exactness.APPROXIMATE, f"{course}{causes}")
+        else:
+            reason = Reason(Exactness.EQUIVALENT, f"{deviation}, while loss and gradients are the same")
+        return replace(self, course=course, reasons=(*self.reasons, reason))
+
     def lines(self) -> list[str]:
-        """The receipt for people: a headline, then one line per reason."""
-        checked = "every byte verified" if self.verified else "NOT verified: it has no manifest"
-        head = f"Resumed from step {self.step} ({self.level.value}; {checked})"
-        passed = [f"passed over: {text}" for text in self.passed_over]
-        compared = [self.compared] if self.compared else []
-        return [head, *compared, *passed, *(f"{reason.level.value}: {reason.text}" for reason in self.reasons)]
+        """The receipt for people: a headline, then one line per reason, then what was compared."""
+        return receipt_lines(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for the event log."""
@@ -78,14 +115,35 @@ class Receipt:
             "step": self.step,
             "path": self.path,
             "level": self.level.value,
+            "evidence": self.evidence.value,
             "verified": self.verified,
             "reasons": [{"level": r.level.value, "text": r.text} for r in self.reasons],
             "passed_over": list(self.passed_over),
             "compared": self.compared,
+            "course": None if self.course is None else self.course.to_json(),
         }
+
+    def correction(self) -> dict[str, Any]:
+        """Of the plain values those that an observed course may change."""
+        plain = self.to_json()
+        return {name: plain[name] for name in ("step", "level", "evidence", "reasons", "course")}
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+
+def receipt_lines(plain: Mapping[str, Any]) -> list[str]:
+    """A receipt, given as plain values, for people. Raises KeyError and TypeError for what is none."""
+    checked = "every byte verified" if plain["verified"] else "NOT verified: it has no manifest"
+    evidence, compared, course = plain.get("evidence", "inferred"), plain.get("compared"), plain.get("course")
+    head = f"Resumed from step {plain['step']} ({plain['level']}, {evidence}; {checked})"
+    reasons = [f"{reason['level']}: {reason['text']}" for reason in plain["reasons"]]
+    lines = [head, *(f"passed over: {text}" for text in plain["passed_over"]), *reasons]
+    if compared:
+        lines.append(f"compared: {compared}")
+    if course and not any(course["text"] in reason for reason in reasons):
+        lines.append(course_line(course, compared=bool(compared)))
+    return lines
 
 
 def fingerprint_differences(before: Fingerprint, now: Fingerprint) -> Iterator[Difference]:

@@ -32,7 +32,7 @@ MOST_USES = 1_000
 def checkpoint(opened: Opened, generation: int) -> dict[str, Any]:
     """One checkpoint in full. Raises CheckpointNotFound."""
     run, past = opened.run, opened.chronicle.read()
-    details = show_generation(run, generation)
+    details = show_generation(run, generation, past.receipts)
     one = details.row.checkpoint
     check = past.checks.get(generation)
     before = [c for c in run.checkpoints if c.generation < generation]
@@ -41,7 +41,6 @@ def checkpoint(opened: Opened, generation: int) -> dict[str, Any]:
         "newest": details.row.newest,
         "name": one.name,
         "verification": check.to_json() if check else None,
-        "receipt": _receipt(past, one),
         "commands": _commands(run, one),
         "previous": _previous(before[-1], one) if before else None,
     }
@@ -106,14 +105,6 @@ def health(opened: Opened) -> dict[str, Any]:
         "attempts": curves_of(opened).to_json()["attempts"],
         "stalls": [stall.to_json() for stall in past.stalls[-MOST_USES:]],
     }
-
-
-def _receipt(past: Past, one: Checkpoint) -> dict[str, Any] | None:
-    """The receipt of the last resume from this checkpoint, told by the name of its directory."""
-    for event in reversed(past.receipts):
-        if event.get("step") == one.step and str(event.get("path", "")).rstrip("/").endswith(f"/{one.name}"):
-            return event
-    return None
 
 
 def _commands(run: Run, one: Checkpoint) -> dict[str, str]:

@@ -18,7 +18,7 @@ from keepstep.cli.drawing.tables import EMPTY, Span
 from keepstep.cli.drawing.text import in_words, shorten
 from keepstep.operations.seeing.following import follow as follow_events
 from keepstep.operations.seeing.noise import NOISE
-from keepstep.run import Event, Run
+from keepstep.run import Event, Evidence, Run, course_line
 from keepstep.units import format_duration, format_moment, format_size
 
 STYLES = {
@@ -30,6 +30,7 @@ STYLES = {
     "failed": "bold red",
     "rebuilt": "yellow",
     "resumed": "cyan",
+    "course": "cyan",
     "timeline": "cyan",
     "pinned": "magenta",
     "tagged": "magenta",
@@ -55,7 +56,12 @@ _HIDDEN = ("time", "event", "step", "generation")
 @click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Begin with the last N events.")
 @format_option
 def events(run: Run, follow: bool, limit: int | None, output: Output) -> None:
-    """Oldest first; with --format json one JSON object a line, with --format agent what happened in words."""
+    """Oldest first; with --format json one JSON object a line, with --format agent what happened in words.
+
+    How exact a resume is may be proved (an interrupted attempt had logged values beyond the checkpoint, and they came
+    out again, bit for bit), compared (what was in memory equals what was saved), or inferred (from the files' bytes
+    and the settings alone).
+    """
     if output.is_agent:
         click.echo(tsv.line(COLUMNS))
     for event in _chosen(run, follow, limit):
@@ -167,9 +173,18 @@ def _quarantined(event: Event) -> str:
 
 def _resumed(event: Event) -> str:
     checked = "every byte verified" if event["verified"] else "nothing could be verified"
+    known = ", ".join(filter(None, (event["level"], event.get("evidence"), checked)))
     reasons = "; ".join(f"{reason['level']}: {reason['text']}" for reason in event["reasons"])
     passed = f"passed over: {in_words(event['passed_over'])}" if event["passed_over"] else ""
-    return _sentence(f"{event['level']}, {checked}, from {event['path']}", reasons, passed)
+    compared = f"compared: {event['compared']}" if event.get("compared") else ""
+    return _sentence(f"{known}, from {event['path']}", reasons, passed, compared)
+
+
+def _observed(event: Event) -> str:
+    course = course_line(event["course"], compared=event["evidence"] == Evidence.COMPARED)
+    last = event["reasons"][-1] if event["reasons"] else {"level": event["level"], "text": ""}
+    reason = f"{last['level']}: {last['text']}"
+    return reason if event["course"]["text"] in reason else _sentence(f"{event['level']}, {course}")
 
 
 def _skipped(event: Event) -> str:
@@ -239,6 +254,7 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "verified": _verified,
     "quarantined": _quarantined,
     "resumed": _resumed,
+    "course": _observed,
     "skipped": _skipped,
     "failed": _failed,
     "refused": _refused,

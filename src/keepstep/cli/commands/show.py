@@ -12,6 +12,7 @@ from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import clean, count, in_words, shorten
 from keepstep.model import Checkpoint, Kind
+from keepstep.operations.seeing.receipts import told
 from keepstep.operations.seeing.showing import Details
 from keepstep.operations.seeing.showing import show as find_details
 from keepstep.repository import missing_files
@@ -38,7 +39,14 @@ Facts = Iterator[tuple[str, Span]]
 @reference_argument()
 @format_option
 def show(run: Run, reference: str, output: Output) -> None:
-    """Reads the manifest, not the files: keepstep verify does that."""
+    """Reads the manifest, not the files: keepstep verify does that.
+
+    \b
+    The receipt of the last resume from it says how exact that was, and what this is known from:
+      proved    an interrupted attempt had logged values beyond it, and they came out again, bit for bit
+      compared  what was in memory after loading equals what was saved
+      inferred  from the files' bytes and the settings alone
+    """
     details = find_details(run, reference)
     if output.is_json:
         output.json(details.to_json())
@@ -47,6 +55,7 @@ def show(run: Run, reference: str, output: Output) -> None:
     output.line((checkpoint.name, "bold"), f" of {run.path}")
     _facts(output, "", _identity(details))
     _facts(output, "Metrics", _metrics(details))
+    _list(output, "Receipt of the last resume from it", told(details.receipt))
     _list(output, "Kept because" if details.row.keep else "Not kept", why(details.row))
     _list(output, "What would remove it", _removal(details))
     _files(output, checkpoint)

@@ -74,7 +74,7 @@ class Session:
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
         self.held = HeldFiles(hold=loads_whole_files(trainer))
-        self.logbook = Logbook(leads=ranks.leads)
+        self.logbook = Logbook(trainer, checkpointer, leads=ranks.leads)
         self._engine_text = engine.text
         self._fingerprint: dict[str, Any] = {}
         self._compared = False
@@ -167,8 +167,7 @@ class Session:
 
     def _note_resumed(self, point: ResumePoint) -> Receipt:
         receipt = make_receipt(point, self._fingerprint, self.trainer, self.loop.restored, self.comparison)
-        self.checkpointer.note_resumed(receipt)
-        return receipt
+        return self.checkpointer.note_resumed(receipt)
 
     def _warn_ignored_setting(self, resume: Any) -> None:
         setting = self.trainer.args.resume_from_checkpoint
@@ -190,14 +189,14 @@ class Session:
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:
             self.ranks.agree(partial(self._say_start, state))
-            self.logbook.begin(self.checkpointer.run, None, state.max_steps)
+            self.logbook.begin(state.max_steps)
             return
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         checkpoint = self.point.checkpoint
         over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
-        self.logbook.begin(self.checkpointer.run, self.point, state.max_steps)
+        self.logbook.begin(state.max_steps)
         self.loop.resume(loader)
         self.ranks.agree(partial(self._say_start, state, over=over))
         self.loop.replay_epoch_end(self.point.path, over=over)

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, ClassVar, Literal, cast
 
 from keepstep import layout
+from keepstep.operations.seeing.receipts import take_receipt
 from keepstep.run import Event, Run, Tail, parse_lines
 from keepstep.strict import finite_or_name
 
@@ -223,7 +224,7 @@ class Past:
         self.checks[int(event["generation"])] = Check(bool(event["ok"]), _time(event), problems)
 
     def _resumed(self, event: Event) -> None:
-        self.receipts.append(event)
+        take_receipt(self.receipts, event)
 
     _HANDLERS: ClassVar[dict[str, Callable[[Past, Event], None]]] = {
         "committed": _committed,
@@ -236,6 +237,7 @@ class Past:
         "kept": _kept,
         "verified": _verified,
         "resumed": _resumed,
+        "course": _resumed,
     }
 
 

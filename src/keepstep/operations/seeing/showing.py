@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
 from keepstep.operations.seeing.listing import Row, list_checkpoints
+from keepstep.operations.seeing.receipts import receipt_of, receipts
 from keepstep.retention import (
     Best,
     Context,
@@ -22,14 +24,15 @@ from keepstep.retention import (
     Within,
     rank,
 )
-from keepstep.run import Reference, Run
+from keepstep.run import Event, Reference, Run
 
 
 @dataclass(frozen=True, slots=True)
 class Details:
     """A checkpoint's row, its place (from 1) among those ranked, and the conditions of its removal.
 
-    The policy removes it once all of `removed_by` have happened; empty: the next prune does.
+    The policy removes it once all of `removed_by` have happened; empty: the next prune does. `receipt` is that of the
+    last resume from it, as in the event log; None where there was none.
     """
 
     row: Row
@@ -37,6 +40,7 @@ class Details:
     place: int | None
     ranked: int
     removed_by: tuple[str, ...]
+    receipt: Event | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The row's plain values and the rest; sizes in bytes."""
@@ -47,6 +51,7 @@ class Details:
             "metric": None if self.metric is None else {"name": self.metric.name, "mode": self.metric.mode},
             "rank": self.place,
             "removed_by": list(self.removed_by),
+            "receipt": self.receipt,
             "files": [
                 {"path": f.path, "size_bytes": f.size, "digest": f.digest, **({"by": f.by} if f.by else {})}
                 for f in checkpoint.files
@@ -62,8 +67,11 @@ def show(run: Run, reference: Reference) -> Details:
     return show_generation(run, run.find(reference).generation)
 
 
-def show_generation(run: Run, generation: int) -> Details:
-    """The committed checkpoint of a generation. Raises CheckpointNotFound."""
+def show_generation(run: Run, generation: int, known: Sequence[Event] | None = None) -> Details:
+    """The committed checkpoint of a generation; `known` are the run's receipts, where they have been read.
+
+    Raises CheckpointNotFound.
+    """
     listing = list_checkpoints(run)
     row = next((row for row in listing.rows if row.checkpoint.generation == generation), None)
     if row is None:
@@ -74,7 +82,8 @@ def show_generation(run: Run, generation: int) -> Details:
     place = ranked.index(generation) + 1 if generation in ranked else None
     context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held)
     removed_by = what_removes(row, listing.policy, context) if row.keep else ()
-    return Details(row, metric, place, len(ranked), removed_by)
+    receipt = receipt_of(receipts(run.events.read()) if known is None else known, row.checkpoint)
+    return Details(row, metric, place, len(ranked), removed_by, receipt)
 
 
 def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import { age, count, metric, name as clean, plural, size, time, value } from "..
 import { icon } from "../icons.js";
 import { address, go } from "../router.js";
 import { marksCell } from "./checkpoints.js";
+import { levelOf, lines, meaning } from "./receipt.js";
 
 export class CheckpointView {
   constructor({ key, generation, about, title }) {
@@ -143,9 +144,11 @@ export class CheckpointView {
   #receipt() {
     const { receipt } = this.details;
     if (!receipt) return null;
-    const lines = [...receipt.passed_over.map((text) => `passed over: ${text}`), ...receipt.reasons.map((one) => `${one.level}: ${one.text}`)];
-    const head = `The training went on from here: ${receipt.level}${receipt.verified ? ", every byte verified" : ", not verified"}.`;
-    return card("Receipt of the resume", {}, h("div", { class: "card-body" }, h("p", null, head), lines.length ? h("ul", { class: "reasons" }, lines.map((text) => h("li", null, clean(text)))) : null));
+    const told = [...(receipt.passed_over ?? []).map((text) => clean(`passed over: ${text}`)), ...lines(receipt)];
+    const head = `The training went on from here: ${levelOf(receipt)}${receipt.verified ? ", every byte verified" : ", not verified"}.`;
+    const body = [h("p", null, head), h("p", { class: "mute" }, meaning(receipt))];
+    if (told.length) body.push(h("ul", { class: "reasons" }, told.map((text) => h("li", null, text))));
+    return card("Receipt of the resume", {}, h("div", { class: "card-body" }, body));
   }
 
   #written() {

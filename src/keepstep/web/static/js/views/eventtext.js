@@ -2,7 +2,7 @@
 
 import { count, duration, metric, name as clean, size } from "../format.js";
 
-const TONES = { committed: "good", resumed: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", recovered: "warn", rebuilt: "warn", skipped: "warn" };
+const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", recovered: "warn", rebuilt: "warn", skipped: "warn" };
 
 /** The colour of an event: what went wrong stands out. */
 export const toneOf = (event) => (event.event === "verified" ? (event.ok ? "good" : "bad") : TONES[event.event] ?? "");
@@ -24,7 +24,8 @@ const SENTENCES = {
   quarantined: (event, step) => `${cap(step)} moved to quarantine: ${(event.problems ?? [event.reason]).join("; ")}`,
   metrics: (event) => `Metrics came after the commit${values(event.metrics)}`,
   timeline: (event) => `Rewound to generation ${event.from_generation}: timeline ${event.now} begins; set aside: ${(event.set_aside ?? []).map((one) => `step ${count(one)}`).join(", ") || "nothing"}`,
-  resumed: (event, step) => `Resumed from ${step}, ${event.level}${event.verified ? ", every byte verified" : ", not verified"}${(event.reasons ?? []).map((one) => `; ${one.text}`).join("")}${(event.passed_over ?? []).map((one) => `; passed over: ${one}`).join("")}`,
+  resumed: (event, step) => `Resumed from ${step}, ${event.level}${event.evidence ? `, ${event.evidence}` : ""}${event.verified ? ", every byte verified" : ", not verified"}${(event.reasons ?? []).map((one) => `; ${one.text}`).join("")}${(event.passed_over ?? []).map((one) => `; passed over: ${one}`).join("")}`,
+  course: (event, step) => `The resume from ${step} is ${event.level}, ${event.evidence}: ${event.course?.text ?? ""}`,
   pinned: (event, step) => `${cap(step)} pinned`,
   unpinned: (event, step) => `${cap(step)} unpinned`,
   tagged: (event, step) => `${cap(step)} tagged ${event.tag ?? event.name ?? ""}`,

@@ -8,6 +8,7 @@ import { count, name as clean, percent } from "../format.js";
 import { address, go } from "../router.js";
 import { CheckpointList } from "./checkpoints.js";
 import { describe, markTip, sayMark } from "./marktext.js";
+import { levelOf, lines, meaning } from "./receipt.js";
 import { progress, stateBadge } from "./runrow.js";
 import { RunStrip } from "./strip.js";
 
@@ -98,9 +99,9 @@ export class RunView {
     const { receipt, problem } = this.summary;
     const shown = [];
     if (problem) shown.push(notice("bad", clean(problem)));
-    if (receipt && receipt.level !== "exact") {
-      const why = receipt.reasons.map((one) => clean(one.text)).join("; ");
-      shown.push(notice(receipt.level === "approximate" ? "warn" : "info", h("strong", null, `The last resume was ${receipt.level}. `), LEVELS[receipt.level], why ? ` Because: ${why}.` : ""));
+    if (receipt) {
+      const why = lines(receipt).join("; ");
+      shown.push(notice(receipt.level === "approximate" ? "warn" : "info", h("strong", null, `The last resume was ${levelOf(receipt)}. `), meaning(receipt), why ? ` ${why}.` : ""));
     }
     set(this.notices, shown);
     this.notices.hidden = !shown.length;
@@ -113,9 +114,3 @@ export class RunView {
     if (added.length) announce(added.map((row) => `Checkpoint of step ${count(row.step)} committed${row.best ? ", the new best" : ""}`).join(". "));
   }
 }
-
-const LEVELS = {
-  equivalent: "The same course; logs, cadence or last bits may differ.",
-  approximate: "Another course from here on than without the interruption.",
-};
-
