@@ -205,7 +205,7 @@ def test_another_cadence_of_the_log_may_be_proved(tmp_path: Path) -> None:
 
 def test_a_rewind_is_held_against_what_was_logged_behind_it(tmp_path: Path) -> None:
     life(tmp_path / "run")
-    trainer = build(Recipe(), tmp_path / "run")
+    trainer: Any = build(Recipe(), tmp_path / "run")
     checkpointer = keepstep.attach(trainer, **chosen())
     trainer.train(resume_from_checkpoint=8)
     assert observed(checkpointer)[1:] == ("proved", checkpointer.receipt and checkpointer.receipt.course)
@@ -214,7 +214,7 @@ def test_a_rewind_is_held_against_what_was_logged_behind_it(tmp_path: Path) -> N
 
 def test_a_fresh_start_is_held_against_nothing(tmp_path: Path) -> None:
     interrupted(tmp_path / "run")
-    trainer = build(Recipe(), tmp_path / "run")
+    trainer: Any = build(Recipe(), tmp_path / "run")
     checkpointer = keepstep.attach(trainer, fresh="new-run", **chosen())
     trainer.train()
     assert checkpointer.receipt is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fnmatch import translate
+from functools import lru_cache
 
 TIMES = (
     *("*runtime*", "time", "time/*", "*/time", "*_time", "timing/*", "*time taken*", "*_elapsed", "elapsed*"),
@@ -21,6 +22,7 @@ MEMORY = ("*memory*", "mem", "mem_*", "mem/*", "*_mem", "*_mem_*", "*/mem", "*/m
 _PATTERN = re.compile("|".join(f"(?:{translate(pattern)})" for pattern in (*TIMES, *SPEEDS, *MEMORY)))
 
 
+@lru_cache(maxsize=4096)
 def of_the_machine(name: str) -> bool:
     """True for the name of a value that a clock or the machine makes; capitals are of no account."""
     return _PATTERN.match(name.lower()) is not None
