@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from keepstep.integrations.transformers.resuming import attributes
+from keepstep.integrations.transformers.resuming import attributes, callback_states
 from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.epochs import Epochs, is_whole
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position
@@ -30,6 +30,7 @@ class Loop:
     def start(self) -> None:
         """Begin a training, at its beginning."""
         self.restored: LoopState | None = None
+        self._checkpoint: Path | None = None
         self.ended = False
         self.stops_here = False
         self.epochs = Epochs(self._trainer, resuming=False)
@@ -85,8 +86,10 @@ class Loop:
 
     def capture(self) -> LoopState:
         """What a save adds to the stock files."""
-        trainer = self._trainer
+        trainer, own = self._trainer, self.epochs.own
         kept, left_out = attributes.capture(trainer)
+        callbacks, lost = callback_states.capture(trainer)
+        own.refresh()
         sampler = sampler_of(trainer.callback_handler.train_dataloader)
         return LoopState(
             position=self._position,
@@ -106,18 +109,24 @@ class Loop:
             optimizer_order=order_of(trainer),
             loading_draws=self.epochs.loading_draws or (self.restored is not None and self.restored.loading_draws),
             attributes=kept,
-            left_out=left_out,
+            left_out=[*left_out, *lost],
+            mid_epoch=not is_whole(trainer.state.epoch),
+            ahead=self.epochs.ahead,
+            own=None if own.failed else own.states(),
+            own_at_epoch_start=self.epochs.own_start,
+            own_without_state=own.without_state,
+            callbacks=callbacks,
         )
 
     # -- when it is resumed ------------------------------------------------------------------------------
 
     def read(self, directory: Path, rank: int) -> None:
         """Take the state that a checkpoint holds of a rank's loop. Raises CheckpointCorrupt."""
-        self.restored = LoopState.read(directory, rank)
+        self.restored, self._checkpoint = LoopState.read(directory, rank), directory
 
     def resume(self, loader: Any) -> None:
         """Put back what stock resuming leaves out, once the trainer has its data loader."""
-        self.epochs = Epochs(self._trainer, resuming=True)
+        self.epochs = Epochs(self._trainer, resuming=True, checkpoint=self._checkpoint)
         if self.restored is not None:
             self._restore(self.restored, loader)
 
@@ -133,6 +142,7 @@ class Loop:
             self._loss_to_add = loop.tr_loss
         trainer.model.train(loop.model_trains)
         attributes.restore(trainer, loop.attributes)
+        self.epochs.own.restore(loop.own)
         sampler = sampler_of(loader)
         if sampler is not None and loop.sampler_seed is not None:
             sampler.initial_seed = loop.sampler_seed

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 import xxhash
 
 from keepstep.integrations.transformers.setup.arguments import plain, plain_arguments
-from keepstep.snapshot.random_state import untouched
+from keepstep.snapshot.finding import find
+from keepstep.snapshot.random_state import seed_all, untouched
 from keepstep.version import __version__
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "safetensors")
@@ -69,23 +71,57 @@ def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
         return {"rows": None, "digest": None}
-    with untouched():
-        return {"rows": len(dataset), "digest": _rows_digest(dataset)}
+    found = find({"dataset": dataset})
+    own = list(found.generators.values())
+    with untouched(own), _counters_kept(found.holders):
+        return {"rows": len(dataset), **_rows_digest(dataset, own)}
 
 
-def _rows_digest(dataset: Any) -> str | None:
+def _rows_digest(dataset: Any, own: list[Any]) -> dict[str, Any]:
+    """The digest, and `random` where rows are drawn: each is read with all generators begun anew, to be comparable."""
     rows = len(dataset)
     count = min(rows, SAMPLED_ROWS)
     chosen = sorted({index * (rows - 1) // max(count - 1, 1) for index in range(count)})
     try:
-        if repr(_row(dataset, 0)) != repr(_row(dataset, 0)):
-            return None  # a random transform: its rows are never the same twice
+        first, other = (repr(_drawn_from(number, own, dataset, 0)) for number in (0, 1))
+        again = repr(_drawn_from(0, own, dataset, 0))
+        drawn = {"random": True} if first != other else {}
+        if first != again:
+            return {"digest": None, **drawn}  # drawn from what nobody can find
         state = xxhash.xxh3_128()
         for index in chosen:
-            state.update(repr(_row(dataset, index)).encode())
-        return state.hexdigest()
+            state.update(repr(_drawn_from(0, own, dataset, index)).encode())
+        return {"digest": state.hexdigest(), **drawn}
     except Exception:  # the user's own dataset code may refuse; a resume must not depend on it
-        return None
+        return {"digest": None}
+
+
+def _drawn_from(number: int, own: list[Any], dataset: Any, index: int) -> Any:
+    """A row as it is when all generators begin with this number."""
+    seed_all(number, own)
+    return _row(dataset, index)
+
+
+@contextmanager
+def _counters_kept(holders: list[Any]) -> Iterator[None]:
+    """Afterwards, plain values that reading rows changes in the user's own objects are what they were."""
+    before = [(one, {n: v for n, v in _vars(one).items() if isinstance(v, _PLAIN)}) for one in holders]
+    try:
+        yield
+    finally:
+        for one, kept in before:
+            now = _vars(one)
+            for name, value in kept.items():
+                if name in now and isinstance(now[name], _PLAIN) and now[name] is not value:
+                    now[name] = value
+
+
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def _vars(one: Any) -> dict[str, Any]:
+    found = getattr(one, "__dict__", None)
+    return found if isinstance(found, dict) else {}
 
 
 def _row(dataset: Any, index: int) -> Any:
