@@ -23,7 +23,7 @@ def capture(trainer: Any) -> tuple[list[tuple[str, Any]], list[str]]:
             found.append((name, encoded(callback.state())))
         except (TypeError, ValueError, RecursionError) as error:
             found.append((name, None))
-            left_out.append(f"the state of the callback {name} ({error})")
+            left_out.append(f"the state of the callback {name} is not kept ({error}): it begins anew")
     return found, left_out
 
 

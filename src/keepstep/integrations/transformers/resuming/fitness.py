@@ -204,6 +204,8 @@ def _not_restorable(trainer: Any, loop: LoopState | None, data: Mapping[str, Any
     found += _own_generators(trainer, loop)
     if loop is not None and loop.left_out:
         found.append(f"not kept, so that the next log may average other values: {', '.join(loop.left_out)}")
+    if loop is not None:
+        found += loop.inexact
     if loop is not None and loop.epoch_start is None:
         found.append("the random state at the start of the epoch is not in the checkpoint")
     return [Reason(Exactness.APPROXIMATE, text) for text in found]

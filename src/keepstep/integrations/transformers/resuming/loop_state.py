@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from keepstep.errors import CheckpointCorrupt
 from keepstep.snapshot.random_state import RandomState
@@ -47,7 +49,9 @@ class LoopState:
     been read ahead there, None where that is not known. `own` has the states of the generators that the trainer's parts
     hold, by path, `own_at_epoch_start` those at the start of the running epoch, both None where none were looked for;
     `own_without_state` names those that have none. `callbacks` has the states of callbacks in their order, each with
-    the name of its class.
+    the name of its class. `numbers` are those that change beside tensors in the extra file, by path; `buffered` is True
+    where a file of its own has `buffers`: batches that are trained on once more. `inexact` says in sentences what could
+    not be kept.
     """
 
     position: Position
@@ -72,10 +76,18 @@ class LoopState:
     own_at_epoch_start: dict[str, Any] | None = None
     own_without_state: list[str] = field(default_factory=list[str])
     callbacks: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    numbers: dict[str, int | float] = field(default_factory=dict[str, Any])
+    buffered: bool = False
+    buffers: Any = None
+    inexact: list[str] = field(default_factory=list[str])
 
     def write(self, directory: Path, rank: int = 0) -> None:
         """Write the file of a rank into a checkpoint directory."""
-        text = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+        values = asdict(replace(self, buffers=None))
+        del values["buffers"]
+        text = json.dumps({"format": FORMAT_VERSION, **values}, indent=1, sort_keys=True)
+        if self.buffers is not None:
+            torch.save(self.buffers, directory / state_name(rank, ".pt"))
         (directory / state_name(rank)).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -100,9 +112,12 @@ class LoopState:
             raise CheckpointCorrupt(f"{path} can't be used: {error}") from error
 
 
-def state_name(rank: int) -> str:
-    """The file of a rank's loop state: `keepstep_state.json` of rank 0, `keepstep_state_1.json` of rank 1."""
-    return STATE_NAME if rank == 0 else f"keepstep_state_{rank}.json"
+def state_name(rank: int, suffix: str = ".json") -> str:
+    """The file of a rank's loop state: `keepstep_state.json` of rank 0, `keepstep_state_1.json` of rank 1.
+
+    With the suffix `.pt`, that of its buffers.
+    """
+    return f"keepstep_state{suffix}" if rank == 0 else f"keepstep_state_{rank}{suffix}"
 
 
 def missing_for_resume(directory: Path, *, weights: bool = True) -> list[str]:

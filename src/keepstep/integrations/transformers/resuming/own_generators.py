@@ -93,7 +93,7 @@ def find_in(trainer: Any, wanted: Collection[str] = ()) -> Finding:
     loader = getattr(trainer.callback_handler, "train_dataloader", None)
     roots = {name: own[name] for name in FIRST if name in own}
     roots |= {f"{LOADER}.{type(part).__name__}": part for part in parts_of(loader) if part is not loader}
-    roots |= _callbacks(trainer)
+    roots |= callbacks_of(trainer)
     roots |= {name: value for name, value in own.items() if name not in (*FIRST, *LAST, *_APART)}
     roots |= {"trainer": trained_class(trainer)}
     roots |= {name: own[name] for name in LAST if name in own}
@@ -108,7 +108,8 @@ def drawn_in_workers(trainer: Any) -> list[str]:
     return [path for path, root in roots.items() if root in LOADED]
 
 
-def _callbacks(trainer: Any) -> dict[str, Any]:
+def callbacks_of(trainer: Any) -> dict[str, Any]:
+    """The callbacks by the names of their classes, with a number from the second of a class on."""
     found: dict[str, Any] = {}
     for callback in trainer.callback_handler.callbacks:
         name = f"callbacks.{type(callback).__name__}"
