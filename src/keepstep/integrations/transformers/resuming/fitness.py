@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
+from keepstep.integrations.transformers.resuming.in_force import InForce, reason_of_argument, reasons_of_given
 from keepstep.integrations.transformers.resuming.loading import lacking_in, text_of
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
 from keepstep.integrations.transformers.resuming.own_generators import LOADER, drawn_in_workers, find_in
-from keepstep.integrations.transformers.setup.arguments import level_of_argument, stays_in_force
 from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
 from keepstep.integrations.transformers.stock import TRAINER_STATE_NAME
@@ -119,7 +119,10 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
     known = bool(before) and bool(now)
-    reasons = [_reason(difference) for difference in fingerprint_differences(before, now)] if known else []
+    kept = {} if loop is None else loop.in_force
+    found = fingerprint_differences(before, now) if known else ()
+    reasons = [reason for difference in found if (reason := _reason(difference, trainer, kept)) is not None]
+    reasons += reasons_of_given(trainer, kept)
     if not known:
         missing = "this training has" if before else "the checkpoint carries"
         text = f"{missing} no fingerprint: data, arguments and versions could not be compared"
@@ -132,7 +135,8 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
     data = now.get("data", {})
     reasons += _not_restorable(trainer, loop, data)
     reasons += _not_held(trainer, point.path)
-    if data.get("rows") is not None and data.get("digest") is None:
+    unread = data.get("rows") is not None and data.get("digest") is None
+    if unread or any(map(_is_unknown, fingerprint_differences(before, now) if known else ())):
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     passed = [verification.summary() for verification in point.passed_over]
@@ -140,14 +144,18 @@ def make_receipt(point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop:
     return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, tuple(passed))
 
 
-def _reason(difference: Difference) -> Reason:
+def _reason(difference: Difference, trainer: Any, kept: InForce) -> Reason | None:
     if difference.section == "arguments":
-        level, text = level_of_argument(difference), str(difference)
-        if stays_in_force(difference.name):
-            text += ": the checkpoint's value stays in force, it is part of the optimizer's state"
-        return Reason(level, text)
+        return reason_of_argument(difference, trainer, kept)
+    if (difference.section, difference.name) == ("data", "random") or _is_unknown(difference):
+        return None
     level = _LEVELS.get(difference.section, Exactness.APPROXIMATE)
     return Reason(level, _SENTENCES.get((difference.section, difference.name), f"{difference.section}: {difference}"))
+
+
+def _is_unknown(difference: Difference) -> bool:
+    """True for data that could not be read on one of the two sides."""
+    return (difference.section, difference.name) == ("data", "digest") and None in (difference.before, difference.now)
 
 
 _SENTENCES = {

@@ -11,6 +11,7 @@ import torch
 from keepstep.integrations.transformers.resuming import attributes, buffers, callback_states
 from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.epochs import Epochs, is_whole
+from keepstep.integrations.transformers.resuming.in_force import in_force
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position, state_name
 from keepstep.integrations.transformers.resuming.moving import Moving, Numbers
 from keepstep.integrations.transformers.resuming.optimizer_order import order_of
@@ -129,6 +130,7 @@ class Loop:
             numbers=self._numbers,
             buffered=buffer is not None,
             buffers=buffer,
+            in_force=in_force(trainer),
             inexact=[*lost, *filter(None, [unkept, self._not_kept_beside()])],
         )
 

@@ -50,7 +50,8 @@ class LoopState:
     hold, by path, `own_at_epoch_start` those at the start of the running epoch, both None where none were looked for;
     `own_without_state` names those that have none. `callbacks` has the states of callbacks in their order, each with
     the name of its class. `numbers` are those that change beside tensors in the extra file, by path; `buffered` is True
-    where a file of its own has `buffers`: batches that are trained on once more. `inexact` says in sentences what could
+    where a file of its own has `buffers`: batches that are trained on once more. `in_force` has the
+    values of the optimizer's groups by the argument that they come from; `inexact` says in sentences what could
     not be kept.
     """
 
@@ -79,6 +80,7 @@ class LoopState:
     numbers: dict[str, int | float] = field(default_factory=dict[str, Any])
     buffered: bool = False
     buffers: Any = None
+    in_force: dict[str, list[Any]] = field(default_factory=dict[str, Any])
     inexact: list[str] = field(default_factory=list[str])
 
     def write(self, directory: Path, rank: int = 0) -> None:

@@ -61,7 +61,7 @@ class Moving:
         return sorted(self._moved)
 
     def begin(self, directory: Path | None, numbers: Mapping[str, int | float]) -> list[str]:
-        """Note what there is; of a resume, put back what its checkpoint holds. Returns the paths of what has no place."""
+        """Note what there is; of a resume, put back what its checkpoint holds. Returns what has no place."""
         held = tensors_beside(self._trainer)
         values = {} if directory is None else read_extra(directory)
         values = {name.removeprefix(PREFIX): value for name, value in values.items() if name.startswith(PREFIX)}

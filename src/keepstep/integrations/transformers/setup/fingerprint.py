@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +14,7 @@ import xxhash
 
 from keepstep.integrations.transformers.setup.arguments import plain, plain_arguments
 from keepstep.snapshot.finding import find
-from keepstep.snapshot.random_state import seed_all, untouched
+from keepstep.snapshot.random_state import Note, note, seed_all, untouched
 from keepstep.version import __version__
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "safetensors")
@@ -72,34 +72,33 @@ def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
         return {"rows": None, "digest": None}
     found = find({"dataset": dataset})
-    own = list(found.generators.values())
-    with untouched(own), _counters_kept(found.holders):
-        return {"rows": len(dataset), **_rows_digest(dataset, own)}
+    with untouched(found.generators.values()), _counters_kept(found.holders):
+        return {"rows": len(dataset), **_rows_digest(dataset, found.generators)}
 
 
-def _rows_digest(dataset: Any, own: list[Any]) -> dict[str, Any]:
+def _rows_digest(dataset: Any, own: Mapping[str, Any]) -> dict[str, Any]:
     """The digest, and `random` where rows are drawn: each is read with all generators begun anew, to be comparable."""
     rows = len(dataset)
     count = min(rows, SAMPLED_ROWS)
     chosen = sorted({index * (rows - 1) // max(count - 1, 1) for index in range(count)})
+    state, begun, drawn = xxhash.xxh3_128(), _begun(own), False
     try:
-        first, other = (repr(_drawn_from(number, own, dataset, 0)) for number in (0, 1))
-        again = repr(_drawn_from(0, own, dataset, 0))
-        drawn = {"random": True} if first != other else {}
-        if first != again:
-            return {"digest": None, **drawn}  # drawn from what nobody can find
-        state = xxhash.xxh3_128()
+        first = repr(_row(dataset, 0))
+        _begun(own)
+        if repr(_row(dataset, 0)) != first:
+            return {"digest": None}  # drawn from what nobody can find
         for index in chosen:
-            state.update(repr(_drawn_from(0, own, dataset, index)).encode())
-        return {"digest": state.hexdigest(), **drawn}
+            _begun(own)
+            state.update(repr(_row(dataset, index)).encode())
+            drawn = drawn or not note(own).equals(begun)
+        return {"digest": state.hexdigest(), **({"random": True} if drawn else {})}
     except Exception:  # the user's own dataset code may refuse; a resume must not depend on it
         return {"digest": None}
 
 
-def _drawn_from(number: int, own: list[Any], dataset: Any, index: int) -> Any:
-    """A row as it is when all generators begin with this number."""
-    seed_all(number, own)
-    return _row(dataset, index)
+def _begun(own: Mapping[str, Any]) -> Note:
+    seed_all(0, own.values())
+    return note(own)
 
 
 @contextmanager
