@@ -66,7 +66,6 @@ def reasons_of_given(trainer: Any, kept: InForce) -> list[Reason]:
     if not kept or not _optimizer_is_given(trainer):
         return []
     now = in_force(trainer)
-    moving = not any("initial_lr" in group for group in trainer.optimizer.param_groups)
     return [
         Reason(
             Exactness.APPROXIMATE,
@@ -74,8 +73,15 @@ def reasons_of_given(trainer: Any, kept: InForce) -> list[Reason]:
             "it is part of the optimizer's state",
         )
         for name, values in kept.items()
-        if name in now and now[name] != values and not (name == "learning_rate" and moving)
+        if name in now and now[name] != values and not (name == "learning_rate" and _rate_is_lost(trainer))
     ]
+
+
+def _rate_is_lost(trainer: Any) -> bool:
+    """True where the rate that the training began with is not known any more: the scheduler changes it where it is."""
+    if _scheduler_is_given(trainer):
+        return not hasattr(trainer.lr_scheduler, "base_lrs")
+    return plain(trainer.args.lr_scheduler_type) in _BY_METRIC
 
 
 def _optimizer_is_given(trainer: Any) -> bool:
