@@ -270,8 +270,10 @@ def test_two_callbacks_of_one_class_keep_their_counts(stock_way: bool, out: Path
     found = [one for one in trainer.callback_handler.callbacks if isinstance(one, Counts)]
     assert [(one.name, one.count) for one in found] == [("one", 12), ("two", 120)]
     assert receipt(checkpointer).level == "exact"
-    stored: Any = trainer.state.stateful_callbacks["Counts"]
-    assert [one["attributes"]["count"] for one in stored] == [12, 120], "what stock files hold is as many as there are"
+    stored: Any = trainer.state.stateful_callbacks
+    assert [one["attributes"]["count"] for one in stored["Counts"]] == [12, 120], (
+        "what stock files hold is as many as there are"
+    )
 
 
 def test_two_early_stoppings_keep_their_patience(out: Path, tmp_path: Path) -> None:
@@ -424,7 +426,8 @@ def test_a_learning_rate_that_was_never_in_force_is_not_told(out: Path) -> None:
         "learning_rate was 0.005 in the arguments and 0.01 in force, now 0.002: what was in force stays, it is part "
         "of the optimizer's state"
     )
-    assert trainer.optimizer.param_groups[0]["initial_lr"] == 1e-2
+    optimizer: Any = trainer.optimizer
+    assert optimizer.param_groups[0]["initial_lr"] == 1e-2
 
 
 def test_the_rate_that_is_in_force_is_no_difference(out: Path, tmp_path: Path) -> None:
@@ -436,7 +439,7 @@ def test_the_rate_that_is_in_force_is_no_difference(out: Path, tmp_path: Path) -
 
 def test_arguments_that_a_given_optimizer_makes_nothing_of(out: Path) -> None:
     def trainer_of(rate: float, **arguments: Any) -> Any:
-        trainer = stock(out, **arguments)
+        trainer: Any = stock(out, **arguments)
         trainer.optimizer = torch.optim.AdamW(trainer.model.parameters(), lr=rate)
         return trainer, keepstep.attach(trainer)
 
@@ -461,4 +464,5 @@ def test_a_plateaus_numbers_are_its_own(out: Path) -> None:
     trainer.train(resume_from_checkpoint=True)
     (reason,) = receipt(checkpointer).reasons
     assert reason.text.endswith("the checkpoint's numbers stay in force, they are part of the scheduler's state")
-    assert trainer.lr_scheduler.patience == 0
+    scheduler: Any = trainer.lr_scheduler
+    assert scheduler.patience == 0

@@ -131,7 +131,7 @@ SHAPES = {
     "an object with traps": (Hostile(RNG), "collator.rng"),
     "a dataclass": (Parted({"mask": [0, (1, RNG)]}), "collator.inner['mask'][1][1]"),
     "a closure": (closing_over(RNG), "collator.<closure>.rng"),
-    "a partial": (functools.partial(sum, start=RNG), "collator.<arguments>.start"),
+    "a partial": (functools.partial(dict, start=RNG), "collator.<arguments>.start"),
     "a default": (lambda rng=RNG: rng, "collator.<defaults>[0]"),
     "a bound method": (Slotted(RNG).__init__, "collator.<self>.rng"),
     "a method of its own": (RNG.random, "collator.<self>"),

@@ -104,15 +104,17 @@ def _begun(own: Mapping[str, Any]) -> Note:
 @contextmanager
 def _counters_kept(holders: list[Any]) -> Iterator[None]:
     """Afterwards, plain values that reading rows changes in the user's own objects are what they were."""
-    before = [(one, {n: v for n, v in _vars(one).items() if isinstance(v, _PLAIN)}) for one in holders]
+    before = [(one, dict(_vars(one))) for one in holders]
     try:
         yield
     finally:
         for one, kept in before:
             now = _vars(one)
-            for name, value in kept.items():
-                if name in now and isinstance(now[name], _PLAIN) and now[name] is not value:
-                    now[name] = value
+            for name in [name for name, value in now.items() if isinstance(value, _PLAIN)]:
+                if name not in kept:
+                    del now[name]
+                elif isinstance(kept[name], _PLAIN):
+                    now[name] = kept[name]
 
 
 _PLAIN = (int, float, str, bool, type(None))
