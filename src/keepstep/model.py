@@ -20,7 +20,7 @@ WEIGHTS_PREFIX = "weights-"
 """Directory prefix of weights-only checkpoints; stock tools can't take one for a resume point."""
 RESUME_FILES = (
     *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "random_states_*.pkl"),
-    *("keepstep_state*.json",),
+    *("keepstep_state*.json", "keepstep_state*.pt"),
 )
 """Names of files that a resume needs and weights alone don't: what stock `save_only_model` leaves out, and our own."""
 RESUME_DIRECTORIES = ("optimizer_[0-9]*", "global_step*")

@@ -82,7 +82,10 @@ def test_another_cadence(run: Path, said: Callable[[], str], settings: dict[str,
     [
         ({"per_device_train_batch_size": 3}, "per_device_train_batch_size was 4, now 3"),
         ({"num_train_epochs": 3}, "num_train_epochs was 2, now 3"),
-        ({"lr_scheduler_type": "cosine"}, "lr_scheduler_type was linear, now cosine"),
+        (
+            {"lr_scheduler_type": "cosine"},
+            "lr_scheduler_type was linear, now cosine: what the arguments say counts from here on",
+        ),
         ({"max_grad_norm": 0.5}, "max_grad_norm was 1.0, now 0.5"),
         ({"data": rows(seed=4)}, "the training data has other contents"),
         ({"data": rows(32)}, "data: rows was 24, now 32"),

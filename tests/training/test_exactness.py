@@ -114,6 +114,23 @@ CELLS = (
     ),
     Cell("seeded anew before train()", Recipe(reseed=True, arguments={"save_steps": 6}), (6, 12, 15)),
     Cell(
+        "a collator that masks at random, accumulation 2 with a remainder",
+        Recipe(masking="mlm", arguments={"gradient_accumulation_steps": 2, "save_steps": 2}),
+        (2, 4, 6, 8, 9),
+    ),
+    Cell(
+        "rows that a transform draws, in an order of the global generator, evaluated",
+        Recipe(
+            transform=True,
+            masking="own",
+            arguments={
+                "accelerator_config": {"use_seedable_sampler": False}, "save_steps": 2, "eval_strategy": "steps",
+                "eval_steps": 3,
+            },
+        ),
+        (2, 3, 4, 6, 8, 10, 12, 14, 15),
+    ),
+    Cell(
         "every step saved",
         Recipe(lora=True, rows=10, arguments={"save_steps": 1, "logging_steps": 3, "num_train_epochs": 2}),
         (1, 2, 3, 4, 5, 6),

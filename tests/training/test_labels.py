@@ -22,12 +22,13 @@ LABELS = {
         Recipe(lora=True, arguments={"dataloader_persistent_workers": True, "dataloader_num_workers": 1}),
         "one random number less",
     ),
-    "masking": (Recipe(masking="mlm"), "the collator masks at random"),
-    "a collator of one's own": (Recipe(masking="own"), "the collator or the data set draws random numbers"),
-    "transform": (Recipe(transform=True), "its rows can't be read, or are not the same twice"),
+    "masking in workers": (
+        Recipe(masking="mlm", arguments={"dataloader_num_workers": 1}),
+        "the collator masks at random, in the data loader's workers",
+    ),
     "transform in workers": (
         Recipe(transform=True, arguments={"dataloader_num_workers": 1}),
-        "its rows can't be read, or are not the same twice",
+        "the data set draws random numbers, in the data loader's workers",
     ),
 }
 

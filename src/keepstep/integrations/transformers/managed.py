@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import Trainer
-from transformers.trainer_callback import ExportableState
 
 from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
 from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
 from keepstep.integrations.transformers.metrics.names import warn_of_unknown
+from keepstep.integrations.transformers.resuming import callback_states
 from keepstep.integrations.transformers.resuming.loading import load_weights, text_of
 from keepstep.integrations.transformers.resuming.optimizer_order import in_order
 from keepstep.integrations.transformers.resuming.serving import serving
@@ -171,10 +171,7 @@ class ManagedTrainer(_Base):
         if not session.active:
             super()._save_checkpoint(model, trial, *args, **kwargs)
             return
-        stored: dict[str, Any] = cast(Any, self.state).stateful_callbacks
-        for callback in [*self.callback_handler.callbacks, self.control]:
-            if isinstance(callback, ExportableState):
-                stored.setdefault(type(callback).__name__, callback.state())
+        callback_states.make_room(self)
         checkpoint = session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
         if session.saves.pending_push is not None and checkpoint is not None:
             session.saves.pending_push = None
@@ -237,15 +234,11 @@ class ManagedTrainer(_Base):
 
     def _load_callback_state(self) -> None:
         """Counters of callbacks that both the checkpoint and this training have (patience) go on; settings stay."""
+        newest = callback_states.newest(self)
         super()._load_callback_state()
-        if self.args.restore_callback_states_from_checkpoint:
-            return
-        states: dict[str, Any] = cast(Any, self.state).stateful_callbacks
-        for callback in self.callback_handler.callbacks:
-            stored = states.get(type(callback).__name__)
-            if isinstance(callback, ExportableState) and isinstance(stored, dict):
-                for name, value in stored.get("attributes", {}).items():
-                    setattr(callback, name, value)
+        if not self.args.restore_callback_states_from_checkpoint:
+            restored = self._keepstep.loop.restored
+            callback_states.restore(self, restored.callbacks if restored and restored.callbacks else newest)
 
     def _load_best_model(self) -> None:
         if not self._keepstep.active:

@@ -185,6 +185,7 @@ class Session:
         self.compare()
         self.held.clear()
         self.signalled.say()
+        self._books.attempt("the note of what moves beside the model", self.loop.begin, None)
         trainer, state = self.trainer, self.trainer.state
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:

@@ -10,7 +10,9 @@ import torch
 
 def sampler_of(loader: Any) -> Any:
     """The shuffling sampler with a seed of its own inside a prepared data loader, None when there is none."""
-    return next((part for part in _parts(loader) if hasattr(part, "initial_seed") and hasattr(part, "set_epoch")), None)
+    return next(
+        (part for part in parts_of(loader) if hasattr(part, "initial_seed") and hasattr(part, "set_epoch")), None
+    )
 
 
 def generator_of(loader: Any) -> torch.Generator | None:
@@ -20,11 +22,11 @@ def generator_of(loader: Any) -> torch.Generator | None:
     """
     if sampler_of(loader) is not None:
         return None
-    found = (getattr(part, "generator", None) for part in _parts(loader) if part is not loader)
+    found = (getattr(part, "generator", None) for part in parts_of(loader) if part is not loader)
     return next((generator for generator in found if isinstance(generator, torch.Generator)), None)
 
 
-def _parts(loader: Any) -> Iterator[Any]:
+def parts_of(loader: Any) -> Iterator[Any]:
     """A prepared data loader, and the loaders and samplers inside it."""
     seen: set[int] = set()
     queue = [loader]

@@ -1,51 +1,80 @@
-"""The random numbers behind an epoch's data: where its order came from, and whether loading draws more of them."""
+"""The random numbers behind an epoch's data: where its order came from, and what reading each batch drew."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from torch.utils.data import IterableDataset
+
 from keepstep.integrations.transformers.resuming.data_order import generator_of, hold_epoch, release_epoch, sampler_of
-from keepstep.integrations.transformers.resuming.loop_state import LoopState
+from keepstep.integrations.transformers.resuming.fetching import each_fetch
+from keepstep.integrations.transformers.resuming.loop_state import Ahead, LoopState
+from keepstep.integrations.transformers.resuming.own_generators import OwnGenerators
 from keepstep.snapshot import random_state
 
-_WATCHED_FETCHES = 4
-"""Fetches of each epoch within which drawing random numbers would be noticed."""
+_FIRST_FETCHES = 4
+"""Fetches of each epoch before which generators are looked for: some parts make theirs with the first batch."""
+_MOST_AHEAD = 2
+"""Batches that a loader reads ahead; where there seem to be more, it is none whose reading is understood."""
 
 
 class Epochs:
     """The epochs of one training.
 
-    `start` is the random state that the running epoch's order was drawn from; `loading_draws` True once fetching a
-    batch drew random numbers.
+    `start` is the random state that the running epoch's order was drawn from, `own_start` that of the generators of the
+    user's own; `loading_draws` True once fetching a batch drew random numbers.
     """
 
-    def __init__(self, trainer: Any, *, resuming: bool) -> None:
+    def __init__(self, trainer: Any, *, resuming: bool, checkpoint: Path | None = None) -> None:
         self._trainer = trainer
         self._resumes = resuming
+        self._checkpoint = checkpoint
         self._fetched = 0
+        self._handed_over = 0
         self._order_start: str | None = None
-        self._after_replay: random_state.RandomState | None = None
+        self._replayed: LoopState | None = None
+        self._after: random_state.RandomState | None = None
+        self._ahead: deque[random_state.Note] = deque()
+        self._heard = False
+        self._drew = False
+        self._went_on = False
+        self._known = True
+        self.own = OwnGenerators(trainer)
+        self.own_start: dict[str, Any] = {}
         self.start: random_state.RandomState | None = None
         self.loading_draws = False
 
     def begins(self, loop: LoopState | None, *, ended: bool) -> None:
         """Note, or on a resume in mid-epoch put back, the random state that the data order is drawn from."""
-        epoch = self._trainer.state.epoch
-        loader = self._trainer.callback_handler.train_dataloader
+        trainer = self._trainer
+        epoch = trainer.state.epoch
+        loader = trainer.callback_handler.train_dataloader
         in_mid_epoch = self._resumes and not ended and not is_whole(epoch)
         sampler, generator = sampler_of(loader), generator_of(loader)
         if in_mid_epoch and loop is not None and loop.epoch_start is not None:
             random_state.restore(loop.epoch_start)
-        if self._resumes and generator is not None and loop is not None and loop.order_start is not None:
-            random_state.restore_generator(generator, loop.order_start)
+        if self._resumes and loop is not None:
+            replays = in_mid_epoch and not trainer.args.ignore_data_skip
+            if replays:
+                self.own.restore(loop.own_at_epoch_start)
+                self._replayed = loop
+            elif in_mid_epoch or trainer.args.eval_on_start:
+                self.own.restore(loop.own)
+            if generator is not None and loop.order_start is not None:
+                random_state.restore_generator(generator, loop.order_start)
         if sampler is not None:
             release_epoch(sampler)
             if in_mid_epoch:
                 hold_epoch(sampler, int(epoch))
         self._resumes = False
-        self._fetched = 0
-        self.start = random_state.capture()
+        self._fetched = self._handed_over = 0
+        self._ahead.clear()
+        self._known = self._replayed is None or self._replayed.ahead is not None
+        self.own.refresh()
+        self.start, self.own_start = random_state.capture(), self.own.states()
         self._order_start = random_state.capture_generator(generator) if generator is not None else None
 
     def order_to_resume(self) -> str | None:
@@ -55,29 +84,93 @@ class Epochs:
             return self._order_start
         return random_state.capture_generator(generator)
 
-    def fetch(self, fetch: Callable[[], Any]) -> Any:
-        """The next batches; notes whether fetching them draws random numbers, which a resume can't repeat.
+    # -- fetching --------------------------------------------------------------------------------------
 
-        The first fetch of an epoch draws for the order alone, a few more show the rest: watching costs time.
-        """
+    def fetch(self, fetch: Callable[[], Any]) -> Any:
+        """The next batches; the random numbers that reading them draws are noted, or drawn as they would have been."""
         self._fetched += 1
-        if self.loading_draws or not 1 < self._fetched <= _WATCHED_FETCHES:
-            return fetch()
-        before = random_state.capture()
-        batches = fetch()
-        self.loading_draws = random_state.capture() != before
+        if self._fetched <= _FIRST_FETCHES:
+            self.own.refresh()
+        before = self.own.note() if 1 < self._fetched <= _FIRST_FETCHES else None
+        self._heard = False
+        with each_fetch(self._before_rows, self._before_reading):
+            batches = fetch()
+        after = self.own.note()
+        if self._heard:
+            self._hand_over(len(batches[0]))
+            self._drew = bool(self._ahead) and not self._ahead[-1].equals(after)
+            self.loading_draws |= self._drew
+        elif before is not None:
+            self.loading_draws |= not before.equals(after)
+        if self._went_on:
+            self._after, self._replayed, self._went_on = random_state.capture(), None, False
         return batches
+
+    @property
+    def ahead(self) -> Ahead | None:
+        """What has been read beyond the batches that were handed over, at a save; None where that is not known."""
+        if not self._fetched or is_whole(self._trainer.state.epoch):
+            return Ahead(0, self._handed_over)
+        if not (self._heard and self._known) or len(self._ahead) > _MOST_AHEAD:
+            return None
+        if not self._ahead or not self._drew:
+            return Ahead(len(self._ahead), self._handed_over)
+        note = self._ahead[0]
+        return Ahead(len(self._ahead), self._handed_over, note.state(), note.own)
+
+    def _hand_over(self, batches: int) -> None:
+        self._handed_over += batches
+        for _ in range(min(batches, len(self._ahead))):
+            self._ahead.popleft()
+
+    def _before_rows(self, number: int) -> None:
+        self._heard = True
+        loop = self._replayed
+        if loop is not None and loop.ahead is not None and number == self._skipped(loop.ahead) + loop.ahead.batches > 0:
+            self._go_on_as_saved(loop)
+
+    def _before_reading(self, number: int) -> None:
+        """Of a resume in mid-epoch: what had been read ahead of the save is read from the state that it was then."""
+        loop = self._replayed
+        if loop is not None and loop.ahead is not None:
+            skipped = self._skipped(loop.ahead)
+            if number == skipped:
+                self._ahead.clear()
+                self._handed_over = loop.ahead.handed_over
+                if loop.ahead.random is not None:
+                    random_state.restore(loop.ahead.random)
+                    self.own.restore(loop.ahead.own, samplers=False)
+            if number == skipped + loop.ahead.batches and not self._went_on:
+                self._go_on_as_saved(loop)
+        self._ahead.append(self.own.note())
+
+    def _go_on_as_saved(self, loop: LoopState) -> None:
+        """From here on everything is drawn from the state of the save."""
+        self._trainer._load_rng_state(str(self._checkpoint))
+        self.own.restore(loop.own, samplers=False)
+        self._went_on = True
+
+    def _skipped(self, ahead: Ahead) -> int:
+        """How many batches the loader reads and throws away, to come to the place of the save: streams do so."""
+        loader = self._trainer.callback_handler.train_dataloader
+        return ahead.handed_over if isinstance(loader.dataset, IterableDataset) else 0
+
+    # -- random states ---------------------------------------------------------------------------------
 
     def end_replayed(self) -> None:
         """What follows an epoch's last step was done once more at a resume: its random numbers are drawn."""
-        self._after_replay = random_state.capture()
+        self._after = random_state.capture()
 
     def load_random_state(self, load: Callable[[], None]) -> None:
-        """In place of the stock loader: after a replayed epoch end the state is the one after it."""
-        if self._after_replay is None:
+        """In place of the stock loader: where numbers were drawn that follow the save, the state after them counts."""
+        if self._after is None:
             load()
         else:
-            random_state.restore(self._after_replay)
+            random_state.restore(self._after)
+        if self._replayed is not None and not self._heard:
+            # Workers, or a loader of another make, have read: nobody could tell them when.
+            self.own.restore(self._replayed.own, samplers=False)
+            self._replayed = None
         if is_whole(self._trainer.state.epoch):
             self.start = random_state.capture()
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
 from keepstep.integrations.transformers.resuming.comparing import Comparison
+from keepstep.integrations.transformers.resuming.in_force import InForce, reason_of_argument, reasons_of_given
 from keepstep.integrations.transformers.resuming.loading import text_of
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
-from keepstep.integrations.transformers.setup.arguments import level_of_argument, stays_in_force
+from keepstep.integrations.transformers.resuming.own_generators import LOADER, drawn_in_workers, find_in
+from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
 from keepstep.integrations.transformers.stock import TRAINER_STATE_NAME
 from keepstep.run import Difference, Exactness, Reason, Receipt, ResumePoint, fingerprint_differences
@@ -120,7 +122,10 @@ def make_receipt(
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
     known = bool(before) and bool(now)
-    reasons = [_reason(difference) for difference in fingerprint_differences(before, now)] if known else []
+    kept = {} if loop is None else loop.in_force
+    found = fingerprint_differences(before, now) if known else ()
+    reasons = [reason for difference in found if (reason := _reason(difference, trainer, kept)) is not None]
+    reasons += reasons_of_given(trainer, kept)
     if not known:
         missing = "this training has" if before else "the checkpoint carries"
         text = f"{missing} no fingerprint: data, arguments and versions could not be compared"
@@ -130,12 +135,13 @@ def make_receipt(
         text = f"{who}: running loss, token counts and the epoch's random state start anew"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     reasons += _other_world(point, trainer.args.world_size)
-    reasons += _not_restorable(trainer, loop)
+    data = now.get("data", {})
+    reasons += _not_restorable(trainer, loop, data)
     reasons += comparison.reasons
     if comparison.lacking:
         reasons.append(Reason(Exactness.APPROXIMATE, f"model: {text_of(comparison.lacking)}"))
-    data = now.get("data", {})
-    if data.get("rows") is not None and data.get("digest") is None:
+    unread = data.get("rows") is not None and data.get("digest") is None
+    if unread or any(map(_is_unknown, fingerprint_differences(before, now) if known else ())):
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     passed = [verification.summary() for verification in point.passed_over]
@@ -143,14 +149,18 @@ def make_receipt(
     return Receipt(point.checkpoint.step, str(point.path), tuple(reasons), verified, tuple(passed), comparison.sentence)
 
 
-def _reason(difference: Difference) -> Reason:
+def _reason(difference: Difference, trainer: Any, kept: InForce) -> Reason | None:
     if difference.section == "arguments":
-        level, text = level_of_argument(difference), str(difference)
-        if stays_in_force(difference.name):
-            text += ": the checkpoint's value stays in force, it is part of the optimizer's state"
-        return Reason(level, text)
+        return reason_of_argument(difference, trainer, kept)
+    if (difference.section, difference.name) == ("data", "random") or _is_unknown(difference):
+        return None
     level = _LEVELS.get(difference.section, Exactness.APPROXIMATE)
     return Reason(level, _SENTENCES.get((difference.section, difference.name), f"{difference.section}: {difference}"))
+
+
+def _is_unknown(difference: Difference) -> bool:
+    """True for data that could not be read on one of the two sides."""
+    return (difference.section, difference.name) == ("data", "digest") and None in (difference.before, difference.now)
 
 
 _SENTENCES = {
@@ -188,7 +198,7 @@ def processes_of(directory: Path) -> int:
 _RANDOM_STATE = re.compile(r"rng_state_\d+\.pth")
 
 
-def _not_restorable(trainer: Any, loop: LoopState | None) -> list[Reason]:
+def _not_restorable(trainer: Any, loop: LoopState | None, data: Mapping[str, Any]) -> list[Reason]:
     args = trainer.args
     found: list[str] = []
     if args.ignore_data_skip:
@@ -197,12 +207,62 @@ def _not_restorable(trainer: Any, loop: LoopState | None) -> list[Reason]:
         found.append("the training data is a stream: past its first pass its position can't be restored")
     if args.dataloader_persistent_workers and args.dataloader_num_workers > 0:
         found.append("dataloader_persistent_workers=True draws one random number less in the next epoch")
-    if getattr(trainer.data_collator, "mlm", False):
-        found.append("the collator masks at random, ahead of the restored random state")
-    elif loop is not None and loop.loading_draws:
-        found.append("the collator or the data set draws random numbers, ahead of the restored random state")
+    found += _not_drawn_again(trainer, loop, data)
+    found += _own_generators(trainer, loop)
     if loop is not None and loop.left_out:
         found.append(f"not kept, so that the next log may average other values: {', '.join(loop.left_out)}")
+    if loop is not None:
+        found += loop.inexact
     if loop is not None and loop.epoch_start is None:
         found.append("the random state at the start of the epoch is not in the checkpoint")
     return [Reason(Exactness.APPROXIMATE, text) for text in found]
+
+
+def _not_drawn_again(trainer: Any, loop: LoopState | None, data: Mapping[str, Any]) -> list[str]:
+    """Why the batches after a resume in mid-epoch may be drawn from other random numbers; empty where they are not."""
+    if loop is not None and not loop.mid_epoch:
+        return []
+    workers = bool(trainer.args.dataloader_num_workers)
+    streams = not hasattr(trainer.train_dataset, "__len__")
+    if loop is not None and loop.ahead is not None and not workers and not streams:
+        return []
+    where = "in the data loader's workers, each from its own" if workers else "ahead of the restored random state"
+    if getattr(trainer.data_collator, "mlm", False):
+        return [f"the collator masks at random, {where}"]
+    if workers and data.get("random"):
+        return [f"the data set draws random numbers, {where}"]
+    if loop is not None and loop.loading_draws:
+        return [f"the collator or the data set draws random numbers, {where}"]
+    return []
+
+
+def _own_generators(trainer: Any, loop: LoopState | None) -> list[str]:
+    """What of the generators that the trainer's parts hold is not restored, by path."""
+    found = find_in(trainer)
+    now = [path for path in found.generators if not path.startswith(LOADER)]
+    if loop is None or loop.own is None:
+        return [f"{_them(now)} not in the checkpoint: {_anew(now)}"] if now else []
+    reasons: list[str] = []
+    before = [path for path in loop.own if not path.startswith(LOADER)]
+    lost = [path for path in before if path not in found.names and path not in find_in(trainer, before).vacant]
+    new = [path for path in now if not {n for n, path_of in found.names.items() if path_of == path} & {*loop.own}]
+    new = [path for path in new if path not in loop.own_without_state]
+    if lost:
+        reasons.append(f"{_them(lost)} in the checkpoint, and not found in this training")
+    if new:
+        reasons.append(f"{_them(new)} not in the checkpoint: {_anew(new)}")
+    if loop.own_without_state:
+        names = listed(loop.own_without_state)
+        reasons.append(f"no state can be had of {names}: what is drawn from there is another after a resume")
+    copied = drawn_in_workers(trainer) if loop.mid_epoch else []
+    if copied:
+        reasons.append(f"{_them(copied)} drawn from by the data loader's workers, which have copies: those begin anew")
+    return reasons
+
+
+def _them(paths: list[str]) -> str:
+    return f"the random generator {paths[0]} is" if len(paths) == 1 else f"the random generators {listed(paths)} are"
+
+
+def _anew(paths: list[str]) -> str:
+    return "it begins anew" if len(paths) == 1 else "they begin anew"

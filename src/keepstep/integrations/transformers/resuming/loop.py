@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 
-from keepstep.integrations.transformers.resuming import attributes
+from keepstep.integrations.transformers.resuming import attributes, buffers, callback_states
 from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.epochs import Epochs, is_whole
-from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position
+from keepstep.integrations.transformers.resuming.in_force import in_force
+from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position, state_name
+from keepstep.integrations.transformers.resuming.moving import Moving, Numbers
 from keepstep.integrations.transformers.resuming.optimizer_order import order_of
+from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.setup.messages import listed
 
 
 class Loop:
@@ -30,6 +34,11 @@ class Loop:
     def start(self) -> None:
         """Begin a training, at its beginning."""
         self.restored: LoopState | None = None
+        self._checkpoint: Path | None = None
+        self._rank = 0
+        self.moving = Moving(self._trainer)
+        self._numbers: Numbers = {}
+        self._seen_beside = -1
         self.ended = False
         self.stops_here = False
         self.epochs = Epochs(self._trainer, resuming=False)
@@ -85,8 +94,13 @@ class Loop:
 
     def capture(self) -> LoopState:
         """What a save adds to the stock files."""
-        trainer = self._trainer
+        trainer, own = self._trainer, self.epochs.own
         kept, left_out = attributes.capture(trainer)
+        callbacks, lost = callback_states.capture(trainer)
+        buffer, unkept = buffers.capture(trainer)
+        if self._seen_beside != trainer.state.global_step:
+            self.beside()
+        own.refresh()
         sampler = sampler_of(trainer.callback_handler.train_dataloader)
         return LoopState(
             position=self._position,
@@ -107,17 +121,44 @@ class Loop:
             loading_draws=self.epochs.loading_draws or (self.restored is not None and self.restored.loading_draws),
             attributes=kept,
             left_out=left_out,
+            mid_epoch=not is_whole(trainer.state.epoch),
+            ahead=self.epochs.ahead,
+            own=None if own.failed else own.states(),
+            own_at_epoch_start=self.epochs.own_start,
+            own_without_state=own.without_state,
+            callbacks=callbacks,
+            numbers=self._numbers,
+            buffered=buffer is not None,
+            buffers=buffer,
+            in_force=in_force(trainer),
+            inexact=[*lost, *filter(None, [unkept, self._not_kept_beside()])],
         )
+
+    def _not_kept_beside(self) -> str:
+        if not self.moving.moved or loads_whole_files(self._trainer):
+            return ""
+        return f"what moves beside the model is kept in no file, and begins anew: {listed(self.moving.moved)}"
 
     # -- when it is resumed ------------------------------------------------------------------------------
 
     def read(self, directory: Path, rank: int) -> None:
         """Take the state that a checkpoint holds of a rank's loop. Raises CheckpointCorrupt."""
-        self.restored = LoopState.read(directory, rank)
+        self.restored, self._checkpoint, self._rank = LoopState.read(directory, rank), directory, rank
+
+    def begin(self) -> None:
+        """Note what moves beside the model, once the trainer has all; of a resume, put back what was there."""
+        numbers = self.restored.numbers if self.restored is not None else {}
+        self.moving.begin(self._checkpoint, numbers)
+
+    def beside(self) -> dict[str, torch.Tensor]:
+        """What has moved beside the model, by its names in the extra file."""
+        tensors, self._numbers = self.moving.capture()
+        self._seen_beside = self._trainer.state.global_step
+        return tensors
 
     def resume(self, loader: Any) -> None:
         """Put back what stock resuming leaves out, once the trainer has its data loader."""
-        self.epochs = Epochs(self._trainer, resuming=True)
+        self.epochs = Epochs(self._trainer, resuming=True, checkpoint=self._checkpoint)
         if self.restored is not None:
             self._restore(self.restored, loader)
 
@@ -133,6 +174,11 @@ class Loop:
             self._loss_to_add = loop.tr_loss
         trainer.model.train(loop.model_trains)
         attributes.restore(trainer, loop.attributes)
+        self.epochs.own.restore(loop.own)
+        if loop.buffered and self._checkpoint is not None:
+            path = self._checkpoint / state_name(self._rank, ".pt")
+            if path.is_file():
+                buffers.restore(trainer, path)
         sampler = sampler_of(loader)
         if sampler is not None and loop.sampler_seed is not None:
             sampler.initial_seed = loop.sampler_seed

@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from keepstep.errors import CheckpointCorrupt
 from keepstep.snapshot.random_state import RandomState
 
 STATE_NAME = "keepstep_state.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 Position = Literal["step_end", "epoch_end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What a data loader had read beyond the batches that it had handed over in an epoch.
+
+    `batches` read ahead, `handed_over` before; where reading them drew random numbers, `random` is the state that they
+    were drawn from, and `own` that of the generators of the user's own.
+    """
+
+    batches: int
+    handed_over: int
+    random: RandomState | None = None
+    own: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +45,14 @@ class LoopState:
     `order_start` the state of a generator that the sampler has to itself, from which the running epoch's order was
     drawn, or at an epoch's end the next one's will be; `attributes` what TRL's trainers count and average between two
     logs, and `left_out` the names of those that could not be kept; `optimizer_order` the names of the optimizer's
-    parameters, group by group, in the order of their indices.
+    parameters, group by group, in the order of their indices. `mid_epoch` is True inside of an epoch, `ahead` what had
+    been read ahead there, None where that is not known. `own` has the states of the generators that the trainer's parts
+    hold, by path, `own_at_epoch_start` those at the start of the running epoch, both None where none were looked for;
+    `own_without_state` names those that have none. `callbacks` has the states of callbacks in their order, each with
+    the name of its class. `numbers` are those that change beside tensors in the extra file, by path; `buffered` is True
+    where a file of its own has `buffers`: batches that are trained on once more. `in_force` has the
+    values of the optimizer's groups by the argument that they come from; `inexact` says in sentences what could
+    not be kept.
     """
 
     position: Position
@@ -48,10 +71,25 @@ class LoopState:
     attributes: dict[str, Any] = field(default_factory=dict[str, Any])
     left_out: list[str] = field(default_factory=list[str])
     optimizer_order: list[list[str]] | None = None
+    mid_epoch: bool = True
+    ahead: Ahead | None = None
+    own: dict[str, Any] | None = None
+    own_at_epoch_start: dict[str, Any] | None = None
+    own_without_state: list[str] = field(default_factory=list[str])
+    callbacks: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
+    numbers: dict[str, int | float] = field(default_factory=dict[str, Any])
+    buffered: bool = False
+    buffers: Any = None
+    in_force: dict[str, list[Any]] = field(default_factory=dict[str, Any])
+    inexact: list[str] = field(default_factory=list[str])
 
     def write(self, directory: Path, rank: int = 0) -> None:
         """Write the file of a rank into a checkpoint directory."""
-        text = json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=1, sort_keys=True)
+        values = asdict(replace(self, buffers=None))
+        del values["buffers"]
+        text = json.dumps({"format": FORMAT_VERSION, **values}, indent=1, sort_keys=True)
+        if self.buffers is not None:
+            torch.save(self.buffers, directory / state_name(rank, ".pt"))
         (directory / state_name(rank)).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
@@ -67,6 +105,8 @@ class LoopState:
             fields = json.loads(path.read_text(encoding="utf-8"))
             if fields.pop("format") > FORMAT_VERSION:
                 raise ValueError("a newer keepstep wrote it")
+            if fields.get("ahead") is not None:
+                fields["ahead"] = Ahead(**fields["ahead"])
             return cls(**fields)
         except FileNotFoundError:
             return None
@@ -74,9 +114,12 @@ class LoopState:
             raise CheckpointCorrupt(f"{path} can't be used: {error}") from error
 
 
-def state_name(rank: int) -> str:
-    """The file of a rank's loop state: `keepstep_state.json` of rank 0, `keepstep_state_1.json` of rank 1."""
-    return STATE_NAME if rank == 0 else f"keepstep_state_{rank}.json"
+def state_name(rank: int, suffix: str = ".json") -> str:
+    """The file of a rank's loop state: `keepstep_state.json` of rank 0, `keepstep_state_1.json` of rank 1.
+
+    With the suffix `.pt`, that of its buffers.
+    """
+    return f"keepstep_state{suffix}" if rank == 0 else f"keepstep_state_{rank}{suffix}"
 
 
 def missing_for_resume(directory: Path, *, weights: bool = True) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,21 @@ from keepstep.integrations.transformers.resuming.trained import EXTRA_NAME, adap
 from keepstep.integrations.transformers.saving.disk_errors import as_os_error
 from keepstep.integrations.transformers.setup.messages import listed, logger
 from keepstep.integrations.transformers.setup.own_code import SAVES, own
+from keepstep.units import format_size
 
 
 class ExtraFile:
     """Adds `keepstep_extra.safetensors` to the saves of one trainer where they need it."""
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, beside: Callable[[], Mapping[str, torch.Tensor]]) -> None:
+        """`beside` gives what has moved beside the model, by names that no tensor of it has."""
         self._trainer = trainer
+        self._beside = beside
         self.start()
 
     def start(self) -> None:
         """Begin a training: what its first save lacks is said once."""
-        self._said = False
+        self._said = self._said_beside = False
         self._judged: frozenset[str] = frozenset()
         self._lost: frozenset[str] = frozenset()
 
@@ -46,7 +50,7 @@ class ExtraFile:
         if lacking and not self._said:
             self._said = True
             _say(kept, lacking.keys() - kept.keys())
-        self._write(kept | scores(self._trainer.model), directory, recorded)
+        self._write(kept | scores(self._trainer.model) | self._moved(), directory, recorded)
         return frozenset(otherwise.keys() - kept.keys())
 
     def _lacking(
@@ -82,6 +86,17 @@ class ExtraFile:
         with as_os_error(directory.parent):
             (directory / EXTRA_NAME).write_bytes(safetensors.torch.save(tensors, dict(STOCK_METADATA)))
 
+    def _moved(self) -> dict[str, torch.Tensor]:
+        """What has moved beside the model; said with the first save that has it."""
+        if self._trainer.args.save_only_model:
+            return {}
+        moved = self._beside()
+        kept = {name: tensor for name, tensor in moved.items() if tensor.dtype in stock_dtypes()}
+        if moved and not self._said_beside:
+            self._said_beside = True
+            _say_moved(kept, moved.keys() - kept.keys())
+        return kept
+
 
 def _otherwise(model: Any, written: Written) -> dict[str, torch.Tensor]:
     """What trains and lies in no file as it is in memory, by its name there."""
@@ -109,6 +124,21 @@ def _given_back(model: Any, otherwise: dict[str, torch.Tensor], directory: Path,
     if len(found) < len(otherwise):
         convert(model, tensors, judge)
     return found
+
+
+def _say_moved(kept: Mapping[str, torch.Tensor], lost: Collection[str]) -> None:
+    if kept:
+        size = sum(tensor.numel() * tensor.element_size() for tensor in kept.values())
+        logger.info(
+            "%s beside the model (%s, %s): kept in %s for a resume; stock loaders do not read it",
+            "1 tensor moves" if len(kept) == 1 else f"{len(kept)} tensors move",
+            listed([name.removeprefix("trainer.") for name in kept]), format_size(size), EXTRA_NAME,
+        )  # fmt: skip
+    if lost:
+        logger.warning(
+            "%d tensors that move beside the model can be kept in no file (%s): a resume starts them anew",
+            len(lost), listed(sorted(lost)),
+        )  # fmt: skip
 
 
 def _say(kept: dict[str, torch.Tensor], lost: set[str]) -> None:

@@ -77,7 +77,9 @@ class Saves:
         self._fingerprint: Mapping[str, Any] = {}
         self._tokenizer_files = TokenizerFiles()
         self._written = WrittenState()
-        self._extra = ExtraFile(trainer)
+        self._extra = ExtraFile(
+            trainer, partial(books.attempt, "the search for what moves beside the model", loop.beside, {})
+        )
         self._failed = False
         self._said_nothing_written = False
         self._blocked = 0.0

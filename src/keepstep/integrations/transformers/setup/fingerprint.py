@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sized
+from collections.abc import Iterator, Mapping, Sized
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 import xxhash
 
 from keepstep.integrations.transformers.setup.arguments import plain, plain_arguments
-from keepstep.snapshot.random_state import untouched
+from keepstep.snapshot.finding import find
+from keepstep.snapshot.random_state import Note, note, seed_all, untouched
 from keepstep.version import __version__
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "safetensors")
@@ -69,23 +71,58 @@ def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
         return {"rows": None, "digest": None}
-    with untouched():
-        return {"rows": len(dataset), "digest": _rows_digest(dataset)}
+    found = find({"dataset": dataset})
+    with untouched(found.generators.values()), _counters_kept(found.holders):
+        return {"rows": len(dataset), **_rows_digest(dataset, found.generators)}
 
 
-def _rows_digest(dataset: Any) -> str | None:
+def _rows_digest(dataset: Any, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The digest, and `random` where rows are drawn: each is read with all generators begun anew, to be comparable."""
     rows = len(dataset)
     count = min(rows, SAMPLED_ROWS)
     chosen = sorted({index * (rows - 1) // max(count - 1, 1) for index in range(count)})
+    state, begun, drawn = xxhash.xxh3_128(), _begun(own), False
     try:
-        if repr(_row(dataset, 0)) != repr(_row(dataset, 0)):
-            return None  # a random transform: its rows are never the same twice
-        state = xxhash.xxh3_128()
+        first = repr(_row(dataset, 0))
+        _begun(own)
+        if repr(_row(dataset, 0)) != first:
+            return {"digest": None}  # drawn from what nobody can find
         for index in chosen:
+            _begun(own)
             state.update(repr(_row(dataset, index)).encode())
-        return state.hexdigest()
+            drawn = drawn or not note(own).equals(begun)
+        return {"digest": state.hexdigest(), **({"random": True} if drawn else {})}
     except Exception:  # the user's own dataset code may refuse; a resume must not depend on it
-        return None
+        return {"digest": None}
+
+
+def _begun(own: Mapping[str, Any]) -> Note:
+    seed_all(0, own.values())
+    return note(own)
+
+
+@contextmanager
+def _counters_kept(holders: list[Any]) -> Iterator[None]:
+    """Afterwards, plain values that reading rows changes in the user's own objects are what they were."""
+    before = [(one, dict(_vars(one))) for one in holders]
+    try:
+        yield
+    finally:
+        for one, kept in before:
+            now = _vars(one)
+            for name in [name for name, value in now.items() if isinstance(value, _PLAIN)]:
+                if name not in kept:
+                    del now[name]
+                elif isinstance(kept[name], _PLAIN):
+                    now[name] = kept[name]
+
+
+_PLAIN = (int, float, str, bool, type(None))
+
+
+def _vars(one: Any) -> dict[str, Any]:
+    found = getattr(one, "__dict__", None)
+    return found if isinstance(found, dict) else {}
 
 
 def _row(dataset: Any, index: int) -> Any:

@@ -1,0 +1,96 @@
+"""Which numbers of optimizer and scheduler go on after a resume: the checkpoint's, or those of the arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keepstep.integrations.transformers.setup.arguments import level_of_argument, plain, stays_in_force
+from keepstep.run import Difference, Exactness, Reason
+
+InForce = Mapping[str, list[Any]]
+"""For each argument whose value an optimizer keeps, the values that its groups have, each once."""
+
+_OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio")
+_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
+"""Schedulers that have no plan: they keep their numbers, and change the rate that there is."""
+
+
+def in_force(trainer: Any) -> dict[str, list[Any]]:
+    """What is in force now. A learning rate is that from which the schedule counts, where it counts from one."""
+    found: dict[str, list[Any]] = {}
+    optimizer = trainer.optimizer
+    for group in getattr(optimizer, "param_groups", ()):
+        betas = group.get("betas") or (None, None)
+        values = {
+            "learning_rate": group.get("initial_lr", group.get("lr")),
+            "weight_decay": group.get("weight_decay"),
+            "adam_beta1": betas[0], "adam_beta2": betas[1] if len(betas) > 1 else None,
+            "adam_epsilon": group.get("eps"),
+        }  # fmt: skip
+        for name, value in values.items():
+            number = value.item() if hasattr(value, "item") else value
+            if isinstance(number, (int, float)) and number not in found.setdefault(name, []):
+                found[name].append(number)
+    return {name: values for name, values in found.items() if values}
+
+
+def reason_of_argument(difference: Difference, trainer: Any, kept: InForce) -> Reason | None:
+    """What a changed argument does to a resume, in words that hold; None where it does nothing."""
+    name, text = difference.name, str(difference)
+    if stays_in_force(name):
+        if _optimizer_is_given(trainer):
+            return None  # it makes nothing of the arguments
+        values = kept.get(name)
+        if values and difference.now in values and difference.before not in values:
+            return None
+        if values and difference.before not in values:
+            text = (
+                f"{name} was {difference.before} in the arguments and {_words(values)} in force, now {difference.now}"
+            )
+            text += ": what was in force stays, it is part of the optimizer's state"
+        else:
+            text += ": the checkpoint's value stays in force, it is part of the optimizer's state"
+    elif name in _OF_SCHEDULER:
+        if _scheduler_is_given(trainer):
+            return None
+        if name == "lr_scheduler_kwargs" and plain(trainer.args.lr_scheduler_type) in _BY_METRIC:
+            text += ": the checkpoint's numbers stay in force, they are part of the scheduler's state"
+        else:
+            text += ": what the arguments say counts from here on"
+    return Reason(level_of_argument(difference), text)
+
+
+def reasons_of_given(trainer: Any, kept: InForce) -> list[Reason]:
+    """Where the optimizer that the script hands over has other numbers than those that stay in force."""
+    if not kept or not _optimizer_is_given(trainer):
+        return []
+    now = in_force(trainer)
+    return [
+        Reason(
+            Exactness.APPROXIMATE,
+            f"{name} of the optimizer that is handed over is {_words(now[name])}, and {_words(values)} stays in force: "
+            "it is part of the optimizer's state",
+        )
+        for name, values in kept.items()
+        if name in now and now[name] != values and not (name == "learning_rate" and _rate_is_lost(trainer))
+    ]
+
+
+def _rate_is_lost(trainer: Any) -> bool:
+    """True where the rate that the training began with is not known any more: the scheduler changes it where it is."""
+    if _scheduler_is_given(trainer):
+        return not hasattr(trainer.lr_scheduler, "base_lrs")
+    return plain(trainer.args.lr_scheduler_type) in _BY_METRIC
+
+
+def _optimizer_is_given(trainer: Any) -> bool:
+    return getattr(trainer, "_keepstep_given_optimizer", None) is not None
+
+
+def _scheduler_is_given(trainer: Any) -> bool:
+    return trainer.lr_scheduler is not None and not getattr(trainer, "_created_lr_scheduler", False)
+
+
+def _words(values: list[Any]) -> str:
+    return " and ".join(str(value) for value in values)

@@ -1,0 +1,213 @@
+"""Random generators inside other objects, each with the path to it: attributes, items, closures, named globals."""
+
+from __future__ import annotations
+
+import functools
+import random
+import sys
+import types
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from keepstep.snapshot.generators import is_generator, source_of
+
+MOST_OBJECTS = 20_000
+"""Objects that one search looks into."""
+MOST_ITEMS = 256
+"""Items of one container that are looked into: the rows of a data set are none of the things that hold generators."""
+DEEPEST = 12
+
+_LEAVES = (
+    type(None), bool, int, float, complex, str, bytes, bytearray, memoryview, range, slice, type, types.ModuleType,
+    types.CodeType, types.FrameType, types.GeneratorType, torch.Tensor, torch.dtype, torch.device, np.ndarray,
+    np.generic,
+)  # fmt: skip
+_OPENED = frozenset({"builtins", "collections", "functools", "random", "types", "argparse", "__main__"})
+"""Of the standard library, the modules whose objects are looked into."""
+_CLOSED = frozenset({
+    "pyarrow", "pandas", "polars", "tokenizers", "tqdm", "wandb", "tensorboard", "mlflow", "PIL", "fsspec",
+    "safetensors", "huggingface_hub", "accelerate", "keepstep", "jinja2", "regex", "sentencepiece",
+})  # fmt: skip
+"""Packages whose objects hold no generator that a training draws from, or one that is looked after elsewhere."""
+_LIBRARIES = _CLOSED | {"torch", "transformers", "trl", "peft", "datasets", "numpy", "scipy", "sklearn"}
+"""Packages of whose functions the globals are their own affair, and of whose modules only a generator counts."""
+_OF_MODULES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
+_BUILTIN_METHODS = (types.BuiltinMethodType, types.MethodWrapperType)
+
+
+@dataclass
+class Finding:
+    """What a search found.
+
+    `generators` by path, each once however many ways lead to it; `names` has every path, with the one that it goes
+    under; `roots` the root through which a path was reached; `vacant` the wanted paths at which nothing is yet, with
+    the object and the attribute; `holders` the objects of classes that no library wrote.
+    """
+
+    generators: dict[str, Any] = field(default_factory=dict[str, Any])
+    names: dict[str, str] = field(default_factory=dict[str, str])
+    roots: dict[str, str] = field(default_factory=dict[str, str])
+    vacant: dict[str, tuple[Any, str]] = field(default_factory=dict[str, Any])
+    holders: list[Any] = field(default_factory=list[Any])
+
+
+def find(roots: Mapping[str, Any], wanted: Collection[str] = (), apart: Collection[Any] = ()) -> Finding:
+    """Search the roots, in their order, by name. No property and no code of the objects' own is called.
+
+    Tensors, tables of data and the insides of libraries are not looked into, nor more than `MOST_ITEMS` of a container,
+    nor what is set `apart`. What is a root itself is reached as that one alone.
+    """
+    found, known, seen = Finding(), dict[int, str](), {id(one) for one in apart}
+    roots_left = {id(value) for value in roots.values()}
+    keep: list[Any] = []  # what is made while searching must not give its identity to another
+    for root, start in roots.items():
+        roots_left.discard(id(start))
+        queue = deque([(root, start, 0)])
+        while queue and len(seen) < MOST_OBJECTS:
+            path, value, depth = queue.popleft()
+            if is_generator(value):
+                identity = id(source_of(value))
+                if identity not in known:
+                    known[identity] = path
+                    found.generators[path], found.roots[path] = value, root
+                found.names.setdefault(path, known[identity])
+                continue
+            if depth > DEEPEST or id(value) in seen or id(value) in roots_left or _is_leaf(value):
+                continue
+            seen.add(id(value))
+            keep.append(value)
+            if _is_users(type(value)):
+                found.holders.append(value)
+            for name, child, owner in _children(value, path):
+                if child is None and owner is not None and name in wanted:
+                    found.vacant[name] = owner
+                queue.append((name, child, depth + 1))
+    return found
+
+
+def _is_leaf(value: Any) -> bool:
+    if isinstance(value, _LEAVES):
+        return not isinstance(value, type) or not _is_users(value)
+    package = _package(type(value))
+    return package in _CLOSED or (package in sys.stdlib_module_names and package not in _OPENED)
+
+
+def _is_users(kind: type) -> bool:
+    package = _package(kind)
+    return package == "__main__" or not (package in _LIBRARIES or package in sys.stdlib_module_names)
+
+
+def _package(kind: Any) -> str:
+    module = kind.__dict__.get("__module__", "") if isinstance(kind, type) else ""
+    return module.partition(".")[0] if isinstance(module, str) and module else "builtins"
+
+
+Child = tuple[str, Any, tuple[Any, str] | None]
+"""A path, what lies there, and, for an attribute, the object and the name by which it can be put there."""
+
+
+def _children(value: Any, path: str) -> Iterator[Child]:
+    if isinstance(value, types.FunctionType):
+        yield from _of_function(value, path)
+    elif isinstance(value, types.MethodType):
+        yield f"{path}.<self>", value.__self__, None
+        yield f"{path}.<function>", value.__func__, None
+    elif isinstance(value, _BUILTIN_METHODS):
+        yield f"{path}.<self>", value.__self__, None
+    elif isinstance(value, functools.partial):
+        yield f"{path}.<function>", value.func, None
+        for number, item in enumerate(value.args):
+            yield f"{path}.<arguments>[{number}]", item, None
+        for name, item in value.keywords.items():
+            yield f"{path}.<arguments>.{name}", item, None
+    elif isinstance(value, (property, classmethod, staticmethod)):
+        for name in ("fget", "__func__"):
+            yield path, getattr(value, name, None), None
+    elif isinstance(value, type):
+        yield from _of_class(value, path)
+    else:
+        yield from _of_object(value, path)
+
+
+def _of_function(function: types.FunctionType, path: str) -> Iterator[Child]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            yield f"{path}.<closure>.{name}", cell.cell_contents, None
+        except ValueError:  # not filled yet
+            continue
+    for number, item in enumerate(function.__defaults__ or ()):
+        yield f"{path}.<defaults>[{number}]", item, None
+    for name, item in (function.__kwdefaults__ or {}).items():
+        yield f"{path}.<defaults>.{name}", item, None
+    for name, item in function.__dict__.items():
+        yield f"{path}.{name}", item, None
+    module = str(function.__globals__.get("__name__", ""))
+    package = module.partition(".")[0]
+    if package in _LIBRARIES or package in sys.stdlib_module_names - {"__main__"}:
+        return
+    for name in sorted(_named(function.__code__)):
+        if name in function.__globals__:
+            yield f"{module}.{name}", function.__globals__[name], None
+
+
+def _named(code: types.CodeType) -> set[str]:
+    """The names that a function looks up, and those of the functions in it."""
+    inner = [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    return set(code.co_names).union(*map(_named, inner))
+
+
+def _of_class(kind: type, path: str) -> Iterator[Child]:
+    """What a class of the user's holds, and the functions of it and of those of his that it is derived from."""
+    for one in type.__dict__["__mro__"].__get__(kind):
+        if _is_users(one):
+            for name, item in one.__dict__.items():
+                if not isinstance(item, types.MemberDescriptorType) and name != "__dict__":
+                    yield f"{path}.{name}", item, None
+
+
+def _of_object(value: Any, path: str) -> Iterator[Child]:
+    if isinstance(value, dict):
+        for number, (key, item) in enumerate(dict.items(value)):
+            if number == MOST_ITEMS:
+                break
+            yield f"{path}[{key!r}]" if isinstance(key, (str, int)) else f"{path}[{number}]", item, None
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        kind: Any = next(one for one in (list, tuple, set, frozenset, deque) if isinstance(value, one))
+        for number, item in zip(range(MOST_ITEMS), kind.__iter__(value), strict=False):
+            yield f"{path}[{number}]", item, None
+    bare = isinstance(value, torch.nn.Module) and not _is_users(type(value))
+    for name, item in _attributes(value):
+        if name in _OF_MODULES and isinstance(value, torch.nn.Module):
+            continue
+        if not bare or is_generator(item):
+            yield f"{path}.{name}", item, (value, name)
+    if isinstance(value, torch.nn.Module):
+        for name, module in value.__dict__.get("_modules", {}).items():
+            yield f"{path}.{name}", module, None
+    if _is_users(type(value)):
+        yield path, type(value), None
+
+
+def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+    """What lies on an object, its slots included."""
+    try:
+        own = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        own = {}
+    if isinstance(own, dict):
+        yield from list(own.items())
+    for kind in type.__dict__["__mro__"].__get__(type(value)):
+        for name, member in list(kind.__dict__.items()):
+            if isinstance(member, types.MemberDescriptorType) and not isinstance(value, _SLOTTED):
+                try:
+                    yield name, member.__get__(value)
+                except AttributeError:  # not filled yet
+                    continue
+
+
+_SLOTTED = (random.Random, types.SimpleNamespace)
