@@ -301,7 +301,7 @@ class Checkpointer:
 
     def make_room(self, step: int) -> None:
         """Return when there is room for the checkpoint of `step`. Raises DiskFull."""
-        self.headroom.make(self.run, self.policy, step, self._planned, self._dispose_now)
+        self.headroom.make(self.run, self.policy, step, partial(self._planned, always=True), self._dispose_now)
 
     def refuse(self, step: int, error: StorageError) -> None:
         """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""
@@ -329,11 +329,22 @@ class Checkpointer:
         if self._janitor is not None:
             self._janitor.finish()
 
-    def _planned(self) -> Plan:
-        """What the policy and the budget say of what is committed now."""
+    def _planned(self, *, always: bool = False) -> Plan:
+        """What the policy and the budget say of what is committed now; what stays was looked at where anything goes,
+        and with `always` where nothing does.
+        """
         held = {} if self._resumed_from is None else {self._resumed_from: RESUMED_FROM}
-        budget = self.headroom.limits.budget
-        return self.run.plan(self.policy, budget=budget, also_protected=held, held_before=self._held_before)
+
+        def plan(checkpoints: tuple[Checkpoint, ...]) -> Plan:
+            return self.run.plan(
+                self.policy,
+                budget=self.headroom.limits.budget,
+                checkpoints=checkpoints,
+                also_protected=held,
+                held_before=self._held_before,
+            )
+
+        return self.run.settled(plan, always=always)
 
     @property
     def busy(self) -> bool:

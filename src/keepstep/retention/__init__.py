@@ -2,8 +2,8 @@
 
 from keepstep.retention.metrics import Metric, Mode, known_mode, nearest
 from keepstep.retention.plan import (
+    DAMAGED,
     PINNED,
-    RECOVERY_POINT,
     Before,
     Decision,
     Outcome,
@@ -19,8 +19,8 @@ from keepstep.retention.rules import All, Best, Context, Daily, Every, Hold, Hou
 from keepstep.retention.spec import format_spec, parse, rule_table
 
 __all__ = [
+    "DAMAGED",
     "PINNED",
-    "RECOVERY_POINT",
     "All",
     "Before",
     "Best",

@@ -13,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from keepstep.errors import PolicyError
-from keepstep.model import Checkpoint, State
+from keepstep.model import Checkpoint, Damage, State
 from keepstep.retention.metrics import Metric
 from keepstep.retention.rules import All, Best, Context, Hold, Latest, Pinned, Rule, rank
 from keepstep.retention.spec import format_spec, parse
@@ -25,7 +25,11 @@ _NOT_COMMITTED = {
     State.QUARANTINED: "quarantined: kept while there is room, or until a person decides",
     State.PREVIOUS: "of a previous run: kept while there is room",
 }
-
+DAMAGED = {
+    Damage.RESUME: "damaged, but for its weights: kept while there is room, or until a person decides",
+    Damage.WEIGHTS: "damaged: kept while there is room, or until a person decides",
+}
+"""Why a committed checkpoint stays that takes no place of another: the law of what is in quarantine."""
 
 Before = tuple[str, int]
 """A checkpoint of a previous run: the id of that run, and its generation there."""
@@ -217,7 +221,8 @@ def make_plan(
     does the newest checkpoint that can be resumed from, or the newest of any kind where none can. What is
     quarantined or set aside takes part in no rule and stays, among `checkpoints` or, several of one generation too,
     in `aside`. There are those of previous runs too; `held_before` says which of these must not go, and why: their
-    generations are not the run's, so they are named by run and generation. What is kept for its metric alone is thinned
+    generations are not the run's, so they are named by run and generation. What is known to be damaged takes no place
+    that a sound one could have, and stays while there is room. What is kept for its metric alone is thinned
     to its weights, where it has any and the rule doesn't ask for it whole.
     ValueError when a generation stands twice or `now` has no time zone.
     """
@@ -228,7 +233,8 @@ def make_plan(
     grounds = [
         *(_Ground(rule.keeps(context), rule.held(context), rule.keeps_whole(context)) for rule in policy.rules),
         _Ground(Pinned().keeps(everything)),
-        _Ground(_recovery_point(context.checkpoints, protected or {})),
+        _Ground(_recovery_point(context)),
+        _Ground({c.generation: DAMAGED[c.damage] for c in committed if c.damage}, Hold.ROOM),
         _Ground({c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED}),
         _Ground(protected or {}),
     ]
@@ -314,13 +320,13 @@ PINNED = "pinned"
 """Why a checkpoint that people hold on to stays."""
 
 
-def _recovery_point(committed: tuple[Checkpoint, ...], protected: Mapping[int, str]) -> dict[int, str]:
-    """Law 2: what stays whatever the rules say; who looked at the bytes may know of a sounder one."""
-    newest = next((checkpoint for checkpoint in reversed(committed) if checkpoint.resumable), None)
+def _recovery_point(context: Context) -> dict[int, str]:
+    """Law 2: what stays whatever the rules say."""
+    newest = next((checkpoint for checkpoint in reversed(context.sound) if checkpoint.resumable), None)
     if newest is not None:
-        sounder = RECOVERY_POINT in protected.values() and protected.get(newest.generation) != RECOVERY_POINT
-        return {newest.generation: "newest, but damaged: not resumed from" if sounder else RECOVERY_POINT}
-    return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in committed[-1:]}
+        return {newest.generation: RECOVERY_POINT}
+    left = [c for c in context.checkpoints if not c.spoiled] or context.checkpoints
+    return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in left[-1:]}
 
 
 def _places(context: Context) -> dict[int, int]:

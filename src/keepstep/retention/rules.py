@@ -59,21 +59,28 @@ class Context:
             raise ValueError(f"checkpoints must stand in order of generation, each once; got {generations}")
 
     @cached_property
+    def sound(self) -> tuple[Checkpoint, ...]:
+        """Those of which no damage is known: what counts where one takes another one's place."""
+        return tuple([checkpoint for checkpoint in self.checkpoints if not checkpoint.damage])
+
+    @cached_property
     def ranked(self) -> tuple[Checkpoint, ...]:
         """Those that can be ranked by the metric, best first; see `rank`. None without a metric."""
         return rank(self.checkpoints, self.metric) if self.metric else ()
 
 
-def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint, ...]:
+def rank(checkpoints: Iterable[Checkpoint], metric: Metric, *, spoiled: bool = False) -> tuple[Checkpoint, ...]:
     """Checkpoints with a value of the metric, best first; of equal ones the later generation first.
 
-    NaN and missing values are left out, and so is what is quarantined or set aside by a rewind.
+    NaN and missing values are left out, and so is what is quarantined or set aside by a rewind, and, unless `spoiled`,
+    what is known to be damaged so far that its weights can't be loaded: it takes no place from one that can.
     """
     sign = 1.0 if metric.mode == "min" else -1.0
     ranked: list[tuple[float, int, Checkpoint]] = []
     for checkpoint in checkpoints:
         value = metric.value(checkpoint.metrics)
-        if checkpoint.state is State.COMMITTED and value is not None and not math.isnan(value):
+        counts = checkpoint.state is State.COMMITTED and (spoiled or not checkpoint.spoiled)
+        if counts and value is not None and not math.isnan(value):
             ranked.append((sign * value, -checkpoint.generation, checkpoint))
     return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=itemgetter(0, 1)))
 
@@ -163,7 +170,7 @@ def format_duration(seconds: int) -> str:
 class Best(Rule):
     """The k best by the metric, of equal ones the later; the k newest as long as nothing can be ranked.
 
-    Weights-only checkpoints compete as well. NaN is never one of the best.
+    Weights-only checkpoints compete as well. NaN is never one of the best, nor is one whose weights are damaged.
     """
 
     k: int
@@ -182,7 +189,7 @@ class Best(Rule):
         ranked = context.ranked[: self.k]
         if not ranked:
             # A metric that never comes must not cost a run all its checkpoints but one.
-            newest = context.checkpoints[-self.k :]
+            newest = context.sound[-self.k :]
             return {checkpoint.generation: f"newest {self.k}: none has {metric.name} yet" for checkpoint in newest}
         return {
             checkpoint.generation: f"best {place} of {self.k} by {metric.name} "
@@ -211,14 +218,15 @@ class Best(Rule):
 class Latest(Rule):
     """The n newest that were saved to resume from; what was saved, or thinned, as weights doesn't count.
 
-    One that lost its optimizer to somebody else counts: who makes room so wants to keep more of them, not fewer.
+    One that lost its optimizer to somebody else counts: who makes room so wants to keep more of them, not fewer. A
+    damaged one doesn't.
     """
 
     n: int
     example: ClassVar[str] = "latest:2"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        whole = (checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.saved_whole)
+        whole = (checkpoint for checkpoint in reversed(context.sound) if checkpoint.saved_whole)
         return {
             checkpoint.generation: f"latest {place} of {self.n}"
             for place, checkpoint in enumerate(islice(whole, self.n), start=1)
@@ -240,7 +248,7 @@ class Every(Rule):
     hold: ClassVar[Hold] = Hold.MILESTONE
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        milestones = (c for c in context.checkpoints if c.step > 0 and c.step % self.steps == 0)
+        milestones = (c for c in context.checkpoints if c.step > 0 and c.step % self.steps == 0 and not c.spoiled)
         return {checkpoint.generation: f"milestone every {self.steps} steps" for checkpoint in milestones}
 
     def phrase(self, metric: Metric | None) -> str:
@@ -259,7 +267,7 @@ class Within(Rule):
 
     def keeps(self, context: Context) -> Mapping[int, str]:
         # A creation time after now is a clock that was set back: too new to remove, not too odd to keep.
-        recent = (c for c in context.checkpoints if (context.now - c.created).total_seconds() <= self.seconds)
+        recent = (c for c in context.sound if (context.now - c.created).total_seconds() <= self.seconds)
         return {checkpoint.generation: f"within {format_duration(self.seconds)}" for checkpoint in recent}
 
     def phrase(self, metric: Metric | None) -> str:
@@ -277,7 +285,7 @@ class Hourly(Rule):
     example: ClassVar[str] = "hourly:12"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        return _newest_of_each("hour %Y-%m-%d %H:00 UTC", self.n, context.checkpoints)
+        return _newest_of_each("hour %Y-%m-%d %H:00 UTC", self.n, context.sound)
 
     def phrase(self, metric: Metric | None) -> str:
         return f"the newest of each of the last {self.n} hours with a checkpoint"
@@ -294,7 +302,7 @@ class Daily(Rule):
     example: ClassVar[str] = "daily:7"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        return _newest_of_each("day %Y-%m-%d UTC", self.n, context.checkpoints)
+        return _newest_of_each("day %Y-%m-%d UTC", self.n, context.sound)
 
     def phrase(self, metric: Metric | None) -> str:
         return f"the newest of each of the last {self.n} days with a checkpoint"

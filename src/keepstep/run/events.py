@@ -13,6 +13,7 @@ from typing import Any, cast
 import msgspec
 
 from keepstep import layout
+from keepstep.model import Damage
 from keepstep.run.tail import Tail
 from keepstep.stores import Store
 from keepstep.strict import changed, finite_or_name
@@ -81,7 +82,12 @@ class EventLog:
     def damaged(self) -> frozenset[int]:
         """Generations whose last verification failed."""
         with self._guard:
-            return frozenset(self._folded().damaged)
+            return frozenset(self._folded().damage)
+
+    def damage(self) -> dict[int, Damage]:
+        """What the last verification found damaged, by generation; of most nothing."""
+        with self._guard:
+            return dict(self._folded().damage)
 
     def lost(self) -> dict[int, tuple[str, ...]]:
         """Files that a resume needs and that the last verification missed, by generation."""
@@ -108,7 +114,7 @@ class _Folded:
     """What the events say together, up to the one that was taken last."""
 
     late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
-    damaged: set[int] = field(default_factory=set[int])
+    damage: dict[int, Damage] = field(default_factory=dict[int, Damage])
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     last_generation: int = 0
 
@@ -121,23 +127,33 @@ class _Folded:
             # A new mapping: those that were given away stay as they are.
             self.late[generation] = {**self.late.get(generation, {}), **dict(_numbers(event.get("metrics")))}
         elif name == "committed":
-            self.damaged.discard(generation)
+            self.damage.pop(generation, None)
             self.lost.pop(generation, None)
+        elif name == "thinned":
+            if self.damage.get(generation) is Damage.RESUME:
+                del self.damage[generation]  # it went with the rest
         elif name == "sealed":
             self.lost.pop(generation, None)  # its manifest knows
         elif name == "verified":
             self._verified(generation, event)
 
     def _verified(self, generation: int, event: Event) -> None:
-        # What nothing but its owner reads may be damaged, and the checkpoint is a resume point all the same.
-        if event.get("ok") or event.get("resumable"):
-            self.damaged.discard(generation)
+        if damage := _damage(event):
+            self.damage[generation] = damage
         else:
-            self.damaged.add(generation)
+            self.damage.pop(generation, None)
         if lost := tuple(_texts(event.get("lost"))):
             self.lost[generation] = lost
         else:
             self.lost.pop(generation, None)
+
+
+def _damage(event: Event) -> Damage:
+    """What a verification found; one that doesn't say how far it goes may mean everything."""
+    with suppress(ValueError):
+        return Damage(event.get("damage"))
+    # What nothing but its owner reads may be damaged, and the checkpoint is a resume point all the same.
+    return Damage.NONE if event.get("ok") or event.get("resumable") else Damage.WEIGHTS
 
 
 def parse_lines(lines: list[bytes]) -> Iterator[Event]:

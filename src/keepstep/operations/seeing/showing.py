@@ -10,6 +10,7 @@ from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
 from keepstep.operations.seeing.listing import Row, list_checkpoints
 from keepstep.retention import (
+    DAMAGED,
     Best,
     Context,
     Daily,
@@ -87,6 +88,10 @@ def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:
         if reason is not None:
             explained.add(reason)
             found.append(_end_of(rule, checkpoint, context))
+    if checkpoint.damage:
+        explained.add(DAMAGED[checkpoint.damage])
+        run = checkpoint.path.parent if checkpoint.path else "RUN"
+        found.append(f"want of room, or a person: keepstep verify {run} {checkpoint.step} --quarantine moves it aside")
     if set(row.reasons) - explained:
         found.append(_end_of_protection(checkpoint))
     return tuple(dict.fromkeys(found))
