@@ -250,6 +250,6 @@ class RunView:
         found = [self.repository.examine(checkpoint) for checkpoint in checkpoints if not checkpoint.damage]
         damaged = [verification for verification in found if verification.damage]
         for verification in damaged if self.lock.held else ():
-            logger.warning("%s is damaged: it takes no other one's place", verification.summary())
+            logger.warning("Damaged is %s. It stays, and takes no other one's place", verification.summary())
             self.note_verified(verification)
         return {verification.checkpoint.generation: verification.damage for verification in damaged}
