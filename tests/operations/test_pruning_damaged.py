@@ -85,7 +85,10 @@ def test_a_training_looks_before_it_removes(run: Run, caplog: pytest.LogCaptureF
     with training(run.path, "best:1,latest:1") as checkpointer:
         checkpointer.save(Facts(5, metrics={"eval_loss": 0.5}), write)
     assert [c.step for c in Run.open(run.path).checkpoints] == [1, 2, 5]
-    assert "Damaged is checkpoint-1 (generation 1): model.safetensors has 500 bytes instead of 900. It stays" in caplog.text
+    assert (
+        "Damaged is checkpoint-1 (generation 1): model.safetensors has 500 bytes instead of 900. It stays"
+        in caplog.text
+    )
     assert run.events.damage() == {1: Damage.WEIGHTS}
 
 

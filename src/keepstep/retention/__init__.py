@@ -15,7 +15,20 @@ from keepstep.retention.plan import (
     without_aside,
 )
 from keepstep.retention.pressure import Measure, entries, fit, size
-from keepstep.retention.rules import All, Best, Context, Daily, Every, Hold, Hourly, Latest, Pinned, Rule, Within
+from keepstep.retention.rules import (
+    All,
+    Best,
+    Context,
+    Daily,
+    Every,
+    Hold,
+    Hourly,
+    Latest,
+    Pending,
+    Pinned,
+    Rule,
+    Within,
+)
 from keepstep.retention.spec import format_spec, parse, rule_table
 
 __all__ = [
@@ -35,6 +48,7 @@ __all__ = [
     "Metric",
     "Mode",
     "Outcome",
+    "Pending",
     "Pinned",
     "Plan",
     "Policy",

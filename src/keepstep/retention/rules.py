@@ -43,6 +43,7 @@ class Hold(IntEnum):
 class Context:
     """What rules decide on: checkpoints by ascending generation, metric, aware time, pinned generations.
 
+    `evaluated_later` says that the metric's values have mostly come after the saves so far.
     ValueError when a generation is out of order or stands twice, or when `now` has no time zone.
     """
 
@@ -50,6 +51,7 @@ class Context:
     metric: Metric | None
     now: datetime
     pinned: frozenset[int] = frozenset()
+    evaluated_later: bool = False
 
     def __post_init__(self) -> None:
         if self.now.tzinfo is None:
@@ -212,6 +214,43 @@ class Best(Rule):
 
     def missed(self) -> str:
         return "not the best" if self.k == 1 else f"not among the best {self.k}"
+
+
+@dataclass(frozen=True)
+class Pending(Rule):
+    """What has no value of the metric yet, for the time given after its save: its evaluation may still come.
+
+    NaN is a value. What is damaged is not waited for.
+    """
+
+    seconds: Seconds
+    example: ClassVar[str] = "pending:6h"
+    needs_metric: ClassVar[bool] = True
+    hold: ClassVar[Hold] = Hold.QUALITY
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        metric = context.metric
+        if metric is None:
+            return {}
+        until = f"{metric.name} may still come, within {format_duration(self.seconds)} of the save"
+        recent = (c for c in context.sound if (context.now - c.created).total_seconds() <= self.seconds)
+        return {checkpoint.generation: until for checkpoint in recent if metric.value(checkpoint.metrics) is None}
+
+    def keeps_whole(self, context: Context) -> bool:
+        # An evaluator in another process may have it open, by its name.
+        return True
+
+    def phrase(self, metric: Metric | None) -> str:
+        what = f"what has no {metric.name} yet" if metric else "what is not evaluated yet"
+        return f"{what}, for {format_duration(self.seconds)}"
+
+    def missed(self) -> str:
+        return f"none came within {format_duration(self.seconds)}"
+
+
+EVALUATED_LATER = Pending(UNITS["h"] * 6)
+"""What is in force beside rules that rank where values mostly come after the saves, unless the policy says for how long
+it waits: a training that evaluates before it saves, or not at all, is none of these."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,6 +90,12 @@ class EventLog:
         with self._guard:
             return dict(self._folded().damage)
 
+    def arrivals(self) -> tuple[dict[str, int], dict[str, int]]:
+        """By name, how many values of a metric came with a commit, and how many were recorded afterwards."""
+        with self._guard:
+            folded = self._folded()
+            return dict(folded.with_commits), dict(folded.afterwards)
+
     def lost(self) -> dict[int, tuple[str, ...]]:
         """Files that a resume needs and that the last verification missed, by generation."""
         with self._guard:
@@ -117,6 +124,8 @@ class _Folded:
     damage: dict[int, Damage] = field(default_factory=dict[int, Damage])
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     last_generation: int = 0
+    with_commits: Counter[str] = field(default_factory=Counter[str])
+    afterwards: Counter[str] = field(default_factory=Counter[str])
 
     def take(self, event: Event) -> None:
         generation, name = event.get("generation"), event["event"]
@@ -125,8 +134,11 @@ class _Folded:
         self.last_generation = max(self.last_generation, generation)
         if name == "metrics":
             # A new mapping: those that were given away stay as they are.
-            self.late[generation] = {**self.late.get(generation, {}), **dict(_numbers(event.get("metrics")))}
+            before, values = self.late.get(generation, {}), dict(_numbers(event.get("metrics")))
+            self.afterwards.update(values.keys() - before.keys())
+            self.late[generation] = {**before, **values}
         elif name == "committed":
+            self.with_commits.update(name for name, _ in _numbers(event.get("metrics")))
             self.damage.pop(generation, None)
             self.lost.pop(generation, None)
         elif name == "thinned":

@@ -18,7 +18,7 @@ from keepstep.repository import (
     Repository,
     Verification,
 )
-from keepstep.retention import Before, Plan, Policy, fit, make_plan, rank
+from keepstep.retention import Before, Metric, Plan, Policy, fit, make_plan, rank
 from keepstep.run.completeness import Completeness
 from keepstep.run.events import EventLog
 from keepstep.run.joining import Joiner
@@ -216,10 +216,18 @@ class RunView:
             pinned=pinned,
             protected=self.readers.read() | (also_protected or {}),
             held_before=self.previous_runs.held() | dict(held_before or {}),
+            evaluated_later=self.evaluated_later(policy.metric),
         )
         if budget is None:
             return plan
         return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
+
+    def evaluated_later(self, metric: Metric | None) -> bool:
+        """True where most values of the metric came after their checkpoints' commits: from a late evaluation."""
+        if metric is None:
+            return False
+        with_commits, afterwards = self.events.arrivals()
+        return (metric.value(afterwards) or 0) > (metric.value(with_commits) or 0)
 
     def settled(
         self,

@@ -17,6 +17,7 @@ from keepstep.retention import (
     Hourly,
     Latest,
     Metric,
+    Pending,
     Pinned,
     Policy,
     Rule,
@@ -73,7 +74,8 @@ def show_generation(run: Run, generation: int) -> Details:
     metric = listing.metric
     ranked = [c.generation for c in rank(checkpoints, metric)] if metric else []
     place = ranked.index(generation) + 1 if generation in ranked else None
-    context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held)
+    later = run.evaluated_later(metric)
+    context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held, later)
     removed_by = what_removes(row, listing.policy, context) if row.keep else ()
     return Details(row, metric, place, len(ranked), removed_by)
 
@@ -83,7 +85,7 @@ def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:
     checkpoint = row.checkpoint
     explained: set[str] = set()
     found: list[str] = []
-    for rule in (*policy.rules, Pinned()):
+    for rule in (*policy.in_force(context), Pinned()):
         reason = rule.keeps(context).get(checkpoint.generation)
         if reason is not None:
             explained.add(reason)
@@ -105,6 +107,9 @@ def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
         case Latest(n=n):
             newer = sum(c.saved_whole and c.generation > checkpoint.generation for c in context.checkpoints)
             return _count(n - newer, "newer full checkpoint")
+        case Pending(seconds=seconds) if context.metric is not None:
+            end = _after(checkpoint, seconds)
+            return f"a value of {context.metric.name} that is not enough for another rule, or time alone: {end}"
         case Within() | Hourly() | Daily():
             return _end_in_time(rule, checkpoint, context)
         case Pinned():
@@ -117,12 +122,15 @@ def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
 def _end_in_time(rule: Within | Hourly | Daily, checkpoint: Checkpoint, context: Context) -> str:
     match rule:
         case Within(seconds=seconds):
-            end = checkpoint.created.astimezone(UTC) + timedelta(seconds=seconds)
-            return f"time alone: after {end:%Y-%m-%d %H:%M:%S} UTC"
+            return f"time alone: {_after(checkpoint, seconds)}"
         case Hourly(n=n):
             return _newer_times(n, "hour", "%Y-%m-%d %H", checkpoint, context)
         case Daily(n=n):
             return _newer_times(n, "day", "%Y-%m-%d", checkpoint, context)
+
+
+def _after(checkpoint: Checkpoint, seconds: int) -> str:
+    return f"after {checkpoint.created.astimezone(UTC) + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _better_ones(k: int, checkpoint: Checkpoint, context: Context, metric: Metric) -> str:
