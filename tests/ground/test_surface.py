@@ -35,9 +35,9 @@ FACES = {
         missing_files need_of only_records previous_runs verify_files
     """,
     "retention": """
-        DAMAGED PINNED All Before Best Context Daily Decision Every Hold Hourly Latest Measure Metric
-        Mode Outcome Pending Pinned Plan Policy Rule Within default_policy entries fit format_spec known_mode make_plan
-        nearest parse rank rule_table size without_aside
+        DAMAGED FEWEST_EVALUATIONS PINNED All Before Best Certainty Context Daily Decision Every Hold Hourly
+        Latest Measure Metric Mode Outcome Pending Pinned Plan Policy Rule Within certainty_of default_policy
+        entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
         HUB_NAME Attempt Difference Ending Event Exactness History Hook Hooks Limits OnDiskFull Pins Point

@@ -1,5 +1,6 @@
 """Retention as arithmetic: checkpoints, a policy and a time in; a plan with reasons out."""
 
+from keepstep.retention.certainty import FEWEST_EVALUATIONS, Certainty, certainty_of, noise_of
 from keepstep.retention.metrics import Metric, Mode, known_mode, nearest
 from keepstep.retention.plan import (
     DAMAGED,
@@ -33,10 +34,12 @@ from keepstep.retention.spec import format_spec, parse, rule_table
 
 __all__ = [
     "DAMAGED",
+    "FEWEST_EVALUATIONS",
     "PINNED",
     "All",
     "Before",
     "Best",
+    "Certainty",
     "Context",
     "Daily",
     "Decision",
@@ -54,6 +57,7 @@ __all__ = [
     "Policy",
     "Rule",
     "Within",
+    "certainty_of",
     "default_policy",
     "entries",
     "fit",
@@ -61,6 +65,7 @@ __all__ = [
     "known_mode",
     "make_plan",
     "nearest",
+    "noise_of",
     "parse",
     "rank",
     "rule_table",

@@ -230,8 +230,8 @@ def make_plan(
     in `aside`. There are those of previous runs too; `held_before` says which of these must not go, and why: their
     generations are not the run's, so they are named by run and generation. What is known to be damaged takes no place
     that a sound one could have, and stays while there is room. `evaluated_later` says that values of the metric have
-    mostly come after the saves so far: then one without a value stays for a while (`Policy.in_force`). What is kept for its metric alone is thinned
-    to its weights, where it has any and the rule doesn't ask for it whole.
+    mostly come after the saves so far: then one without a value stays for a while (`Policy.in_force`). What is kept for
+    its metric alone is thinned to its weights, where it has any and the rule doesn't ask for it whole.
     ValueError when a generation stands twice or `now` has no time zone.
     """
     ordered = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.generation))

@@ -35,7 +35,7 @@ class Joiner:
         lost: Mapping[int, tuple[str, ...]] | None = None,
         damage: Mapping[int, Damage] | None = None,
     ) -> tuple[Checkpoint, ...]:
-        """The checkpoints in their order, each with its late metrics and its `damage`, and without the files that it `lost`."""
+        """The checkpoints in their order, each with its late metrics and `damage`, and without what it `lost`."""
         lost, damage = lost or {}, damage or {}
         known, fresh = self._known, dict[int, _Joined]()
         found: list[Checkpoint] = []

@@ -47,6 +47,7 @@ def show(run: Run, reference: str, output: Output) -> None:
     output.line((checkpoint.name, "bold"), f" of {run.path}")
     _facts(output, "", _identity(details))
     _facts(output, "Metrics", _metrics(details))
+    _list(output, "How sure", [sure] if (sure := details.sure()) else [])
     _list(output, "Kept because" if details.row.keep else "Not kept", why(details.row))
     _list(output, "What would remove it", _removal(details))
     _files(output, checkpoint)

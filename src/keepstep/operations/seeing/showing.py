@@ -8,10 +8,12 @@ from typing import Any
 
 from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
+from keepstep.operations.seeing.certainty import how_sure
 from keepstep.operations.seeing.listing import Row, list_checkpoints
 from keepstep.retention import (
     DAMAGED,
     Best,
+    Certainty,
     Context,
     Daily,
     Hourly,
@@ -39,6 +41,14 @@ class Details:
     place: int | None
     ranked: int
     removed_by: tuple[str, ...]
+    certainty: Certainty | None = None
+    """How sure the run's best is, where this is it or can't be told from it; None with too few evaluations, too."""
+
+    def sure(self) -> str:
+        """The same as a sentence, empty where nothing is known."""
+        if self.certainty is None or self.place == 1:
+            return self.certainty.describe() if self.certainty else ""
+        return f"a tie with the best: {self.certainty.describe()}"
 
     def to_json(self) -> dict[str, Any]:
         """The row's plain values and the rest; sizes in bytes."""
@@ -48,6 +58,7 @@ class Details:
             "run_id": checkpoint.run_id,
             "metric": None if self.metric is None else {"name": self.metric.name, "mode": self.metric.mode},
             "rank": self.place,
+            "certainty": self.certainty.to_json() if self.certainty else None,
             "removed_by": list(self.removed_by),
             "files": [
                 {"path": f.path, "size_bytes": f.size, "digest": f.digest, **({"by": f.by} if f.by else {})}
@@ -72,12 +83,15 @@ def show_generation(run: Run, generation: int) -> Details:
         raise CheckpointNotFound(f"{run.path} has no checkpoint of generation {generation} (any more)")
     checkpoints = tuple(row.checkpoint for row in listing.rows)
     metric = listing.metric
-    ranked = [c.generation for c in rank(checkpoints, metric)] if metric else []
-    place = ranked.index(generation) + 1 if generation in ranked else None
+    ranked = rank(checkpoints, metric) if metric else ()
+    place = next((place for place, c in enumerate(ranked, start=1) if c.generation == generation), None)
     later = run.evaluated_later(metric)
     context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held, later)
     removed_by = what_removes(row, listing.policy, context) if row.keep else ()
-    return Details(row, metric, place, len(ranked), removed_by)
+    sure = how_sure(run, ranked) if place else None
+    if sure is not None and place != 1 and row.checkpoint.step not in sure.ties:
+        sure = None
+    return Details(row, metric, place, len(ranked), removed_by, sure)
 
 
 def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:

@@ -131,7 +131,10 @@ class Ranking:
         self._trainer.state.best_model_checkpoint = str(best.path) if best else None
 
     def _ranked(self, *, spoiled: bool = False) -> list[Checkpoint]:
-        """Committed checkpoints, best first, with `spoiled` those that are known to be damaged too; first of all the one that a trainer with a judgement of its own chose."""
+        """Committed checkpoints, best first; first of all the one that a trainer with a judgement of its own chose.
+
+        With `spoiled` those that are known to be damaged too.
+        """
         ranked = list(self._checkpointer.run.ranking(spoiled=spoiled))
         if self._judged_by_own:
             step = self._trainer.state.best_global_step
