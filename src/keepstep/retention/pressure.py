@@ -44,8 +44,9 @@ def fit(
     oldest of what is kept because there is room, what is known to be damaged before all else. Then what is kept for
     quality only is thinned, the oldest first; then go of these what waits for its evaluation, and the lowest-ranked,
     the oldest milestones, the oldest of the rest. Never given up are the newest that can be resumed from, what is
-    pinned or protected, and the weights of the best: the plan may take more than `limit` in the end. A larger limit never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is
-    thinned: that needs a little room.
+    pinned or protected, and the weights of the best: the plan may take more than `limit` in the end. A larger limit
+    never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is thinned: that needs a
+    little room.
     """
     whole = {d.checkpoint.generation: d if may_thin else _whole(d) for d in plan.decisions}
     over = sum(_measured(decision, measure) for decision in (*whole.values(), *plan.aside)) - limit
