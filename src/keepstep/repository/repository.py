@@ -406,5 +406,5 @@ class Repository:
         return moved
 
 
-_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json")
-"""Files of keepstep that only the holder of the run's lock replaces."""
+_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json", "links.json", "best", "latest")
+"""Files and links of keepstep that only the holder of the run's lock replaces."""

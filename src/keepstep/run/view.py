@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
+from keepstep.errors import KeepstepError
 from keepstep.model import Checkpoint, Damage, State
 from keepstep.repository import (
     Check,
@@ -24,6 +27,7 @@ from keepstep.run.events import EventLog
 from keepstep.run.joining import Joiner
 from keepstep.run.late_metrics import LateMetrics
 from keepstep.run.limits import Limits
+from keepstep.run.links import Links
 from keepstep.run.lock import RunLock
 from keepstep.run.pins import PinBoard, Pins
 from keepstep.run.previous import PreviousRuns
@@ -36,6 +40,12 @@ from keepstep.stores import store_at
 from keepstep.units import format_size
 
 logger = logging.getLogger("keepstep")
+
+
+class Planner(Protocol):
+    """Says what becomes of checkpoints."""
+
+    def __call__(self, *, checkpoints: tuple[Checkpoint, ...]) -> Plan: ...
 
 
 class RunView:
@@ -55,6 +65,7 @@ class RunView:
         self.pin_board = PinBoard(self.store)
         self.readers = Readers(self.store, muted=rebuilt is not None)
         self.lock = RunLock(self.store)
+        self.links = Links(self.store)
         self.previous_runs = PreviousRuns(self.store, file.run_id, self.lock, self.pin_board)
         self._joiner, self._late = Joiner(), LateMetrics(path)
         self._completeness = Completeness()
@@ -152,6 +163,26 @@ class RunView:
             return ()
         return tuple(c for c in ranked[: generations.index(checkpoint.generation)] if c.spoiled)
 
+    def point_links(self, *, without: Iterable[Checkpoint] = (), beside: Checkpoint | None = None) -> None:
+        """Let the links, where the run has any, lead to the best and to the newest that is not known to be damaged.
+
+        `without` are about to go; `beside` takes the place of one of them that has its generation.
+        """
+        if self.rebuilt is not None or not self.links.on:
+            return
+        with suppress(OSError, KeepstepError):  # links are no reason for anything to fail
+            self._point_links(without, beside)
+
+    def _point_links(self, without: Iterable[Checkpoint], beside: Checkpoint | None) -> None:
+        leaving = {checkpoint.generation for checkpoint in without}
+        checkpoints = [c for c in self.checkpoints if c.generation not in leaving]
+        if beside is not None:
+            checkpoints = sorted((*checkpoints, beside), key=lambda checkpoint: checkpoint.generation)
+        metric = self.policy.metric
+        best = next(iter(rank(checkpoints, metric)), None) if metric else None
+        latest = next((checkpoint for checkpoint in reversed(checkpoints) if not checkpoint.damage), None)
+        self.links.point({"best": best.name if best else None, "latest": latest.name if latest else None})
+
     def find(self, reference: Reference) -> Checkpoint:
         """The checkpoint that `best`, `latest`, a step, `step:N`, a tag or a path names.
 
@@ -170,6 +201,8 @@ class RunView:
     def note_verified(self, verification: Verification) -> None:
         """Put the outcome of a check into the event log."""
         self.events.append("verified", **verification.to_json())
+        if verification.damage or verification.checkpoint.damage:
+            self.point_links()
 
     def resume_point(
         self, reference: Reference = "latest", on_bytes: OnBytes | None = None, *, check: Check | None = None
@@ -231,8 +264,7 @@ class RunView:
 
     def settled(
         self,
-        plan: Callable[[tuple[Checkpoint, ...]], Plan],
-        checkpoints: tuple[Checkpoint, ...] | None = None,
+        plan: Planner,
         *,
         always: bool = False,
     ) -> Plan:
@@ -242,9 +274,9 @@ class RunView:
 
         What is found is said, and goes into the event log, where this object holds the lock.
         """
-        checkpoints = self.checkpoints if checkpoints is None else checkpoints
+        checkpoints = self.checkpoints
         looked: set[int] = set()
-        while (found := plan(checkpoints)).changes or always:
+        while (found := plan(checkpoints=checkpoints)).changes or always:
             kept = [d.checkpoint for d in found.decisions if d.stays and d.checkpoint.generation not in looked]
             looked.update(checkpoint.generation for checkpoint in kept)
             damage = self._torn(kept)

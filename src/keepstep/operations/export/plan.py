@@ -43,7 +43,7 @@ class ExportPlan:
 
     @property
     def not_the_best(self) -> str:
-        """Why what is exported is not the best by the metric, as a sentence; empty where it is, or was not asked for."""
+        """Why what is exported is not the best by the metric, as a clause; empty where it is, or was not asked for."""
         metric = self.run.policy.metric
         if metric is None or not self.passed_over:
             return ""
@@ -131,10 +131,8 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
 
 def _passed_over(run: Run, request: Request, members: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
     """What is damaged and would be exported, were it not, where the best are asked for."""
-    by_rank = (
-        request.average.strip().startswith("best:") if request.average is not None else request.reference == "best"
-    )
-    if not by_rank:
+    average = request.average
+    if not (request.reference == "best" if average is None else average.strip().startswith("best:")):
         return ()
     found = [checkpoint for member in members for checkpoint in run.spoiled_before(member)]
     return tuple({checkpoint.generation: checkpoint for checkpoint in found}.values())

@@ -45,7 +45,7 @@ def plan_for(run: Run, policy: Policy, budget: int | None = None, *, drop: Itera
     """
     limit = run.limits.budget if budget is None else budget
 
-    def plan(checkpoints: tuple[Checkpoint, ...]) -> Plan:
+    def plan(*, checkpoints: tuple[Checkpoint, ...]) -> Plan:
         found = without_aside(run.plan(policy, checkpoints=checkpoints), drop, "asked for")
         return (
             found if limit is None else fit(found, limit, policy.metric, why=f"over the budget of {format_size(limit)}")
