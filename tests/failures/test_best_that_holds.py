@@ -78,9 +78,11 @@ def test_what_is_kept_afterwards_is_the_next_best_too(out: Path) -> None:
 
 def test_a_best_that_is_cut_while_it_trains_costs_no_other(out: Path, said: Callable[[], str]) -> None:
     """a torn best: found by its size before anything goes, by a training that keeps one best."""
-    cut = At(5, lambda **_: (out / "checkpoint-4" / "model.safetensors").write_bytes(b"cut"))
 
-    trainer, _ = train(out, keep="best:1:full,latest:1", callbacks=[cut], **RANKED)
+    def cut(**_: object) -> None:
+        (out / "checkpoint-4" / "model.safetensors").write_bytes(b"cut")
+
+    trainer, _ = train(out, keep="best:1:full,latest:1", callbacks=[At(5, cut)], **RANKED)
 
     assert steps(out) == [4, 6, 12]
     assert "It stays, and takes no other one's place" in said()

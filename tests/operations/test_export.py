@@ -396,12 +396,8 @@ def test_a_marker_with_a_size_that_is_none_is_no_marker(tmp_path: Path) -> None:
 
 def test_an_export_of_the_best_says_that_a_better_one_does_not_hold(tmp_path: Path) -> None:
     _save(tmp_path / "run", MODEL)
-    with training(tmp_path / "run") as checkpointer:
-        checkpointer.save(
-            Facts(20, metrics={"eval_loss": 0.9}),
-            lambda directory: [(directory / name).write_bytes(data) for name, data in MODEL.items()] and None,
-        )
-    run = Run.open(tmp_path / "run")
+    run = _save(tmp_path / "run", MODEL, 20)
+    run.record_metrics(run.find(20).generation, {"eval_loss": 0.9})
     (run.path / "checkpoint-10" / "model.safetensors").write_bytes(b"cut")
     run.note_verified(run.verify(run.find(10)))
 

@@ -304,7 +304,7 @@ class Repository:
 
     def examine(self, checkpoint: Checkpoint) -> Verification:
         """A check by names and sizes alone: what is torn, cut or planted is found, and no byte is read."""
-        found = verify_files(self.store, self.key(checkpoint), checkpoint.files, check=lambda *_: "")
+        found = verify_files(self.store, self.key(checkpoint), checkpoint.files, check=_unread)
         return Verification.of(checkpoint, found)
 
     def lacking(self, checkpoint: Checkpoint) -> tuple[str, ...]:
@@ -404,6 +404,11 @@ class Repository:
             self.store.sync_directory(parent)
             undo.pop_all()
         return moved
+
+
+def _unread(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
+    """Says nothing of a file's bytes."""
+    return ""
 
 
 _REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json", "links.json", "best", "latest")
