@@ -18,7 +18,20 @@ if TYPE_CHECKING:
     from keepstep.integrations.transformers.exporting.exporter import export
     from keepstep.integrations.transformers.managed import attach
     from keepstep.model import Checkpoint, FileEntry, Kind, State
-    from keepstep.retention import All, Best, Daily, Every, Hourly, Latest, Metric, Pinned, Plan, Policy, Within
+    from keepstep.retention import (
+        All,
+        Best,
+        Daily,
+        Every,
+        Hourly,
+        Latest,
+        Metric,
+        Pending,
+        Pinned,
+        Plan,
+        Policy,
+        Within,
+    )
     from keepstep.run import Exactness, Receipt, ResumePoint, Run
 
 _HOMES = {
@@ -28,7 +41,7 @@ _HOMES = {
     "keepstep.integrations.transformers.managed": ("attach",),
     "keepstep.model": ("Checkpoint", "FileEntry", "Kind", "State"),
     "keepstep.retention": (
-        "All", "Best", "Daily", "Every", "Hourly", "Latest", "Metric", "Pinned", "Plan", "Policy", "Within",
+        "All", "Best", "Daily", "Every", "Hourly", "Latest", "Metric", "Pending", "Pinned", "Plan", "Policy", "Within",
     ),
     "keepstep.run": ("Exactness", "Receipt", "ResumePoint", "Run"),
 }  # fmt: skip
@@ -49,6 +62,7 @@ __all__ = [
     "Kind",
     "Latest",
     "Metric",
+    "Pending",
     "Pinned",
     "Plan",
     "Policy",

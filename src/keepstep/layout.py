@@ -14,6 +14,7 @@ REWIND = f"{META}/rewind.json"
 READERS = f"{META}/readers"
 PINS = f"{META}/pins.json"
 PINS_LOCK = f"{META}/pins.lock"
+LINKS = f"{META}/links.json"
 EVENTS = f"{META}/events.jsonl"
 METRICS = f"{META}/metrics.jsonl"
 

@@ -55,6 +55,16 @@ class State(StrEnum):
     PREVIOUS = "of a previous run"
 
 
+class Damage(StrEnum):
+    """What of a checkpoint is known to be damaged, by the last check of it: nothing, or what can't be done with it."""
+
+    NONE = ""
+    RESUME = "resume"
+    """What only a resume needs; its weights hold."""
+    WEIGHTS = "weights"
+    """What everything needs: nothing can be loaded from it."""
+
+
 # Asked of every file and every checkpoint of thousands; in Python 3.11 a member costs more to find than to compare.
 _OPTIMIZER, _FULL, _COMMITTED = Role.OPTIMIZER, Kind.FULL, State.COMMITTED
 
@@ -112,7 +122,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     known at the commit joined with what arrived later. `path` is where it lies now (None: not on disk) and is
     no part of the manifest, so that a run can be moved. `written_by` and `fingerprint` may be shared with other
     checkpoints. `lost` are paths of files that a resume needs, that were committed, and that somebody took out since:
-    one that lost any holds weights, whatever its directory is called.
+    one that lost any holds weights, whatever its directory is called. `damage` is what the last check found.
     """
 
     # As FileEntry: what it holds never leads back to it.
@@ -131,6 +141,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     state: State = State.COMMITTED
     path: Path | None = None
     lost: tuple[str, ...] = ()
+    damage: Damage = Damage.NONE
 
     @property
     def name(self) -> str:
@@ -151,7 +162,7 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
     def thinnable(self) -> bool:
         """True for a full one of this timeline that has weights, and beside them something to drop."""
         kept = self.weights
-        if not self.resumable or not 0 < len(kept) < len(self.files):
+        if not self.resumable or self.spoiled or not 0 < len(kept) < len(self.files):
             return False
         # What goes as a whole directory, as DeepSpeed's, holds the weights too where no other file is known for them.
         nested = [entry.path for entry in self.files if "/" in entry.path]
@@ -160,16 +171,25 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
 
     def thinned(self) -> Checkpoint:
         """The same checkpoint as it is when only its weights are left: of the same generation, not yet on disk."""
-        return replace(self, kind=Kind.WEIGHTS, files=self.weights, path=None, lost=())
+        return replace(self, kind=Kind.WEIGHTS, files=self.weights, path=None, lost=(), damage=Damage.NONE)
 
     def without(self, lost: Iterable[str]) -> Checkpoint:
         """The same checkpoint once these files, which a resume needs, are gone: it holds weights. As it is for none."""
         gone = tuple(sorted(lost))
         return replace(self, kind=Kind.WEIGHTS, lost=gone) if gone else self
 
+    def known(self, damage: Damage) -> Checkpoint:
+        """The same checkpoint, of which this damage is known."""
+        return self if damage is self.damage else replace(self, damage=damage)
+
+    @property
+    def spoiled(self) -> bool:
+        """True where it is known that not even its weights can be loaded."""
+        return self.damage is Damage.WEIGHTS
+
     @property
     def resumable(self) -> bool:
-        """True when it holds everything a resume needs and stands in the current timeline."""
+        """True when it holds everything a resume needs and stands in the current timeline; it may be damaged."""
         return self.kind is _FULL and self.state is _COMMITTED
 
     @property

@@ -18,7 +18,7 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HOME = Path(keepstep.__file__).parent
 PUBLIC = """
     All Best Checkpoint Checkpointer Daily Every Exactness Facts FileEntry Hourly KeepstepError Kind Latest Metric
-    Pinned Plan Policy Receipt ResumePoint Run State Within attach export open_run transformers
+    Pending Pinned Plan Policy Receipt ResumePoint Run State Within attach export open_run transformers
 """
 FACES = {
     "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error",
@@ -38,9 +38,9 @@ FACES = {
         missing_files need_of only_records previous_runs verify_files
     """,
     "retention": """
-        PINNED RECOVERY_POINT All Before Best Context Daily Decision Every Hold Hourly Latest Measure Metric
-        Mode Outcome Pinned Plan Policy Rule Within default_policy entries fit format_spec known_mode make_plan
-        nearest parse rank rule_table size without_aside
+        DAMAGED FEWEST_EVALUATIONS PINNED All Before Best Certainty Context Daily Decision Every Hold Hourly
+        Latest Measure Metric Mode Outcome Pending Pinned Plan Policy Rule Within certainty_of default_policy
+        entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
         HUB_NAME Attempt Course Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer

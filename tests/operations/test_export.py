@@ -392,3 +392,20 @@ def test_a_base_that_is_a_pointer_is_named(tmp_path: Path) -> None:
 def test_a_marker_with_a_size_that_is_none_is_no_marker(tmp_path: Path) -> None:
     (tmp_path / "keepstep_export.json").write_text('{"files": [{"path": "a", "size_bytes": Infinity, "digest": ""}]}')
     assert read_marker(tmp_path) is None
+
+
+def test_an_export_of_the_best_says_that_a_better_one_does_not_hold(tmp_path: Path) -> None:
+    _save(tmp_path / "run", MODEL)
+    run = _save(tmp_path / "run", MODEL, 20)
+    run.record_metrics(run.find(20).generation, {"eval_loss": 0.9})
+    (run.path / "checkpoint-10" / "model.safetensors").write_bytes(b"cut")
+    run.note_verified(run.verify(run.find(10)))
+
+    plan = plan_export(run, Request(directory=tmp_path / "out", reference="best"))
+
+    said = "the best of those that hold: step 10 (0.5) ranks before by eval_loss, but was found damaged"
+    assert (plan.source.step, plan.not_the_best) == (20, said)
+    assert plan.to_json()["passed_over"] == [10]
+    text = card(plan, Export(tmp_path, plan.members, (), "model", "float32", 4, None, None))
+    assert f"This is {said.replace('_', chr(92) + '_')}." in text
+    assert plan_export(run, Request(directory=tmp_path / "out", reference=20)).not_the_best == ""

@@ -21,6 +21,7 @@ from keepstep.retention import (
     Hourly,
     Latest,
     Metric,
+    Pending,
     Pinned,
     Rule,
     Within,
@@ -35,6 +36,7 @@ RULES: list[st.SearchStrategy[Rule]] = [
     st.builds(Best, COUNTS, st.booleans()),
     st.builds(Latest, COUNTS),
     st.builds(Every, COUNTS),
+    st.builds(Pending, COUNTS),
     st.builds(Within, COUNTS),
     st.builds(Hourly, COUNTS),
     st.builds(Daily, COUNTS),
@@ -45,8 +47,8 @@ RULE_TUPLES = st.lists(st.one_of(RULES), min_size=1, unique_by=type).map(tuple)
 
 
 def test_every_rule_is_read() -> None:
-    spec = "best:3,latest:2,every:1000,within:6h,hourly:12,daily:7,pinned,all"
-    rules = (Best(3), Latest(2), Every(1000), Within(21600), Hourly(12), Daily(7), Pinned(), All())
+    spec = "best:3,pending:6h,latest:2,every:1000,within:6h,hourly:12,daily:7,pinned,all"
+    rules = (Best(3), Pending(21600), Latest(2), Every(1000), Within(21600), Hourly(12), Daily(7), Pinned(), All())
     assert parse(spec) == rules
     assert format_spec(rules) == spec
     assert {type(rule) for rule in rules} == set(rule_classes().values())

@@ -37,6 +37,16 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+def test_the_summary_says_how_sure_the_best_is(start: Start, root: Path) -> None:
+    run = make_run(root / "a", {step: 0.5 + 0.01 * (-1) ** step for step in range(1, 11)})
+    few = make_run(root / "b", {1: 0.5})
+    page = start(root)
+    sure = page.get(f"/api/runs/{page.key('a')}")["certainty"]
+    assert run.best is not None and sure["step"] == run.best.step == 9
+    assert sure["ties"][:2] == [7, 5] and sure["text"].startswith("checkpoint-9 leads by 0; ")
+    assert few.best is not None and page.get(f"/api/runs/{page.key('b')}")["certainty"] is None
+
+
 def du_of(path: Path) -> dict[str, Any]:
     """What `keepstep du` says of a run."""
     command = [sys.executable, "-m", "keepstep", "du", str(path), "--format", "json"]

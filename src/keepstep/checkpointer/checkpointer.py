@@ -64,8 +64,8 @@ class Checkpointer:
     the disk. Where room is short, it is made by policy; where it can't be, `save` raises DiskFull before it writes, or
     waits for room with `on_disk_full="pause"`. `refused` are the steps that were not saved for lack of room.
     `hooks` hear what happens to the checkpoints, and `prometheus` (an address, or a file "name.prom") gets their
-    metrics while a training runs. `receipt` says, after a resume, how exact it is and why (None before, and after a
-    fresh start); `plan` is what the policy decided last.
+    metrics while a training runs. `links` keeps `best` and `latest` as links in the directory. `receipt` says, after a
+    resume, how exact it is and why (None before, and after a fresh start); `plan` is what the policy decided last.
     """
 
     def __init__(
@@ -80,8 +80,10 @@ class Checkpointer:
         on_disk_full: OnDiskFull = "finish",
         hooks: Hooks | None = None,
         prometheus: str | None = None,
+        links: bool = False,
     ) -> None:
         self.path = Path(path)
+        self.links = links
         self._observers = Observers(hooks, prometheus)
         self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full))
         self.refused: list[int] = []
@@ -116,7 +118,7 @@ class Checkpointer:
     def configure(self, other: Checkpointer) -> None:
         """Take over the settings of another one, between two sessions: all that it was made with."""
         self.path, self.policy = other.path, other.policy
-        self.fresh, self.back_pressure = other.fresh, other.back_pressure
+        self.fresh, self.back_pressure, self.links = other.fresh, other.back_pressure, other.links
         self.headroom, self._observers = other.headroom, other._observers
 
     # -- beginning and ending ----------------------------------------------------------------------------
@@ -140,6 +142,7 @@ class Checkpointer:
             self._observers.begin(run)
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
             run.set_policy(self.policy, self.headroom.limits)
+            run.switch_links(self.links)
             self._run, self._trained = run, (self.path, run.id)
             self._janitor = Janitor(run.store)
             self._journal = Journal(run, point)
@@ -306,7 +309,7 @@ class Checkpointer:
 
     def make_room(self, step: int) -> None:
         """Return when there is room for the checkpoint of `step`. Raises DiskFull."""
-        self.headroom.make(self.run, self.policy, step, self._planned, self._dispose_now)
+        self.headroom.make(self.run, self.policy, step, partial(self._planned, always=True), self._dispose_now)
 
     def refuse(self, step: int, error: StorageError) -> None:
         """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""
@@ -334,11 +337,14 @@ class Checkpointer:
         if self._janitor is not None:
             self._janitor.finish()
 
-    def _planned(self) -> Plan:
-        """What the policy and the budget say of what is committed now."""
+    def _planned(self, *, always: bool = False) -> Plan:
+        """What the policy and the budget say of what is committed now; what stays was looked at where anything goes,
+        and with `always` where nothing does.
+        """
         held = {} if self._resumed_from is None else {self._resumed_from: RESUMED_FROM}
-        budget = self.headroom.limits.budget
-        return self.run.plan(self.policy, budget=budget, also_protected=held, held_before=self._held_before)
+        more: Any = {"also_protected": held, "held_before": self._held_before}
+        plan = partial(self.run.plan, self.policy, budget=self.headroom.limits.budget, **more)
+        return self.run.settled(plan, always=always)
 
     @property
     def busy(self) -> bool:

@@ -13,6 +13,7 @@ from keepstep.cli.drawing.text import clean, count
 from keepstep.errors import RunNotFound
 from keepstep.model import Checkpoint, Kind
 from keepstep.notebook.picture import Mark, draw
+from keepstep.operations.seeing.certainty import certainty_of_best
 from keepstep.operations.seeing.listing import Row
 from keepstep.operations.seeing.receipts import receipts, told
 from keepstep.operations.seeing.watching import View, Watcher
@@ -52,6 +53,8 @@ def _run_parts(run: Run) -> list[str]:
     parts = [f"<div><b>{_text(run.path)}</b> {_text(what)}</div>"]
     if view.metric is not None:
         parts.append(draw(view.metric, view.curve, _marks(view)))
+    if (sure := certainty_of_best(run)) is not None:
+        parts.append(f"<div>{_text(sure.describe())}</div>")
     if not listing.rows:
         return [*parts, "<div>No checkpoint yet.</div>"]
     parts.append(_table(checkpoint_table(listing).informative()))

@@ -143,9 +143,9 @@ def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
     """
     passed: list[Verification] = []
     metric = run.policy.metric
-    for place, checkpoint in enumerate(run.ranking(), start=1):
+    for place, checkpoint in enumerate(run.ranking(spoiled=True), start=1):
         verification = run.verify(checkpoint, on_bytes)
-        if not verification.ok or verification.lost:
+        if not verification.ok or verification.lost or checkpoint.damage:
             note(run, verification)
         if verification.holds_weights and metric is not None:
             value = metric.value(checkpoint.metrics)

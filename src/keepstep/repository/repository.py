@@ -302,6 +302,11 @@ class Repository:
         key = self.key(checkpoint)
         return Verification.of(checkpoint, verify_files(self.store, key, checkpoint.files, on_bytes))
 
+    def examine(self, checkpoint: Checkpoint) -> Verification:
+        """A check by names and sizes alone: what is torn, cut or planted is found, and no byte is read."""
+        found = verify_files(self.store, self.key(checkpoint), checkpoint.files, check=_unread)
+        return Verification.of(checkpoint, found)
+
     def lacking(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Paths of its files that a resume needs and that are gone, by their names alone: nothing is read."""
         key = self.key(checkpoint)
@@ -401,5 +406,10 @@ class Repository:
         return moved
 
 
-_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json")
-"""Files of keepstep that only the holder of the run's lock replaces."""
+def _unread(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
+    """Says nothing of a file's bytes."""
+    return ""
+
+
+_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json", "links.json", "best", "latest")
+"""Files and links of keepstep that only the holder of the run's lock replaces."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import xxhash
 
-from keepstep.model import CHUNK_BYTES, Checkpoint, FileEntry, Kind
+from keepstep.model import CHUNK_BYTES, Checkpoint, Damage, FileEntry, Kind
 from keepstep.repository.code import code_files
 from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path, parents_of
 from keepstep.repository.manifest import ALGORITHM, MANIFEST_NAME
@@ -100,6 +100,13 @@ class Verification:
         """True where everything that is read beside a resume is there, and as it was written."""
         return self._spares(Need.EVERYTHING)
 
+    @property
+    def damage(self) -> Damage:
+        """What of it is damaged, by what loaders read."""
+        if self.sound:
+            return Damage.NONE
+        return Damage.RESUME if self.holds_weights else Damage.WEIGHTS
+
     def _spares(self, *needs: Need) -> bool:
         return not any(problem.need in needs for problem in self.problems)
 
@@ -118,6 +125,7 @@ class Verification:
             "ok": self.ok,
             "problems": [str(problem) for problem in self.problems],
             "resumable": self.resumable,
+            "damage": self.damage.value,
             "lost": list(self.lost),
             "added": [entry.path for entry in self.added[:MOST_NAMED]],
         }

@@ -1,9 +1,10 @@
 """Retention as arithmetic: checkpoints, a policy and a time in; a plan with reasons out."""
 
+from keepstep.retention.certainty import FEWEST_EVALUATIONS, Certainty, certainty_of, noise_of
 from keepstep.retention.metrics import Metric, Mode, known_mode, nearest
 from keepstep.retention.plan import (
+    DAMAGED,
     PINNED,
-    RECOVERY_POINT,
     Before,
     Decision,
     Outcome,
@@ -15,15 +16,30 @@ from keepstep.retention.plan import (
     without_aside,
 )
 from keepstep.retention.pressure import Measure, entries, fit, size
-from keepstep.retention.rules import All, Best, Context, Daily, Every, Hold, Hourly, Latest, Pinned, Rule, Within
+from keepstep.retention.rules import (
+    All,
+    Best,
+    Context,
+    Daily,
+    Every,
+    Hold,
+    Hourly,
+    Latest,
+    Pending,
+    Pinned,
+    Rule,
+    Within,
+)
 from keepstep.retention.spec import format_spec, parse, rule_table
 
 __all__ = [
+    "DAMAGED",
+    "FEWEST_EVALUATIONS",
     "PINNED",
-    "RECOVERY_POINT",
     "All",
     "Before",
     "Best",
+    "Certainty",
     "Context",
     "Daily",
     "Decision",
@@ -35,11 +51,13 @@ __all__ = [
     "Metric",
     "Mode",
     "Outcome",
+    "Pending",
     "Pinned",
     "Plan",
     "Policy",
     "Rule",
     "Within",
+    "certainty_of",
     "default_policy",
     "entries",
     "fit",
@@ -47,6 +65,7 @@ __all__ = [
     "known_mode",
     "make_plan",
     "nearest",
+    "noise_of",
     "parse",
     "rank",
     "rule_table",

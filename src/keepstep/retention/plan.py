@@ -13,9 +13,9 @@ import msgspec
 from msgspec.structs import replace
 
 from keepstep.errors import PolicyError
-from keepstep.model import Checkpoint, State
+from keepstep.model import Checkpoint, Damage, State
 from keepstep.retention.metrics import Metric
-from keepstep.retention.rules import All, Best, Context, Hold, Latest, Pinned, Rule, rank
+from keepstep.retention.rules import EVALUATED_LATER, All, Best, Context, Hold, Latest, Pending, Pinned, Rule, rank
 from keepstep.retention.spec import format_spec, parse
 
 __all__ = ["Decision", "Outcome", "Plan", "Policy", "default_policy", "make_plan", "rank"]
@@ -25,7 +25,11 @@ _NOT_COMMITTED = {
     State.QUARANTINED: "quarantined: kept while there is room, or until a person decides",
     State.PREVIOUS: "of a previous run: kept while there is room",
 }
-
+DAMAGED = {
+    Damage.RESUME: "damaged, but for its weights: kept while there is room, or until a person decides",
+    Damage.WEIGHTS: "damaged: kept while there is room, or until a person decides",
+}
+"""Why a committed checkpoint stays that takes no place of another: the law of what is in quarantine."""
 
 Before = tuple[str, int]
 """A checkpoint of a previous run: the id of that run, and its generation there."""
@@ -57,6 +61,12 @@ class Policy:
     def from_spec(cls, spec: str, metric: Metric | None = None) -> Policy:
         """The policy of a spec such as `best:3,latest:2`; PolicyError as from `parse`."""
         return cls(parse(spec), metric)
+
+    def in_force(self, context: Context) -> tuple[Rule, ...]:
+        """Its rules, and `pending:6h` where they rank, don't say how long to wait, and values come after the saves."""
+        ranks = any(rule.needs_metric for rule in self.rules)
+        waits = any(isinstance(rule, Pending) for rule in self.rules)
+        return (*self.rules, EVALUATED_LATER) if ranks and not waits and context.evaluated_later else self.rules
 
     def describe(self) -> str:
         """One sentence for people: `the best 3 by eval_loss (lower is better), plus the newest`."""
@@ -209,6 +219,7 @@ def make_plan(
     pinned: Iterable[int] = frozenset(),
     protected: Mapping[int, str] | None = None,
     held_before: Mapping[Before, str] | None = None,
+    evaluated_later: bool = False,
 ) -> Plan:
     """The plan for these checkpoints, in any order; the same input gives the same plan.
 
@@ -217,22 +228,26 @@ def make_plan(
     does the newest checkpoint that can be resumed from, or the newest of any kind where none can. What is
     quarantined or set aside takes part in no rule and stays, among `checkpoints` or, several of one generation too,
     in `aside`. There are those of previous runs too; `held_before` says which of these must not go, and why: their
-    generations are not the run's, so they are named by run and generation. What is kept for its metric alone is thinned
-    to its weights, where it has any and the rule doesn't ask for it whole.
+    generations are not the run's, so they are named by run and generation. What is known to be damaged takes no place
+    that a sound one could have, and stays while there is room. `evaluated_later` says that values of the metric have
+    mostly come after the saves so far: then one without a value stays for a while (`Policy.in_force`). What is kept for
+    its metric alone is thinned to its weights, where it has any and the rule doesn't ask for it whole.
     ValueError when a generation stands twice or `now` has no time zone.
     """
     ordered = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.generation))
     everything = Context(ordered, policy.metric, now, frozenset(pinned))
     committed = tuple(c for c in ordered if c.state is State.COMMITTED)
-    context = Context(committed, policy.metric, now, everything.pinned)
+    context = Context(committed, policy.metric, now, everything.pinned, evaluated_later)
+    rules = policy.in_force(context)
     grounds = [
-        *(_Ground(rule.keeps(context), rule.held(context), rule.keeps_whole(context)) for rule in policy.rules),
+        *(_Ground(rule.keeps(context), rule.held(context), rule.keeps_whole(context)) for rule in rules),
         _Ground(Pinned().keeps(everything)),
-        _Ground(_recovery_point(context.checkpoints, protected or {})),
+        _Ground(_recovery_point(context)),
+        _Ground({c.generation: DAMAGED[c.damage] for c in committed if c.damage}, Hold.ROOM),
         _Ground({c.generation: _NOT_COMMITTED[c.state] for c in ordered if c.state in _NOT_COMMITTED}),
         _Ground(protected or {}),
     ]
-    missed = _Missed.of(policy, _places(context))
+    missed = _Missed.of(rules, policy.metric, _places(context))
     found: dict[int, list[_Ground]] = {}
     for ground in grounds:
         for generation in ground.reasons:
@@ -314,13 +329,13 @@ PINNED = "pinned"
 """Why a checkpoint that people hold on to stays."""
 
 
-def _recovery_point(committed: tuple[Checkpoint, ...], protected: Mapping[int, str]) -> dict[int, str]:
-    """Law 2: what stays whatever the rules say; who looked at the bytes may know of a sounder one."""
-    newest = next((checkpoint for checkpoint in reversed(committed) if checkpoint.resumable), None)
+def _recovery_point(context: Context) -> dict[int, str]:
+    """Law 2: what stays whatever the rules say."""
+    newest = next((checkpoint for checkpoint in reversed(context.sound) if checkpoint.resumable), None)
     if newest is not None:
-        sounder = RECOVERY_POINT in protected.values() and protected.get(newest.generation) != RECOVERY_POINT
-        return {newest.generation: "newest, but damaged: not resumed from" if sounder else RECOVERY_POINT}
-    return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in committed[-1:]}
+        return {newest.generation: RECOVERY_POINT}
+    left = [c for c in context.checkpoints if not c.spoiled] or context.checkpoints
+    return {checkpoint.generation: "newest: none can be resumed from" for checkpoint in left[-1:]}
 
 
 def _places(context: Context) -> dict[int, int]:
@@ -332,20 +347,23 @@ def _places(context: Context) -> dict[int, int]:
 class _Missed:
     """What a checkpoint missed that no rule keeps; `metric` is None where no rule ranks.
 
-    `by_all` and `by_others` say what all rules, and those that don't rank, have not found in it.
+    `by_all` and `by_others` say what all rules but the one that waits for values, and those that don't rank, have not
+    found in it; `waited` what that one did.
     """
 
     metric: Metric | None
     places: Mapping[int, int]
     by_all: str
     by_others: str
+    waited: str
 
     @classmethod
-    def of(cls, policy: Policy, places: Mapping[int, int]) -> _Missed:
-        ranks = any(rule.needs_metric for rule in policy.rules)
-        by_all = ", ".join(rule.missed() for rule in policy.rules)
-        by_others = ", ".join(rule.missed() for rule in policy.rules if not rule.needs_metric)
-        return cls(policy.metric if ranks else None, places, by_all, by_others)
+    def of(cls, rules: Sequence[Rule], metric: Metric | None, places: Mapping[int, int]) -> _Missed:
+        ranks = any(rule.needs_metric for rule in rules)
+        by_all = ", ".join(rule.missed() for rule in rules if not isinstance(rule, Pending))
+        by_others = ", ".join(rule.missed() for rule in rules if not rule.needs_metric)
+        waited = "".join(f", {rule.missed()}" for rule in rules if isinstance(rule, Pending))
+        return cls(metric if ranks else None, places, by_all, by_others, waited)
 
     def why(self, checkpoint: Checkpoint) -> str:
         """One sentence on why a checkpoint goes."""
@@ -353,7 +371,9 @@ class _Missed:
             return self.by_all
         place = self.places.get(checkpoint.generation)
         if place is not None:
-            return f"rank {place} of {len(self.places)} by {self.metric.name}; {self.by_all}"
+            ranked = f"rank {place} of {len(self.places)} by {self.metric.name}"
+            return f"{ranked}; {self.by_all}" if self.by_all else ranked
         name = self.metric.name
-        why = f"no {name}" if self.metric.value(checkpoint.metrics) is None else f"{name} is NaN"
+        no_value = self.metric.value(checkpoint.metrics) is None
+        why = f"no {name}{self.waited}" if no_value else f"{name} is NaN"
         return f"not ranked: {why}" + (f"; {self.by_others}" if self.by_others else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -41,11 +41,12 @@ def fit(
     """The plan with as much given up, in a fixed order, as it takes to keep no more than `limit`.
 
     First go previous runs, then what a rewind set aside, then what is in quarantine, of each the oldest first. Then the
-    oldest of what is kept because there is room. Then what is kept for quality only is thinned, the oldest first; then
-    go the lowest-ranked of these, the oldest milestones, the oldest of the rest. Never given up are the newest that can
-    be resumed from, what is pinned or protected, and the weights of the best: the plan may take more than `limit` in
-    the end. A larger limit never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is
-    thinned: that needs a little room.
+    oldest of what is kept because there is room, what is known to be damaged before all else. Then what is kept for
+    quality only is thinned, the oldest first; then go of these what waits for its evaluation, and the lowest-ranked,
+    the oldest milestones, the oldest of the rest. Never given up are the newest that can be resumed from, what is
+    pinned or protected, and the weights of the best: the plan may take more than `limit` in the end. A larger limit
+    never keeps less. `why` begins the reason of each step. With `may_thin=False` nothing is thinned: that needs a
+    little room.
     """
     whole = {d.checkpoint.generation: d if may_thin else _whole(d) for d in plan.decisions}
     over = sum(_measured(decision, measure) for decision in (*whole.values(), *plan.aside)) - limit
@@ -87,22 +88,30 @@ def _steps(plan: Plan, metric: Metric | None, may_thin: bool) -> Iterator[_Step]
 
     by_hold = {hold: [d for d in may_go if d.hold is hold] for hold in Hold}
     quality = by_hold[Hold.QUALITY]
-    yield from (
-        _Step(d, Outcome.REMOVE, "the oldest that no other rule keeps") for d in by_hold[Hold.ROOM] if place(d) > 1
-    )
+    room = sorted(by_hold[Hold.ROOM], key=lambda d: not d.checkpoint.damage)
+    yield from (_Step(d, Outcome.REMOVE, _roomy(d.checkpoint)) for d in room if place(d) > 1)
     if may_thin:
         yield from (_Step(d, Outcome.THIN, "thinned, kept for quality only") for d in quality if _can_thin(d))
     in_turn = [
-        *((d, "the lowest-ranked of the best") for d in sorted(quality, key=place, reverse=True)),
+        *((d, _quality(d, places)) for d in sorted(quality, key=place, reverse=True)),
         *((d, "the oldest milestone") for d in by_hold[Hold.MILESTONE]),
         *((d, "the oldest of the latest") for d in by_hold[Hold.RECOVERY]),
-        *((d, "the oldest that no other rule keeps") for d in by_hold[Hold.ROOM] if place(d) == 1),
+        *((d, _roomy(d.checkpoint)) for d in room if place(d) == 1),
     ]
     for decision, what in in_turn:
         if place(decision) > 1:
             yield _Step(decision, Outcome.REMOVE, what)
         elif may_thin and _can_thin(decision) and decision.hold is not Hold.QUALITY:
             yield _Step(decision, Outcome.THIN, f"{what}, thinned: its weights are the best")
+
+
+def _quality(decision: Decision, places: Mapping[int, int]) -> str:
+    ranked = decision.checkpoint.generation in places
+    return "the lowest-ranked of the best" if ranked else "the oldest that waits for its evaluation"
+
+
+def _roomy(checkpoint: Checkpoint) -> str:
+    return "the oldest that is damaged" if checkpoint.damage else "the oldest that no other rule keeps"
 
 
 def _can_thin(decision: Decision) -> bool:

@@ -43,6 +43,7 @@ class Hold(IntEnum):
 class Context:
     """What rules decide on: checkpoints by ascending generation, metric, aware time, pinned generations.
 
+    `evaluated_later` says that the metric's values have mostly come after the saves so far.
     ValueError when a generation is out of order or stands twice, or when `now` has no time zone.
     """
 
@@ -50,6 +51,7 @@ class Context:
     metric: Metric | None
     now: datetime
     pinned: frozenset[int] = frozenset()
+    evaluated_later: bool = False
 
     def __post_init__(self) -> None:
         if self.now.tzinfo is None:
@@ -59,21 +61,28 @@ class Context:
             raise ValueError(f"checkpoints must stand in order of generation, each once; got {generations}")
 
     @cached_property
+    def sound(self) -> tuple[Checkpoint, ...]:
+        """Those of which no damage is known: what counts where one takes another one's place."""
+        return tuple([checkpoint for checkpoint in self.checkpoints if not checkpoint.damage])
+
+    @cached_property
     def ranked(self) -> tuple[Checkpoint, ...]:
         """Those that can be ranked by the metric, best first; see `rank`. None without a metric."""
         return rank(self.checkpoints, self.metric) if self.metric else ()
 
 
-def rank(checkpoints: Iterable[Checkpoint], metric: Metric) -> tuple[Checkpoint, ...]:
+def rank(checkpoints: Iterable[Checkpoint], metric: Metric, *, spoiled: bool = False) -> tuple[Checkpoint, ...]:
     """Checkpoints with a value of the metric, best first; of equal ones the later generation first.
 
-    NaN and missing values are left out, and so is what is quarantined or set aside by a rewind.
+    NaN and missing values are left out, and so is what is quarantined or set aside by a rewind, and, unless `spoiled`,
+    what is known to be damaged so far that its weights can't be loaded: it takes no place from one that can.
     """
     sign = 1.0 if metric.mode == "min" else -1.0
     ranked: list[tuple[float, int, Checkpoint]] = []
     for checkpoint in checkpoints:
         value = metric.value(checkpoint.metrics)
-        if checkpoint.state is State.COMMITTED and value is not None and not math.isnan(value):
+        counts = checkpoint.state is State.COMMITTED and (spoiled or not checkpoint.spoiled)
+        if counts and value is not None and not math.isnan(value):
             ranked.append((sign * value, -checkpoint.generation, checkpoint))
     return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=itemgetter(0, 1)))
 
@@ -163,7 +172,7 @@ def format_duration(seconds: int) -> str:
 class Best(Rule):
     """The k best by the metric, of equal ones the later; the k newest as long as nothing can be ranked.
 
-    Weights-only checkpoints compete as well. NaN is never one of the best.
+    Weights-only checkpoints compete as well. NaN is never one of the best, nor is one whose weights are damaged.
     """
 
     k: int
@@ -182,7 +191,7 @@ class Best(Rule):
         ranked = context.ranked[: self.k]
         if not ranked:
             # A metric that never comes must not cost a run all its checkpoints but one.
-            newest = context.checkpoints[-self.k :]
+            newest = context.sound[-self.k :]
             return {checkpoint.generation: f"newest {self.k}: none has {metric.name} yet" for checkpoint in newest}
         return {
             checkpoint.generation: f"best {place} of {self.k} by {metric.name} "
@@ -208,17 +217,55 @@ class Best(Rule):
 
 
 @dataclass(frozen=True)
+class Pending(Rule):
+    """What has no value of the metric yet, for the time given after its save: its evaluation may still come.
+
+    NaN is a value. What is damaged is not waited for.
+    """
+
+    seconds: Seconds
+    example: ClassVar[str] = "pending:6h"
+    needs_metric: ClassVar[bool] = True
+    hold: ClassVar[Hold] = Hold.QUALITY
+
+    def keeps(self, context: Context) -> Mapping[int, str]:
+        metric = context.metric
+        if metric is None:
+            return {}
+        until = f"{metric.name} may still come, within {format_duration(self.seconds)} of the save"
+        recent = (c for c in context.sound if (context.now - c.created).total_seconds() <= self.seconds)
+        return {checkpoint.generation: until for checkpoint in recent if metric.value(checkpoint.metrics) is None}
+
+    def keeps_whole(self, context: Context) -> bool:
+        # An evaluator in another process may have it open, by its name.
+        return True
+
+    def phrase(self, metric: Metric | None) -> str:
+        what = f"what has no {metric.name} yet" if metric else "what is not evaluated yet"
+        return f"{what}, for {format_duration(self.seconds)}"
+
+    def missed(self) -> str:
+        return f"none came within {format_duration(self.seconds)}"
+
+
+EVALUATED_LATER = Pending(UNITS["h"] * 6)
+"""What is in force beside rules that rank where values mostly come after the saves, unless the policy says for how long
+it waits: a training that evaluates before it saves, or not at all, is none of these."""
+
+
+@dataclass(frozen=True)
 class Latest(Rule):
     """The n newest that were saved to resume from; what was saved, or thinned, as weights doesn't count.
 
-    One that lost its optimizer to somebody else counts: who makes room so wants to keep more of them, not fewer.
+    One that lost its optimizer to somebody else counts: who makes room so wants to keep more of them, not fewer. A
+    damaged one doesn't.
     """
 
     n: int
     example: ClassVar[str] = "latest:2"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        whole = (checkpoint for checkpoint in reversed(context.checkpoints) if checkpoint.saved_whole)
+        whole = (checkpoint for checkpoint in reversed(context.sound) if checkpoint.saved_whole)
         return {
             checkpoint.generation: f"latest {place} of {self.n}"
             for place, checkpoint in enumerate(islice(whole, self.n), start=1)
@@ -240,7 +287,7 @@ class Every(Rule):
     hold: ClassVar[Hold] = Hold.MILESTONE
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        milestones = (c for c in context.checkpoints if c.step > 0 and c.step % self.steps == 0)
+        milestones = (c for c in context.checkpoints if c.step > 0 and c.step % self.steps == 0 and not c.spoiled)
         return {checkpoint.generation: f"milestone every {self.steps} steps" for checkpoint in milestones}
 
     def phrase(self, metric: Metric | None) -> str:
@@ -259,7 +306,7 @@ class Within(Rule):
 
     def keeps(self, context: Context) -> Mapping[int, str]:
         # A creation time after now is a clock that was set back: too new to remove, not too odd to keep.
-        recent = (c for c in context.checkpoints if (context.now - c.created).total_seconds() <= self.seconds)
+        recent = (c for c in context.sound if (context.now - c.created).total_seconds() <= self.seconds)
         return {checkpoint.generation: f"within {format_duration(self.seconds)}" for checkpoint in recent}
 
     def phrase(self, metric: Metric | None) -> str:
@@ -277,7 +324,7 @@ class Hourly(Rule):
     example: ClassVar[str] = "hourly:12"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        return _newest_of_each("hour %Y-%m-%d %H:00 UTC", self.n, context.checkpoints)
+        return _newest_of_each("hour %Y-%m-%d %H:00 UTC", self.n, context.sound)
 
     def phrase(self, metric: Metric | None) -> str:
         return f"the newest of each of the last {self.n} hours with a checkpoint"
@@ -294,7 +341,7 @@ class Daily(Rule):
     example: ClassVar[str] = "daily:7"
 
     def keeps(self, context: Context) -> Mapping[int, str]:
-        return _newest_of_each("day %Y-%m-%d UTC", self.n, context.checkpoints)
+        return _newest_of_each("day %Y-%m-%d UTC", self.n, context.sound)
 
     def phrase(self, metric: Metric | None) -> str:
         return f"the newest of each of the last {self.n} days with a checkpoint"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from keepstep import layout
+from keepstep.model import Damage
 from keepstep.run.tail import Tail
 from keepstep.stores import Store
 from keepstep.strict import changed, finite_or_name
@@ -81,7 +83,18 @@ class EventLog:
     def damaged(self) -> frozenset[int]:
         """Generations whose last verification failed."""
         with self._guard:
-            return frozenset(self._folded().damaged)
+            return frozenset(self._folded().damage)
+
+    def damage(self) -> dict[int, Damage]:
+        """What the last verification found damaged, by generation; of most nothing."""
+        with self._guard:
+            return dict(self._folded().damage)
+
+    def arrivals(self) -> tuple[dict[str, int], dict[str, int]]:
+        """By name, how many values of a metric came with a commit, and how many were recorded afterwards."""
+        with self._guard:
+            folded = self._folded()
+            return dict(folded.with_commits), dict(folded.afterwards)
 
     def lost(self) -> dict[int, tuple[str, ...]]:
         """Files that a resume needs and that the last verification missed, by generation."""
@@ -108,9 +121,11 @@ class _Folded:
     """What the events say together, up to the one that was taken last."""
 
     late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
-    damaged: set[int] = field(default_factory=set[int])
+    damage: dict[int, Damage] = field(default_factory=dict[int, Damage])
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     last_generation: int = 0
+    with_commits: Counter[str] = field(default_factory=Counter[str])
+    afterwards: Counter[str] = field(default_factory=Counter[str])
 
     def take(self, event: Event) -> None:
         generation, name = event.get("generation"), event["event"]
@@ -119,25 +134,38 @@ class _Folded:
         self.last_generation = max(self.last_generation, generation)
         if name == "metrics":
             # A new mapping: those that were given away stay as they are.
-            self.late[generation] = {**self.late.get(generation, {}), **dict(_numbers(event.get("metrics")))}
+            before, values = self.late.get(generation, {}), dict(_numbers(event.get("metrics")))
+            self.afterwards.update(values.keys() - before.keys())
+            self.late[generation] = {**before, **values}
         elif name == "committed":
-            self.damaged.discard(generation)
+            self.with_commits.update(name for name, _ in _numbers(event.get("metrics")))
+            self.damage.pop(generation, None)
             self.lost.pop(generation, None)
+        elif name == "thinned":
+            if self.damage.get(generation) is Damage.RESUME:
+                del self.damage[generation]  # it went with the rest
         elif name == "sealed":
             self.lost.pop(generation, None)  # its manifest knows
         elif name == "verified":
             self._verified(generation, event)
 
     def _verified(self, generation: int, event: Event) -> None:
-        # What nothing but its owner reads may be damaged, and the checkpoint is a resume point all the same.
-        if event.get("ok") or event.get("resumable"):
-            self.damaged.discard(generation)
+        if damage := _damage(event):
+            self.damage[generation] = damage
         else:
-            self.damaged.add(generation)
+            self.damage.pop(generation, None)
         if lost := tuple(_texts(event.get("lost"))):
             self.lost[generation] = lost
         else:
             self.lost.pop(generation, None)
+
+
+def _damage(event: Event) -> Damage:
+    """What a verification found; one that doesn't say how far it goes may mean everything."""
+    with suppress(ValueError):
+        return Damage(event.get("damage"))
+    # What nothing but its owner reads may be damaged, and the checkpoint is a resume point all the same.
+    return Damage.NONE if event.get("ok") or event.get("resumable") else Damage.WEIGHTS
 
 
 def parse_lines(lines: list[bytes]) -> Iterator[Event]:

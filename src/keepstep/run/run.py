@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import uuid
 from collections.abc import Generator, Mapping, Sequence
@@ -28,6 +29,8 @@ from keepstep.run.runfile import RunFile, write_run_file
 from keepstep.run.sealing import seal
 from keepstep.run.view import RunView
 from keepstep.stores import LocalStore, store_at
+
+logger = logging.getLogger("keepstep")
 
 
 class Run(RunView):
@@ -90,6 +93,7 @@ class Run(RunView):
             raise
         if done:
             self.events.append("recovered", what=done)
+        self.point_links()
 
     def settle(self) -> None:
         """Write run.json where it was rebuilt, before anything else is written. Raises RunLocked."""
@@ -106,6 +110,15 @@ class Run(RunView):
         if file != self.file:
             write_run_file(self.store, file)
             self.file = file
+
+    def switch_links(self, on: bool) -> None:
+        """Have `best` and `latest` as links in the run's directory from now on, or have them removed."""
+        self._check_lock()
+        try:
+            self.links.switch(on)
+        except OSError as error:
+            logger.warning("%s has no links: %s", self.path, error)
+        self.point_links()
 
     def commit(self, staging: Staging, draft: Checkpoint, written: Mapping[str, FileEntry] | None = None) -> Checkpoint:
         """Commit a staged checkpoint; see `Repository.commit`."""
@@ -125,6 +138,7 @@ class Run(RunView):
             size_bytes=checkpoint.size_bytes,
             replaces=replaced,
         )
+        self.point_links()
         return checkpoint
 
     def look(self, checkpoint: Checkpoint) -> Look:
@@ -162,6 +176,7 @@ class Run(RunView):
         Where the disk is too full for them, they are kept in memory, and written with the next ones.
         """
         self._late.record(self.events, generation, metrics)
+        self.point_links()
 
     def remove(self, checkpoint: Checkpoint, reason: str, dispose: Dispose | None = None) -> None:
         """Remove one checkpoint, with the reason in the event log; `dispose` may free its bytes later."""
@@ -170,6 +185,7 @@ class Run(RunView):
         named = {"previous": checkpoint.run_id} if before else {"generation": checkpoint.generation}
         fields: dict[str, Any] = {"step": checkpoint.step, **named}
         if checkpoint.state is State.COMMITTED:
+            self._lead_away(checkpoint)
             self.repository.remove(checkpoint, dispose)
         else:
             fields["state"] = checkpoint.state.value
@@ -194,6 +210,7 @@ class Run(RunView):
         thinned = self.repository.thin(checkpoint)
         if old is not None and old.generation != checkpoint.generation:
             self.pin_board.hand_over(old.generation, checkpoint.generation)
+        self._lead_away(checkpoint, thinned.with_metrics(checkpoint.metrics))
         self.repository.remove(checkpoint, dispose)
         fields = {"step": checkpoint.step, "generation": checkpoint.generation}
         freed = checkpoint.size_bytes - checkpoint.thinned().size_bytes
@@ -204,6 +221,7 @@ class Run(RunView):
         """Move a damaged checkpoint aside; returns where it lies."""
         self._check_lock()
         checkpoint = verification.checkpoint
+        self._lead_away(checkpoint)
         where = self.repository.quarantine(checkpoint)
         self._aside_known = None
         self.events.append(
@@ -223,6 +241,7 @@ class Run(RunView):
         self._check_lock()
         newer = tuple(c for c in self.repository.listing().checkpoints if c.generation > checkpoint.generation)
         if newer:
+            self.point_links(without=newer)
             timeline = self.repository.current_timeline()
             rewinding.begin(self.store, checkpoint, timeline)
             self._finish_rewind()
@@ -235,6 +254,11 @@ class Run(RunView):
             raise KeepstepError(
                 f"{self.path} can't be changed without its lock", hint="Begin first, or use `with run.writing():`."
             )
+
+    def _lead_away(self, checkpoint: Checkpoint, beside: Checkpoint | None = None) -> None:
+        """Before a checkpoint goes: no link leads to what is not there."""
+        if checkpoint.state is State.COMMITTED and self.links.leads_to(checkpoint.name):
+            self.point_links(without=[checkpoint], beside=beside)
 
     def _finish_rewind(self) -> None:
         self._aside_known = None

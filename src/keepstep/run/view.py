@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
-from keepstep.model import Checkpoint, State
+from keepstep.errors import KeepstepError
+from keepstep.model import Checkpoint, Damage, State
 from keepstep.repository import (
     Check,
     Foreign,
@@ -17,12 +21,13 @@ from keepstep.repository import (
     Repository,
     Verification,
 )
-from keepstep.retention import RECOVERY_POINT, Before, Plan, Policy, fit, make_plan, rank
+from keepstep.retention import Before, Metric, Plan, Policy, fit, make_plan, rank
 from keepstep.run.completeness import Completeness
 from keepstep.run.events import EventLog
 from keepstep.run.joining import Joiner
 from keepstep.run.late_metrics import LateMetrics
 from keepstep.run.limits import Limits
+from keepstep.run.links import Links
 from keepstep.run.lock import RunLock
 from keepstep.run.pins import PinBoard, Pins
 from keepstep.run.previous import PreviousRuns
@@ -33,6 +38,14 @@ from keepstep.run.resume_point import ResumePoint, named, newest
 from keepstep.run.runfile import RunFile
 from keepstep.stores import store_at
 from keepstep.units import format_size
+
+logger = logging.getLogger("keepstep")
+
+
+class Planner(Protocol):
+    """Says what becomes of checkpoints."""
+
+    def __call__(self, *, checkpoints: tuple[Checkpoint, ...]) -> Plan: ...
 
 
 class RunView:
@@ -52,6 +65,7 @@ class RunView:
         self.pin_board = PinBoard(self.store)
         self.readers = Readers(self.store, muted=rebuilt is not None)
         self.lock = RunLock(self.store)
+        self.links = Links(self.store)
         self.previous_runs = PreviousRuns(self.store, file.run_id, self.lock, self.pin_board)
         self._joiner, self._late = Joiner(), LateMetrics(path)
         self._completeness = Completeness()
@@ -94,11 +108,12 @@ class RunView:
         listing = self.repository.listing()
         known = self.events.lost()
         lost = self._completeness.lost(self.repository, listing.checkpoints, known, say=self.lock.held)
-        return replace(listing, checkpoints=self._joiner.join(listing.checkpoints, self._late.known(self.events), lost))
+        late, damage = self._late.known(self.events), self.events.damage()
+        return replace(listing, checkpoints=self._joiner.join(listing.checkpoints, late, lost, damage))
 
     @property
     def checkpoints(self) -> tuple[Checkpoint, ...]:
-        """Committed checkpoints by generation, with metrics that arrived after the commit, and without lost files."""
+        """Committed checkpoints by generation, with late metrics and known damage, and without lost files."""
         return self.listing().checkpoints
 
     @property
@@ -132,10 +147,41 @@ class RunView:
         """The best committed checkpoint by the run's metric (ties: the later), None when none can be ranked."""
         return next(iter(self.ranking()), None)
 
-    def ranking(self) -> tuple[Checkpoint, ...]:
-        """Committed checkpoints, best first; without a metric, or without its value, none."""
+    def ranking(self, *, spoiled: bool = False) -> tuple[Checkpoint, ...]:
+        """Committed checkpoints, best first; without a metric, or without its value, none.
+
+        One whose weights are known to be damaged is left out, unless `spoiled`.
+        """
         metric = self.policy.metric
-        return rank(self.checkpoints, metric) if metric else ()
+        return rank(self.checkpoints, metric, spoiled=spoiled) if metric else ()
+
+    def spoiled_before(self, checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+        """Those that would rank before a checkpoint, were they not known to be damaged, best first."""
+        ranked = self.ranking(spoiled=True)
+        generations = [other.generation for other in ranked]
+        if checkpoint.generation not in generations:
+            return ()
+        return tuple(c for c in ranked[: generations.index(checkpoint.generation)] if c.spoiled)
+
+    def point_links(self, *, without: Iterable[Checkpoint] = (), beside: Checkpoint | None = None) -> None:
+        """Let the links, where the run has any, lead to the best and to the newest that is not known to be damaged.
+
+        `without` are about to go; `beside` takes the place of one of them that has its generation.
+        """
+        if self.rebuilt is not None or not self.links.on:
+            return
+        with suppress(OSError, KeepstepError):  # links are no reason for anything to fail
+            self._point_links(without, beside)
+
+    def _point_links(self, without: Iterable[Checkpoint], beside: Checkpoint | None) -> None:
+        leaving = {checkpoint.generation for checkpoint in without}
+        checkpoints = [c for c in self.checkpoints if c.generation not in leaving]
+        if beside is not None:
+            checkpoints = sorted((*checkpoints, beside), key=lambda checkpoint: checkpoint.generation)
+        metric = self.policy.metric
+        best = next(iter(rank(checkpoints, metric)), None) if metric else None
+        latest = next((checkpoint for checkpoint in reversed(checkpoints) if not checkpoint.damage), None)
+        self.links.point({"best": best.name if best else None, "latest": latest.name if latest else None})
 
     def find(self, reference: Reference) -> Checkpoint:
         """The checkpoint that `best`, `latest`, a step, `step:N`, a tag or a path names.
@@ -155,6 +201,8 @@ class RunView:
     def note_verified(self, verification: Verification) -> None:
         """Put the outcome of a check into the event log."""
         self.events.append("verified", **verification.to_json())
+        if verification.damage or verification.checkpoint.damage:
+            self.point_links()
 
     def resume_point(
         self, reference: Reference = "latest", on_bytes: OnBytes | None = None, *, check: Check | None = None
@@ -199,16 +247,49 @@ class RunView:
             aside=(*self.aside, *self.previous),
             now=datetime.now(UTC),
             pinned=pinned,
-            protected=self._protected(checkpoints) | (also_protected or {}),
+            protected=self.readers.read() | (also_protected or {}),
             held_before=self.previous_runs.held() | dict(held_before or {}),
+            evaluated_later=self.evaluated_later(policy.metric),
         )
         if budget is None:
             return plan
         return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
 
-    def _protected(self, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:
-        """The newest resumable checkpoint that is not known to be damaged, and what is being read."""
-        damaged = self.events.damaged()
-        sound = [c.generation for c in checkpoints if c.resumable and c.generation not in damaged]
-        newest = {max(sound): RECOVERY_POINT} if sound else {}
-        return self.readers.read() | newest
+    def evaluated_later(self, metric: Metric | None) -> bool:
+        """True where most values of the metric came after their checkpoints' commits: from a late evaluation."""
+        if metric is None:
+            return False
+        with_commits, afterwards = self.events.arrivals()
+        return (metric.value(afterwards) or 0) > (metric.value(with_commits) or 0)
+
+    def settled(
+        self,
+        plan: Planner,
+        *,
+        always: bool = False,
+    ) -> Plan:
+        """What `plan` says of the checkpoints, once each that it keeps while others go has its files, by their names
+        and sizes: one that is found torn takes no place, and the plan is made anew. With `always` it is looked at them
+        where nothing goes yet, too.
+
+        What is found is said, and goes into the event log, where this object holds the lock.
+        """
+        checkpoints = self.checkpoints
+        looked: set[int] = set()
+        while (found := plan(checkpoints=checkpoints)).changes or always:
+            kept = [d.checkpoint for d in found.decisions if d.stays and d.checkpoint.generation not in looked]
+            looked.update(checkpoint.generation for checkpoint in kept)
+            damage = self._torn(kept)
+            if not damage:
+                return found
+            checkpoints = tuple(c.known(damage.get(c.generation, c.damage)) for c in checkpoints)
+        return found
+
+    def _torn(self, checkpoints: Iterable[Checkpoint]) -> dict[int, Damage]:
+        """Those whose files are not all there as they were written, and that were not known to be damaged."""
+        found = [self.repository.examine(checkpoint) for checkpoint in checkpoints if not checkpoint.damage]
+        damaged = [verification for verification in found if verification.damage]
+        for verification in damaged if self.lock.held else ():
+            logger.warning("Damaged is %s. It stays, and takes no other one's place", verification.summary())
+            self.note_verified(verification)
+        return {verification.checkpoint.generation: verification.damage for verification in damaged}

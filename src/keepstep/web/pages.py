@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from keepstep.model import Checkpoint
+from keepstep.operations.seeing.certainty import how_sure
 from keepstep.operations.seeing.chronicle import Past
 from keepstep.operations.seeing.curves import Curves
 from keepstep.operations.seeing.listing import Row, list_checkpoints
@@ -14,7 +16,7 @@ from keepstep.operations.seeing.overview import (
     overview,
     stalls,
 )
-from keepstep.retention import Policy, format_spec
+from keepstep.retention import Policy, format_spec, rank
 from keepstep.web.view import Opened, RunView
 
 CURVE_POINTS = 800
@@ -49,6 +51,7 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
     due = next_save(checkpoints, past, course) if figures.activity.value == "training" else None
     cost = stalls(past)
     return _row(view, figures.to_json(), opened) | {
+        "certainty": _certainty(opened, checkpoints),
         "policy": policy_json(listing.policy),
         "next_save": due.to_json() if due else None,
         "in_flight": flying.to_json() if flying else None,
@@ -67,6 +70,12 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
             "total_bytes": room.total_bytes,
         },
     }
+
+
+def _certainty(opened: Opened, checkpoints: list[Checkpoint]) -> dict[str, Any] | None:
+    metric = opened.run.policy.metric
+    sure = how_sure(opened.run, rank(checkpoints, metric), opened.curves) if metric else None
+    return sure.to_json() if sure else None
 
 
 def curves(

@@ -123,6 +123,8 @@ def _show_plan(plan: ExportPlan, output: Output) -> None:
         return
     steps = ", ".join(str(member.step) for member in plan.members)
     output.line((f"{plan.kind} ", "bold"), f"of step {steps} would be written to {_short(plan.target.path)}")
+    if plan.not_the_best:
+        output.line((f"This is {plan.not_the_best}.", "bold yellow"))
     if plan.target.replaces:
         output.line(("An earlier export is there, and would be replaced.", "bold yellow"))
     output.line()

@@ -88,6 +88,8 @@ def prune(
     if limit is not None and _stays(plan) > limit:
         least = f"{format_size(_stays(plan))} stay under any budget: the newest, the best, and what is pinned"
         output.note(f"{format_size(limit)} can't be reached: {least}")
+    for checkpoint in (d.checkpoint for d in plan.decisions if d.checkpoint.damage):
+        output.note(f"{checkpoint.name} is damaged and takes no place of another: keepstep verify {run.path} says more")
     carry_out = partial(prune_as_shown, run, policy, plan, budget=limit, drop=drop)
     done = _carry_out(carry_out, plan, output, yes=yes) if plan.changes and not dry_run else None
     if output.is_json:

@@ -56,6 +56,7 @@ def show(run: Run, reference: str, output: Output) -> None:
     _facts(output, "", _identity(details))
     _facts(output, "Metrics", _metrics(details))
     _list(output, "Receipt of the last resume from it", told(details.receipt))
+    _list(output, "How sure", [sure] if (sure := details.sure()) else [])
     _list(output, "Kept because" if details.row.keep else "Not kept", why(details.row))
     _list(output, "What would remove it", _removal(details))
     _files(output, checkpoint)

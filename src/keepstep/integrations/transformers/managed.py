@@ -275,6 +275,7 @@ def attach(
     on_resume: Hook | None = None,
     on_failure: Hook | None = None,
     prometheus: str | None = None,
+    links: bool = False,
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`). Attached once
     more, a trainer is managed as the last call says, by the same checkpointer.
@@ -292,12 +293,12 @@ def attach(
     is refused before it writes: the training goes on, and `train` raises DiskFull at its end; with
     `on_disk_full="continue"` it does not, "pause" waits for room, "stop" raises at once. `on_commit`, `on_remove`,
     `on_resume` and `on_failure` are called with the event of each (docs/events.md); `prometheus=":9400"` serves metrics
-    while the training runs, `prometheus="/path/sft.prom"` writes them for a node exporter. Raises SettingsError,
-    PolicyError.
+    while the training runs, `prometheus="/path/sft.prom"` writes them for a node exporter. `links=True` keeps `best`
+    and `latest` in the `output_dir`, links to these checkpoints. Raises SettingsError, PolicyError.
     """
     options = Options(
         keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
-        budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus,
+        budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus, links=links,
         on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
     )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):

@@ -80,6 +80,8 @@ def _use(plan: ExportPlan, exported: Export) -> str:
 def _metrics(plan: ExportPlan, exported: Export) -> str:
     ranked = plan.run.policy.metric
     text = f"The run was ranked by {_plain(ranked.name)} ({ranked.direction}).\n\n" if ranked else ""
+    if plan.not_the_best:
+        text += f"This is {_plain(plan.not_the_best)}.\n\n"
     for member in exported.members:
         found = metrics_of(member)
         values = ", ".join(f"{name} {v if isinstance(v, str) else format_number(v)}" for name, v in found.items())

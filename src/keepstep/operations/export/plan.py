@@ -38,6 +38,19 @@ class ExportPlan:
     files: ModelFiles
     target: Target
     bytes_written: int | None
+    passed_over: tuple[Checkpoint, ...] = ()
+    """Where the best was asked for, what would have ranked before it and is known to be damaged."""
+
+    @property
+    def not_the_best(self) -> str:
+        """Why what is exported is not the best by the metric, as a clause; empty where it is, or was not asked for."""
+        metric = self.run.policy.metric
+        if metric is None or not self.passed_over:
+            return ""
+        scores = [(c.step, metric.value(c.metrics)) for c in self.passed_over]
+        steps = ", ".join(f"step {step} ({value:.6g})" for step, value in scores if value is not None)
+        ranks, was = ("rank", "were") if len(scores) > 1 else ("ranks", "was")
+        return f"the best of those that hold: {steps} {ranks} before by {metric.name}, but {was} found damaged"
 
     @property
     def source(self) -> Checkpoint:
@@ -84,6 +97,7 @@ class ExportPlan:
         return {
             "directory": str(self.target.path),
             "steps": [member.step for member in self.members],
+            "passed_over": [checkpoint.step for checkpoint in self.passed_over],
             "kind": self.kind,
             "dtype": self.request.dtype,
             "files": [
@@ -109,9 +123,19 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
     _check_merge(request, members[0], files[0])
     target = Target.of(request.directory, run.path, force=request.force)
     chosen = replace(files[0], left=files[0].left | _added_since(run, members[0]))
-    plan = ExportPlan(run, request, members, chosen, target, _bytes(request, members, files))
+    passed = _passed_over(run, request, members)
+    plan = ExportPlan(run, request, members, chosen, target, _bytes(request, members, files), passed)
     target.check_room(plan.bytes_written or 0)
     return plan
+
+
+def _passed_over(run: Run, request: Request, members: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """What is damaged and would be exported, were it not, where the best are asked for."""
+    average = request.average
+    if not (request.reference == "best" if average is None else average.strip().startswith("best:")):
+        return ()
+    found = [checkpoint for member in members for checkpoint in run.spoiled_before(member)]
+    return tuple({checkpoint.generation: checkpoint for checkpoint in found}.values())
 
 
 def _added_since(run: Run, source: Checkpoint) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from keepstep.errors import SettingsError
 from keepstep.operations.simulation.replay import replay
 from keepstep.operations.simulation.schedule import Schedule
-from keepstep.retention import All, Best, Daily, Every, Hourly, Latest, Policy, Within
+from keepstep.retention import All, Best, Daily, Every, Hourly, Latest, Pending, Policy, Within
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def most_of(policy: Policy, courses: Sequence[Sequence[int]]) -> Kept | None:
     return _with_best(whole, policy, possible)
 
 
-_TIMED = (Within, Hourly, Daily)
+_TIMED = (Within, Hourly, Daily, Pending)
 
 
 def _most_by_step(steps: Sequence[int], latest: int, every: list[int]) -> int:

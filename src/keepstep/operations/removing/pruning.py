@@ -40,14 +40,18 @@ def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None
 
 def plan_for(run: Run, policy: Policy, budget: int | None = None, *, drop: Iterable[State] = ()) -> Plan:
     """What the policy keeps, thins and removes, and what is given up to stay within a budget (bytes): the run's own
-    unless one is given. `drop` are states in which nothing that lies aside stays, unless it is pinned.
+    unless one is given. `drop` are states in which nothing that lies aside stays, unless it is pinned. What stays while
+    others go has all its files, in their sizes.
     """
-    if budget is None:
-        budget = run.limits.budget
-    plan = without_aside(run.plan(policy), drop, "asked for")
-    if budget is None:
-        return plan
-    return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
+    limit = run.limits.budget if budget is None else budget
+
+    def plan(*, checkpoints: tuple[Checkpoint, ...]) -> Plan:
+        found = without_aside(run.plan(policy, checkpoints=checkpoints), drop, "asked for")
+        return (
+            found if limit is None else fit(found, limit, policy.metric, why=f"over the budget of {format_size(limit)}")
+        )
+
+    return run.settled(plan)
 
 
 def prune_as_shown(
@@ -88,8 +92,7 @@ def _outcomes(plan: Plan) -> list[tuple[int, Path | None, Outcome]]:
 
 def check_recovery_point(run: Run, plan: Plan, on_bytes: OnBytes | None) -> None:
     """Something to resume from must be left: the newest resumable checkpoint that is kept, known to hold."""
-    damaged = run.events.damaged()
-    kept = [c for c in plan.keep if c.resumable and c.generation not in damaged]
+    kept = [checkpoint for checkpoint in plan.keep if checkpoint.resumable and not checkpoint.damage]
     if not kept:
         return
     verification = run.verify(kept[-1], on_bytes)

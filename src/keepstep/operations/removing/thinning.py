@@ -74,6 +74,11 @@ def _refuse(run: Run, checkpoint: Checkpoint) -> None:
             f"step {checkpoint.step} of {run.path} holds weights only already",
             hint=f"To leave the run with them: keepstep export {run.path} {checkpoint.step} DIR",
         )
+    if checkpoint.damage:
+        raise ThinRefused(
+            f"step {checkpoint.step} of {run.path} is damaged: it stays as it is, until a person decides",
+            hint=f"See what is wrong: keepstep verify {run.path} {checkpoint.step}",
+        )
     if not checkpoint.thinnable:
         raise ThinRefused(
             f"step {checkpoint.step} of {run.path} can't be told apart into weights and what only a resume needs",

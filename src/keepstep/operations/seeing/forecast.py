@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from keepstep.model import Checkpoint, Kind, State
+from keepstep.model import Checkpoint, Damage, Kind, State
 from keepstep.retention import Before, Metric, Policy, fit, make_plan
 from keepstep.units import format_size
 
@@ -125,8 +125,9 @@ class _Course:
             metric = self.policy.metric
             metrics = {metric.name: values[number]} if metric else {}
             new = replace(
-                model, generation=generation, step=step, created=at, metrics=metrics, parent=None, kind=Kind.FULL
-            )
+                model, generation=generation, step=step, created=at, metrics=metrics, parent=None, kind=Kind.FULL,
+                lost=(), damage=Damage.NONE,
+            )  # fmt: skip
             plan = make_plan(
                 (*left, new), self.policy, aside=aside, now=at, pinned=self.pinned, held_before=self.held_before
             )

@@ -104,7 +104,7 @@ def list_checkpoints(run: Run, *, aside: bool = False) -> Listing:
 
 def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
     """A row for every decision of a plan."""
-    pins, damaged = run.pins, run.events.damaged()
+    pins = run.pins
     everything = [decision.checkpoint for decision in plan.decisions]
     best = _first_generation(rank(everything, metric) if metric else ())
     newest = _first_generation(reversed(everything))
@@ -117,7 +117,7 @@ def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
                 checkpoint,
                 keep=decision.stays,
                 reasons=decision.reasons,
-                state=DAMAGED if generation in damaged else checkpoint.state.value,
+                state=DAMAGED if checkpoint.damage else checkpoint.state.value,
                 pinned=generation in pins.pinned,
                 tags=pins.names(generation),
                 best=generation == best,

@@ -84,6 +84,8 @@ class _Replay:
         self._left: tuple[Checkpoint, ...] = ()
         self._now = datetime.now(UTC)
         self._decisions = 0
+        self._arrived = [0, 0]
+        """Values of the metric that came with a commit, and after it."""
 
     def play(self) -> PastReplay:
         frames: list[Frame] = []
@@ -100,6 +102,7 @@ class _Replay:
                 continue
             seen += 1
             new = self._checkpoint(argument)
+            self._count(new.metrics, later=False)
             self._now = new.created
             removed += self._decide((*self._left, new))
             frames.append(self._frame(new.step, tuple(removed)))
@@ -128,15 +131,21 @@ class _Replay:
             )
         return f"{text} One of {-(-frames // MOST_FRAMES)} is shown." if frames > MOST_FRAMES else text
 
+    def _count(self, values: Mapping[str, float], *, later: bool) -> None:
+        metric = self._policy.metric
+        self._arrived[later] += metric is not None and metric.value(values) is not None
+
     def _measure(self, generation: int, values: Mapping[str, float]) -> list[tuple[int, str]]:
         """Metrics that came after a commit: the policy decides again, as it does in training."""
+        self._count(values, later=True)
         if all(c.generation != generation for c in self._left):
             return []
         return self._decide(tuple(c.with_metrics(values) if c.generation == generation else c for c in self._left))
 
     def _decide(self, checkpoints: tuple[Checkpoint, ...]) -> list[tuple[int, str]]:
         self._decisions += len(checkpoints)
-        plan: Plan = make_plan(checkpoints, self._policy, now=self._now)
+        with_commits, later = self._arrived
+        plan: Plan = make_plan(checkpoints, self._policy, now=self._now, evaluated_later=later > with_commits)
         if self._budget is not None:
             why = f"over the budget of {format_size(self._budget)}"
             plan = fit(plan, self._budget, self._policy.metric, why=why)

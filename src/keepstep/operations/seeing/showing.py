@@ -9,15 +9,19 @@ from typing import Any
 
 from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
+from keepstep.operations.seeing.certainty import how_sure
 from keepstep.operations.seeing.listing import Row, list_checkpoints
 from keepstep.operations.seeing.receipts import receipt_of, receipts
 from keepstep.retention import (
+    DAMAGED,
     Best,
+    Certainty,
     Context,
     Daily,
     Hourly,
     Latest,
     Metric,
+    Pending,
     Pinned,
     Policy,
     Rule,
@@ -41,6 +45,14 @@ class Details:
     ranked: int
     removed_by: tuple[str, ...]
     receipt: Event | None = None
+    certainty: Certainty | None = None
+    """How sure the run's best is, where this is it or can't be told from it; None with too few evaluations, too."""
+
+    def sure(self) -> str:
+        """The same as a sentence, empty where nothing is known."""
+        if self.certainty is None or self.place == 1:
+            return self.certainty.describe() if self.certainty else ""
+        return f"a tie with the best: {self.certainty.describe()}"
 
     def to_json(self) -> dict[str, Any]:
         """The row's plain values and the rest; sizes in bytes."""
@@ -50,6 +62,7 @@ class Details:
             "run_id": checkpoint.run_id,
             "metric": None if self.metric is None else {"name": self.metric.name, "mode": self.metric.mode},
             "rank": self.place,
+            "certainty": self.certainty.to_json() if self.certainty else None,
             "removed_by": list(self.removed_by),
             "receipt": self.receipt,
             "files": [
@@ -78,12 +91,16 @@ def show_generation(run: Run, generation: int, known: Sequence[Event] | None = N
         raise CheckpointNotFound(f"{run.path} has no checkpoint of generation {generation} (any more)")
     checkpoints = tuple(row.checkpoint for row in listing.rows)
     metric = listing.metric
-    ranked = [c.generation for c in rank(checkpoints, metric)] if metric else []
-    place = ranked.index(generation) + 1 if generation in ranked else None
-    context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held)
+    ranked = rank(checkpoints, metric) if metric else ()
+    place = next((place for place, c in enumerate(ranked, start=1) if c.generation == generation), None)
+    later = run.evaluated_later(metric)
+    context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held, later)
     removed_by = what_removes(row, listing.policy, context) if row.keep else ()
+    sure = how_sure(run, ranked) if place else None
+    if sure is not None and place != 1 and row.checkpoint.step not in sure.ties:
+        sure = None
     receipt = receipt_of(receipts(run.events.read()) if known is None else known, row.checkpoint)
-    return Details(row, metric, place, len(ranked), removed_by, receipt)
+    return Details(row, metric, place, len(ranked), removed_by, receipt, sure)
 
 
 def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:
@@ -91,11 +108,15 @@ def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:
     checkpoint = row.checkpoint
     explained: set[str] = set()
     found: list[str] = []
-    for rule in (*policy.rules, Pinned()):
+    for rule in (*policy.in_force(context), Pinned()):
         reason = rule.keeps(context).get(checkpoint.generation)
         if reason is not None:
             explained.add(reason)
             found.append(_end_of(rule, checkpoint, context))
+    if checkpoint.damage:
+        explained.add(DAMAGED[checkpoint.damage])
+        run = checkpoint.path.parent if checkpoint.path else "RUN"
+        found.append(f"want of room, or a person: keepstep verify {run} {checkpoint.step} --quarantine moves it aside")
     if set(row.reasons) - explained:
         found.append(_end_of_protection(checkpoint))
     return tuple(dict.fromkeys(found))
@@ -109,6 +130,9 @@ def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
         case Latest(n=n):
             newer = sum(c.saved_whole and c.generation > checkpoint.generation for c in context.checkpoints)
             return _count(n - newer, "newer full checkpoint")
+        case Pending(seconds=seconds) if context.metric is not None:
+            end = _after(checkpoint, seconds)
+            return f"a value of {context.metric.name} that is not enough for another rule, or time alone: {end}"
         case Within() | Hourly() | Daily():
             return _end_in_time(rule, checkpoint, context)
         case Pinned():
@@ -121,12 +145,15 @@ def _end_of(rule: Rule, checkpoint: Checkpoint, context: Context) -> str:
 def _end_in_time(rule: Within | Hourly | Daily, checkpoint: Checkpoint, context: Context) -> str:
     match rule:
         case Within(seconds=seconds):
-            end = checkpoint.created.astimezone(UTC) + timedelta(seconds=seconds)
-            return f"time alone: after {end:%Y-%m-%d %H:%M:%S} UTC"
+            return f"time alone: {_after(checkpoint, seconds)}"
         case Hourly(n=n):
             return _newer_times(n, "hour", "%Y-%m-%d %H", checkpoint, context)
         case Daily(n=n):
             return _newer_times(n, "day", "%Y-%m-%d", checkpoint, context)
+
+
+def _after(checkpoint: Checkpoint, seconds: int) -> str:
+    return f"after {checkpoint.created.astimezone(UTC) + timedelta(seconds=seconds):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _better_ones(k: int, checkpoint: Checkpoint, context: Context, metric: Metric) -> str:

@@ -124,6 +124,8 @@ def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
         notes = adjust(staging, dtype=built.dtype_name, base_name=plan.request.base_name)
         if built.average is not None and len(built.average.steps) > 1 and plan.kind == "adapter":
             notes.append(FACTORS)
+        if plan.not_the_best:
+            notes.append(plan.not_the_best)
         seen.describe("checking")
         check = check_export(plan, staging, built) if plan.request.check else None
         shutil.rmtree(scratch)

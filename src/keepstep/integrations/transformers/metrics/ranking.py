@@ -130,9 +130,12 @@ class Ranking:
         best = next(iter(self._ranked()), None)
         self._trainer.state.best_model_checkpoint = str(best.path) if best else None
 
-    def _ranked(self) -> list[Checkpoint]:
-        """Committed checkpoints, best first; first of all the one that a trainer with a judgement of its own chose."""
-        ranked = list(self._checkpointer.run.ranking())
+    def _ranked(self, *, spoiled: bool = False) -> list[Checkpoint]:
+        """Committed checkpoints, best first; first of all the one that a trainer with a judgement of its own chose.
+
+        With `spoiled` those that are known to be damaged too.
+        """
+        ranked = list(self._checkpointer.run.ranking(spoiled=spoiled))
         if self._judged_by_own:
             step = self._trainer.state.best_global_step
             ranked.sort(key=lambda checkpoint: checkpoint.step != step)
@@ -149,7 +152,7 @@ class Ranking:
 
         None, which is said, when none is ranked.
         """
-        run, ranked = self._checkpointer.run, self._ranked()
+        run, ranked = self._checkpointer.run, self._ranked(spoiled=True)
         judged = self._trainer.state.best_global_step
         if self._judged_by_own and judged and ranked and ranked[0].step != judged:
             text = "step %d, which this trainer judges best, is kept no longer: the best by the metric takes its place"

@@ -12,6 +12,7 @@ import torch
 from keepstep.engine import Imprint, mark_of
 from keepstep.errors import ResumeRefused
 from keepstep.integrations.transformers.resuming.found import NOTHING, Found, compared
+from keepstep.integrations.transformers.resuming.in_force import in_force
 from keepstep.integrations.transformers.resuming.loading import mend
 from keepstep.integrations.transformers.resuming.moments import loads_of, uncast
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
@@ -41,6 +42,8 @@ class Comparison:
 
     def start(self, directory: Path | None) -> None:
         """Begin a training that is resumed from a checkpoint, or from none."""
+        self.given = in_force(self._trainer)
+        """What the optimizer had before it loaded."""
         self.lacking: list[str] = []
         self.reasons: list[Reason] = []
         self._model = self._optimizer = NOTHING

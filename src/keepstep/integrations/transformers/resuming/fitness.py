@@ -125,7 +125,7 @@ def make_receipt(
     kept = {} if loop is None else loop.in_force
     found = fingerprint_differences(before, now) if known else ()
     reasons = [reason for difference in found if (reason := _reason(difference, trainer, kept)) is not None]
-    reasons += reasons_of_given(trainer, kept)
+    reasons += reasons_of_given(trainer, kept, comparison.given)
     if not known:
         missing = "this training has" if before else "the checkpoint carries"
         text = f"{missing} no fingerprint: data, arguments and versions could not be compared"

@@ -61,11 +61,10 @@ def reason_of_argument(difference: Difference, trainer: Any, kept: InForce) -> R
     return Reason(level_of_argument(difference), text)
 
 
-def reasons_of_given(trainer: Any, kept: InForce) -> list[Reason]:
-    """Where the optimizer that the script hands over has other numbers than those that stay in force."""
+def reasons_of_given(trainer: Any, kept: InForce, now: InForce) -> list[Reason]:
+    """Where the optimizer that the script hands over had other numbers before it loaded than are `kept`."""
     if not kept or not _optimizer_is_given(trainer):
         return []
-    now = in_force(trainer)
     return [
         Reason(
             Exactness.APPROXIMATE,

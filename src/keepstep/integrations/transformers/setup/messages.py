@@ -11,6 +11,7 @@ from collections.abc import Collection
 from keepstep.checkpointer import Checkpointer
 from keepstep.errors import KeepstepError
 from keepstep.model import Checkpoint
+from keepstep.operations.seeing.certainty import certainty_of_best
 from keepstep.retention import Policy
 from keepstep.run import Exactness
 from keepstep.units import format_size
@@ -108,8 +109,13 @@ def say_end(checkpointer: Checkpointer, save_strategy: str) -> None:
         logger.warning("the training ends without a single checkpoint (save_strategy=%r)", save_strategy)
         return
     ranked = f"best {best.name}{_value(checkpointer.policy, best)}" if best else "none is ranked"
+    if best and (spoiled := run.spoiled_before(best)):
+        named = ", ".join(f"{one.name}{_value(checkpointer.policy, one)}" for one in spoiled)
+        ranked += f" of those that hold ({named}: better, but damaged)"
     count = "1 checkpoint" if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
     logger.info("done: %s in %s; %s; newest %s", count, run.path, ranked, latest.name)
+    if (sure := certainty_of_best(run)) is not None:
+        logger.info("%s", sure.describe())
 
 
 def _value(policy: Policy, checkpoint: Checkpoint) -> str:

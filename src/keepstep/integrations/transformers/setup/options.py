@@ -32,6 +32,7 @@ class Options:
     on_resume: Hook | None = None
     on_failure: Hook | None = None
     prometheus: str | None = None
+    links: bool = False
 
     def __post_init__(self) -> None:
         if self.back_pressure not in get_args(BackPressure):
@@ -57,6 +58,6 @@ class Options:
         """The checkpointer of a run directory that does as these options say."""
         return Checkpointer(
             path, policy, fresh=self.fresh, back_pressure=self.back_pressure, budget=self.budget,
-            min_free=self.min_free, on_disk_full=self.on_disk_full, prometheus=self.prometheus,
+            min_free=self.min_free, on_disk_full=self.on_disk_full, prometheus=self.prometheus, links=self.links,
             hooks=Hooks(self.on_commit, self.on_remove, self.on_resume, self.on_failure),
         )  # fmt: skip

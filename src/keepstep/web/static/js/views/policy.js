@@ -15,6 +15,7 @@ const RULES = [
   ["best:3:full", "the same, whole"],
   ["latest:2", "the newest 2 that can be resumed from"],
   ["every:1000", "each step that is a multiple of 1,000"],
+  ["pending:6h", "what has no value of the metric yet, for 6 hours"],
   ["within:6h", "all of the last 6 hours"],
   ["hourly:12, daily:7", "the newest of each hour, of each day"],
   ["all", "everything, as long as there is room"],

@@ -41,7 +41,16 @@ function best(run) {
   const help = "The checkpoint to ship: the best by the metric. To resume, the newest is used.";
   if (!run.best) return { id: "best", label: "Best", value: "–", sub: run.metric ? unranked(run) : "no metric: nothing is ranked", help };
   const value = h("a", { href: address(run.key, "checkpoint", run.best.generation) }, metric(run.best.value));
-  return { id: "best", label: `Best ${clean(run.metric.name)}`, value, sub: `step ${count(run.best.step)}, ${run.metric.mode === "min" ? "lower" : "higher"} is better`, help };
+  const sub = `step ${count(run.best.step)}, ${run.metric.mode === "min" ? "lower" : "higher"} is better${sure(run)}`;
+  return { id: "best", label: `Best ${clean(run.metric.name)}`, value, sub, help: run.certainty ? `${help} ${clean(run.certainty.text)}.` : help };
+}
+
+/** Which others can't be told from the best, by the noise of the metric. */
+function sure(run) {
+  const ties = run.certainty?.ties ?? [];
+  if (!ties.length) return "";
+  const more = ties.length > 3 ? ` and ${count(ties.length - 3)} more` : "";
+  return `; a tie with ${ties.slice(0, 3).map(count).join(", ")}${more}`;
 }
 
 function nextSave(run) {
