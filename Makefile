@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM := false
 # The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
 TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
 
-.PHONY: help setup demo test check format lint types imports unit training docs map cases campaign test-oldest wheel bench bench-page clean
+.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign test-oldest wheel bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,9 @@ map: .venv/.ready  ## the rooms of the code: what each is, how large, and who ma
 
 cases: .venv/.ready  ## what people report, with the stock Trainer alone and with ours: no row may be worse (5 minutes)
 	@$(BIN)/python -m tests.cases
+
+matrix: .venv/.ready  ## what comes back of each kind of model, adapter and optimizer, with the stock Trainer and with ours (3 minutes)
+	@$(BIN)/python -m tests.matrix
 
 campaign: .venv/.ready  ## the longer fault campaigns
 	$(BIN)/python -m pytest -q -m campaign -s

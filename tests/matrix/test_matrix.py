@@ -1,0 +1,55 @@
+"""Each row of the matrix is what it is to be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+if find_spec("transformers") is None or find_spec("peft") is None:
+    pytest.skip("needs the hf extra and peft", allow_module_level=True)
+
+import torch
+
+from tests.matrix.pending import PENDING
+from tests.matrix.playing import row
+from tests.matrix.subject import Subject
+from tests.matrix.subjects import GROUPS
+
+pytestmark = pytest.mark.training
+
+ADAPTED, OTHERS = ("Adapters",), ("Adapters", "Optimizers", "The same models in other ways")
+
+
+def _parameters() -> list[Any]:
+    pending = pytest.mark.xfail(reason="not yet", strict=True)
+    return [
+        pytest.param(group, subject, id=subject.name, marks=[pending] if subject.name in PENDING else [])
+        for group, subjects in GROUPS.items()
+        for subject in subjects
+    ]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(("group", "subject"), _parameters())
+def test_row(group: str, subject: Subject) -> None:
+    if missing := subject.missing():
+        pytest.skip(f"needs {missing}")
+    played = row(group, subject)
+    assert played.verdict in subject.wants, (played.verdict, played.ours)
+
+
+def test_there_are_enough_of_each_kind() -> None:
+    """What the table promises."""
+    names = Counter(subject.name for subjects in GROUPS.values() for subject in subjects)
+    architectures = sum(len(subjects) for group, subjects in GROUPS.items() if group not in OTHERS)
+    assert architectures >= 41
+    assert len(GROUPS["Adapters"]) >= 14
+    assert max(names.values()) == 1
+    assert set(names) >= PENDING
