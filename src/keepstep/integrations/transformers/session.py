@@ -32,7 +32,7 @@ from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.engine_choice import Choice
 from keepstep.integrations.transformers.setup.estimate import checkpoint_bytes, describe_saves, planned_saves
-from keepstep.integrations.transformers.setup.fingerprint import fingerprint
+from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
 from keepstep.model import Checkpoint
 from keepstep.retention import Policy
@@ -166,6 +166,9 @@ class Session:
         self.loop.read(point.path, self.ranks.rank)
 
     def _note_resumed(self, point: ResumePoint) -> Receipt:
+        if BASE in self._fingerprint.get("model", {}):
+            # What does not train may have come from the checkpoint as well.
+            self._fingerprint["model"][BASE] = base_digest(self.trainer.model)
         receipt = make_receipt(point, self._fingerprint, self.trainer, self.loop.restored, self.comparison)
         return self.checkpointer.note_resumed(receipt)
 
@@ -185,13 +188,15 @@ class Session:
         self.compare()
         self.held.clear()
         self.signalled.say()
-        self._books.attempt("the note of what moves beside the model", self.loop.begin, None)
+        nothing: list[str] = []
+        lost = self._books.attempt("the note of what moves beside the model", self.loop.begin, nothing)
         trainer, state = self.trainer, self.trainer.state
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:
             self.ranks.agree(partial(self._say_start, state))
             self.logbook.begin(state.max_steps)
             return
+        self.comparison.note_lost(lost)
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         checkpoint = self.point.checkpoint
         over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))

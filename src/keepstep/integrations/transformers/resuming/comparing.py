@@ -72,6 +72,12 @@ class Comparison:
             self._model, held = self._compare_model(self._imprint, directory)
             self.reasons += self._excused(self._imprint, self._model, held, directory)
 
+    def note_lost(self, paths: list[str]) -> None:
+        """Hear of what the checkpoint holds beside the model, and has no place in this training."""
+        if paths:
+            text = f"beside the model: what was saved of {listed(paths)} has no place here, and begins anew"
+            self.reasons.append(Reason(Exactness.APPROXIMATE, text))
+
     def check_best(self, directory: Path) -> None:
         """The same for the best at the end: what can't be put right is said, and ends no training."""
         imprint = self._read(directory)

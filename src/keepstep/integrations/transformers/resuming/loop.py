@@ -145,10 +145,13 @@ class Loop:
         """Take the state that a checkpoint holds of a rank's loop. Raises CheckpointCorrupt."""
         self.restored, self._checkpoint, self._rank = LoopState.read(directory, rank), directory, rank
 
-    def begin(self) -> None:
-        """Note what moves beside the model, once the trainer has all; of a resume, put back what was there."""
+    def begin(self) -> list[str]:
+        """Note what moves beside the model, once the trainer has all; of a resume, put back what was there.
+
+        Returns the paths of what was there and has no place now.
+        """
         numbers = self.restored.numbers if self.restored is not None else {}
-        self.moving.begin(self._checkpoint, numbers)
+        return self.moving.begin(self._checkpoint, numbers)
 
     def beside(self) -> dict[str, torch.Tensor]:
         """What has moved beside the model, by its names in the extra file."""

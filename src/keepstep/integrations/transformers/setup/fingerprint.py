@@ -22,6 +22,8 @@ SAMPLED_ROWS = 256
 """Rows of a data set that its digest reads, spread evenly, the first and the last included."""
 SAMPLED_VALUES = 256
 """Values of each frozen parameter that the digest of the base model reads."""
+BASE = "base weights"
+"""The name of the digest of what does not train, in the section of the model."""
 ADAPTER_KEYS = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "use_dora", "bias")
 
 
@@ -134,16 +136,20 @@ def _values(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def base_digest(model: Any) -> str | None:
+    """A digest of what does not train, from samples of each parameter; None where all does."""
+    return _frozen_digest([(name, p) for name, p in model.named_parameters() if not p.requires_grad])
+
+
 def _model(model: Any) -> dict[str, Any]:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    frozen = [(name, p) for name, p in model.named_parameters() if not p.requires_grad]
     shapes = sorted(f"{name} {tuple(p.shape)}" for name, p in named)
     return {
         "class": type(model).__name__,
         "trainable": sum(p.numel() for _, p in named),
         "shapes": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()),
         "dtype": _dtype([p for _, p in named]),
-        "base weights": _frozen_digest(frozen),
+        BASE: base_digest(model),
     }
 
 
