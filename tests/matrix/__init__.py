@@ -1,1 +1,1 @@
-"""Kinds of models, adapters and optimizers, each saved, interrupted, resumed and compared: with the Trainer, and ours."""
+"""Kinds of models, adapters and optimizers, interrupted, resumed and compared: by the Trainer alone, and by ours."""

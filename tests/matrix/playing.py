@@ -35,7 +35,7 @@ SCORES = {SAVED: 0.9, STEPS: 0.3}
 SETTINGS: dict[str, Any] = {
     "max_steps": STEPS, "per_device_train_batch_size": 2, "per_device_eval_batch_size": 2, "learning_rate": 1e-2,
     "weight_decay": 0.01, "logging_steps": 1, "save_strategy": "steps", "save_steps": SAVED, "eval_strategy": "steps",
-    "eval_steps": SAVED, "load_best_model_at_end": True, "metric_for_best_model": "eval_score",
+    "eval_steps": SAVED, "metric_for_best_model": "eval_score",
     "greater_is_better": True, "remove_unused_columns": False, "use_cpu": True, "report_to": "none",
     "disable_tqdm": True, "dataloader_pin_memory": False, "seed": 11,
 }  # fmt: skip
@@ -70,9 +70,7 @@ class Probe(TrainerCallback):
     ) -> None:
         if state.global_step == SAVED:
             self.saved, self.saved_states = trained(model), states(model, optimizer)
-
-    def on_log(self, args: Any, state: Any, control: Any, model: Any = None, logs: Any = None, **_: Any) -> None:
-        if "train_loss" in logs:
+        elif state.global_step == STEPS:
             self.ended = trained(model)
 
 
@@ -102,16 +100,20 @@ def row(group: str, subject: Subject, keep: Path | None = None) -> Row:
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory, ignore_cleanup_errors=True) as temporary, _quiet():
         home = Path(temporary).resolve() if keep is None else keep
-        whole = _trained(_life(subject, home / "stock", first=True))
-        if whole.probe.ended is None:
+        saved = _trained(_life(subject, home / "stock", first=True))
+        # Where the best can't be loaded, the log of the training lacks its last line.
+        whole = saved if saved.error is None else _trained(_life(subject, home / "whole", first=True, best=False))
+        if whole.error is not None:
             failed = Ending(error=f"left alone: {_short(whole.error)}")
             return Row(group, subject.name, failed, failed, time.monotonic() - began)
-        stock = _stock_resumed(subject, home, whole)
+        stock = _stock_resumed(subject, home, saved, whole)
         ours = _ours_resumed(subject, home, whole)
-    return Row(group, subject.name, stock, ours, time.monotonic() - began)
+    return Row(group, subject.name, stock, ours, time.monotonic() - began, killed=subject.killed)
 
 
-def _life(subject: Subject, out: Path, *, first: bool) -> Life:
+def _life(subject: Subject, out: Path, *, first: bool, best: bool = True) -> Life:
+    """A trainer with its model, which other seeds built in the first life than in later ones."""
+    arguments = {**SETTINGS, "load_best_model_at_end": best, **subject.arguments}
     set_seed(1 if first else 2)
     model = subject.build(first)
     shake(model, 1 if first else 2)
@@ -120,7 +122,7 @@ def _life(subject: Subject, out: Path, *, first: bool) -> Life:
     optimizer = subject.optimizer(model, first) if subject.optimizer else None
     trainer = Scored(
         model,
-        TrainingArguments(os.fspath(out), **{**SETTINGS, **subject.arguments}),
+        TrainingArguments(os.fspath(out), **arguments),
         train_dataset=subject.inputs.rows(ROWS, seed=1),  # pyright: ignore[reportArgumentType]
         eval_dataset=subject.inputs.rows(2, seed=2),  # pyright: ignore[reportArgumentType]
         data_collator=subject.inputs.batch,
@@ -144,24 +146,24 @@ def _trained(life: Life, resume: Any = None) -> Life:
 # -- the stock Trainer ---------------------------------------------------------------------------------------
 
 
-def _stock_resumed(subject: Subject, home: Path, whole: Life) -> Ending:
-    """The stock Trainer's resume of what it saved itself."""
-    best = _loaded(whole, trained(whole.trainer.model))
+def _stock_resumed(subject: Subject, home: Path, saved: Life, whole: Life) -> Ending:
+    """The stock Trainer's resume of what it saved itself, and the best at the end of the life that saved it."""
+    best = _loaded(saved)
 
     def resumed() -> Ending:
         life = _life(subject, home / "stock", first=False)
         checkpoint = os.fspath(home / "stock" / f"checkpoint-{SAVED}")
-        return _with(_ending(_trained(life, checkpoint), whole, whole, "train_loss"), best=best)
+        return _with(_ending(_trained(life, checkpoint), whole, saved, "train_loss"), best=best)
 
     return _apart(resumed, home / "stock.pt") if subject.fragile else resumed()
 
 
-def _loaded(life: Life, now: Values) -> Share:
+def _loaded(life: Life) -> Share:
     """The share of what was saved that a life has with the best at its end."""
-    assert life.probe.saved is not None
     if life.error is not None:
         return Share(0, 1, error=_short(life.error))
-    return share(life.probe.saved, now)
+    assert life.probe.saved is not None
+    return share(life.probe.saved, trained(life.trainer.model))
 
 
 # -- ours ----------------------------------------------------------------------------------------------------
@@ -238,10 +240,7 @@ def _best_of_one(subject: Subject, out: Path) -> Share:
     """The best at the end of a training that nothing interrupts."""
     life = _life(subject, out, first=True)
     keepstep.attach(life.trainer, **chosen())
-    _trained(life)
-    if life.error is not None:
-        return Share(0, 1, error=_short(life.error))
-    return _loaded(life, trained(life.trainer.model))
+    return _loaded(_trained(life))
 
 
 def _apart(resumed: Callable[[], Ending], left: Path) -> Ending:
@@ -309,6 +308,7 @@ def _heard(lines: list[str]) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Upstream's warnings are its own affair; ours are errors."""
     level = transformers.logging.get_verbosity()
+    logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     silent, logger = logging.NullHandler(), logging.getLogger("keepstep")

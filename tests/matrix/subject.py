@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from packaging.version import Version
 from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
@@ -22,18 +21,16 @@ class Subject:
 
     `build` makes the model; it is told whether this is the first life of the training or a later one, and is called
     with another seed in each. `needs` are names of libraries, with the attributes that must be there
-    ("transformers.OlmoeConfig"), `since` the version of transformers below which there is no such thing.
-    `optimizer` makes an optimizer for the model in place of the Trainer's; it is told the same. `callbacks` are of
-    every life, `saboteurs` of the first alone. `killed` is True where the first life ends by SIGKILL in a process of its
-    own, `fragile` where its resume may end that of whoever resumes it; both sides then resume in a process of their own.
-    `wants` are the verdicts that are right.
+    ("transformers.OlmoeConfig"). `optimizer` makes an optimizer for the model in place of the Trainer's; it is told the
+    same. `callbacks` are of every life, `saboteurs` of the first alone. `killed` is True where the first life ends by
+    SIGKILL, `fragile` where a resume may end the process that it is in: either has one of its own. `wants` are the
+    verdicts that are right.
     """
 
     name: str
     build: Callable[[bool], Any]
     inputs: Inputs
     needs: tuple[str, ...] = ()
-    since: str = "0"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     optimizer: Callable[[nn.Module, bool], Optimizer] | None = None
     callbacks: tuple[type[TrainerCallback], ...] = ()
@@ -44,9 +41,6 @@ class Subject:
 
     def missing(self) -> str | None:
         """What it needs and these libraries lack; None where all is there."""
-        library = import_module("transformers")
-        if Version(library.__version__) < Version(self.since):
-            return f"transformers {self.since}"
         for name in self.needs:
             module, _, attribute = name.rpartition(".")
             try:

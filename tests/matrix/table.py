@@ -15,8 +15,9 @@ LIBRARIES = ("transformers", "peft", "accelerate", "torch")
 HEAD = """# What comes back
 
 Kinds of models, adapters and optimizers, each as a tiny training on the CPU of four steps: left alone; interrupted
-after the save of step 2 and resumed, into a model that was built with another seed; and with step 2 as the best, loaded
-at the end. By the stock Trainer alone, and with `keepstep.attach`. `make matrix` prints this table.
+after the save of step 2 (by an exception, or in the rows that say so by SIGKILL) and resumed, into a model that was
+built with another seed; and with step 2 as the best, loaded at the end. By the stock Trainer alone, and with
+`keepstep.attach`. `make matrix` prints this table.
 
 The columns of the resume and of the best say how much of all that trains (parameters that require a gradient, and saved
 buffers; by values) is in memory afterwards with the bits that it had at the save; a state below 100 % is that of the
@@ -73,7 +74,8 @@ def _markdown(row: Row) -> str:
     cell = verdict if row.verdict is Verdict.EXACT else f"{verdict}: {_cell(told)}"
     sides = [_side(row.stock.resumed, row.stock.state), _one(row.stock.best), _cell(row.stock.course)]
     sides += [_side(row.ours.resumed, row.ours.state), _one(row.ours.best), cell]
-    return f"| {row.name} | {' | '.join(sides)} |\n"
+    name = f"{row.name} (SIGKILL)" if row.killed else row.name
+    return f"| {name} | {' | '.join(sides)} |\n"
 
 
 def _shares(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,8 +105,8 @@ def _gap(lines: list[dict[str, Any]], others: list[dict[str, Any]]) -> float:
     """The largest difference of a loss; NaN where one is."""
     by_step, other_steps = ({e["step"]: e["loss"] for e in entries if "loss" in e} for entries in (lines, others))
     gaps = [abs(by_step[step] - other_steps[step]) for step in by_step.keys() & other_steps.keys()]
-    return next((gap for gap in gaps if gap != gap), max(gaps, default=0.0))
+    return next(filter(math.isnan, gaps), max(gaps, default=0.0))
 
 
 def _number(value: float) -> str:
-    return "NaN" if value != value else f"{value:.1g}"
+    return "NaN" if math.isnan(value) else f"{value:.1g}"

@@ -18,8 +18,8 @@ class Verdict(StrEnum):
 
 
 MEANINGS = {
-    Verdict.EXACT: "all that trains came back, at the resume and as the best at the end; the resumed training ended with "
-    "the bits, and logged the numbers, of one that was left alone; the receipt says exact",
+    Verdict.EXACT: "all that trains came back, at the resume and as the best at the end; the resumed training ended "
+    "with the bits, and logged the numbers, of one that was left alone; the receipt says exact",
     Verdict.LABELLED: "not so, and the receipt or a warning says why",
     Verdict.REFUSED: "not resumed: it would have gone on from other values, and the message says which",
     Verdict.DOUBTED: "exact, but the receipt promises less",
@@ -117,6 +117,7 @@ class Row:
     ours: Ending
     seconds: float = 0.0
     missing: str = ""
+    killed: bool = False
 
     @property
     def verdict(self) -> Verdict:

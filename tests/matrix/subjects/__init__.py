@@ -9,6 +9,7 @@ from tests.matrix.subjects.adapters import ADAPTERS
 from tests.matrix.subjects.encoder_decoder import TRANSLATORS
 from tests.matrix.subjects.experts import MIXTURES
 from tests.matrix.subjects.image_text import IMAGES_AND_TEXT
+from tests.matrix.subjects.loaded import LOADED
 from tests.matrix.subjects.optimizers import OPTIMIZERS
 from tests.matrix.subjects.settings import SETTINGS
 from tests.matrix.subjects.speech import SPEECH
@@ -23,6 +24,7 @@ GROUPS: Mapping[str, Sequence[Subject]] = {
     "Images": IMAGES,
     "Images and text": IMAGES_AND_TEXT,
     "Speech": SPEECH,
+    "Models loaded from files": LOADED,
     "The same models in other ways": SETTINGS,
     "Adapters": ADAPTERS,
     "Optimizers": OPTIMIZERS,

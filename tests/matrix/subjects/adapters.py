@@ -139,6 +139,7 @@ ADAPTERS = (
     _peft("Prefix tuning, projected", "PrefixTuningConfig", **PROMPT, prefix_projection=True, encoder_hidden_size=16),
     _peft("P-tuning, MLP", "PromptEncoderConfig", **PROMPT, encoder_hidden_size=16),
     _peft(
-        "P-tuning, LSTM", "PromptEncoderConfig", **PROMPT, encoder_hidden_size=16, encoder_reparameterization_type="LSTM"
+        "P-tuning, LSTM", "PromptEncoderConfig", **PROMPT, encoder_hidden_size=16,
+        encoder_reparameterization_type="LSTM",
     ),
 )  # fmt: skip

@@ -25,7 +25,8 @@ TRANSLATORS = (
     whole(
         "SwitchTransformers", "SwitchTransformersForConditionalGeneration", "SwitchTransformersConfig",
         {
-            **T5, "num_experts": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_decoder_layers": 1,
+            **T5, "num_experts": 2, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+            "num_decoder_layers": 1,
         },
         TRANSLATION,
     ),

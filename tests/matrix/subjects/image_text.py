@@ -19,7 +19,8 @@ from tests.matrix.subjects.making import DECODER, ENCODER, IMAGE_TOKENS, VISION,
 ROTARY = {"type": "mrope", "mrope_section": [2, 1, 1], "rope_type": "default"}
 
 
-def _llava() -> Any:
+def llava() -> Any:
+    """The configuration of a small Llava."""
     return config(
         "LlavaConfig", vision_config=config("CLIPVisionConfig", **VISION), text_config=config("LlamaConfig", **DECODER),
         image_token_index=IMAGE_TOKEN,
@@ -60,8 +61,8 @@ def _qwen25() -> Any:
 
 def _smolvlm() -> Any:
     return config(
-        "SmolVLMConfig", text_config={"model_type": "llama", **DECODER}, vision_config=VISION, image_token_id=IMAGE_TOKEN,
-        scale_factor=2, pad_token_id=0,
+        "SmolVLMConfig", text_config={"model_type": "llama", **DECODER}, vision_config=VISION,
+        image_token_id=IMAGE_TOKEN, scale_factor=2, pad_token_id=0,
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ def _encoder_decoder() -> Any:
 
 
 IMAGES_AND_TEXT = (
-    made("Llava", "LlavaForConditionalGeneration", _llava, CAPTION, "LlavaConfig"),
+    made("Llava", "LlavaForConditionalGeneration", llava, CAPTION, "LlavaConfig"),
     made("Gemma3", "Gemma3ForConditionalGeneration", _gemma3, TYPED_CAPTION, "Gemma3Config"),
     made("Gemma3, SequenceClassification", "Gemma3ForSequenceClassification", _gemma3, TEXT_CLASS, "Gemma3Config"),
     made("PaliGemma", "PaliGemmaForConditionalGeneration", _paligemma, TYPED_CAPTION, "PaliGemmaConfig"),

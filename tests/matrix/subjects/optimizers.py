@@ -122,6 +122,7 @@ def _one_group_reversed(model: nn.Module, first: bool) -> Optimizer:
 
 REFUSED = (Verdict.REFUSED,)
 EITHER = (Verdict.EXACT, Verdict.REFUSED)
+MUON = ("torch.optim.Muon",)
 NORMLESS = {"max_grad_norm": 0.0}
 """The norm of all gradients is a sum in the order of the parameters."""
 
@@ -133,8 +134,8 @@ OPTIMIZERS = (
     _named("Adafactor of transformers", "adafactor"),
     _named("Adafactor of transformers, bf16", "adafactor", half=True),
     _named("AdamW, bf16", "adamw_torch", half=True),
-    _by("Adafactor of torch", lambda p: torch.optim.Adafactor(p), needs=("torch.optim.Adafactor",)),
-    _by("Adafactor of torch, bf16", lambda p: torch.optim.Adafactor(p), half=True, needs=("torch.optim.Adafactor",)),
+    _by("Adafactor of torch", lambda p: torch.optim.Adafactor(p, lr=1e-2)),
+    _by("Adafactor of torch, bf16", lambda p: torch.optim.Adafactor(p, lr=1e-2), half=True),
     _by("NAdam", lambda p: torch.optim.NAdam(p, lr=1e-2)),
     _by("NAdam, bf16", lambda p: torch.optim.NAdam(p, lr=1e-2), half=True),
     _by("ASGD", lambda p: torch.optim.ASGD(p, lr=1e-2)),
@@ -143,6 +144,7 @@ OPTIMIZERS = (
     _by("Adamax, bf16", lambda p: torch.optim.Adamax(p, lr=1e-2), half=True),
     _by("Rprop, bf16", lambda p: torch.optim.Rprop(p, lr=1e-2), half=True),
     _by("AMSGrad", lambda p: torch.optim.AdamW(p, lr=1e-2, amsgrad=True)),
+    _by("Muon, of matrices alone", lambda p: torch.optim.Muon([one for one in p if one.ndim == 2]), needs=MUON),
     Subject(
         "modules registered in another order", lambda first: Heads("ab" if first else "ba"), TEXT, arguments=NORMLESS,
         wants=EITHER,

@@ -34,7 +34,10 @@ SPEECH = (
     ),
     whole(
         "AST", "ASTForAudioClassification", "ASTConfig",
-        {**VISION, "num_mel_bins": FEATURES, "max_length": 16, "patch_size": 4, "time_stride": 4, "frequency_stride": 4},
+        {
+            **VISION, "num_mel_bins": FEATURES, "max_length": 16, "patch_size": 4, "time_stride": 4,
+            "frequency_stride": 4,
+        },
         SPECTROGRAM_CLASS,
     ),
 )  # fmt: skip

@@ -70,7 +70,8 @@ ENCODERS = (
     _encoder("DebertaV2", "ForSequenceClassification", TEXT_CLASS),
     whole(
         "DistilBert, SequenceClassification", "DistilBertForSequenceClassification", "DistilBertConfig",
-        {"vocab_size": VOCABULARY, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "pad_token_id": 0}, TEXT_CLASS,
+        {"vocab_size": VOCABULARY, "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "pad_token_id": 0},
+        TEXT_CLASS,
     ),
     whole("Llama, SequenceClassification", "LlamaForSequenceClassification", "LlamaConfig", DECODER, TEXT_CLASS),
     whole("GPT2, SequenceClassification", "GPT2ForSequenceClassification", "GPT2Config", WIDTHS, TEXT_CLASS),

@@ -58,7 +58,8 @@ IMAGES = (
     _classifier("Beit"),
     _classifier("Dinov2"),
     whole(
-        "Dinov2WithRegisters", "Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig", VISION, IMAGE_CLASS
+        "Dinov2WithRegisters", "Dinov2WithRegistersForImageClassification", "Dinov2WithRegistersConfig",
+        VISION, IMAGE_CLASS,
     ),
     whole(
         "ViTMAE", "ViTMAEForPreTraining", "ViTMAEConfig",
