@@ -13,7 +13,7 @@ from transformers.trainer_callback import ExportableState
 
 from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
-from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
+from keepstep.integrations.transformers.callback import listening
 from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
 from keepstep.integrations.transformers.metrics.names import warn_of_unknown
 from keepstep.integrations.transformers.resuming.loading import load_weights
@@ -72,14 +72,10 @@ class ManagedTrainer(_Base):
         else:
             before.checkpointer.configure(checkpointer)
             checkpointer = before.checkpointer
-            self.remove_callback(GateCallback)
-            self.remove_callback(SessionCallback)
         self._keepstep = Session(self, checkpointer, engine, ranks)
         if ranks.leads:
             known_missing = warn_of_unknown(self, policy.metric)
             self._keepstep.ranking.evaluations.known_missing = known_missing
-        self.callback_handler.callbacks.insert(0, GateCallback(self._keepstep))
-        self.add_callback(SessionCallback(self._keepstep))
 
     def _keepstep_attach_again(self, options: Options) -> Checkpointer:
         """A cell that is run twice: the trainer stays managed once, by what was said last."""
@@ -115,7 +111,7 @@ class ManagedTrainer(_Base):
         """
         trial = args[0] if args else kwargs.get("trial")
         self._keepstep_hear(super()._get_output_dir(trial))
-        with self._keepstep.training(resume_from_checkpoint) as path:
+        with listening(self._keepstep), self._keepstep.training(resume_from_checkpoint) as path:
             return super().train(path, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
