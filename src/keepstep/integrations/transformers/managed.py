@@ -171,10 +171,7 @@ class ManagedTrainer(_Base):
         for callback in [*self.callback_handler.callbacks, self.control]:
             if isinstance(callback, ExportableState):
                 stored.setdefault(type(callback).__name__, callback.state())
-        checkpoint = session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
-        if session.saves.pending_push is not None and checkpoint is not None:
-            session.saves.pending_push = None
-            self._push_from_checkpoint(str(checkpoint.path))
+        session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
 
     def store_flos(self) -> None:
         """Counted over all ranks, so not while one of them saves apart from the others; it is done before."""
@@ -182,7 +179,7 @@ class ManagedTrainer(_Base):
             super().store_flos()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
+        """Uploads read the committed checkpoint, once all callbacks have heard of it; not the staging directory."""
         if self._keepstep.saves.staging is None:
             with self._keepstep.uploads.without_secrets():
                 super()._push_from_checkpoint(checkpoint_folder)
