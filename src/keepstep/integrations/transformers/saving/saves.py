@@ -263,6 +263,7 @@ class Saves:
             written = write_tensors(directory) if write_tensors else {}
             recorded.write_small()
             write_state(directory)
+            output.take_links()
             return written
 
         return finish
