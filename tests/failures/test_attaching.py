@@ -17,9 +17,48 @@ from keepstep import Best, Every, Latest
 from keepstep.errors import PolicyError, SettingsError
 from keepstep.transformers import ManagedTrainer
 from tests.engine import chosen
-from tests.failures.build import At, crash, files, managed, stock, train
+from tests.failures.build import At, CrashAfter, Crashed, crash, files, managed, stock, train
 
 pytestmark = pytest.mark.training
+
+
+class Notes(TrainerCallback):
+    """Notes who else is told of a step."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.told = [type(one).__name__ for one in self.trainer.callback_handler.callbacks]
+
+    trainer: Any
+
+
+def test_the_list_of_callbacks_is_the_users(out: Path) -> None:
+    """As with the stock Trainer: before a training and after it, and whatever becomes of it in between."""
+    alone = stock(out.with_name("stock"))
+    trainer, _ = managed(out, callbacks=[failing := CrashAfter(4)])
+    listed = [type(one) for one in alone.callback_handler.callbacks]
+
+    assert [type(one) for one in trainer.callback_handler.callbacks] == [*listed[:-1], CrashAfter, *listed[-1:]]
+
+    with pytest.raises(Crashed):
+        trainer.train()
+    assert trainer.callback_handler.callbacks.count(failing) == 1
+    trainer.remove_callback(failing)
+    assert [type(one) for one in trainer.callback_handler.callbacks] == listed
+
+
+def test_a_callback_that_is_added_after_attach(out: Path) -> None:
+    """Those of the training itself stand around it all the same, each once, in every training."""
+    trainer, _ = managed(out)
+    trainer.add_callback(notes := Notes())
+    notes.trainer = trainer
+
+    for _ in range(2):
+        trainer.train()
+        assert notes.told[0] == "GateCallback" and notes.told[-1] == "SessionCallback"
+        assert (notes.told.count("GateCallback"), notes.told.count("SessionCallback")) == (1, 1)
 
 
 def test_attach_twice(out: Path, said: Callable[[], str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import shutil
 import signal
@@ -171,6 +172,30 @@ def test_what_is_being_uploaded_stays(out: Path, server: Hub, strategy: str) -> 
     assert [name for name in names(out) if name.startswith("checkpoint")] == ["checkpoint-12"]
     arrived_from = "last-checkpoint" if strategy == "checkpoint" else "checkpoint-2"
     assert f"{arrived_from}/optimizer.pt" in server.files
+
+
+class Adds(TrainerCallback):
+    """Writes a file of its own into each checkpoint, when what was pushed before has arrived."""
+
+    trainer: Any = None
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if getattr(self.trainer, "push_in_progress", None) is not None:
+            self.trainer.push_in_progress.wait_until_done()
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "ema.pt").write_bytes(b"average")
+
+
+@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+def test_a_push_takes_along_what_callbacks_wrote(out: Path, server: Hub, strategy: str) -> None:
+    """The manifest on the Hub is the one that was sealed after them."""
+    trainer, _ = managed(out, callbacks=[adds := Adds()], max_steps=4, hub_strategy=strategy, **PUSHING)
+    adds.trainer = trainer
+    trainer.train()
+    name = "last-checkpoint" if strategy == "checkpoint" else "checkpoint-4"
+    manifest = json.loads(server.files[f"{name}/keepstep.json"])
+    listed = {entry["path"]: entry["size"] for entry in manifest["files"]}
+    assert listed == {path: len(server.files[f"{name}/{path}"]) for path in listed}
+    assert listed["ema.pt"] == len(b"average")
 
 
 def test_a_push_that_fails_ends_no_training(out: Path, server: Hub) -> None:

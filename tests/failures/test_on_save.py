@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from tests.failures.build import At, crash, events, names, receipt, same, steps, train, weights
+from tests.failures.build import At, Crashed, crash, events, names, receipt, same, steps, train, weights
 
 pytestmark = pytest.mark.training
 
@@ -128,6 +128,45 @@ class Dropper(TrainerCallback):
         for path in Path(args.output_dir).glob("checkpoint-*/optimizer.pt"):
             if path.parent.name != f"checkpoint-{state.global_step}":
                 path.unlink()
+
+
+class Spoils(TrainerCallback):
+    """Takes the optimizer's state out of the checkpoint of one step as soon as it is saved."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.seen: list[str] = []
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            self.seen = names(Path(args.output_dir))
+            (directory_of(args, state) / "optimizer.pt").unlink()
+
+
+def test_the_policy_decides_by_what_callbacks_left(out: Path) -> None:
+    """The newest loses its optimizer's state in on_save | resumes from the one before | that is gone -> it stays."""
+    spoils = Spoils(6)
+    crash(out, after=6, callbacks=[spoils], keep="latest:1")
+    assert spoils.seen == ["checkpoint-4", "checkpoint-6"], "nothing goes before all have heard"
+    assert "checkpoint-4" in names(out)
+    _, checkpointer = train(out, "auto", keep="latest:1", callbacks=[Listener()])
+    assert (receipt(checkpointer).step, receipt(checkpointer).level) == (4, "exact")
+    assert steps(out) == [12]
+
+
+class Breaks(TrainerCallback):
+    """Fails when it hears of a save."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 6:
+            raise Crashed
+
+
+def test_a_callback_that_fails_leaves_a_save_that_is_noted(out: Path) -> None:
+    with pytest.raises(Crashed):
+        train(out, callbacks=[Breaks()], keep="latest:1")
+    assert [event["step"] for event in events(out, "kept")] == [2, 4, 6]
+    assert steps(out) == [6]
 
 
 SCORES = {2: 0.1, 4: 0.9, 6: 0.5, 8: 0.4, 10: 0.3, 12: 0.2}

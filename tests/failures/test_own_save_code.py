@@ -87,6 +87,45 @@ class Elsewhere(Trainer):
         self.model.save_pretrained(os.path.join(str(self.args.output_dir), "newest"))
 
 
+class Links(Trainer):
+    """Gives the weights a second name, and takes a file of its own over, by links."""
+
+    base: Path
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        home = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        (home / "model.first.safetensors").symlink_to(WEIGHTS)
+        (home / "model.second.safetensors").symlink_to(home / WEIGHTS)
+        (home / "adapter_config.json").symlink_to(os.path.relpath(self.base, home))
+        (home / "preprocessor_config.json").symlink_to("nowhere")
+        (home / "notes.txt").symlink_to(self.base)
+
+
+@pytest.mark.parametrize("engine", ["auto", "stock"])
+def test_links_of_the_users(engine: str, out: Path, tmp_path: Path, said: Callable[[], str]) -> None:
+    """Links in a checkpoint | as they are | "is a link", the training ends -> their files, or a line."""
+    Links.base = tmp_path / "base.json"
+    Links.base.write_text("{}")
+    trainer, checkpointer = managed(out, trainer_class=Links, save_steps=6, eval_steps=6, engine=engine)
+    trainer.train()
+    lines = [line for line in said().splitlines() if "link" in line]
+
+    assert steps(out) == [6, 12]
+    for checkpoint in checkpointer.run.checkpoints:
+        assert checkpointer.run.verify(checkpoint).ok
+        home = checkpoint.path
+        assert (home / "adapter_config.json").read_text() == "{}"
+        assert not (home / "preprocessor_config.json").is_symlink()
+        for name in ("model.first.safetensors", "model.second.safetensors"):
+            assert not (home / name).is_symlink()
+            assert (home / name).read_bytes() == (home / WEIGHTS).read_bytes()
+        assert (home / "notes.txt").is_symlink(), "no loader reads it: it stays what it is"
+    assert len(lines) == 2 and all("preprocessor_config.json is a link to nowhere" in line for line in lines)
+    Links.base.unlink()
+    assert all(checkpointer.run.verify(checkpoint).ok for checkpoint in checkpointer.run.checkpoints)
+
+
 EXPECTED = {
     ReadsBack: {"converted.safetensors"},
     Rewrites: {WEIGHTS},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import pickle
 import tempfile
 import time
 import warnings
@@ -50,15 +51,34 @@ class Scored(Trainer):
         return EvalLoopOutput(None, None, {"eval_score": SCORES[self.state.global_step]}, 1)
 
 
+class _Packed:
+    """An attribute whose value is kept as bytes."""
+
+    def __set_name__(self, _: type, name: str) -> None:
+        self._name = f"_{name}"
+
+    def __get__(self, owner: Any, _: Any = None) -> Any:
+        return pickle.loads(vars(owner)[self._name])
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        vars(owner)[self._name] = pickle.dumps(value)
+
+
 class Probe(TrainerCallback):
-    """Copies what trains: where a training begins, where it was saved, and at its end before the best is loaded."""
+    """Copies what trains: where a training begins, where it was saved, and at its end before the best is loaded.
+
+    The copies are bytes: tensors that a callback keeps would be saved with the training, as averages are.
+    """
+
+    begun = _Packed()
+    begun_states = _Packed()
+    saved = _Packed()
+    saved_states = _Packed()
+    ended = _Packed()
 
     def __init__(self) -> None:
-        self.begun: Values | None = None
-        self.begun_states: Values = {}
-        self.saved: Values | None = None
-        self.saved_states: Values = {}
-        self.ended: Values | None = None
+        self.begun = self.saved = self.ended = None
+        self.begun_states = self.saved_states = {}
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, optimizer: Any = None, **_: Any

@@ -239,8 +239,11 @@ class Checkpointer:
         self.note_kept(checkpoint, blocked=time.monotonic() - began, durable=durable)
         return checkpoint
 
-    def save_in_background(self, facts: Facts, stage: Stage, on_commit: OnCommit) -> None:
+    def save_in_background(self, facts: Facts, stage: Stage, on_commit: OnCommit, *, decides: bool = True) -> None:
         """Stage one checkpoint now; write it, commit it and apply the policy in a thread.
+
+        Without `decides` the policy is left to the caller, who may wait until others have done what they do with the
+        checkpoint: until `decide`, all stays that there is.
 
         `stage` is called with the directory to fill and returns what finishes it there. A save that is in flight is
         waited for first. What fails in that thread is given by `failure`, or raised by the next call, by `wait` and
@@ -257,12 +260,14 @@ class Checkpointer:
             run.repository.discard(staging)
             raise
         self._in_flight = InFlight(run, draft, staging, finish)
-        self._writer.submit(partial(self._complete, self._in_flight, on_commit), f"the save of step {facts.step}")
+        self._writer.submit(
+            partial(self._complete, self._in_flight, on_commit, decides), f"the save of step {facts.step}"
+        )
 
-    def _complete(self, in_flight: InFlight, on_commit: OnCommit) -> None:
+    def _complete(self, in_flight: InFlight, on_commit: OnCommit, decides: bool) -> None:
         checkpoint = in_flight.complete()
         durable_at = time.monotonic()
-        self.committed(checkpoint)
+        self.committed(checkpoint, decides=decides)
         on_commit(checkpoint, durable_at)
 
     def turns_away(self, step: int, *, must: bool = False) -> bool:
@@ -282,11 +287,12 @@ class Checkpointer:
         """True while a save that was put off has not been made up for."""
         return self._owed
 
-    def committed(self, checkpoint: Checkpoint) -> None:
+    def committed(self, checkpoint: Checkpoint, *, decides: bool = True) -> None:
         """Go on from a committed checkpoint: it is the parent of the next one, and the policy decides anew."""
         self._parent = checkpoint.generation
         self.headroom.learn(checkpoint)
-        self.decide()
+        if decides:
+            self.decide()
 
     def note_kept(self, checkpoint: Checkpoint, *, blocked: float, durable: float, **more: Any) -> None:
         """Put into the event log what a save cost, in seconds of training held up and until it was durable, and why

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
@@ -83,3 +84,18 @@ def _gate_before_others(event: str) -> Callable[..., None]:
 for _event in EVENTS:
     if _event not in vars(GateCallback):
         setattr(GateCallback, _event, _gate_before_others(_event))
+
+
+@contextmanager
+def listening(session: Session) -> Iterator[None]:
+    """While it lasts, a session hears of its trainer's events: before all other callbacks there are, and after them.
+
+    Between trainings a trainer has the callbacks that its user gave it, and no other.
+    """
+    handler = session.trainer.callback_handler
+    first, last = GateCallback(session), SessionCallback(session)
+    handler.callbacks[:] = [first, *handler.callbacks, last]
+    try:
+        yield
+    finally:
+        handler.callbacks[:] = [one for one in handler.callbacks if one is not first and one is not last]

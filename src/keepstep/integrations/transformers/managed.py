@@ -12,7 +12,7 @@ from transformers import Trainer
 
 from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
-from keepstep.integrations.transformers.callback import GateCallback, SessionCallback
+from keepstep.integrations.transformers.callback import listening
 from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
 from keepstep.integrations.transformers.metrics.names import warn_of_unknown
 from keepstep.integrations.transformers.resuming import callback_states
@@ -72,14 +72,10 @@ class ManagedTrainer(_Base):
         else:
             before.checkpointer.configure(checkpointer)
             checkpointer = before.checkpointer
-            self.remove_callback(GateCallback)
-            self.remove_callback(SessionCallback)
         self._keepstep = Session(self, checkpointer, engine, ranks)
         if ranks.leads:
             known_missing = warn_of_unknown(self, policy.metric)
             self._keepstep.ranking.evaluations.known_missing = known_missing
-        self.callback_handler.callbacks.insert(0, GateCallback(self._keepstep))
-        self.add_callback(SessionCallback(self._keepstep))
 
     def _keepstep_attach_again(self, options: Options) -> Checkpointer:
         """A cell that is run twice: the trainer stays managed once, by what was said last."""
@@ -115,7 +111,7 @@ class ManagedTrainer(_Base):
         """
         trial = args[0] if args else kwargs.get("trial")
         self._keepstep_hear(super()._get_output_dir(trial))
-        with self._keepstep.training(resume_from_checkpoint) as path:
+        with listening(self._keepstep), self._keepstep.training(resume_from_checkpoint) as path:
             return super().train(path, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -172,10 +168,7 @@ class ManagedTrainer(_Base):
             super()._save_checkpoint(model, trial, *args, **kwargs)
             return
         callback_states.make_room(self)
-        checkpoint = session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
-        if session.saves.pending_push is not None and checkpoint is not None:
-            session.saves.pending_push = None
-            self._push_from_checkpoint(str(checkpoint.path))
+        session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
 
     def store_flos(self) -> None:
         """Counted over all ranks, so not while one of them saves apart from the others; it is done before."""
@@ -183,7 +176,7 @@ class ManagedTrainer(_Base):
             super().store_flos()
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Uploads read the committed checkpoint, not the staging directory that is about to be renamed."""
+        """Uploads read the committed checkpoint, once all callbacks have heard of it; not the staging directory."""
         if self._keepstep.saves.staging is None:
             with self._keepstep.uploads.without_secrets():
                 super()._push_from_checkpoint(checkpoint_folder)

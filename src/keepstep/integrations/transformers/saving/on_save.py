@@ -37,7 +37,27 @@ class OnSave:
             yield
 
     def tell(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """In place of `CallbackHandler.on_save`; returns the control as the callbacks leave it."""
+        """In place of `CallbackHandler.on_save`; returns the control as the callbacks leave it.
+
+        What is pushed, and what the policy decides by, is the checkpoint as they leave it.
+        """
+        try:
+            control = self._tell(args, state, control, **kwargs)
+            self._push()
+        except BaseException:
+            if self._ranks.leads:
+                self._saves.conclude()
+            raise
+        if self._saves.present is not None:
+            state.best_model_checkpoint = self._ranks.agree(self._saves.conclude)
+        return control
+
+    def _push(self) -> None:
+        folder, self._saves.pending_push = self._saves.pending_push, None
+        if folder is not None and self._saves.present is not None:
+            self._trainer._push_from_checkpoint(str(self._saves.present.path))
+
+    def _tell(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         handler = self._trainer.callback_handler
         checkpoint = self._saves.present
         if checkpoint is None or not any(hears(callback, "on_save") for callback in handler.callbacks):

@@ -84,6 +84,7 @@ class Saves:
         self._said_nothing_written = False
         self._blocked = 0.0
         self._committed: Checkpoint | None = None
+        self._to_conclude: Callable[[Checkpoint], None] | None = None
         self._writer_facts: dict[str, Any] | None = None
         self.staging: Path | None = None
         """Where stock writers write while a save is under way; None otherwise."""
@@ -111,7 +112,8 @@ class Saves:
         Raises the second in a row.
         """
         state, ranks = self._trainer.state, self._ranks
-        self.present = None
+        self.conclude()
+        self.present = self.pending_push = None
         if ranks.agree(self._turns_away):
             return None
         if not (ranks.single or state.is_hyper_param_search):
@@ -162,11 +164,12 @@ class Saves:
         return committed, self._trainer.state.best_model_checkpoint
 
     def _save_now(self, write_stock: Callable[[], None], added: Files) -> Checkpoint | None:
-        self._begin(write_stock, added)
-        if not (self._loop.is_last_step or self._somebody_reads()):
+        read = self._somebody_reads()
+        self._begin(write_stock, added, read=read)
+        if not (self._loop.is_last_step or read):
             return None
         if self._note(self._checkpointer.failure(wait=True)):
-            self._begin(write_stock, added)
+            self._begin(write_stock, added, read=read)
             self._checkpointer.wait()
         self._ranking.name_best()
         return self._committed
@@ -180,21 +183,39 @@ class Saves:
         """True when the checkpoint is looked at as soon as the trainer says that it is saved."""
         return bool(readers(self._trainer.callback_handler.callbacks)) or bool(self._trainer.args.push_to_hub)
 
-    def _begin(self, write_stock: Callable[[], None], added: Files) -> None:
-        """Stage the present step and leave the rest to the background."""
+    def conclude(self) -> str | None:
+        """What is left of a save once those who read it have done so: the policy decides, and it is said.
+
+        Returns the path of the best checkpoint.
+        """
+        say, self._to_conclude = self._to_conclude, None
+        if say is not None and self._committed is not None:
+            self._books.attempt("the policy after a save", self._checkpointer.decide, None)
+            say(self.present or self._committed)
+            self._ranking.name_best()
+        return self._trainer.state.best_model_checkpoint
+
+    def _begin(self, write_stock: Callable[[], None], added: Files, *, read: bool) -> None:
+        """Stage the present step and leave the rest to the background, what others are to see first to `conclude`."""
         facts = self._facts()
         self._blocked, began, self._committed = 0.0, time.monotonic(), None
 
         def on_commit(checkpoint: Checkpoint, durable_at: float) -> None:
+            def say(checkpoint: Checkpoint) -> None:
+                self._books.attempt("the note of a save", partial(self._say, checkpoint, durable_at - began), None)
+
             self._failed = False
             self._committed = checkpoint
-            self._books.attempt("the note of a save", partial(self._say, checkpoint, durable_at - began), None)
+            if read:
+                self._to_conclude = say
+            else:
+                say(checkpoint)
 
         def stage(directory: Path) -> Finish:
             return self._stage(facts, write_stock, added, directory)
 
         try:
-            self._submit(partial(self._checkpointer.save_in_background, facts, stage, on_commit))
+            self._submit(partial(self._checkpointer.save_in_background, facts, stage, on_commit, decides=not read))
         except NothingWrittenError:
             self._say_nothing_written(facts.step)
         self._blocked += time.monotonic() - began
@@ -252,6 +273,7 @@ class Saves:
             write_state(directory)
             if impression is not None:
                 impression.imprint().write(directory)
+            output.take_links()
             return written
 
         return finish
@@ -329,6 +351,7 @@ class Saves:
         """Return when every save is durable, or refused for lack of room. Raises what one failed with otherwise."""
         self.gate()
         error = self._checkpointer.failure(wait=True)
+        self.conclude()
         if isinstance(error, StorageError) and error.is_full:
             self._refuse(error)
         elif error is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from keepstep.model import FULL_PREFIX
-from keepstep.repository import MANIFEST_NAME
+from keepstep.integrations.transformers.setup.messages import logger
+from keepstep.model import FULL_PREFIX, FileEntry
+from keepstep.repository import MANIFEST_NAME, Loaders
 
 
 class StagedOutput:
@@ -40,6 +42,37 @@ class StagedOutput:
             self._take_strays()
             _merge(self.path, self._output_dir)
         shutil.rmtree(self.path.parent, ignore_errors=True)
+
+    def take_links(self) -> None:
+        """Where a loader would follow a link of the user's in the staged checkpoint, put the file that it leads to.
+
+        A checkpoint is verified by its own bytes. A link that leads to no file is left out, which is said. Call it
+        when all files are written: a link may lead to one of them, by a name that was good while it was made.
+        """
+        below = [path for path in self._directory.rglob("*") if path.is_symlink() or path.is_file()]
+        if not any(path.is_symlink() for path in below):
+            return
+        names = {path: path.relative_to(self._directory).as_posix() for path in below}
+        loaders = Loaders(FileEntry(names[path], 0, "") for path in below if not path.is_symlink())
+        for link in below:
+            if not link.is_symlink() or not loaders.why(names[link]):
+                continue
+            source = next((path for path in self._targets(link) if path.is_file() and os.access(path, os.R_OK)), None)
+            leads_to = os.readlink(link)
+            link.unlink()
+            if source is not None:
+                shutil.copyfile(source, link)
+            else:
+                logger.warning("%s is a link to %s, no file that can be read: it is left out", names[link], leads_to)
+
+    def _targets(self, link: Path) -> Iterator[Path]:
+        """Where a link may lead to: as it stands now, as it stood while it was made, and once it is committed."""
+        homes = (self._directory, self.checkpoint, self._final)
+        for home in homes:
+            place = home / link.relative_to(self._directory).parent / os.readlink(link)
+            path = Path(os.path.normpath(place))
+            yield path
+            yield from (self._directory / path.relative_to(other) for other in homes if path.is_relative_to(other))
 
     def _take_strays(self) -> None:
         stray = self._final
