@@ -45,10 +45,9 @@ def rules_page() -> str:
     return (
         NOTICE + "# Retention rules\n\nA checkpoint stays when any rule keeps it. Rules are joined by commas: "
         '`keep="best:3,latest:2"`. Pinned and tagged checkpoints, and the newest that can be resumed from, always '
-        "stay. "
-        "What is known to be damaged takes no place by any of them, and stays while there is room. Where most values "
-        "of the metric came after the saves so far, `pending:6h` is in force beside rules that rank, unless the policy "
-        "has one of its own."
+        "stay. What is known to be damaged takes no place by any of them, and stays while there is room. Where most "
+        "values of the metric came after the saves so far, `pending:6h` is in force beside rules that rank, unless the "
+        "policy has one of its own."
         f"\n\n| rule | keeps |\n|---|---|\n{rows}\n# Known metrics\n\nThe direction of these is known, alone or as a "
         "word of a longer name (`eval_rouge1`, `eval_data1_loss`). Any other metric goes the "
         "way that the Trainer takes, or needs `mode`.\n\n"

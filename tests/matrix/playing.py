@@ -48,7 +48,8 @@ class Scored(Trainer):
     """A Trainer whose evaluations find `SCORES`, without running the model."""
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        return EvalLoopOutput(None, None, {"eval_score": SCORES[self.state.global_step]}, 1)
+        nothing: Any = None
+        return EvalLoopOutput(nothing, None, {"eval_score": SCORES[self.state.global_step]}, 1)
 
 
 class _Packed:

@@ -82,7 +82,7 @@ def test_nothing_is_by_chance_what_it_was_saved_as() -> None:
     """Zeros and ones, with which much is built in every life."""
     models = []
     for seed in (1, 2):
-        model = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.BatchNorm1d(4))
+        model: Any = nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 4), nn.BatchNorm1d(4))
         nn.init.zeros_(model[1].bias)
         shake(model, seed)
         models.append({name: tensor for name, tensor in trained(model).items() if "batches" not in name})

@@ -18,7 +18,7 @@ SHOWN = 3
 """Names of what is lost that are kept."""
 
 
-def trained(model: nn.Module) -> Values:
+def trained(model: Any) -> Values:
     """Copies of all that trains, by module path: parameters that require a gradient, each once, and saved buffers."""
     module = getattr(model, "_orig_mod", model)
     found = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.model import Damage
 from keepstep.operations.seeing import forecast as module
 from keepstep.operations.seeing.forecast import Ahead, Forecast, forecast
 from keepstep.retention import Policy
@@ -72,3 +73,11 @@ def test_thousands_of_saves_go_on_as_they_began(monkeypatch: pytest.MonkeyPatch)
 
 def test_nothing_is_foretold_before_the_first_save() -> None:
     assert forecast([], Policy.from_spec("all"), Ahead(100, 10, 0), free_bytes=1) is None
+
+
+def test_saves_to_come_are_not_damaged_because_the_newest_is() -> None:
+    checkpoints = [make_checkpoint(n, metrics={"eval_loss": 1 / n}, size=300, optimizer=700) for n in (1, 2)]
+    hurt = [checkpoints[0], checkpoints[1].known(Damage.WEIGHTS)]
+    policy = Policy.from_spec("latest:1", LOSS)
+    found = forecast(hurt, policy, Ahead(1_000, 100, 200), free_bytes=10**9, now=EPOCH)
+    assert found is not None and found.at_end == 2 * SIZE, "the damaged one, which stays, and the newest"

@@ -66,7 +66,7 @@ def training(model: nn.Module, parts: Sequence[str]) -> nn.Module:
 
 
 def _two_active(first: bool) -> Any:
-    model = peft.get_peft_model(base(), peft.LoraConfig(**TASK, **LORA), adapter_name="one")
+    model: Any = peft.get_peft_model(base(), peft.LoraConfig(**TASK, **LORA), adapter_name="one")
     model.add_adapter("two", peft.LoraConfig(**TASK, **LORA))
     model.base_model.set_adapter(["one", "two"])
     return training(model, ["lora_"])

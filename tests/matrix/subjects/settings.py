@@ -41,7 +41,8 @@ class Scaled(transformers.MixtralForCausalLM):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         found = super().forward(*args, **kwargs)
-        self.seen.add_(1)
+        seen: Any = self.seen
+        seen.add_(1)
         found["loss"] = found["loss"] + self.scale(found["logits"]).square().mean()
         return found
 
