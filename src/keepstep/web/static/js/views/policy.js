@@ -17,6 +17,7 @@ const RULES = [
   ["every:1000", "each step that is a multiple of 1,000"],
   ["within:6h", "all of the last 6 hours"],
   ["hourly:12, daily:7", "the newest of each hour, of each day"],
+  ["pinned", "everything that a person pinned: always in force, whether written or not"],
   ["all", "everything, as long as there is room"],
 ];
 const ACTIONS = { keep: ["stays", "good"], thin: ["thinned", "warn"], remove: ["goes", "bad"] };
