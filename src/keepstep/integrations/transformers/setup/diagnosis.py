@@ -6,7 +6,6 @@ import logging
 import os
 from typing import Any
 
-from keepstep.integrations.transformers.resuming.trained import unwrapped
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.estimate import checkpoint_bytes
 from keepstep.integrations.transformers.setup.options import Options
@@ -76,7 +75,7 @@ def _pace(trainer: Any) -> Pace:
 
 def _lost_adapter(model: Any) -> str:
     """PEFT's layers in a model that saves as if there were none."""
-    model = unwrapped(model)
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     # The base model has a peft_config too once get_peft_model was called with it.
     if {"PeftModel", "PeftMixedModel"} & {kind.__name__ for kind in type(model).__mro__}:
         return ""
