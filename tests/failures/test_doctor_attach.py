@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 
 import keepstep
@@ -89,6 +90,11 @@ def test_an_adapter_that_is_not_saved_is_said(out: Path, said: Callable[[], str]
     assert "W601" in _ids(said())
 
     managed(out.with_name("lora"), lora={"r": 2})
+    assert "W601" not in _ids(said())
+
+    compiled = stock(out.with_name("compiled"), lora={"r": 2})
+    compiled.model = torch.compile(compiled.model, backend="eager")
+    keepstep.attach(compiled)
     assert "W601" not in _ids(said())
 
 

@@ -114,7 +114,7 @@ def test_links_of_the_users(engine: str, out: Path, tmp_path: Path, said: Callab
     assert steps(out) == [6, 12]
     for checkpoint in checkpointer.run.checkpoints:
         assert checkpointer.run.verify(checkpoint).ok
-        home = checkpoint.path
+        assert (home := checkpoint.path) is not None
         assert (home / "adapter_config.json").read_text() == "{}"
         assert not (home / "preprocessor_config.json").is_symlink()
         for name in ("model.first.safetensors", "model.second.safetensors"):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from keepstep.errors import SettingsError, StorageError
 from keepstep.model import Checkpoint
+from keepstep.operations.planning import disk
 from keepstep.operations.planning.decoder import decoder, decoder_with_lora
 from keepstep.operations.planning.disk import Kept, most_kept, phases
 from keepstep.operations.planning.files import SHARD, safetensors_bytes, torch_bytes, weights_bytes
@@ -26,7 +27,7 @@ from keepstep.operations.planning.sizes import measure
 from keepstep.operations.planning.tensors import Tensor, dtype_named
 from keepstep.operations.simulation.replay import replay
 from keepstep.operations.simulation.schedule import Schedule
-from keepstep.retention import Metric, Policy, default_policy
+from keepstep.retention import Best, Metric, Policy, default_policy
 
 LOSS = Metric("eval_loss", "min")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -262,6 +263,13 @@ def test_the_planned_bytes_are_reached_when_the_first_are_the_best_and_thinned()
 def test_milestones_and_the_latest_are_not_counted_twice() -> None:
     assert most_kept(Policy.from_spec("latest:2,every:100"), Schedule(1000, 50), None) == Kept(11)
     assert most_kept(Policy.from_spec("latest:2,every:100"), Schedule(1000, 100), None) == Kept(10)
+
+
+def test_a_rule_that_is_not_known_may_keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of a later day would be: more than enough room is planned, never too little."""
+    assert most_kept(Policy.from_spec("latest:2"), Schedule(1000, 50), None) == Kept(2)
+    monkeypatch.setattr(disk, "_COUNTED", (Best,))
+    assert most_kept(Policy.from_spec("latest:2"), Schedule(1000, 50), None) == Kept(20)
 
 
 def test_rules_of_time_need_the_time_of_a_step() -> None:

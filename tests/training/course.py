@@ -212,10 +212,10 @@ def _callback_that_dies(event: str, trap: Trap, wait: Callable[[], None] | None)
 def _watch_saves(trap: Trap) -> None:
     stage, complete = Checkpointer.save_in_background, Checkpointer._complete
 
-    def save_in_background(self: Checkpointer, *arguments: Any) -> None:
+    def save_in_background(self: Checkpointer, *arguments: Any, **options: Any) -> None:
         self.wait()
         trap.save_begins()
-        stage(self, *arguments)
+        stage(self, *arguments, **options)
 
     def complete_it(self: Checkpointer, *arguments: Any) -> None:
         complete(self, *arguments)

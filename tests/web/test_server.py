@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from keepstep import web
 from keepstep.operations.seeing.finding import NoDirectory
+from keepstep.retention.rules import rule_classes
 from keepstep.web import api, lane
 from keepstep.web.files import Files
 from keepstep.web.server import PageServer, PortTaken
@@ -124,3 +127,9 @@ def test_a_run_on_a_disk_that_hangs_holds_up_no_other(
             return
         time.sleep(0.05)
     raise AssertionError("the run did not come back")
+
+
+def test_the_page_names_every_rule() -> None:
+    page = (Path(web.__file__).parent / "static" / "js" / "views" / "policy.js").read_text()
+    table = page[page.index("const RULES") : page.index("const ACTIONS")]
+    assert [word for word in rule_classes() if not re.search(rf'["\s]{word}[":]', table)] == []

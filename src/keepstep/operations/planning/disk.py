@@ -10,7 +10,7 @@ from pathlib import Path
 from keepstep.errors import SettingsError
 from keepstep.operations.simulation.replay import replay
 from keepstep.operations.simulation.schedule import Schedule
-from keepstep.retention import All, Best, Daily, Every, Hourly, Latest, Pending, Policy, Within
+from keepstep.retention import Best, Daily, Every, Hourly, Latest, Pending, Pinned, Policy, Within
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,11 @@ def most_kept(policy: Policy, schedule: Schedule, seconds_per_step: float | None
 def most_of(policy: Policy, courses: Sequence[Sequence[int]]) -> Kept | None:
     """The most that the policy leaves of any of these courses, each the steps that are saved in ascending order.
 
-    None where a rule goes by time: steps don't say how many it keeps.
+    All of them where a rule is none of those that can be counted here. None where one goes by time: steps don't say how
+    many it keeps.
     """
     possible = max(map(len, courses))
-    if any(isinstance(rule, All) for rule in policy.rules):
+    if not all(isinstance(rule, (*_COUNTED, *_TIMED)) for rule in policy.rules):
         return Kept(possible)
     if any(isinstance(rule, _TIMED) for rule in policy.rules):
         return None
@@ -98,6 +99,8 @@ def most_of(policy: Policy, courses: Sequence[Sequence[int]]) -> Kept | None:
 
 
 _TIMED = (Within, Hourly, Daily, Pending)
+_COUNTED = (Best, Latest, Every, Pinned)
+"""Rules of which steps alone say how many they keep at most, before a person pins any."""
 
 
 def _most_by_step(steps: Sequence[int], latest: int, every: list[int]) -> int:

@@ -162,7 +162,8 @@ class Ranking:
             if verification.ok:
                 return checkpoint
             run.note_verified(verification)
-            logger.warning("%s; the next best is loaded instead", verification.summary())
+            text = "%s; the next best is loaded instead. %s"
+            logger.warning(text, verification.summary(), verification.way_out())
         self._warn_unranked()
         return None
 

@@ -75,6 +75,7 @@ def _pace(trainer: Any) -> Pace:
 
 def _lost_adapter(model: Any) -> str:
     """PEFT's layers in a model that saves as if there were none."""
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     # The base model has a peft_config too once get_peft_model was called with it.
     if {"PeftModel", "PeftMixedModel"} & {kind.__name__ for kind in type(model).__mro__}:
         return ""

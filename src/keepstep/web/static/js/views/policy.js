@@ -18,6 +18,7 @@ const RULES = [
   ["pending:6h", "what has no value of the metric yet, for 6 hours"],
   ["within:6h", "all of the last 6 hours"],
   ["hourly:12, daily:7", "the newest of each hour, of each day"],
+  ["pinned", "everything that a person pinned: always in force, whether written or not"],
   ["all", "everything, as long as there is room"],
 ];
 const ACTIONS = { keep: ["stays", "good"], thin: ["thinned", "warn"], remove: ["goes", "bad"] };
