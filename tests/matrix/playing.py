@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -245,7 +246,15 @@ def _best_of_one(subject: Subject, out: Path) -> Share:
 
 def _apart(resumed: Callable[[], Ending], left: Path) -> Ending:
     """A resume in a process of its own, which it may end."""
-    code, text = in_child(lambda: str(torch.save(resumed(), left)))
+
+    def child() -> str:
+        faulthandler.disable()  # what it dies of is in its exit code
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        torch.save(resumed(), left)
+        return ""
+
+    code, text = in_child(child)
     if left.exists():
         return torch.load(left, weights_only=False)
     return Ending(error=f"signal {-code}" if code < 0 else text.strip().rpartition("\n")[2])
