@@ -36,7 +36,7 @@ def main(words: list[str] | None = None) -> int:
     for group, subject in wanted:
         rows.append(row(group, subject))
         print(table.line(rows[-1]), file=progress, flush=True)
-    print(f"{len(wanted)} rows: {table.summary(rows)}", file=progress)
+    print(f"{len(wanted)} rows: {table.summary(rows)}. {table.control(rows)}", file=progress)
     if asked.format == "json":
         print(table.as_json(rows))
     elif asked.format == "markdown":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -111,8 +112,8 @@ class Life:
         return self.probe.ended, self.trainer.state.log_history
 
 
-def row(group: str, subject: Subject, keep: Path | None = None) -> Row:
-    """Play a subject; what it leaves lies below `keep`, or is thrown away."""
+def row(group: str, subject: Subject) -> Row:
+    """Play a subject; what it leaves on the disk is thrown away."""
     began = time.monotonic()
     if missing := subject.missing():
         return Row(group, subject.name, Ending(), Ending(), missing=missing)
@@ -120,15 +121,15 @@ def row(group: str, subject: Subject, keep: Path | None = None) -> Row:
     gc.freeze()  # every train() collects garbage; half a second each over what the imports left
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=memory, ignore_cleanup_errors=True) as temporary, _quiet():
-        home = Path(temporary).resolve() if keep is None else keep
+        home = Path(temporary).resolve()
         saved = _trained(_life(subject, home / "stock", first=True))
         # Where the best can't be loaded, the log of the training lacks its last line.
         whole = saved if saved.error is None else _trained(_life(subject, home / "whole", first=True, best=False))
         if whole.error is not None:
             failed = Ending(error=f"left alone: {_short(whole.error)}")
             return Row(group, subject.name, failed, failed, time.monotonic() - began)
-        stock = _stock_resumed(subject, home, saved, whole)
-        ours = _ours_resumed(subject, home, whole)
+        stock = _homeless(_stock_resumed(subject, home, saved, whole), home / "stock")
+        ours = _homeless(_ours_resumed(subject, home, whole), home / "ours")
     return Row(group, subject.name, stock, ours, time.monotonic() - began, killed=subject.killed)
 
 
@@ -266,7 +267,15 @@ def _best_of_one(subject: Subject, out: Path) -> Share:
 
 def _apart(resumed: Callable[[], Ending], left: Path) -> Ending:
     """A resume in a process of its own, which it may end."""
-    code, text = in_child(lambda: str(torch.save(resumed(), left)))
+
+    def child() -> str:
+        faulthandler.disable()  # what it dies of is in its exit code
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        torch.save(resumed(), left)
+        return ""
+
+    code, text = in_child(child)
     if left.exists():
         return torch.load(left, weights_only=False)
     return Ending(error=f"signal {-code}" if code < 0 else text.strip().rpartition("\n")[2])
@@ -302,6 +311,12 @@ def _ending(life: Life, whole: Life, saved: Life, uncompared: str = "") -> Endin
 
 def _with(ending: Ending, **changes: Any) -> Ending:
     return Ending(**{**vars(ending), **changes})
+
+
+def _homeless(ending: Ending, out: Path) -> Ending:
+    """The same without the place of this run in what was said."""
+    refusal, error = (text.replace(f"{out}/", "") for text in (ending.refusal, ending.error))
+    return _with(ending, refusal=refusal, error=error)
 
 
 def _short(error: Any) -> str:

@@ -85,8 +85,22 @@ class Ending:
         return f"fails: {self.error}" if self.error else self.off or "exact"
 
     @property
+    def lost(self) -> tuple[str, ...]:
+        """Names of some of what did not come back."""
+        shares = (self.resumed, self.state, self.best)
+        return tuple(dict.fromkeys(name for share in shares if share for name in share.lost))
+
+    @property
+    def told(self) -> str:
+        """Why it is not exact, in words."""
+        if text := self.refusal or self.error:
+            return text
+        found = [*self.why, self.off, f"not back: {', '.join(self.lost)}" if self.lost else ""]
+        return "; ".join(filter(None, found))
+
+    @property
     def same(self) -> bool:
-        """True where nothing differs."""
+        """True where nothing differs, with the best at the end neither."""
         shares = (self.resumed, self.state, self.best)
         return (
             not self.refusal

@@ -47,6 +47,7 @@ def _peft(
     inputs: Inputs = TEXT,
     unfrozen: Sequence[str] = (),
     callbacks: tuple[type[TrainerCallback], ...] = (),
+    killed: bool = False,
     **settings: Any,
 ) -> Subject:
     """A base with an adapter of a kind of PEFT; `unfrozen` are parts of names of further parameters that train."""
@@ -55,7 +56,7 @@ def _peft(
         adapted = peft.get_peft_model(on(), getattr(peft, kind)(**{**TASK, **settings}), adapter_name=adapter)
         return training(adapted, unfrozen)
 
-    return Subject(name, build, inputs, (f"peft.{kind}",), callbacks=callbacks)
+    return Subject(name, build, inputs, (f"peft.{kind}",), callbacks=callbacks, killed=killed)
 
 
 def training(model: nn.Module, parts: Sequence[str]) -> nn.Module:
@@ -97,7 +98,7 @@ def _gpt2() -> Any:
 
 
 ADAPTERS = (
-    _peft("LoRA", "LoraConfig", **LORA),
+    _peft("LoRA", "LoraConfig", **LORA, killed=True),
     _peft("LoRA, another name", "LoraConfig", **LORA, adapter="mine"),
     _peft("LoRA and modules_to_save", "LoraConfig", **LORA, modules_to_save=["lm_head"]),
     _peft(
@@ -121,7 +122,7 @@ ADAPTERS = (
     _peft("rsLoRA", "LoraConfig", **LORA, use_rslora=True),
     _peft(
         "AdaLoRA, pruned", "AdaLoraConfig", init_r=6, target_r=2, tinit=0, tfinal=2, deltaT=1, total_step=10,
-        target_modules=["q_proj", "v_proj"], callbacks=(Allocating,),
+        target_modules=["q_proj", "v_proj"], callbacks=(Allocating,), killed=True,
     ),
     _peft("IA3", "IA3Config", target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"]),
     _peft("VeRA", "VeraConfig", r=4, target_modules=["q_proj"]),
@@ -137,7 +138,7 @@ ADAPTERS = (
     _peft("Multitask prompt tuning", "MultitaskPromptTuningConfig", **PROMPT, num_tasks=2, inputs=TASKS),
     _peft("Prefix tuning", "PrefixTuningConfig", **PROMPT),
     _peft("Prefix tuning, projected", "PrefixTuningConfig", **PROMPT, prefix_projection=True, encoder_hidden_size=16),
-    _peft("P-tuning, MLP", "PromptEncoderConfig", **PROMPT, encoder_hidden_size=16),
+    _peft("P-tuning, MLP", "PromptEncoderConfig", **PROMPT, encoder_hidden_size=16, killed=True),
     _peft(
         "P-tuning, LSTM", "PromptEncoderConfig", **PROMPT, encoder_hidden_size=16,
         encoder_reparameterization_type="LSTM",

@@ -122,6 +122,7 @@ def _one_group_reversed(model: nn.Module, first: bool) -> Optimizer:
 
 REFUSED = (Verdict.REFUSED,)
 EITHER = (Verdict.EXACT, Verdict.REFUSED)
+SAID = (*EITHER, Verdict.LABELLED)
 MUON = ("torch.optim.Muon",)
 NORMLESS = {"max_grad_norm": 0.0}
 """The norm of all gradients is a sum in the order of the parameters."""
@@ -163,11 +164,11 @@ OPTIMIZERS = (
         wants=REFUSED, fragile=True,
     ),
     Subject(
-        "two states swapped in the file", lambda first: llama(), TEXT, saboteurs=(Swapping,), wants=REFUSED
+        "two states swapped in the file", lambda first: llama(), TEXT, saboteurs=(Swapping,), wants=SAID
     ),
     Subject(
         "states of other shapes in the file", lambda first: llama(), TEXT, saboteurs=(Misshaping,),
-        wants=REFUSED, fragile=True,
+        wants=EITHER, fragile=True,
     ),
-    Subject("a state scaled in the file", lambda first: llama(), TEXT, saboteurs=(Scaling,), wants=REFUSED),
+    Subject("a state scaled in the file", lambda first: llama(), TEXT, saboteurs=(Scaling,), wants=SAID),
 )  # fmt: skip

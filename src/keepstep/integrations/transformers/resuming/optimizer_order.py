@@ -60,11 +60,28 @@ def in_order(trainer: Any, saved: Order | None) -> Iterator[None]:
             "state by that order alone",
             hint="Build the model, and the groups of its optimizer, in the order in which they were.",
         )
+    _reorder_rates(trainer, _origins(saved, now))
     logger.info("the optimizer's parameters are in another order than at the save: their state was taken by name")
 
 
+def _origins(saved: Order, now: Order) -> list[int]:
+    """For each group of now the number of the saved one of the same parameters; its own where there is none."""
+    places = {frozenset(group): number for number, group in enumerate(saved)}
+    found = [places.get(frozenset(group), number) for number, group in enumerate(now)]
+    return found if len(set(found)) == len(now) else list(range(len(now)))
+
+
+def _reorder_rates(trainer: Any, origins: list[int]) -> None:
+    """Let a scheduler that has loaded its state know the rates of groups in the order of now."""
+    scheduler = getattr(trainer.lr_scheduler, "scheduler", trainer.lr_scheduler)
+    for name in ("base_lrs", "_last_lr"):
+        rates = getattr(scheduler, name, None)
+        if isinstance(rates, list) and len(rates) == len(origins):
+            setattr(scheduler, name, [rates[number] for number in origins])
+
+
 def _reordered(state: dict[str, Any], saved: Order, now: Order) -> dict[str, Any]:
-    """A `state_dict` as if its parameters had been in the order of now."""
+    """A `state_dict` as if its parameters, and the groups of the same ones, had been in the order of now."""
     groups, old = state["param_groups"], state["state"]
     keys = [key for group in groups for key in group["params"]]
     index = dict(zip((name for group in saved for name in group), keys, strict=True))
@@ -74,6 +91,7 @@ def _reordered(state: dict[str, Any], saved: Order, now: Order) -> dict[str, Any
         **state,
         "state": {number: old[index[name]] for number, name in enumerate(order) if index[name] in old},
         "param_groups": [
-            {**group, "params": [next(numbers) for _ in names]} for group, names in zip(groups, now, strict=True)
+            {**groups[origin], "params": [next(numbers) for _ in names]}
+            for origin, names in zip(_origins(saved, now), now, strict=True)
         ],
     }
