@@ -36,7 +36,7 @@ unit: .venv/.ready  ## the tests that train nothing
 	$(BIN)/python -m pytest -q -m "not training and not campaign" -n 2
 
 training: .venv/.ready  ## the tests that train real (tiny) models, kill and resume them
-	$(BIN)/python -m pytest -q -m "training and not campaign" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile
 
 check: format lint types imports test docs  ## everything that must hold before a commit
 
@@ -69,7 +69,7 @@ campaign: .venv/.ready  ## the longer fault campaigns
 	$(BIN)/python -m pytest -q -m campaign -s
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
-	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 2 --dist loadfile
+	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile
 
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt .venv/.ready
 	$(PYTHON) -m venv .venv-oldest
