@@ -89,13 +89,14 @@ def test_the_control_without_the_comparison_proves_nothing(tmp_path: Path) -> No
 
 # -- what strays ---------------------------------------------------------------------------------------------
 
-HIDDEN = np.random.default_rng(3)
+HIDDEN_GENERATOR = np.random.default_rng(3)
 
 
 def masked_by_a_generator_of_the_module(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """A collator whose generator no trainer holds."""
+    """A collator whose generator nobody finds: it is asked for by a name that is put together."""
     batch = pad(rows)
-    mask = torch.from_numpy(HIDDEN.random(tuple(batch["input_ids"].shape)) < 0.3)
+    hidden = globals()["_".join(("HIDDEN", "GENERATOR"))]
+    mask = torch.from_numpy(hidden.random(tuple(batch["input_ids"].shape)) < 0.3)
     return batch | {"input_ids": batch["input_ids"].masked_fill(mask, 3)}
 
 
@@ -154,8 +155,8 @@ def observed(checkpointer: keepstep.Checkpointer) -> tuple[str, str, Course]:
 
 def test_a_hidden_generator_is_caught(tmp_path: Path, said: Callable[[str], list[str]]) -> None:
     interrupted(tmp_path / "run", collator=masked_by_a_generator_of_the_module)
-    global HIDDEN
-    HIDDEN = np.random.default_rng(3)
+    global HIDDEN_GENERATOR
+    HIDDEN_GENERATOR = np.random.default_rng(3)
     checkpointer = life(tmp_path / "run", collator=masked_by_a_generator_of_the_module)
 
     level, evidence, course = observed(checkpointer)
@@ -164,8 +165,8 @@ def test_a_hidden_generator_is_caught(tmp_path: Path, said: Callable[[str], list
     assert course.deviation is not None and (course.deviation.step, course.deviation.name) == (5, "loss")
     assert said("is approximate after all") == ["WARNING"]
     assert checkpointer.receipt is not None
-    likely = "likely: the collator (masked_by_a_generator_of_the_module) draws from a generator of its own: HIDDEN"
-    assert likely in checkpointer.receipt.reasons[-1].text
+    assert "likely: " in checkpointer.receipt.reasons[-1].text
+    assert "masked_by_a_generator_of_the_module" in checkpointer.receipt.reasons[-1].text
 
 
 def test_what_a_callback_logs_of_its_process_leaves_the_course(tmp_path: Path) -> None:
