@@ -18,7 +18,10 @@ from tests.matrix.playing import row
 from tests.matrix.subject import Subject
 from tests.matrix.subjects import GROUPS
 
-pytestmark = pytest.mark.training
+pytestmark = [
+    pytest.mark.training,
+    pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning"),  # models of transformers 4, under a newer torch
+]
 
 ADAPTERS = "Adapters"
 OTHERS = (ADAPTERS, "Optimizers", "Models loaded from files", "The same models in other ways")
