@@ -123,8 +123,7 @@ class Comparison:
             text = f"optimizer: {_tensors(self._rewritten)} of its state was rewritten in the file since the save"
             names = listed([_spelt(name) for name in self._rewritten])
             self.reasons.append(Reason(Exactness.APPROXIMATE, f"{text}: {names}"))
-        excused = {*self._rewritten}
-        wrong = [n for n in self._optimizer.wrong if n.partition("|")[0] not in recast and n not in excused]
+        wrong = [n for n in self._optimizer.wrong if n.partition("|")[0] not in recast and n not in self._rewritten]
         if not wrong:
             return
         names, kind = listed([_spelt(name) for name in wrong]), type(bare_optimizer(self._trainer))

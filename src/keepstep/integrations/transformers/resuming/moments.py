@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from keepstep.errors import ResumeRefused
-from keepstep.integrations.transformers.resuming.watched import bare_optimizer, named_parameters_of
+from keepstep.integrations.transformers.resuming.watched import bare_optimizer, named_parameters_of, numbers_in
 from keepstep.integrations.transformers.setup.messages import listed
 
 ELEMENTWISE = frozenset(
@@ -52,14 +52,14 @@ def uncast(
 
     `which` are the numbers of the parameters of which that is done.
     """
-    for index, (number, parameter) in enumerate(zip(_numbers(state), parameters, strict=False)):
+    for index, (number, parameter) in enumerate(zip(numbers_in(state), parameters, strict=False)):
         if index in which and parameter in optimizer.state:
             optimizer.state[parameter] = _as_given(optimizer.state[parameter], state["state"].get(number))
 
 
 def _refuse_shapes(trainer: Any, state: Mapping[str, Any]) -> None:
     wrong: list[str] = []
-    for number, (_, name, parameter) in zip(_numbers(state), named_parameters_of(trainer), strict=False):
+    for number, (_, name, parameter) in zip(numbers_in(state), named_parameters_of(trainer), strict=False):
         for key, value in (state["state"].get(number) or {}).items():
             if key in ELEMENTWISE and isinstance(value, torch.Tensor) and value.shape != parameter.shape and value.ndim:
                 wrong.append(f"{key} of {name} is {tuple(value.shape)} and not {tuple(parameter.shape)}")
@@ -69,10 +69,6 @@ def _refuse_shapes(trainer: Any, state: Mapping[str, Any]) -> None:
             hint="Build the model, and the groups of its optimizer, in the order in which they were; or start a new "
             "run from the weights.",
         )
-
-
-def _numbers(state: Mapping[str, Any]) -> list[Any]:
-    return [number for group in state["param_groups"] for number in group["params"]]
 
 
 def _as_given(taken: Any, given: Any) -> Any:

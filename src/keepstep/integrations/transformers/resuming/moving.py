@@ -15,6 +15,7 @@ from keepstep.integrations.transformers.resuming.attributes import NAMES
 from keepstep.integrations.transformers.resuming.buffers import BUFFER
 from keepstep.integrations.transformers.resuming.own_generators import FIRST, callbacks_of
 from keepstep.integrations.transformers.resuming.trained import live_tensors, read_extra, unwrapped
+from keepstep.integrations.transformers.resuming.watched import bare_optimizer
 from keepstep.integrations.transformers.setup.messages import listed, logger
 
 PREFIX = "trainer."
@@ -170,7 +171,7 @@ def _is_looked_into(value: Any) -> bool:
 
 def _own_optimizer(trainer: Any) -> Any:
     """The optimizer where it is none of the libraries', which keep all in their `state_dict`."""
-    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    optimizer = bare_optimizer(trainer)
     if optimizer is None or f"{type(optimizer).__module__}.".startswith(_LIBRARIES):
         return None
     return optimizer

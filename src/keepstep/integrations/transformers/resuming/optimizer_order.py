@@ -9,6 +9,7 @@ from typing import Any
 from keepstep.errors import ResumeRefused
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.trained import unwrapped
+from keepstep.integrations.transformers.resuming.watched import bare_optimizer, numbers_in
 from keepstep.integrations.transformers.setup.messages import listed, logger
 
 Order = Sequence[Sequence[str]]
@@ -42,7 +43,7 @@ def in_order(trainer: Any, saved: Order | None) -> Iterator[None]:
             f"{len(now)}" + (f"; in one of both alone: {listed(differing)}" if differing else ""),
             hint="Let the same parameters train, in the same groups; or start a new run from the weights.",
         )
-    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    optimizer = bare_optimizer(trainer)
     taken: list[bool] = []
 
     def reorder(_: Any, state: dict[str, Any]) -> dict[str, Any]:
@@ -83,8 +84,7 @@ def _reorder_rates(trainer: Any, origins: list[int]) -> None:
 def _reordered(state: dict[str, Any], saved: Order, now: Order) -> dict[str, Any]:
     """A `state_dict` as if its parameters, and the groups of the same ones, had been in the order of now."""
     groups, old = state["param_groups"], state["state"]
-    keys = [key for group in groups for key in group["params"]]
-    index = dict(zip((name for group in saved for name in group), keys, strict=True))
+    index = dict(zip((name for group in saved for name in group), numbers_in(state), strict=True))
     order = [name for group in now for name in group]
     numbers = iter(range(len(order)))
     return {

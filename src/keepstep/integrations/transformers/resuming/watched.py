@@ -59,12 +59,16 @@ def optimizer_state(trainer: Any) -> dict[str, torch.Tensor]:
 
 def tensors_of_state(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, torch.Tensor]:
     """The tensors of an optimizer's `state_dict`, called as `optimizer_state` does; `names` are its parameters'."""
-    numbers = [number for group in state["param_groups"] for number in group["params"]]
     return {
         f"{name}|{key}": tensor
-        for name, number in zip(names, numbers, strict=False)
+        for name, number in zip(names, numbers_in(state), strict=False)
         for key, tensor in _tensors(state["state"].get(number))
     }
+
+
+def numbers_in(state: Mapping[str, Any]) -> list[Any]:
+    """The keys of the parameters in an optimizer's `state_dict`, in the order of its groups."""
+    return [number for group in state["param_groups"] for number in group["params"]]
 
 
 def named_parameters_of(trainer: Any) -> list[tuple[int, str, torch.Tensor]]:
