@@ -78,7 +78,10 @@ def schema_page() -> str:
     return json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
 
 
-KINDS = {"script": "scripts", "yaml": "YAML files", "run": "runs", "trainer": "trainers at attach", "job": "job files"}
+KINDS = {
+    "script": "scripts", "yaml": "YAML files", "command": "commands", "stock": "stock directories", "run": "runs",
+    "trainer": "trainers at attach", "job": "job files",
+}  # fmt: skip
 DOCTOR = """# Doctor
 
 `keepstep doctor SCRIPT_OR_YAML_OR_JOB_OR_RUN` looks for what is wrong, or may go wrong, with a training's checkpoints;

@@ -80,7 +80,13 @@ def test_json(folder: Path, call: Call) -> None:
     assert {key: first[key] for key in ("id", "severity", "path", "line", "where")} == {
         "id": "E306", "severity": "error", "path": "wrong.py", "line": 2, "where": "wrong.py:2",
     }  # fmt: skip
-    assert set(first) == {"id", "severity", "title", "what", "why", "fix", "where", "path", "line"}
+    assert set(first) == {
+        "id", "severity", "title", "what", "why", "fix", "where", "path", "line", "cell", "unless", "values",
+    }  # fmt: skip
+    assert first["values"] == [
+        {"name": "enable_jit_checkpoint", "value": True, "source": "literal", "where": "wrong.py:2", "unless": None}
+    ]
+    assert first["unless"] is None
     assert wrong["unread"] == ["eval_strategy=when() (line 1)"]
     assert {"missing", "rules"} == set(wrong["not_judged"][0])
 

@@ -27,8 +27,8 @@ FACES = {
         "memory_of noting recording served"
     ),
     "operations.doctor": """
-        GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together judge
-        rule_named rules_of
+        COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together
+        judge rule_named rules_of
     """,
     "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",

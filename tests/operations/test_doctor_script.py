@@ -38,6 +38,24 @@ def _settings(path: Path, text: str) -> dict[str, object]:
         ("Seq2SeqTrainingArguments(save_steps=500)", 500),
         ("class Mine(TrainingArguments):\n    pass\nMine(save_steps=500)", 500),
         ("if __name__ == '__main__':\n    n = 500\n    TrainingArguments(save_steps=n)", 500),
+        ("kw = dict(save_steps=1)\nkw['save_steps'] = 500\nTrainingArguments(**kw)", 500),
+        ("kw = {}\nkw.update(save_steps=500)\nTrainingArguments(**kw)", 500),
+        ("kw = dict(save_steps=500)\nkw.setdefault('save_steps', 2)\nTrainingArguments(**kw)", 500),
+        ("kw = dict(save_steps=500)\nTrainingArguments(**kw)\nkw['save_steps'] = 2", 500),
+        ("kw = dict(save_steps=500)\nif False: kw['save_steps'] = 2\nTrainingArguments(**kw)", 500),
+        ("def f(n, m=5):\n    TrainingArguments(save_steps=n * m)\nf(100)", 500),
+        ("def f(*, n):\n    return TrainingArguments(save_steps=n)\ndef g():\n    f(n=500)", 500),
+        ("def n(k): return 5 * k\nTrainingArguments(save_steps=n(100))", 500),
+        ("if big:\n    n = 500\n    TrainingArguments(save_steps=n)", 500),
+        ("quick = False\nif quick: n = 5\nelse: n = 500\nTrainingArguments(save_steps=n)", 500),
+        ("quick = False\nTrainingArguments(save_steps=5 if quick else 500)", 500),
+        ("class C:\n    n = 5\nn = 500\nTrainingArguments(save_steps=n)", 500),
+        ("n = 500\nx = [n for n in range(3)]\nTrainingArguments(save_steps=n)", 500),
+        ("a, n = 1, 500\nTrainingArguments(save_steps=n)", 500),
+        ("c = {'train': {'n': 500}}\nTrainingArguments(save_steps=c['train']['n'])", 500),
+        ("c = {'n': 500}\nTrainingArguments(save_steps=c.get('n', 3), eval_steps=c.get('m', 3))", 500),
+        ("a = TrainingArguments()\nif True: a.save_steps = 500", 500),
+        ("class Mine(TrainingArguments):\n    save_steps: int = 500\nMine()", 500),
     ],
 )
 def test_values_that_can_be_known(tmp_path: Path, text: str, value: object) -> None:
@@ -77,8 +95,14 @@ def test_enumerations_are_their_words(tmp_path: Path) -> None:
         "TrainingArguments(save_steps=1 // 0)",
         "a = TrainingArguments(save_steps=3)\na.save_steps = int(input())",
         "a = TrainingArguments(save_steps=3)\na.save_steps *= 2",
-        "kw = dict(save_steps=1)\nkw['save_steps'] = 2\nTrainingArguments(**kw)",
-        "kw = dict(save_steps=1)\nkw.update(save_steps=2)\nTrainingArguments(**kw)",
+        "kw = dict(save_steps=1)\nkw.update(load())\nTrainingArguments(**kw)",
+        "kw = dict(save_steps=1)\nfor k in names: kw[k] = 2\nTrainingArguments(**kw)",
+        "kw = dict(save_steps=1)\nif big: kw['save_steps'] = 2\nTrainingArguments(**kw)",
+        "kw = dict(save_steps=1)\ndef more(): kw['save_steps'] = 2\nTrainingArguments(**kw)",
+        "a = TrainingArguments(save_steps=3)\nif big: a.save_steps = 5",
+        "def f(n):\n    TrainingArguments(save_steps=n)\nf(1)\nf(2)",
+        "def f(n):\n    TrainingArguments(save_steps=n)\nf(1)\nuse(f)",
+        "import os\nTrainingArguments(save_steps=int(os.environ.get('STEPS', 5)))",
         "TrainingArguments(**load())",
     ],
 )
@@ -106,6 +130,7 @@ def test_a_parser_of_the_command_line_is_said(tmp_path: Path) -> None:
     found = report(tmp_path / "s.py", text)
     assert found.findings == ()
     assert any("HfArgumentParser takes them from the command line" in line for line in found.unread)
+    assert len(found.unread) == 1
 
 
 def test_a_file_without_a_config_is_said(tmp_path: Path) -> None:

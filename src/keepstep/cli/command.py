@@ -71,13 +71,15 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         return [CompletionItem(incomplete, type="dir")]
 
 
-def command(name: str, *, examples: Sequence[Example]) -> Callable[[Callable[..., Any]], Command]:
+def command(
+    name: str, *, examples: Sequence[Example], cls: type[Command] = Command
+) -> Callable[[Callable[..., Any]], Command]:
     """Make a function the command of that name; the registry's sentence stands before its docstring."""
     sentence = COMMANDS[name].sentence
 
     def decorate(function: Callable[..., Any]) -> Command:
         text = f"{sentence}\n\n{inspect.cleandoc(function.__doc__ or '')}"
-        return click.command(name, cls=Command, help=text, short_help=sentence, examples=examples)(function)
+        return click.command(name, cls=cls, help=text, short_help=sentence, examples=examples)(function)
 
     return decorate
 

@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from keepstep.cli.command import Argument, command, format_option
+from keepstep.cli.command import Argument, Command, command, format_option
 from keepstep.cli.drawing.quantities import DURATION, PARAMETERS, RATE, SIZE
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.text import clean, count
-from keepstep.operations.doctor import Finding, Options, Report, Rule, Severity, examine_together, rule_named
+from keepstep.operations.doctor import (
+    COMMAND_LINE,
+    Finding,
+    Options,
+    Report,
+    Rule,
+    Severity,
+    examine_together,
+    rule_named,
+)
 from keepstep.paths import expanded
 
 if TYPE_CHECKING:
@@ -25,15 +34,38 @@ _WIDEST = 100
 _INDENT = " " * 6
 
 
-COLUMNS = ("id", "severity", "title", "what", "why", "fix", "where", "path", "line")
+COLUMNS = ("id", "severity", "title", "what", "why", "fix", "where", "path", "line", "unless")
 """Columns of the format agent."""
+_KINDS = {
+    "script": "script", "yaml": "training file", "run": "run", "job": "job", "command": "command",
+    "stock": "not managed: the arguments in its newest checkpoint",
+}  # fmt: skip
+_ARGUMENTS = "keepstep.doctor.arguments"
+
+
+class _DoctorCommand(Command):
+    """Takes what stands behind `--` as the training's own arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "--" in args:
+            place = args.index("--")
+            ctx.meta[_ARGUMENTS] = args[place + 1 :]
+            args = args[:place]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[-- ARGUMENTS...]"]
 
 
 @command(
     "doctor",
+    cls=_DoctorCommand,
     examples=[
         ("keepstep doctor train.py", "read a script, without running it"),
         ("keepstep doctor sft.yaml runs/sft", "a file of `trl sft --config`, and a run directory"),
+        ("keepstep doctor train.py -- --save_steps 500", "with the arguments that it is started with"),
+        ("keepstep doctor run.sh", "what a shell script starts, with the arguments that it gives"),
+        ("keepstep doctor train.py runs/sft", "with the arguments that an earlier start left in its checkpoints"),
         ("keepstep doctor job.sbatch train.py --step-time 2.5s --params 13B",
          "does the job leave the time to save?"),
         ("keepstep doctor train.py --step-time 2.5s --params 13B --mtbf 8h --grace 30s",
@@ -45,11 +77,11 @@ COLUMNS = ("id", "severity", "title", "what", "why", "fix", "where", "path", "li
 @click.argument(
     "targets",
     cls=Argument,
-    metavar="[SCRIPT_OR_YAML_OR_JOB_OR_RUN]...",
+    metavar="[SCRIPT_OR_YAML_OR_SHELL_OR_RUN]...",
     nargs=-1,
     type=click.Path(path_type=Path),
-    explanation="a Python script, a file of `trl sft --config`, a job file (sbatch, Kubernetes), or the output_dir of "
-    "a run; several of them are examined together",
+    explanation="a Python script or a notebook, a training's YAML file (TRL, LLaMA-Factory, axolotl), a shell script "
+    "or a job file (sbatch, Kubernetes), or the output_dir of a run; several of them are examined together",
 )
 @click.option("--explain", metavar="ID", help="Print one rule in full, and nothing else.")
 @click.option("--ignore", metavar="ID", multiple=True, help="Leave a rule out; may be given several times.")
@@ -82,8 +114,10 @@ def doctor(
     grace: float | None,
     output: Output,
 ) -> None:
-    """A script is read, never run: what depends on more than its text is listed as not known. A comment on the line of
-    a setting silences a rule there: # keepstep: ignore W204. Every rule is explained in docs/doctor.md.
+    """A script is read, never run: what depends on more than its text is listed as not known. What it is started with
+    is taken from behind --, or from the shell script that starts it. A default is no fact: what rests on one is said
+    to. A comment on the line of a setting silences a rule there: # keepstep: ignore W204. Every rule is explained in
+    docs/doctor.md.
 
     Exit code 1 when there is an error.
     """
@@ -108,7 +142,7 @@ def doctor(
         steps=steps,
         ignore=frozenset(rule_named(id_).id for id_ in ignore),
     )
-    reports = list(examine_together([expanded(target) for target in targets], options))
+    reports = list(examine_together([expanded(target) for target in targets], options, ctx.meta.get(_ARGUMENTS)))
     if output.is_agent:
         output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
     elif output.is_json:
@@ -136,8 +170,8 @@ def _size(parameters: int, lora_rank: int | None) -> CheckpointSize:
 
 
 def _print(report: Report, output: Output) -> None:
-    kind = {"script": "script", "yaml": "training file", "run": "run", "job": "job"}[report.kind]
-    output.line((report.target, "bold"), f" ({kind})")
+    started = f", with the arguments of {report.command}" if report.command not in ("", report.target) else ""
+    output.line((report.target, "bold"), f" ({_KINDS[report.kind]}{started})")
     output.line()
     for severity in Severity:
         found = [finding for finding in report.findings if finding.severity is severity]
@@ -150,14 +184,26 @@ def _print(report: Report, output: Output) -> None:
 
 def _finding(finding: Finding, report: Report, output: Output) -> None:
     where = "" if str(finding.where) == report.target else f"{finding.where}: "
-    end = "" if finding.what.endswith("?") else "."
+    end = "" if finding.sentence.endswith(("?", ")")) else "."
     output.line("  ", (finding.id, _STYLES[finding.severity]), "  ", (finding.rule.title, "bold"))
-    _paragraph(f"{where}{finding.what}{end}", output)
+    _paragraph(f"{where}{finding.sentence}{end}", output)
+    if sources := _sources(finding):
+        _paragraph(f"{sources}.", output, "Known from")
     _paragraph(finding.rule.why, output, "Why")
     _paragraph(finding.fix, output, "Fix")
     if finding.rule.solved:
         _paragraph(f"{finding.rule.solved}.", output, "With keepstep.attach")
     output.line()
+
+
+def _sources(finding: Finding) -> str:
+    """Where the values come from that a finding looks at, where they are not written in the target itself."""
+    by_place: dict[str, list[str]] = {}
+    for used in finding.values:
+        if used.source != "literal":
+            place = f"{used.source}, {used.where}" if used.where not in ("", COMMAND_LINE) else used.source
+            by_place.setdefault(place, []).append(f"{used.name}={used.value!r}")
+    return "; ".join(f"{', '.join(values)} ({place})" for place, values in by_place.items())
 
 
 def _not_known(report: Report, output: Output) -> None:

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from keepstep.errors import PolicyError, RunNotFound, SettingsError
+from keepstep.errors import PolicyError, SettingsError
 from keepstep.operations.doctor import surroundings
 from keepstep.operations.doctor.facts import DEFAULT_BANDWIDTH, DEFAULT_MTBF, Facts, Job, Pace, full_name, is_trainers
 from keepstep.operations.doctor.findings import Finding, Gap, Report, Rule, in_order
-from keepstep.operations.doctor.found import Where
-from keepstep.operations.doctor.job_file import ENDINGS as JOB_ENDINGS
-from keepstep.operations.doctor.job_file import is_manifest, read_job_file
+from keepstep.operations.doctor.found import Found, Where
+from keepstep.operations.doctor.reading.command_line import CommandLine
+from keepstep.operations.doctor.reading.texts import Ignored
 from keepstep.operations.doctor.rules import RULES
 from keepstep.operations.doctor.run_facts import facts_of_run
-from keepstep.operations.doctor.script import read_script
-from keepstep.operations.doctor.settings import DEFAULTS, Given, NotKnown, Settings
-from keepstep.operations.doctor.training_file import ENDINGS, read_training_file
+from keepstep.operations.doctor.settings import DEFAULTS, Given, NotKnown
+from keepstep.operations.doctor.targets import read_targets
+from keepstep.operations.doctor.used import used
 from keepstep.paths import expanded
 from keepstep.retention import Metric, Mode, Policy, default_policy, known_mode, parse
-from keepstep.run import Run, is_run
+from keepstep.run import Run
 
 _ALL = "*"
 QUIET = frozenset({"run", "trainer"})
@@ -56,20 +56,25 @@ def examine(target: Path, options: Options | None = None) -> tuple[Report, ...]:
     return examine_together([target], options)
 
 
-def examine_together(targets: Sequence[Path], options: Options | None = None) -> tuple[Report, ...]:
+def examine_together(
+    targets: Sequence[Path], options: Options | None = None, arguments: Sequence[str] | None = None
+) -> tuple[Report, ...]:
     """The reports of several targets, in their order, each judged with what the others tell: which job starts a
-    training, which two write to one directory. Raises as `examine` does.
+    training and with what, which two write to one directory. `arguments` are what a person says that the trainings are
+    started with, None where nothing was said. Raises as `examine` does.
     """
     options = options or Options()
-    read = [_read(target) for target in targets]
+    read = read_targets(targets, CommandLine.typed(arguments) if arguments is not None else None)
     jobs = [one.job for one in read if one.job is not None]
-    trainings = [one.path for one in read if one.job is None]
+    trainings = [one.path for one in read if one.job is None and one.path in targets]
+    ignored = Ignored()
     before: list[Facts] = []
     reports: list[Report] = []
     for one in read:
         for facts in one.facts:
             if one.job is not None:
-                reports.append(_judge_job(facts, one, options, paired=bool(trainings)))
+                paired = len(read) > len(jobs)
+                reports.append(_judge_job(facts, one.job, options, ignored, paired=paired))
                 continue
             job = _job_of(one.path, jobs, trainings)
             if facts.source == "run":
@@ -77,63 +82,16 @@ def examine_together(targets: Sequence[Path], options: Options | None = None) ->
             else:
                 given = _complete(replace(facts, job=job, same_elsewhere=_same(facts, one.path, before)), options)
                 before.append(facts)
-            reports.append(judge(given, options.ignore, one.ignored))
+            reports.append(judge(given, options.ignore, ignored))
     return tuple(reports)
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A target as it was read: its facts, ids to ignore by line, and the job, where it is a job file."""
-
-    path: Path
-    facts: tuple[Facts, ...]
-    ignored: Mapping[int, frozenset[str]] = field(default_factory=dict[int, frozenset[str]])
-    job: Job | None = None
-
-
-def _read(target: Path) -> _Read:
-    if target.is_dir():
-        if not is_run(target):
-            raise _no_run(target)
-        return _Read(target, (facts_of_run(Run.open(target)),))
-    kind = target.suffix.lower()
-    if kind in JOB_ENDINGS or (kind in ENDINGS and is_manifest(target)):
-        return _read_job(target)
-    if kind in ENDINGS:
-        facts, ignored = read_training_file(target)
-        return _Read(target, (facts,), ignored)
-    if kind == ".py":
-        script = read_script(target)
-        return _Read(target, script.facts, script.ignored)
-    if not target.exists():
-        raise RunNotFound(
-            f"there is no {target}",
-            hint="Give a script, a file of `trl sft --config`, a job's script, or the output_dir.",
-        )
-    raise SettingsError(
-        f"{target} is neither a Python script (.py) nor a YAML file (.yaml, .yml) nor a job file "
-        f"({', '.join(JOB_ENDINGS)}) nor a run directory",
-        hint="Give the script, the file of `trl sft --config`, the job's script, or the output_dir.",
-    )
-
-
-def _read_job(target: Path) -> _Read:
-    found = read_job_file(target)
-    if not found.job.known:
-        raise SettingsError(
-            f"{target} has no #SBATCH line and starts no training", hint="Give the script that sbatch is given."
-        )
-    settings = Settings({}, complete=False, why_incomplete="the training that it starts: give its file too")
-    facts = Facts("job", Where(str(target)), settings, job=found.job, unread=found.unread)
-    return _Read(target, (facts,), found.ignored, found.job)
-
-
-def _judge_job(facts: Facts, read: _Read, options: Options, *, paired: bool) -> Report:
+def _judge_job(facts: Facts, job: Job, options: Options, ignored: Ignored, *, paired: bool) -> Report:
     """A job file alone; what it means for a training is said there, where one is examined too."""
-    facts = replace(facts, pace=_pace(facts.pace, options, read.job))
+    facts = replace(facts, pace=_pace(facts.pace, options, job))
     if paired:
         facts = replace(facts, pace=replace(facts.pace, grace=None))
-    return judge(facts, options.ignore, read.ignored)
+    return judge(facts, options.ignore, ignored)
 
 
 def _job_of(target: Path, jobs: Sequence[Job], trainings: Sequence[Path]) -> Job | None:
@@ -176,39 +134,57 @@ def examine_run(run: Run, options: Options | None = None) -> Report:
     return judge(replace(facts, pace=_pace(facts.pace, options)), options.ignore)
 
 
-def judge(
-    facts: Facts, ignore: Iterable[str] = (), ignored_lines: Mapping[int, frozenset[str]] | None = None
-) -> Report:
-    """Every rule put to the facts; `ignore` are ids to leave out, `ignored_lines` ids by line (`*` for all)."""
+def judge(facts: Facts, ignore: Iterable[str] = (), ignored: Ignored | None = None) -> Report:
+    """Every rule put to the facts; `ignore` are ids to leave out, `ignored` those that comments leave out."""
     findings: list[Finding] = []
     gaps: dict[str, list[str]] = {}
     left_out = set(ignore)
-    ignored: list[str] = []
+    passed_over: list[str] = []
     for rule in RULES.values():
         if facts.source not in rule.sources or (facts.attached and rule.solved):
             continue
+        asking = replace(facts, settings=facts.settings.asking())
         try:
-            found = rule.check(facts)
+            found = rule.check(asking)
         except NotKnown as error:
             gaps.setdefault(str(error), []).append(rule.id)
             continue
         if found is None:
             continue
         where = facts.locate(found)
-        here = (ignored_lines or {}).get(where.line, frozenset())
-        if rule.id in left_out or rule.id in here or _ALL in here:
-            ignored.append(rule.id)
+        if rule.id in left_out or _is_ignored(rule.id, where, found, facts, ignored):
+            passed_over.append(rule.id)
             continue
-        findings.append(Finding(rule, found.what, found.fix or rule.fix, where))
+        values = used(facts, asking.settings.asked or ())
+        unless = " or ".join(dict.fromkeys(filter(None, (*(v.unless for v in values), *_left_open(facts, asking)))))
+        findings.append(Finding(rule, found.what, found.fix or rule.fix, where, values, unless))
     missing = () if facts.source in QUIET else tuple(Gap(what, tuple(ids)) for what, ids in gaps.items())
     return Report(
-        str(facts.where) if facts.source == "script" else facts.where.path,
+        facts.where.path if not facts.where.line else str(facts.at(0)),
         facts.source,
         in_order(findings),
         facts.unread,
         missing,
-        tuple(ignored),
+        tuple(passed_over),
+        used(facts, facts.settings.values),
+        str(facts.command or ""),
     )
+
+
+def _is_ignored(id_: str, where: Where, found: Found, facts: Facts, ignored: Ignored | None) -> bool:
+    """True where a comment leaves a rule out: where the finding stands, or where its setting is used."""
+    if ignored is None:
+        return False
+    lines = (facts.settings.line(name) for name in found.about)
+    used_at = facts.at(next((line for line in lines if line), 0))
+    ids = {id_ for place in (where, used_at) for id_ in ignored.at(place, facts.place_of)}
+    return bool(ids & {id_, _ALL})
+
+
+def _left_open(facts: Facts, asking: Facts) -> tuple[str, ...]:
+    """What may say otherwise than a default that nobody gave, of those that a rule asked for."""
+    asked = asking.settings.asked or set()
+    return (facts.settings.unless,) if asked - facts.settings.values.keys() else ()
 
 
 def rule_named(id_: str) -> Rule:
@@ -315,19 +291,3 @@ def _metric(facts: Facts) -> Metric | None:
     if mode not in ("min", "max"):
         return None
     return Metric(full_name(name), mode)
-
-
-def _no_run(target: Path) -> RunNotFound:
-    scripts = sorted(path.name for path in target.iterdir() if path.suffix in (".py", *ENDINGS))[:10]
-    found = surroundings.checkpoints_in(target)
-    if found:
-        what = f"{target} has {len(found)} checkpoints that keepstep did not commit, and no run"
-        hint = "Give the training's script in its place."
-    else:
-        what, hint = f"{target} is no run directory", "Give a script, a YAML file, or the output_dir of a training."
-        runs = sorted(child.name for child in target.iterdir() if child.is_dir() and is_run(child))[:10]
-        if runs:
-            hint = f"There are runs below it: {', '.join(runs)}"
-    if scripts:
-        hint += f" There are files in it: {', '.join(scripts)}"
-    return RunNotFound(what, hint=hint)

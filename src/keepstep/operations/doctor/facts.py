@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -124,7 +125,8 @@ class Facts:
     `policy` is what an attached training will keep, None where nothing is attached or the policy can't be read;
     `keep` is its spec as it was given. `resume` holds what `train()` is given, one entry for each call that is seen.
     `places_before` are the loggers that an earlier start in this directory wrote to, `same_directory` the lines of
-    earlier configs that name it, `same_elsewhere` those of other files. `job` starts the training, or is the target.
+    earlier configs that name it, `same_elsewhere` those of other files. `job` starts the training, or is the target;
+    `command` is the place of the command line that is known. `place_of` tells where a line of the target really is.
     """
 
     source: str
@@ -151,6 +153,8 @@ class Facts:
     run: RunState | None = None
     chosen: Metric | None = None
     unread: tuple[str, ...] = ()
+    command: Where | None = None
+    place_of: Callable[[Where], Where] | None = None
 
     # -- what rules ask again and again --------------------------------------------------------------------
 
@@ -174,10 +178,15 @@ class Facts:
 
     @property
     def resumes(self) -> bool:
-        """True when `train()` is told to resume. Raises NotKnown."""
+        """True when `train()` is told to resume, or may be told so by whoever starts it. Raises NotKnown."""
         if not self.resume_known:
             raise NotKnown("what train() is told to resume from")
-        return any(isinstance(given, Unread) or bool(given.value) for given in self.resume)
+        return any(isinstance(given, Unread) or bool(given.value or given.unless) for given in self.resume)
+
+    @property
+    def asks_to_resume(self) -> bool:
+        """True when `train()` is told to resume as far as is known. Raises NotKnown."""
+        return self.resumes and any(isinstance(given, Unread) or bool(given.value) for given in self.resume)
 
     @property
     def total_steps(self) -> int | None:
@@ -210,15 +219,24 @@ class Facts:
         return self.policy
 
     def locate(self, found: Found) -> Where:
-        """The line of the first setting that the finding is about and that was given, else the target itself."""
+        """The place of the first setting that the finding is about and that was given, else the target itself."""
         if found.where is not None:
-            return found.where
-        lines = (self.settings.line(name) for name in found.about)
-        return replace(self.where, line=next((line for line in lines if line), self.where.line))
+            return self.placed(found.where)
+        for name in found.about:
+            given = self.settings.values.get(name)
+            if isinstance(given, Given) and given.where is not None:
+                return self.placed(given.where)
+            if given is not None and given.line:
+                return self.at(given.line)
+        return self.at(0)
 
     def at(self, line: int) -> Where:
         """A line of the target."""
-        return replace(self.where, line=line or self.where.line)
+        return self.placed(replace(self.where, line=line or self.where.line))
+
+    def placed(self, where: Where) -> Where:
+        """Where a line really is: in a notebook, the cell and its line."""
+        return self.place_of(where) if self.place_of is not None else where
 
 
 def given_mode(facts: Facts) -> Mode | None:

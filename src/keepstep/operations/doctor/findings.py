@@ -54,13 +54,49 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """A training argument as it is known: its value, where it comes from, and what may say otherwise."""
+
+    name: str
+    value: Any
+    source: str
+    where: str = ""
+    unless: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "value": self.value,
+            "source": self.source,
+            "where": self.where or None,
+            "unless": self.unless or None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
-    """A rule that applies: what is wrong here, why it matters, what to do, and where it stands."""
+    """A rule that applies: what is wrong here, why it matters, what to do, and where it stands.
+
+    `values` are the training arguments that the rule looked at, and `unless` what may say otherwise than a default that
+    it rests on; empty where it rests on none.
+    """
 
     rule: Rule
     what: str
     fix: str
     where: Where
+    values: tuple[Used, ...] = ()
+    unless: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong, with what may still make it right."""
+        if not self.unless:
+            return self.what
+        if self.what.endswith("?"):
+            return f"{self.what} (Unless {self.unless} says otherwise)"
+        return f"{self.what}, unless {self.unless} says otherwise"
 
     @property
     def id(self) -> str:
@@ -76,12 +112,15 @@ class Finding:
             "id": self.id,
             "severity": self.severity.value,
             "title": self.rule.title,
-            "what": self.what,
+            "what": self.sentence,
             "why": self.rule.why,
             "fix": self.fix,
             "where": str(self.where),
             "path": self.where.path,
             "line": self.where.line or None,
+            "cell": self.where.cell or None,
+            "unless": self.unless or None,
+            "values": [used.to_json() for used in self.values],
         }
 
 
@@ -100,7 +139,8 @@ class Gap:
 class Report:
     """What was found in one target: findings, the gravest first; what could not be read, and what that leaves open.
 
-    `ignored` are the ids of findings that were asked to be left out.
+    `ignored` are the ids of findings that were asked to be left out. `settings` are the training arguments that are
+    known, and `command` is the place that says how the training is started; empty where nothing does.
     """
 
     target: str
@@ -109,6 +149,8 @@ class Report:
     unread: tuple[str, ...] = ()
     gaps: tuple[Gap, ...] = ()
     ignored: tuple[str, ...] = ()
+    settings: tuple[Used, ...] = ()
+    command: str = ""
 
     def count(self, severity: Severity) -> int:
         """Number of findings of that severity."""
@@ -124,11 +166,13 @@ class Report:
         return {
             "target": self.target,
             "kind": self.kind,
+            "command": self.command or None,
             "ok": self.ok,
             "findings": [finding.to_json() for finding in self.findings],
             "unread": list(self.unread),
             "not_judged": [gap.to_json() for gap in self.gaps],
             "ignored": list(self.ignored),
+            "settings": [used.to_json() for used in self.settings],
         }
 
 

@@ -7,13 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A line of a file; `line` 0 is the file, or the directory, as a whole."""
+    """A line of a file; `line` 0 is the file, or the directory, as a whole. In a notebook `cell` counts the code cells
+    from 1, and the line is that of the cell.
+    """
 
     path: str
     line: int = 0
+    cell: int = 0
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}" if self.line else self.path
+        path = f"{self.path}[{self.cell}]" if self.cell else self.path
+        return f"{path}:{self.line}" if self.line else path
 
 
 @dataclass(frozen=True, slots=True)

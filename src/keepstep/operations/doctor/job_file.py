@@ -14,7 +14,9 @@ from typing import Any
 
 from keepstep.errors import SettingsError
 from keepstep.operations.doctor.facts import DEFAULT_GRACE, Job
-from keepstep.operations.doctor.script import ignored_lines, read_text
+from keepstep.operations.doctor.reading.shell import commands
+from keepstep.operations.doctor.reading.starts import Start, starts
+from keepstep.operations.doctor.reading.texts import read_text
 from keepstep.operations.yaml_package import yaml_for
 
 ENDINGS = (".sh", ".bash", ".sbatch", ".slurm", ".batch", ".job")
@@ -30,11 +32,15 @@ _MANIFEST = re.compile(r"^apiVersion:", re.MULTILINE), re.compile(r"^kind:", re.
 
 @dataclass(frozen=True, slots=True)
 class JobFile:
-    """What a job file says; `unread` are values that only running it would tell, `ignored` ids to ignore by line."""
+    """What a job file says; `unread` are values that only running it would tell, `starts` the trainings that it starts.
+
+    `queued` is false for a shell script that asks no scheduler for anything.
+    """
 
     job: Job
     unread: tuple[str, ...]
-    ignored: dict[int, frozenset[str]]
+    starts: tuple[Start, ...] = ()
+    queued: bool = True
 
 
 def is_manifest(path: Path) -> bool:
@@ -46,12 +52,11 @@ def is_manifest(path: Path) -> bool:
 def read_job_file(path: Path) -> JobFile:
     """What a shell script or a manifest says about its job. Raises SettingsError, OSError."""
     text = read_text(path)
-    ignored = ignored_lines(text, python=False)
-    if path.suffix.lower() in ENDINGS:
-        job, unread = _slurm(path, text)
-    else:
-        job, unread = _kubernetes(path, text), ()
-    return JobFile(job, unread, ignored)
+    if path.suffix.lower() not in ENDINGS:
+        return JobFile(_kubernetes(path, text), ())
+    job, unread = _slurm(path, text)
+    found = dict.fromkeys(starts(commands(text, str(path)), str(path)))
+    return JobFile(job, unread, tuple(found), queued="#SBATCH" in text)
 
 
 def _slurm(path: Path, text: str) -> tuple[Job, tuple[str, ...]]:

@@ -3,116 +3,100 @@
 from __future__ import annotations
 
 import ast
-import io
-import re
-import tokenize
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from keepstep.errors import SettingsError
 from keepstep.operations.doctor.adapters import adapter_facts, configures_adapter
 from keepstep.operations.doctor.facts import Facts, Model
 from keepstep.operations.doctor.found import Where
-from keepstep.operations.doctor.literals import Literals, last_name, shown
-from keepstep.operations.doctor.settings import OLD_NAMES, Argument, Given, Settings, Unread
+from keepstep.operations.doctor.reading.coercion import of_setting
+from keepstep.operations.doctor.reading.command_line import CommandLine
+from keepstep.operations.doctor.reading.evaluating import Evaluator
+from keepstep.operations.doctor.reading.notebook import read_notebook
+from keepstep.operations.doctor.reading.program import Program
+from keepstep.operations.doctor.reading.scopes import Scopes
+from keepstep.operations.doctor.reading.texts import read_text
+from keepstep.operations.doctor.reading.values import NotLiteral, last_name, plain, shown
+from keepstep.operations.doctor.settings import OLD_NAMES, Argument, Given, Settings, Source, Unread
 
-LARGEST = 5 * 10**6
-"""Bytes above which a file is no script that a person wrote."""
-IGNORE = re.compile(r"#\s*keepstep:\s*ignore\b(?!-)[\s:=]*([A-Z0-9,\s]*)")
 _TRL_CONFIGS = frozenset({
     "SFTConfig", "DPOConfig", "KTOConfig", "RewardConfig", "GRPOConfig", "RLOOConfig", "ORPOConfig", "CPOConfig",
     "OnlineDPOConfig", "GKDConfig", "PRMConfig", "BCOConfig", "NashMDConfig", "XPOConfig", "PPOConfig",
 })  # fmt: skip
-_PARSERS = ("HfArgumentParser", "TrlParser")
 _SEEDERS = frozenset({"set_seed", "manual_seed", "manual_seed_all", "seed_everything"})
 _OPTIONS = ("keep", "mode", "metric", "budget", "fresh")
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Facts of every config that is made in a script, and the ids that comments ask to ignore, by line."""
+    """Facts of every config that is made in a script; `shell` are the commands in a notebook, each with its line."""
 
     facts: tuple[Facts, ...]
-    ignored: dict[int, frozenset[str]] = field(default_factory=dict[int, frozenset[str]])
+    shell: tuple[tuple[str, int], ...] = ()
 
 
-def read_script(path: Path) -> Script:
-    """What a script says about its training. Raises SettingsError for one that is no Python, OSError."""
+def read_script(path: Path, line: CommandLine | None = None) -> Script:
+    """What a script or a notebook says about its training when it is started with a command line; None where nobody
+    knows that.
+
+    Raises SettingsError for what is no Python or no notebook, and OSError.
+    """
     text = read_text(path)
+    if path.suffix.lower() != ".ipynb":
+        return Script(tuple(_Reader(path, parse(path, text), line).facts()))
+    notebook = read_notebook(path, text)
+    broken = tuple(f"cell {number}, which is no Python" for number in notebook.broken)
+    found = _Reader(path, parse(path, notebook.text), line).facts()
+    facts = [replace(one, place_of=notebook.place, unread=(*one.unread, *broken)) for one in found]
+    if notebook.shell and not any(one.where.line for one in facts):
+        facts = []  # what trains is started from here, and is elsewhere
+    return Script(tuple(facts), notebook.shell)
+
+
+def parse(path: Path, text: str) -> ast.Module:
+    """The syntax tree of a Python text. Raises SettingsError."""
     try:
-        tree = ast.parse(text, filename=str(path))
+        return ast.parse(text, filename=str(path))
     except SyntaxError as error:
         raise SettingsError(
             f"{path}:{error.lineno or 1}: {error.msg}", hint="Python itself would not run it: correct that first."
         ) from None
     except (ValueError, RecursionError, MemoryError) as error:
         raise SettingsError(f"{path} can't be parsed: {error}") from None
-    return Script(tuple(_Reader(path, tree).facts()), ignored_lines(text, python=True))
-
-
-def read_text(path: Path) -> str:
-    """A text file's content. Raises SettingsError for a huge one, or one that is no text, and OSError."""
-    if path.stat().st_size > LARGEST:
-        raise SettingsError(
-            f"{path} is too large to be a script or a config", hint="Give the file that a person wrote."
-        )
-    try:
-        with tokenize.open(path) if path.suffix == ".py" else path.open(encoding="utf-8") as file:
-            return file.read()
-    except (UnicodeDecodeError, SyntaxError):
-        raise SettingsError(
-            f"{path} is no text", hint="Give a Python script, a YAML file, or a run directory."
-        ) from None
-
-
-def ignored_lines(text: str, *, python: bool) -> dict[int, frozenset[str]]:
-    """Ids in comments such as `# keepstep: ignore W204`, by line; without an id, all (`*`)."""
-    found: dict[int, frozenset[str]] = {}
-    for line, comment in _comments(text) if python else enumerate(text.splitlines(), start=1):
-        if match := IGNORE.search(comment):
-            found[line] = frozenset(re.findall(r"[EWI]\d+", match[1])) or frozenset("*")
-    return found
-
-
-def _comments(text: str) -> Iterator[tuple[int, str]]:
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
 
 
 class _Reader:
     """Walks one module's syntax tree."""
 
-    def __init__(self, path: Path, tree: ast.Module) -> None:
+    def __init__(self, path: Path, tree: ast.Module, line: CommandLine | None) -> None:
         self._path = path
-        self._literals = Literals(tree)
-        self._nodes = list(ast.walk(tree))
+        self._scopes = Scopes(tree)
+        self._nodes = self._scopes.nodes
         self._names = _imported(self._nodes)
+        self._program = Program(path, self._scopes, self._origin, line)
+        self._values = Evaluator(self._scopes, self._program)
         self._calls = [node for node in self._nodes if isinstance(node, ast.Call)]
         self._own_configs = self._subclasses_of_configs()
 
     def facts(self) -> Iterator[Facts]:
-        """One for each config that is made; one with unknown settings where a parser makes it, or nothing is found."""
+        """One for each config that is made, by a call or by a parser; one with unknown settings where there is none."""
         common = self._common()
-        configs = [call for call in self._calls if self._is_config(call.func)]
-        made = [(call, self._settings(call)) for call in configs]
+        made = [(call, self._settings(call)) for call in self._calls if self._is_config(call.func)]
+        made += [(call, settings) for call in self._program.parsers() for settings in self._parsed(call)]
         for call, settings in made:
             yield self._facts(call.lineno, settings, common, self._same_directory(call, settings, made))
-        if made:
-            return
-        for call in self._calls:
-            if self._name(call.func) in _PARSERS:
-                why = f"the training arguments: {self._name(call.func)} takes them from the command line"
-                yield self._facts(call.lineno, Settings({}, complete=False, why_incomplete=why), common, ())
-                return
-        why = "the training arguments: nothing here makes TrainingArguments, SFTConfig or one of their kind"
-        yield self._facts(0, Settings({}, complete=False, why_incomplete=why), common, ())
+        if not made:
+            why = "the training arguments: nothing here makes TrainingArguments, SFTConfig or one of their kind"
+            yield self._facts(0, Settings({}, complete=False, why_incomplete=why), common, ())
 
     # -- the training arguments ----------------------------------------------------------------------------
 
     def _is_config(self, node: ast.expr) -> bool:
-        name = self._name(node)
+        return self._names_config(self._name(node))
+
+    def _names_config(self, name: str) -> bool:
         return name in _TRL_CONFIGS or name.endswith("TrainingArguments") or name in self._own_configs
 
     def _subclasses_of_configs(self) -> frozenset[str]:
@@ -125,28 +109,64 @@ class _Reader:
         return frozenset(found)
 
     def _settings(self, call: ast.Call) -> Settings:
-        values: dict[str, Argument] = {}
-        why = ""
+        """What a call of a config's class gives it."""
+        values = dict[str, Argument]()
+        why, name = "", self._name(call.func)
+        own = self._program.fields(name, self._values) if name in self._own_configs else None
+        for field_, default in (own.fields if own is not None else {}).items():
+            self._put(values, field_, default)
         if call.args and not isinstance(call.args[0], ast.Starred):
-            values["output_dir"] = self._literals.read(call.args[0])
+            values["output_dir"] = self._values.read(call.args[0])
         for keyword in call.keywords:
             if keyword.arg is not None:
-                self._take(values, keyword.arg, keyword.value)
+                self._put(values, keyword.arg, self._values.read(keyword.value))
                 continue
-            inner = self._literals.mapping(keyword.value)
-            if inner is None:
-                why = f"**{shown(keyword.value)} (line {keyword.value.lineno})"
-            for name, value in (inner or {}).items():
-                self._take(values, name, value)
-        name = self._name(call.func)
-        if name in self._own_configs:
+            try:
+                record = self._values.record(keyword.value)
+            except NotLiteral as error:
+                why = f"**{shown(keyword.value)} (line {keyword.value.lineno}){_from(str(error), keyword.value)}"
+                continue
+            if record.rest:
+                why = f"**{shown(keyword.value)} (line {keyword.value.lineno}), from {record.rest}"
+            for key, argument in record.fields.items():
+                self._put(values, key, _used_in(argument, keyword.value.lineno))
+        if own is None and name in self._own_configs:
             why = why or f"the defaults of {name}"
         for target in self._targets(call):
             self._changes(target, values)
-        return Settings(values, complete=not why, trl=name in _TRL_CONFIGS, why_incomplete=why)
+        return Settings(values, complete=not why, trl=self._is_trl(name), why_incomplete=why)
 
-    def _take(self, values: dict[str, Argument], name: str, node: ast.expr) -> None:
-        values[OLD_NAMES.get(name, name)] = self._literals.read(node)
+    def _parsed(self, parser: ast.Call) -> Iterator[Settings]:
+        """What a parser of dataclasses makes of the command line, for each config among them."""
+        names = self._program.class_names(parser)
+        for number, (name, record) in enumerate(zip(names, self._program.classes(parser, self._values), strict=False)):
+            if not self._names_config(name):
+                continue
+            values = dict[str, Argument]()
+            for key, argument in record.fields.items():
+                self._put(values, key, _used_in(argument, 0))
+            for target in self._scopes.unpacked(self._is_result_of(parser), number, len(names)):
+                self._changes(target, values)
+            why = (
+                f"the training arguments: {last_name(parser.func)} takes them from {record.rest}" if record.rest else ""
+            )
+            yield Settings(values, complete=not why, trl=self._is_trl(name), why_incomplete=why)
+
+    def _is_result_of(self, parser: ast.Call) -> Callable[[ast.expr], bool]:
+        return lambda value: isinstance(value, ast.Call) and self._program.parser_of(value) is parser
+
+    def _is_trl(self, name: str) -> bool:
+        if name in _TRL_CONFIGS:
+            return True
+        classes = [node for node in self._nodes if isinstance(node, ast.ClassDef) and node.name == name]
+        return any(self._name(base) in _TRL_CONFIGS for cls in classes for base in cls.bases)
+
+    @staticmethod
+    def _put(values: dict[str, Argument], name: str, argument: Argument) -> None:
+        name = OLD_NAMES.get(name, name)
+        if isinstance(argument, Given) and argument.source in (Source.COMMAND_LINE, Source.FILE):
+            argument = replace(argument, value=of_setting(name, argument.value))
+        values[name] = argument
 
     def _targets(self, call: ast.Call) -> Iterator[str]:
         for node in self._nodes:
@@ -155,16 +175,16 @@ class _Reader:
 
     def _changes(self, target: str, values: dict[str, Argument]) -> None:
         """`args.save_steps = 100` after the config was made."""
-        for node in self._nodes:
-            match node:
-                case ast.Assign(targets=[ast.Attribute(value=ast.Name(id=name), attr=attribute)], value=value):
-                    if name == target:
-                        self._take(values, attribute, value)
-                case ast.AugAssign(target=ast.Attribute(value=ast.Name(id=name), attr=attribute) as changed):
-                    if name == target:
-                        values[attribute] = Unread(shown(changed), node.lineno)
-                case _:
-                    pass
+        for change in self._scopes.changes_anywhere(target):
+            if change.kind != "attribute" or change.key is None:
+                continue
+            reason = self._values.holds(change.conditions)
+            if reason is not None and not reason.value:
+                continue
+            if reason is None or change.value is None:
+                values[change.key] = Unread(f"{target}.{change.key}", change.line)
+            else:
+                self._put(values, change.key, self._values.read(change.value))
 
     def _same_directory(
         self, call: ast.Call, settings: Settings, made: list[tuple[ast.Call, Settings]]
@@ -189,7 +209,7 @@ class _Reader:
         reseeds = [
             Unread(shown(call), call.lineno, varies=True)
             for call in self._calls
-            if self._name(call.func) in _SEEDERS and call.args and self._literals.varies(call.args[0])
+            if self._name(call.func) in _SEEDERS and call.args and self._values.varies(call.args[0])
         ]
         lost, lost_line = adapter_facts(self._nodes, self._name)
         gguf = next((k for call in self._calls for k in call.keywords if k.arg == "gguf_file"), None)
@@ -222,10 +242,12 @@ class _Reader:
                     if keyword.arg is None:
                         found |= {name: Unread(f"**{shown(keyword.value)}", call.lineno) for name in _OPTIONS}
                     else:
-                        found[keyword.arg] = self._literals.read(keyword.value)
+                        found[keyword.arg] = self._values.read(keyword.value)
             for keyword in call.keywords if managed else ():
-                if keyword.arg == "keepstep" and (options := self._literals.mapping(keyword.value)) is not None:
-                    found = (found or {}) | {name: self._literals.read(value) for name, value in options.items()}
+                if keyword.arg == "keepstep" and (options := self._values.mapping(keyword.value)) is not None:
+                    found = (found or {}) | {
+                        name: _used_in(value, keyword.value.lineno) for name, value in options.items()
+                    }
         return found
 
     def _trains(self) -> Iterator[Argument]:
@@ -245,12 +267,12 @@ class _Reader:
             receiver = call.func.value
             name = last_name(receiver.func if isinstance(receiver, ast.Call) else receiver)
             if "resume_from_checkpoint" in keywords:
-                yield self._literals.read(keywords["resume_from_checkpoint"])
+                yield self._values.read(keywords["resume_from_checkpoint"])
             elif name in trainers or "trainer" in name.lower():
                 if None in keywords:
                     yield Unread("**" + shown(keywords[None]), call.lineno)
                 elif call.args:
-                    yield self._literals.read(call.args[0])
+                    yield self._values.read(call.args[0])
                 else:
                     yield Given(None, call.lineno)
 
@@ -258,6 +280,7 @@ class _Reader:
         unread = settings.unread
         if not settings.complete:
             unread = (*unread, settings.why_incomplete)
+        unread = (*unread, *dict.fromkeys(f"{word.text}, which is no option of this" for word in self._program.unknown))
         for name in _OPTIONS:
             given = common[name]
             if isinstance(given, Unread):
@@ -268,6 +291,7 @@ class _Reader:
             settings,
             same_directory=same,
             unread=unread,
+            command=self._program.line.where if self._program.line is not None else None,
             **common,  # type: ignore[arg-type]
         )
 
@@ -285,6 +309,20 @@ class _Reader:
 
     def _name(self, node: ast.expr) -> str:
         return self._origin(node).rpartition(".")[2]
+
+
+def _used_in(argument: Argument, line: int) -> Argument:
+    """A value of a record, as it is used in a line."""
+    if isinstance(argument, Unread):
+        return argument
+    try:
+        return replace(argument, value=plain(argument.value), line=line or argument.line)
+    except NotLiteral as error:
+        return Unread("{...}", line, cause=str(error))
+
+
+def _from(cause: str, node: ast.expr) -> str:
+    return f", from {cause}" if cause and cause not in ast.unparse(node) else ""
 
 
 def _imported(nodes: list[ast.AST]) -> dict[str, str]:

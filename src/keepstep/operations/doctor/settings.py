@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from typing import Any
+
+from keepstep.operations.doctor.found import Where
 
 DEFAULTS: dict[str, Any] = {
     "output_dir": "trainer_output", "eval_strategy": "no", "eval_steps": None, "save_strategy": "steps",
@@ -25,24 +28,42 @@ class NotKnown(Exception):
     """A rule asked for something that nobody can know here; the message names it."""
 
 
+class Source(StrEnum):
+    """Where a value comes from: the text itself, what holds where nobody says anything, the command line, a file."""
+
+    LITERAL = "literal"
+    DEFAULT = "default"
+    COMMAND_LINE = "command line"
+    FILE = "file"
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as it was given, and the line where; `line` 0 where there is none."""
+    """A value as it was given, and the line where it is used; `line` 0 where there is none.
+
+    `where` is where it stands, when that is elsewhere. `unless` names what may still say otherwise: the command line,
+    or the environment; empty where nothing does.
+    """
 
     value: Any
     line: int = 0
+    source: Source = Source.LITERAL
+    where: Where | None = None
+    unless: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
     """An expression that only running the program could evaluate.
 
-    `varies` says that it will be another one at every start (a clock, a random number).
+    `varies` says that it will be another one at every start (a clock, a random number). `cause` is the part of it that
+    is not known, in words; others may wait for the same.
     """
 
     text: str
     line: int = 0
     varies: bool = False
+    cause: str = ""
 
 
 Argument = Given | Unread
@@ -50,26 +71,40 @@ Argument = Given | Unread
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Training arguments by name. What is not among them has its default when `complete`, else it is not known."""
+    """Training arguments by name. What is not among them has its default when `complete`, else it is not known.
+
+    `unless` names what may say otherwise than such a default, empty where nothing does. Names that are asked for are
+    added to `asked`, where that is a set.
+    """
 
     values: Mapping[str, Argument] = field(default_factory=dict[str, Argument])
     complete: bool = True
     trl: bool = False
     why_incomplete: str = ""
+    unless: str = ""
+    asked: set[str] | None = field(default=None, compare=False)
 
     def __getitem__(self, name: str) -> Any:
         """The value in force. Raises NotKnown."""
+        if self.asked is not None:
+            self.asked.add(name)
         found = self.values.get(name)
         if isinstance(found, Given):
             return found.value
         if isinstance(found, Unread):
-            raise NotKnown(f"{name}={found.text}" + (f" (line {found.line})" if found.line else ""))
+            raise NotKnown(self._missing(name, found))
         if not self.complete:
             raise NotKnown(self.why_incomplete or name)
         return TRL_DEFAULTS[name] if self.trl and name in TRL_DEFAULTS else DEFAULTS[name]
 
+    def asking(self) -> Settings:
+        """The same, which remembers what it is asked for."""
+        return replace(self, asked=set())
+
     def given(self, name: str) -> bool:
         """True when something was said about it, readable or not; raises NotKnown where that is not known."""
+        if self.asked is not None:
+            self.asked.add(name)
         if name in self.values:
             return True
         if not self.complete:
@@ -112,6 +147,17 @@ class Settings:
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """`name=expression (line 3)` for each that can't be read."""
+        """`name=expression (line 3)` for each that can't be read; those that wait for the same thing together."""
         found = [(name, value) for name, value in self.values.items() if isinstance(value, Unread)]
-        return tuple(f"{name}={value.text}" + (f" (line {value.line})" if value.line else "") for name, value in found)
+        return tuple(dict.fromkeys(self._missing(name, value) for name, value in found))
+
+    def _missing(self, name: str, unread: Unread) -> str:
+        """What is not known, in words: the same for all settings that wait for it."""
+        names = [
+            other
+            for other, value in self.values.items()
+            if unread.cause and isinstance(value, Unread) and value.cause == unread.cause
+        ]
+        if len(names) > 1:
+            return f"{', '.join(sorted(names))}, from {unread.cause}"
+        return f"{name}={unread.text}" + (f" (line {unread.line})" if unread.line else "")

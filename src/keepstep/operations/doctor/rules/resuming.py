@@ -71,7 +71,7 @@ def resume_in_the_config(facts: Facts) -> Found | None:
 )
 def weights_only_and_resume(facts: Facts) -> Found | None:
     """`save_only_model=True` in a training that is told to resume."""
-    if not facts.settings["save_only_model"] or not facts.saves or not facts.resumes:
+    if not facts.settings["save_only_model"] or not facts.saves or not facts.asks_to_resume:
         return None
     what = "save_only_model=True, and train() is told to resume: there is no optimizer state to go on with"
     return Found(what, ("save_only_model", "resume_from_checkpoint"))
@@ -87,7 +87,7 @@ def weights_only(facts: Facts) -> Found | None:
     """`save_only_model=True`."""
     if not facts.settings["save_only_model"] or not facts.saves:
         return None
-    if facts.source not in (TRAINER, "run") and facts.resume_known and facts.resumes:
+    if facts.source not in (TRAINER, "run") and facts.resume_known and facts.asks_to_resume:
         return None  # E304 says it
     what = "save_only_model=True: the checkpoints hold weights alone, and none of them can be resumed from"
     return Found(what, ("save_only_model",))
@@ -152,7 +152,7 @@ def reseeded(facts: Facts) -> Found | None:
 )
 def data_not_skipped(facts: Facts) -> Found | None:
     """`ignore_data_skip=True` in a training that is told to resume."""
-    if not facts.settings["ignore_data_skip"] or not facts.resumes:
+    if not facts.settings["ignore_data_skip"] or not facts.asks_to_resume:
         return None
     return Found("ignore_data_skip=True, and train() is told to resume", ("ignore_data_skip",))
 
@@ -166,7 +166,7 @@ def data_not_skipped(facts: Facts) -> Found | None:
 )
 def fewer_loggers(facts: Facts) -> Found | None:
     """An earlier start wrote TensorBoard, W&B or MLflow files here, and `report_to` no longer names them."""
-    if facts.source != TRAINER and not facts.resumes:
+    if facts.source != TRAINER and not facts.asks_to_resume:
         return None
     if not facts.places_before:
         return None

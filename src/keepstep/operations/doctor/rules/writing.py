@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 from keepstep.operations.doctor.findings import Check, Rule
 
-SCRIPT, YAML, RUN, TRAINER, JOB = "script", "yaml", "run", "trainer", "job"
-"""Kinds of target: a Python script, a file of `trl sft --config`, a run directory, a live trainer at attach, a job
-file.
+SCRIPT, YAML, COMMAND, STOCK, RUN, TRAINER, JOB = "script", "yaml", "command", "stock", "run", "trainer", "job"
+"""Kinds of target: a Python script, a training's YAML file, a command that starts a training which is not there to be
+read, a directory of the stock Trainer's, a run directory, a live trainer at attach, a job file.
 """
-ANYWHERE = frozenset({SCRIPT, YAML, RUN, TRAINER})
-FILES = frozenset({SCRIPT, YAML})
+FILES = frozenset({SCRIPT, YAML, COMMAND})
+ANYWHERE = FILES | {STOCK, RUN, TRAINER}
 
 
 def rule(
