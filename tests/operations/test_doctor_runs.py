@@ -66,6 +66,40 @@ def test_e702_and_w703_damage(run: Run) -> None:
     assert "step 5" in _found(run)["E702"].what
 
 
+def _quarantine(run: Run, *steps: int) -> None:
+    for step in steps:
+        flip(run.path / f"checkpoint-{step}" / "model.safetensors")
+    with run.writing():
+        check(run, candidates(run), quarantine=True)
+
+
+def test_what_was_found_is_found_after_a_quarantine(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {3: 0.5, 4: 0.4, 5: 0.3}, keep="all")
+    _quarantine(run, 4, 5)
+    found = _found(run)
+    assert "step 5 failed its check and is in quarantine: step 3 is the newest now" in found["E702"].what
+    assert "--quarantined" in found["E702"].fix
+    assert found["W703"].what == "in quarantine: steps 4"
+    assert "E701" not in found
+
+
+def test_a_run_whose_every_checkpoint_is_in_quarantine_has_nothing_to_resume_from(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {1: 0.5, 2: 0.4}, keep="all")
+    _quarantine(run, 1, 2)
+    found = _found(run)
+    assert "every checkpoint is in quarantine" in found["E701"].what
+    assert "E702" not in found
+
+
+def test_a_quarantine_that_the_training_has_gone_past_is_a_warning(run: Run) -> None:
+    _quarantine(run, 5)
+    with training(run.path, KEEP) as held:
+        held.save(Facts(6, metrics={"eval_loss": 0.5}), write)
+    found = _found(run)
+    assert "E702" not in found
+    assert found["W703"].what == "in quarantine: steps 5"
+
+
 def test_damage_that_was_mended_is_no_finding(run: Run) -> None:
     _damage(run, 5)
     flip(run.path / "checkpoint-5" / "model.safetensors")

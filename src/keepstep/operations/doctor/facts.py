@@ -105,12 +105,18 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """What lies in a run directory: steps of whole checkpoints and of weights alone, and what is wrong among them."""
+    """What lies in a run directory: steps of whole checkpoints and of weights alone, and what is wrong among them.
+
+    `quarantined` are the steps that were moved aside as damaged; `newest_quarantined` says that the last of them is newer
+    than everything that is left.
+    """
 
     whole: tuple[int, ...] = ()
     weights: tuple[int, ...] = ()
     damaged: tuple[int, ...] = ()
     newest_damaged: bool = False
+    quarantined: tuple[int, ...] = ()
+    newest_quarantined: bool = False
     strangers: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     unranked: tuple[int, ...] = ()

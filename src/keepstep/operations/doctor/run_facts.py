@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any, cast
 
-from keepstep.model import Checkpoint, Kind
+from keepstep.model import Checkpoint, Kind, State
 from keepstep.operations.checking import unreadable
 from keepstep.operations.doctor.facts import Facts, Pace, RunState
 from keepstep.operations.doctor.found import Where
@@ -67,11 +67,15 @@ def _state(run: Run, checkpoints: tuple[Checkpoint, ...], foreign: tuple[str, ..
     unranked = (
         [c for c in checkpoints if (value := metric.value(c.metrics)) is None or math.isnan(value)] if metric else []
     )
+    quarantined = [c for c in run.aside if c.state is State.QUARANTINED]
+    newest = max((c.generation for c in checkpoints), default=-1)
     return RunState(
         whole=tuple(c.step for c in whole),
         weights=tuple(c.step for c in checkpoints if c.kind is not Kind.FULL),
         damaged=tuple(c.step for c in checkpoints if c.generation in damaged),
         newest_damaged=bool(whole) and whole[-1].generation in damaged,
+        quarantined=tuple(c.step for c in quarantined),
+        newest_quarantined=bool(quarantined) and quarantined[-1].generation > newest,
         strangers=tuple(name for name in foreign if name not in bad),
         unreadable=bad,
         unranked=tuple(c.step for c in unranked),

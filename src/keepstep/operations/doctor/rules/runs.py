@@ -19,13 +19,15 @@ _HERE = frozenset({RUN})
     sources=_HERE,
 )
 def no_resume_point(facts: Facts) -> Found | None:
-    """The run has checkpoints, and none that is whole and not known to be damaged."""
+    """The run had checkpoints, and has none that is whole and not known to be damaged; those in quarantine count."""
     run = _run(facts)
-    if not run.whole and not run.weights:
+    if not run.whole and not run.weights and not run.quarantined:
         return None
     if set(run.whole) - set(run.damaged):
         return None
     kind = "only weights are left" if not run.whole else "every whole checkpoint failed its last check"
+    if not run.whole and not run.weights:
+        kind = "every checkpoint is in quarantine"
     return Found(f"{kind}: no checkpoint can be resumed from")
 
 
@@ -34,13 +36,19 @@ def no_resume_point(facts: Facts) -> Found | None:
     "the newest checkpoint is damaged",
     why="Its bytes are not those that were written. A resume passes it over, and repeats the steps since the one "
     "before.",
-    fix="Look at it: keepstep verify RUN. `keepstep verify RUN --quarantine` moves it aside. Then check the disk.",
+    fix="Look at it: keepstep verify RUN. `keepstep verify RUN --quarantine` moves it aside. Then check the disk, and "
+    "resume.",
     sources=_HERE,
 )
 def newest_damaged(facts: Facts) -> Found | None:
-    """The last check of the newest checkpoint failed."""
+    """The last check of the newest checkpoint failed; in quarantine, until the training has saved a newer one."""
     run = _run(facts)
-    return Found(f"step {run.whole[-1]} failed its last check") if run.newest_damaged and run.whole else None
+    if run.newest_damaged and run.whole:
+        return Found(f"step {run.whole[-1]} failed its last check")
+    if run.newest_quarantined and run.whole:
+        what = f"step {run.quarantined[-1]} failed its check and is in quarantine: step {run.whole[-1]} is the newest now"
+        return Found(what, fix="Check the disk, and resume. `keepstep prune RUN --quarantined` frees what was set aside.")
+    return None
 
 
 @rule(
@@ -51,11 +59,14 @@ def newest_damaged(facts: Facts) -> Found | None:
     sources=_HERE,
 )
 def others_damaged(facts: Facts) -> Found | None:
-    """The last check of a checkpoint other than the newest failed."""
+    """The last check of a checkpoint other than the newest failed, in quarantine or not."""
     run = _run(facts)
     newest = {run.whole[-1]} if run.newest_damaged and run.whole else set[int]()
     steps = [step for step in run.damaged if step not in newest]
-    return Found(f"failed their last check: steps {_some(steps)}") if steps else None
+    moved = list(run.quarantined[:-1] if run.newest_quarantined and run.whole else run.quarantined)
+    parts = [f"failed their last check: steps {_some(steps)}"] if steps else []
+    parts += [f"in quarantine: steps {_some(moved)}"] if moved else []
+    return Found("; ".join(parts)) if parts else None
 
 
 @rule(
