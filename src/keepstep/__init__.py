@@ -79,10 +79,10 @@ __all__ = [
 
 
 def open_run(path: str) -> Run:
-    """The run in a directory: its checkpoints, best, latest, resume point. Raises RunNotFound."""
-    from keepstep.run import Run
+    """The run in a directory, managed or not: its checkpoints, best, latest, resume point. Raises RunNotFound."""
+    from keepstep.run import open_run
 
-    return Run.open(path)
+    return open_run(path)
 
 
 def __getattr__(name: str) -> Any:

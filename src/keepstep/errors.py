@@ -57,6 +57,13 @@ class RunNotFound(KeepstepError, FileNotFoundError):
     exit_code = 3
 
 
+class NotManaged(KeepstepError):
+    """The run was written by others: keepstep reads it, and changes nothing in it."""
+
+    code = "not-managed"
+    exit_code = 2
+
+
 class CheckpointNotFound(KeepstepError, FileNotFoundError, ValueError):
     """No checkpoint answers to the reference, or none can be resumed from."""
 

@@ -15,7 +15,7 @@ from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 
 HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "datasets", "asyncio"}
-WITHOUT_RUN = {"plan", "simulate", "doctor"}
+WITHOUT_RUN = {"plan", "simulate", "doctor", "adopt"}
 """Commands about a training that has not begun."""
 _OF_ONE_FORMAT = {"metrics"}
 """Commands whose output is for one reader."""

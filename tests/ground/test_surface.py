@@ -21,7 +21,7 @@ PUBLIC = """
     Pending Pinned Plan Policy Receipt ResumePoint Run State Within attach export open_run transformers
 """
 FACES = {
-    "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error",
+    "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error lower_priority",
     "engine": (
         "CHECK FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded Written mark_of "
         "memory_of noting recording served"
@@ -34,8 +34,8 @@ FACES = {
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
         MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes
-        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest lack_of
-        missing_files need_of only_records previous_runs verify_files
+        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest is_litter lack_of
+        missing_files need_of need_of_path only_records previous_runs verify_files
     """,
     "retention": """
         DAMAGED FEWEST_EVALUATIONS PINNED All Before Best Certainty Context Daily Decision Every Hold Hourly
@@ -43,10 +43,14 @@ FACES = {
         entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        HUB_NAME Attempt Course Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer
-        OnDiskFull Pins Point Reason Rebuilt Receipt Reference ResumePoint Run Tail course_line external_path
-        fingerprint_differences has_ended holds_manifest is_run logged_beyond open_external parse_lines policy_facts
-        receipt_lines
+        DAMAGED HUB_NAME Attempt Course Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer
+        OnDiskFull Pins Point Reason Rebuilt Receipt Reference ResumePoint Run StockRun Tail course_line external_path
+        fingerprint_differences has_ended holds_manifest holds_run is_run logged_beyond open_external
+        open_run parse_lines policy_facts receipt_lines
+    """,
+    "stock": """
+        LOADER NOTES UNMANAGED Contents Courses Layout Other Settings StockRepository TrainerState Verdict examine
+        flaw_of other_layout read_state settings_of
     """,
     "stores": """
         TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store exchange_names is_leftover_of

@@ -150,7 +150,7 @@ def test_a_verification_of_what_goes_meanwhile_is_told_too(
     key = page.key("a")
     real = page.get(f"/api/runs/{key}")
     assert real["checkpoints"]
-    monkeypatch.setattr("keepstep.web.actions.Run.open", lambda path: shutil.rmtree(path) or run)
+    monkeypatch.setattr("keepstep.web.actions.open_run", lambda path: shutil.rmtree(path) or run)
     with listening(page, key) as events:
         page.post(f"/api/runs/{key}/verify", {"generation": 1}, 202)
         told = first(events, "verified")

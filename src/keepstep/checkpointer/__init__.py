@@ -6,5 +6,6 @@ from keepstep.checkpointer.entrance import Fresh
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import as_storage_error
+from keepstep.checkpointer.priority import lower_priority
 
-__all__ = ["BackPressure", "Checkpointer", "Facts", "Fresh", "Headroom", "as_storage_error"]
+__all__ = ["BackPressure", "Checkpointer", "Facts", "Fresh", "Headroom", "as_storage_error", "lower_priority"]

@@ -15,6 +15,7 @@ from keepstep import layout
 from keepstep.checkpointer.own_runs import is_own
 from keepstep.errors import KeepstepError, RunInUse, RunNotFound, StorageError
 from keepstep.model import Checkpoint, parse_name
+from keepstep.operations.adopting import NothingToAdopt, adopt, is_half_adopted, plan_adoption
 from keepstep.repository import Check, Repository
 from keepstep.retention import Policy
 from keepstep.run import Reference, ResumePoint, Run, external_path, has_ended
@@ -63,11 +64,15 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
         run = Run.open(path)
     except RunNotFound:
         present = _stock_checkpoints(path)
+        if present and not _is_fresh(resume) and (adopted := _adopted(path, resume)) is not None:
+            return adopted
         if present and external_path(resume, path) is None:
             if fresh != "new-run" or not (_is_fresh(resume) or resume == "auto"):
                 raise _used(path, present, "that keepstep did not commit", ways=_BY_PATH) from None
             Repository(LocalStore(path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
         return Run.create(path, policy)
+    if is_half_adopted(path) and not _is_fresh(resume) and (adopted := _adopted(path, resume)) is not None:
+        return adopted
     if run.rebuilt is not None:
         logger.warning("%s", run.rebuilt)
     if not _is_fresh(resume):
@@ -85,6 +90,28 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
     if foreign:
         raise _used(path, foreign, f"that can't be used ({listing.foreign[0].reason})", ways=_BY_PATH)
     return run
+
+
+def _adopted(path: Path, resume: Resume) -> Run | None:
+    """The run that is made of what others wrote in the directory, where a training goes on from one of these; None
+    where it goes on from elsewhere, or nothing there is whole.
+    """
+    outside = external_path(resume, path)
+    if outside is not None and outside.resolve().parent != path.resolve():
+        return None
+    try:
+        found = plan_adoption(path)
+    except NothingToAdopt:
+        return None
+    if outside is not None and outside.resolve() not in {c.path.resolve() for c in found.checkpoints if c.path}:
+        return None
+    what = f"{_count(found.checkpoints)}, {format_size(found.size_bytes)} to hash"
+    logger.warning(
+        "%s has checkpoints that keepstep did not commit: it adopts them (%s), and keeps them all", path, what
+    )
+    for torn in found.torn:
+        logger.warning("%s is left as it is: %s", torn.checkpoint.path, "; ".join(torn.flaws))
+    return adopt(found)
 
 
 def _why_over(run: Run) -> str:

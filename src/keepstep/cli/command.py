@@ -22,6 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Example = tuple[str, str]
 """A command line, and what it is for."""
 
+NOT_MANAGED = "not managed: no digests, and nothing in it is changed"
 REFERENCES = "best, latest, a step (300 or step:300), a tag, or a path"
 
 
@@ -58,9 +59,11 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     name = "run"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Run:
-        from keepstep.run import Run
+        from keepstep.run import open_run
 
-        run = Run.open(expanded(value))
+        run = open_run(expanded(value))
+        for odd in () if run.managed else (NOT_MANAGED, *run.oddities()):
+            click.echo(clean(f"keepstep: {run.path}: {odd}"), err=True)
         if run.rebuilt is not None:
             click.echo(clean(f"keepstep: {run.rebuilt}"), err=True)
         return run

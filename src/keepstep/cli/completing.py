@@ -26,11 +26,11 @@ def references_of(ctx: click.Context, incomplete: str) -> list[CompletionItem]:
 
 def _typed_run() -> Run | None:
     """The run in the words so far: an option that still lacks its value keeps click from reading them."""
-    from keepstep.run import Run
+    from keepstep.run import open_run
 
     words = split_arg_string(os.environ.get("COMP_WORDS", ""))[2:]
     paths = [expanded(word) for word in words if not word.startswith("-")]
-    return next((Run.open(path) for path in paths if path.is_dir()), None)
+    return next((open_run(path) for path in paths if path.is_dir()), None)
 
 
 def _references(run: Run) -> dict[str, str]:

@@ -22,6 +22,7 @@ COMMANDS = {
     "reseal": Entry("Take over what was changed in a checkpoint on purpose, after showing it."),
     "resume": Entry("Print the path that is safe to resume from.", "keepstep.cli.commands.choosing"),
     "best": Entry("Print the path of the best checkpoint by the run's metric.", "keepstep.cli.commands.choosing"),
+    "adopt": Entry("Make a managed run of checkpoints that others wrote, after showing it."),
     "prune": Entry("Remove what a retention policy drops, after showing it."),
     "thin": Entry("Leave a checkpoint's weights only, and free the rest."),
     "export": Entry("Write a clean, checked model directory: copied, merged, cast or averaged."),

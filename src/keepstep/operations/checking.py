@@ -150,7 +150,7 @@ def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
         if verification.holds_weights and metric is not None:
             value = metric.value(checkpoint.metrics)
             which = "best" if place == 1 else f"best that holds (rank {place})"
-            reason = f"step {checkpoint.step}: {which} by {metric.name} ({value:.6g}, {metric.direction}); verified"
+            reason = f"step {checkpoint.step}: {which} by {metric.name} ({value:.6g}, {metric.direction}); {run.proof}"
             return ResumePoint(checkpoint, reason + _but(verification), tuple(passed))
         passed.append(verification)
     if not passed:

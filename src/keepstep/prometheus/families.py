@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from keepstep.errors import KeepstepError
 from keepstep.model import Kind
 from keepstep.operations.seeing.vitals import BOUNDS, Distribution, Vitals, VitalsReader
-from keepstep.run import Exactness, Run
+from keepstep.run import Exactness, open_run
 from keepstep.strict import valid_text
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class RunCollector:
     def _measure(self, path: Path) -> tuple[list[str], Vitals] | None:
         """None for a run that can't be looked at now: it is left out, which is what an alert on absence sees."""
         try:
-            run = Run.open(path)
+            run = open_run(path)
             reader = self._readers.get(path)
             if reader is None or reader.run.file != run.file:
                 reader = self._readers[path] = VitalsReader(run)

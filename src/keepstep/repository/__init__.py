@@ -1,7 +1,7 @@
 """Checkpoints in one store: manifest, catalog, stage, commit, seal, verify, set aside, remove."""
 
 from keepstep.repository.catalog import Foreign, Listing
-from keepstep.repository.loadable import Loaders, Need, lack_of, need_of
+from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path
 from keepstep.repository.manifest import MANIFEST_NAME
 from keepstep.repository.previous import PreviousRun, only_records, previous_runs
 from keepstep.repository.repository import Dispose, Finish, Repository, Staging
@@ -14,6 +14,7 @@ from keepstep.repository.verification import (
     Verification,
     check_file,
     file_digest,
+    is_litter,
     missing_files,
     verify_files,
 )
@@ -39,9 +40,11 @@ __all__ = [
     "Verification",
     "check_file",
     "file_digest",
+    "is_litter",
     "lack_of",
     "missing_files",
     "need_of",
+    "need_of_path",
     "only_records",
     "previous_runs",
     "verify_files",

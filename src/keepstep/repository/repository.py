@@ -18,7 +18,7 @@ from keepstep.repository.catalog import Catalog, Listing, twins_in
 from keepstep.repository.linking import link_weights
 from keepstep.repository.loadable import Loaders, Need, lack_of, parents_of
 from keepstep.repository.manifest import MANIFEST_NAME
-from keepstep.repository.sealing import Changes, Look, find_changes, look, write_seal
+from keepstep.repository.sealing import Changes, Look, adopt, find_changes, look, write_seal
 from keepstep.repository.verification import OnBytes, Verification, added_to, sealed, verify_files
 from keepstep.stores import Entry, Store, is_leftover_of
 
@@ -297,6 +297,12 @@ class Repository:
         """
         return self._catalog.read(directory, state)
 
+    def stands(self, checkpoint: Checkpoint) -> bool:
+        """True while it lies where it was, and no other commit of its step took its place. Raises what `read_manifest`
+        raises.
+        """
+        return self.read_manifest(self.key(checkpoint), checkpoint.state).generation == checkpoint.generation
+
     def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
         """A full check of every byte; `on_bytes` is told how many were read."""
         key = self.key(checkpoint)
@@ -355,6 +361,20 @@ class Repository:
                 errno=error.errno,
             ) from error
         return changes.after
+
+    def adopt(self, draft: Checkpoint, on_bytes: OnBytes | None = None) -> Checkpoint:
+        """Make a directory that others wrote, `draft.path`, the run's checkpoint, durably; returns it.
+
+        `draft` has its files without digests. A crash leaves it as it was. Raises StorageError.
+        """
+        try:
+            return adopt(self.store, self.key(draft), replace(draft, run_id=self.run_id), on_bytes)
+        except OSError as error:
+            raise StorageError(
+                f"{draft.path} could not be adopted: {error.strerror or error}",
+                hint="It stays as it was.",
+                errno=error.errno,
+            ) from error
 
     # -- helpers ---------------------------------------------------------------------------------------
 

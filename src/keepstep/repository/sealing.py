@@ -111,20 +111,42 @@ def find_changes(
     return _Comparison(store, directory, current, since, on_bytes).changes(manifest.digest_in(data))
 
 
+def adopt(store: Store, directory: str, draft: Checkpoint, on_bytes: OnBytes | None = None) -> Checkpoint:
+    """Make what others wrote into a directory a checkpoint: its files are made durable and hashed, its manifest comes
+    last. `draft` names them by their sizes. Returns the checkpoint. Raises OSError, StorageError.
+    """
+    for file in draft.files:
+        store.sync_file(f"{directory}/{file.path}")
+    entries = [sealed(store, f"{directory}/{file.path}", file.path, file.size, on_bytes) for file in draft.files]
+    checkpoint = replace(draft, files=tuple(entries), path=store.local_path(directory))
+    _write_manifest(store, directory, checkpoint)
+    return checkpoint
+
+
 def write_seal(store: Store, directory: str, changes: Changes) -> None:
     """Make the changes durable, and the manifest that says so. Raises OSError."""
     for path in changes.touched:
         store.sync_file(f"{directory}/{path}")
+    if changes.any:
+        _write_manifest(store, directory, changes.after)
+    else:
+        _sync_directories(store, directory)
+
+
+def _write_manifest(store: Store, directory: str, checkpoint: Checkpoint) -> None:
     # Before the manifest: a name that it has taken out must not come back after it, one that it has must be there.
+    _sync_directories(store, directory)
+    data = manifest.readable(checkpoint)
+    # Not beside it: what a kill leaves would be one more file in a checkpoint.
+    store.make_directory(layout.STAGING, durable=False)
+    store.replace(f"{directory}/{MANIFEST_NAME}", data, workplace=layout.STAGING)
+
+
+def _sync_directories(store: Store, directory: str) -> None:
     below = [entry.path for entry in store.walk(directory) if entry.kind == "directory"]
     for path in sorted(below, key=len, reverse=True):
         store.sync_directory(f"{directory}/{path}")
     store.sync_directory(directory)
-    if changes.any:
-        data = manifest.readable(changes.after)
-        # Not beside it: what a kill leaves would be one more file in a checkpoint.
-        store.make_directory(layout.STAGING, durable=False)
-        store.replace(f"{directory}/{MANIFEST_NAME}", data, workplace=layout.STAGING)
 
 
 class _Comparison:

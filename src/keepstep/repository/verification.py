@@ -132,6 +132,8 @@ class Verification:
 
     def way_out(self, moved_to: Path | None = None) -> str:
         """What a person can do who changed it on purpose: a sentence. `moved_to` is where it was put since."""
+        if not any(file.digest for file in self.checkpoint.files):
+            return "It was torn before anybody managed it: nothing can put it right."
         path, step = self.checkpoint.path, self.checkpoint.step
         run = path.parent if path else "RUN"
         return f"If a person changed it on purpose: keepstep reseal {run} {moved_to or step}"

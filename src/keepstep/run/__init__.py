@@ -23,8 +23,11 @@ from keepstep.run.resume_point import ResumePoint
 from keepstep.run.run import Run
 from keepstep.run.runfile import holds_manifest, is_run
 from keepstep.run.tail import Tail
+from keepstep.run.unmanaged import StockRun, holds_run, open_run
+from keepstep.run.view import DAMAGED
 
 __all__ = [
+    "DAMAGED",
     "HUB_NAME",
     "Attempt",
     "Course",
@@ -47,15 +50,18 @@ __all__ = [
     "Reference",
     "ResumePoint",
     "Run",
+    "StockRun",
     "Tail",
     "course_line",
     "external_path",
     "fingerprint_differences",
     "has_ended",
     "holds_manifest",
+    "holds_run",
     "is_run",
     "logged_beyond",
     "open_external",
+    "open_run",
     "parse_lines",
     "policy_facts",
     "receipt_lines",

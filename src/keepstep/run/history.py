@@ -126,10 +126,12 @@ class History:
         self._write(_ENCODER.encode(begin))
         return self._number
 
-    def log(self, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
-        """Append the values of one step to the attempt that was begun last."""
+    def log(self, step: int, epoch: float | None, values: Mapping[str, float], at: float | None = None) -> None:
+        """Append the values of one step to the attempt that was begun last; `at` is when they were logged, in seconds
+        since the epoch, by default now.
+        """
         if len(self._waiting) < MOST_WAITING:
-            line = _ENCODER.encode(Point(self._number, step, epoch, time.time(), dict(values)))
+            line = _ENCODER.encode(Point(self._number, step, epoch, time.time() if at is None else at, dict(values)))
             if not all(map(math.isfinite, values.values())):
                 # JSON has no NaN: such numbers become strings.
                 named = {name: finite_or_name(value) for name, value in values.items()}

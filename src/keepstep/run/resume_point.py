@@ -43,15 +43,15 @@ class ResumePoint:
             logger.warning("%s of %s; no loader reads it, and the resume goes on", problem, self.path)
 
 
-def newest(path: Path, listing: Listing, check: Check) -> ResumePoint:
-    """The newest checkpoint of the run in `path` that holds. Raises CheckpointNotFound."""
+def newest(path: Path, listing: Listing, check: Check, *, proof: str) -> ResumePoint:
+    """The newest checkpoint of the run in `path` that holds; `proof` is said of it. Raises CheckpointNotFound."""
     passed: list[Verification] = []
     stripped: list[Checkpoint] = []
     for checkpoint in reversed([c for c in listing.checkpoints if c.saved_whole]):
         verification = check(checkpoint) if checkpoint.resumable else Verification(checkpoint, ())
         if verification.resumable:
             why = "the newest checkpoint" if not (passed or stripped) else "the newest checkpoint that holds"
-            reason = f"step {checkpoint.step}: {why}; verified"
+            reason = f"step {checkpoint.step}: {why}; {proof}"
             return ResumePoint(checkpoint, reason, tuple(passed), _as_foreign(stripped), verification.problems)
         if verification.ok:
             stripped.append(checkpoint.without((*checkpoint.lost, *verification.lost)))
@@ -66,7 +66,9 @@ def newest(path: Path, listing: Listing, check: Check) -> ResumePoint:
     raise CheckpointNotFound(f"{path} has no checkpoint to resume from", hint=hint)
 
 
-def named(path: Path, listing: Listing, checkpoint: Checkpoint, reference: Reference, check: Check) -> ResumePoint:
+def named(
+    path: Path, listing: Listing, checkpoint: Checkpoint, reference: Reference, check: Check, *, proof: str
+) -> ResumePoint:
     """Exactly `checkpoint` of the run in `path`, which was asked for as `reference`. Raises ResumeRefused."""
     if checkpoint.kind is not Kind.FULL:
         raise _weights_only(path, listing, checkpoint, reference)
@@ -79,7 +81,7 @@ def named(path: Path, listing: Listing, checkpoint: Checkpoint, reference: Refer
             hint=f"{verification.way_out()}\n  Or resume from another one: "
             + _resumable_steps(listing, but=checkpoint),
         )
-    reason = f"step {checkpoint.step}, asked for as {str(reference)!r}; verified"
+    reason = f"step {checkpoint.step}, asked for as {str(reference)!r}; {proof}"
     return ResumePoint(checkpoint, reason, harmless=verification.problems)
 
 

@@ -41,6 +41,9 @@ from keepstep.units import format_size
 
 logger = logging.getLogger("keepstep")
 
+DAMAGED = "damaged"
+"""Said of a checkpoint whose last verification failed."""
+
 
 class Planner(Protocol):
     """Says what becomes of checkpoints."""
@@ -53,6 +56,11 @@ class RunView:
 
     `rebuilt` says how the run was put together where its run.json is missing or damaged, None where it is there.
     """
+
+    managed = True
+    """False where others wrote the checkpoints: they have no digests, and nothing is changed."""
+    proof = "verified"
+    """What is said of a checkpoint once a check found nothing wrong."""
 
     def __init__(self, path: Path, file: RunFile, rebuilt: Rebuilt | None = None) -> None:
         self.path = path
@@ -183,6 +191,17 @@ class RunView:
         latest = next((checkpoint for checkpoint in reversed(checkpoints) if not checkpoint.damage), None)
         self.links.point({"best": best.name if best else None, "latest": latest.name if latest else None})
 
+    def oddities(self) -> tuple[str, ...]:
+        """What a person should know of its checkpoints before believing their order."""
+        return ()
+
+    def must_be_managed(self) -> None:
+        """Nothing for a run of keepstep's own; raises NotManaged for one that others wrote."""
+
+    def word_for(self, checkpoint: Checkpoint) -> str:
+        """How a checkpoint stands, in a word or two: that of its state, or that it is damaged."""
+        return DAMAGED if checkpoint.damage else checkpoint.state.value
+
     def find(self, reference: Reference) -> Checkpoint:
         """The checkpoint that `best`, `latest`, a step, `step:N`, a tag or a path names.
 
@@ -215,9 +234,9 @@ class RunView:
         check = check or partial(self.verify, on_bytes=on_bytes)
         listing = self.listing()
         if isinstance(reference, str) and reference in ("auto", "latest"):
-            point = newest(self.path, listing, check)
+            point = newest(self.path, listing, check, proof=self.proof)
         else:
-            point = named(self.path, listing, self.find(reference), reference, check)
+            point = named(self.path, listing, self.find(reference), reference, check, proof=self.proof)
         point.say_what_is_odd()
         return point
 

@@ -19,7 +19,7 @@ from keepstep.operations.checking import note
 from keepstep.operations.removing.sandbox import carry_out
 from keepstep.operations.seeing.overview import is_training
 from keepstep.repository import Verification
-from keepstep.run import Run
+from keepstep.run import open_run
 from keepstep.web.answers import Refused, answer, as_error
 from keepstep.web.sources import Sources
 from keepstep.web.stream import Hub
@@ -91,7 +91,7 @@ class Actions:
 
 
 def _apply(view: RunView, keep: str | None, budget: str | None, digest: str, *, set_policy: bool) -> dict[str, Any]:
-    run = Run.open(view.path)
+    run = open_run(view.path)
     if is_training(run):
         raise RunLocked(
             f"{view.path} is in training: its own process prunes it", hint="Wait for its end, or stop it first."
@@ -116,7 +116,7 @@ def _apply(view: RunView, keep: str | None, budget: str | None, digest: str, *, 
 
 
 def _verified(view: RunView, generation: int) -> Verification:
-    run = Run.open(view.path)
+    run = open_run(view.path)
     one = next((one for one in run.checkpoints if one.generation == generation), None)
     if one is None:
         raise Refused(404, f"generation {generation} is gone", code="checkpoint-not-found")

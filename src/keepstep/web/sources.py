@@ -11,7 +11,7 @@ from pathlib import Path
 from keepstep import layout
 from keepstep.errors import KeepstepError
 from keepstep.operations.seeing.finding import NoDirectory, find_runs
-from keepstep.run import is_run
+from keepstep.run import holds_run
 from keepstep.web.answers import Refused
 from keepstep.web.lane import Lane
 from keepstep.web.view import RunView
@@ -43,7 +43,7 @@ class Sources:
             path = Path(os.path.realpath(place))
             if not path.is_dir():
                 raise NoDirectory(f"{place} is no directory", hint="Give a run, or a directory that runs lie below.")
-            if is_run(path):
+            if holds_run(path):
                 view = RunView(path, path.name)
                 self._named[view.key] = view
             else:

@@ -17,7 +17,7 @@ from keepstep.operations.doctor import Severity, examine_run
 from keepstep.operations.seeing.chronicle import Chronicle
 from keepstep.operations.seeing.curves import CurveReader
 from keepstep.operations.seeing.overview import in_flight, is_training
-from keepstep.run import History, Run, is_run
+from keepstep.run import History, Run, holds_run, open_run
 from keepstep.stores import LocalStore, Stamp
 from keepstep.web.answers import Packed, as_error, encode
 from keepstep.web.lane import PATIENCE_SECONDS, Lane
@@ -110,7 +110,7 @@ class RunView:
     @property
     def present(self) -> bool:
         """True while there is a run. Called in the run's thread."""
-        return is_run(self.path)
+        return holds_run(self.path)
 
     def _packed(self, what: object, function: Callable[[Opened], object]) -> Packed:
         stamps = self.stamps()
@@ -146,7 +146,7 @@ class RunView:
         stamp = self.store.stamp(layout.RUN) or self.store.stamp("")
         if self._opened is None or stamp is None or self._opened[0] != stamp:
             self._opened = None
-            self._opened = (stamp, Opened(Run.open(self.path)))
+            self._opened = (stamp, Opened(open_run(self.path)))
         return self._opened[1]
 
 

@@ -69,7 +69,7 @@ def _answer(run: Run, point: ResumePoint, output: Output, **more: object) -> Non
         output.note(f"passed over: {checked.path.name}: {checked.problems[0]}")
     for verification in point.passed_over:
         output.note(f"passed over: {verification.summary()}")
-    if point.passed_over:
+    if point.passed_over and run.managed:
         output.note(point.passed_over[0].way_out())
     output.note(point.reason)
     if output.is_json:

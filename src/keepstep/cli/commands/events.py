@@ -62,6 +62,8 @@ def events(run: Run, follow: bool, limit: int | None, output: Output) -> None:
     out again, bit for bit), compared (what was in memory equals what was saved), or inferred (from the files' bytes
     and the settings alone).
     """
+    if not run.managed:
+        output.note("it has no event log: keepstep did not write it")
     if output.is_agent:
         click.echo(tsv.line(COLUMNS))
     for event in _chosen(run, follow, limit):

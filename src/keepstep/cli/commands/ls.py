@@ -13,10 +13,10 @@ from keepstep.cli.drawing.render import Block, Line, Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import count, shorten
 from keepstep.model import Kind
-from keepstep.operations.seeing.listing import DAMAGED, Listing, Row, list_checkpoints
+from keepstep.operations.seeing.listing import Listing, Row, list_checkpoints
 from keepstep.operations.seeing.noise import NOISE
 from keepstep.retention import Metric, Plan
-from keepstep.run import Run
+from keepstep.run import DAMAGED, Run
 from keepstep.units import align_numbers, format_age, format_number, format_size
 
 SHOWN_METRICS = 3

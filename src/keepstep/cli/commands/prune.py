@@ -11,12 +11,14 @@ import click
 
 from keepstep.cli.command import command, format_option, run_argument
 from keepstep.cli.commands.ls import what_it_does
+from keepstep.cli.commands.unmanaged import type_name, unmanaged_option
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.model import Checkpoint, State
 from keepstep.operations.removing.carrying_out import Pruned
 from keepstep.operations.removing.pruning import plan_for, policy_for, prune_as_shown
+from keepstep.operations.removing.unmanaged import prune_unmanaged
 from keepstep.repository import OnBytes
 from keepstep.retention import Decision, Mode, Outcome, Plan, Policy, format_spec, rule_table
 from keepstep.run import Run
@@ -53,6 +55,7 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
 @click.option(
     "--mode", type=click.Choice(["min", "max"]), help="Whether a lower or a higher value of --metric is better."
 )
+@unmanaged_option
 @click.option("--dry-run", is_flag=True, help="Show the plan and remove nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Don't ask.")
 @format_option
@@ -66,6 +69,7 @@ def prune(
     previous: bool,
     metric: str | None,
     mode: Mode | None,
+    unmanaged: bool,
     dry_run: bool,
     yes: bool,
     output: Output,
@@ -90,8 +94,14 @@ def prune(
         output.note(f"{format_size(limit)} can't be reached: {least}")
     for checkpoint in (d.checkpoint for d in plan.decisions if d.checkpoint.damage):
         output.note(f"{checkpoint.name} is damaged and takes no place of another: keepstep verify {run.path} says more")
-    carry_out = partial(prune_as_shown, run, policy, plan, budget=limit, drop=drop)
-    done = _carry_out(carry_out, plan, output, yes=yes) if plan.changes and not dry_run else None
+    if run.managed:
+        carry_out = partial(prune_as_shown, run, policy, plan, budget=limit, drop=drop)
+    else:
+        carry_out = partial(prune_unmanaged, run, policy, plan, budget=limit)
+    does = plan.changes and not dry_run
+    if does and not run.managed:
+        does = type_name(run, _todo(plan), output) if unmanaged else run.must_be_managed()
+    done = _carry_out(carry_out, plan, output, yes=yes or not run.managed) if does else None
     if output.is_json:
         output.json(_to_json(policy, plan, limit, done), rows="decisions")
 

@@ -40,6 +40,7 @@ def reseal(run: Run, reference: str, dry_run: bool, yes: bool, output: Output) -
     digests stand in the event log. What no loader could read any more is refused, with exit code 1. Without a terminal
     to ask on, nothing is sealed unless --yes is given. Takes the run's lock.
     """
+    run.must_be_managed()
     with output.progress("reading") as progress:
         found = plan_reseal(run, reference, progress.advance)
     if not output.is_json:

@@ -93,6 +93,8 @@ def _metrics(details: Details) -> Facts:
 def _removal(details: Details) -> list[str]:
     if not details.row.keep:
         return ["the next prune, or the next save of a training"]
+    if not details.managed:
+        return ["the training that writes it, by its own save_total_limit"]
     return [text if i == 0 else f"and {text}" for i, text in enumerate(details.removed_by)]
 
 

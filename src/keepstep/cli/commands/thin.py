@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from keepstep.cli.command import command, format_option, reference_argument, run_argument
+from keepstep.cli.commands.unmanaged import type_name, unmanaged_option
 from keepstep.cli.drawing.render import Output
 from keepstep.operations.removing import thinning
+from keepstep.operations.removing.unmanaged import thin_unmanaged
 from keepstep.run import Run
 from keepstep.units import format_size
 
@@ -18,13 +20,22 @@ from keepstep.units import format_size
 )
 @run_argument
 @reference_argument()
+@unmanaged_option
 @format_option
-def thin(run: Run, reference: str, output: Output) -> None:
+def thin(run: Run, reference: str, unmanaged: bool, output: Output) -> None:
     """The directory becomes weights-<step>, of the same files: no weight is copied. It can be loaded, but no longer
     resumed from. The newest that can be resumed from is refused, and so is what is pinned or tagged.
     """
+    if not run.managed and unmanaged:
+        agreed = type_name(run, f"leaves only the weights of {reference}", output)
+        act = thin_unmanaged if agreed else None
+    else:
+        run.must_be_managed()
+        act = thinning.thin
+    if act is None:
+        return
     with output.progress("verifying the recovery point") as progress:
-        done = thinning.thin(run, reference, progress.advance)
+        done = act(run, reference, progress.advance)
     if output.is_json:
         output.json(done.to_json())
     else:

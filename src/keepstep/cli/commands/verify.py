@@ -64,7 +64,7 @@ def _check(run: Run, reference: str | None, quarantine: bool, output: Output) ->
 def _print(run: Run, outcomes: tuple[Checked, ...], quarantine: bool, output: Output) -> None:
     width = max((len(outcome.path.name) for outcome in outcomes), default=0)
     for outcome in outcomes:
-        _print_one(outcome, output, width)
+        _print_one(outcome, output, width, ("ok", "damaged") if run.managed else ("whole", "torn"))
     bad = [outcome for outcome in outcomes if not outcome.ok]
     if outcomes:
         output.line()
@@ -74,17 +74,20 @@ def _print(run: Run, outcomes: tuple[Checked, ...], quarantine: bool, output: Ou
         size = sum(outcome.verification.read_bytes for outcome in outcomes if outcome.verification)
         stripped = sum(bool(outcome.lost) for outcome in outcomes)
         text = f"{count(len(outcomes), 'checkpoint')} verified: every byte of {format_size(size)} is as written."
+        if not run.managed:
+            text = f"{count(len(outcomes), 'checkpoint')} ({format_size(size)}): {run.proof}."
         output.line(f"{text} Of {stripped} only the weights are left." if stripped else text)
     else:
-        output.line((f"{len(bad)} of {count(len(outcomes), 'checkpoint')} damaged.", "bold red"))
-        if not quarantine and any(outcome.checkpoint for outcome in bad):
+        word = "damaged" if run.managed else "torn"
+        output.line((f"{len(bad)} of {count(len(outcomes), 'checkpoint')} {word}.", "bold red"))
+        if run.managed and not quarantine and any(outcome.checkpoint for outcome in bad):
             output.line(f"Move aside what is damaged: keepstep verify {run.path} --quarantine")
             output.line(next(outcome.verification.way_out() for outcome in bad if outcome.verification))
         output.line(f"Find a safe one: keepstep resume {run.path}")
 
 
-def _print_one(outcome: Checked, output: Output, width: int) -> None:
-    mark = ("ok       ", "green") if outcome.ok else ("damaged  ", "bold red")
+def _print_one(outcome: Checked, output: Output, width: int, words: tuple[str, str]) -> None:
+    mark = (f"{words[0]:<9}", "green") if outcome.ok else (f"{words[1]:<9}", "bold red")
     checkpoint = outcome.checkpoint
     size = f"  {format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}" if checkpoint else ""
     output.line(mark, (f"{outcome.path.name:<{width}}", "bold" if outcome.ok else "bold red"), (size, "dim"))

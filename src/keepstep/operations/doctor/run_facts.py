@@ -13,6 +13,7 @@ from keepstep.operations.doctor.facts import Facts, Pace, RunState
 from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.settings import DEFAULTS, Given, Settings
 from keepstep.operations.doctor.surroundings import look_at
+from keepstep.retention import Metric
 from keepstep.run import Run
 
 _PAST = 50
@@ -29,7 +30,7 @@ def facts_of_run(run: Run) -> Facts:
         "run",
         Where(str(run.path)),
         _settings(newest),
-        attached=True,
+        attached=run.managed,
         policy=policy,
         chosen=policy.metric,
         keep=Given(run.file.keep),
@@ -60,13 +61,11 @@ def _pace(checkpoints: tuple[Checkpoint, ...]) -> Pace:
 
 
 def _state(run: Run, checkpoints: tuple[Checkpoint, ...], foreign: tuple[str, ...]) -> RunState:
-    damaged = run.events.damaged()
+    damaged = run.events.damaged() | {c.generation for c in checkpoints if c.damage}
     bad = tuple(checked.path.name for checked in unreadable(run)) if foreign else ()
     whole = [c for c in checkpoints if c.kind is Kind.FULL]
     metric = run.policy.metric
-    unranked = (
-        [c for c in checkpoints if (value := metric.value(c.metrics)) is None or math.isnan(value)] if metric else []
-    )
+    unranked = [c for c in checkpoints if not c.damage and _unranked(metric, c)] if metric else []
     quarantined = [c for c in run.aside if c.state is State.QUARANTINED]
     newest = max((c.generation for c in checkpoints), default=-1)
     return RunState(
@@ -82,6 +81,11 @@ def _state(run: Run, checkpoints: tuple[Checkpoint, ...], foreign: tuple[str, ..
         aside=sum(c.size_bytes for c in (*run.aside, *run.previous)),
         failed=_last_failure(run),
     )
+
+
+def _unranked(metric: Metric, checkpoint: Checkpoint) -> bool:
+    value = metric.value(checkpoint.metrics)
+    return value is None or math.isnan(value)
 
 
 def _last_failure(run: Run) -> str:

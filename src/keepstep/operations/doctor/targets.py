@@ -21,7 +21,7 @@ from keepstep.operations.doctor.settings import Given, Settings
 from keepstep.operations.doctor.stored import complete_from, facts_of_stock, stored_in
 from keepstep.operations.doctor.training_file import ENDINGS, TELLING, facts_of_tool, read_training_file
 from keepstep.paths import expanded
-from keepstep.run import Run, is_run
+from keepstep.run import holds_run, open_run
 
 SCRIPTS = (".py", ".ipynb")
 
@@ -61,8 +61,8 @@ def read_targets(paths: Sequence[Path], typed: CommandLine | None = None) -> lis
 
 def _read(path: Path, lines: Sequence[CommandLine], typed: CommandLine | None) -> Target:
     if path.is_dir():
-        if is_run(path):
-            return Target(path, (facts_of_run(Run.open(path)),))
+        if holds_run(path):
+            return Target(path, (facts_of_run(open_run(path)),))
         stored = stored_in(path)
         if stored is None:
             raise _no_run(path)
@@ -183,7 +183,7 @@ def _no_run(target: Path) -> RunNotFound:
         hint = "Give the training's script in its place."
     else:
         what, hint = f"{target} is no run directory", "Give a script, a YAML file, or the output_dir of a training."
-        runs = sorted(child.name for child in target.iterdir() if child.is_dir() and is_run(child))[:10]
+        runs = sorted(child.name for child in target.iterdir() if child.is_dir() and holds_run(child))[:10]
         if runs:
             hint = f"There are runs below it: {', '.join(runs)}"
     if scripts:

@@ -28,7 +28,7 @@ def card(plan: ExportPlan, exported: Export) -> str:
         "## Metrics\n\n" + _metrics(plan, exported),
         *([f"## Use\n\n{use}"] if (use := _use(plan, exported)) else []),
         *([_averaged(exported.average)] if exported.average else []),
-        "## Checked\n\n" + _checked(exported),
+        "## Checked\n\n" + _checked(plan, exported),
         "## How it was made\n\n" + _made(plan),
     ]
     return "\n".join(parts)
@@ -99,8 +99,13 @@ def _averaged(average: Average) -> str:
     return text
 
 
-def _checked(exported: Export) -> str:
-    first = "The checkpoint's every byte was verified against its manifest before it was read.\n"
+def _checked(plan: ExportPlan, exported: Export) -> str:
+    verified = "The checkpoint's every byte was verified against its manifest before it was read.\n"
+    first = (
+        verified
+        if plan.run.managed
+        else "The checkpoint was not managed: nothing was missing in it, no digest told more.\n"
+    )
     if exported.check is None:
         return f"{first}\n**The export itself was not checked** (`--no-check`).\n"
     return first + "\n" + "".join(f"- {_plain(line)}\n" for line in exported.check.lines())

@@ -116,8 +116,7 @@ def verify(
 def is_gone(run: Run, member: Checkpoint) -> bool:
     """True when it is no longer where it was: another commit of its step may have taken its place."""
     try:
-        key = member.path.relative_to(run.path).as_posix() if member.path else ""
-        return run.repository.read_manifest(key, member.state).generation != member.generation
+        return not run.repository.stands(member)
     except (OSError, CheckpointCorrupt):
         return True
 

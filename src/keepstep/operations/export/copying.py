@@ -32,7 +32,8 @@ def copy_files(source: Path, entries: Sequence[FileEntry], target: Path, on_byte
                 f"{source} went away while it was exported",
                 hint="Its run moved or removed it. Pin it first (keepstep pin RUN REF), or export another one.",
             ) from error
-        if file_digest(store, entry.path) != entry.digest:
+        # What is not managed has no digest: the copy is compared with what lies there.
+        if file_digest(store, entry.path) != (entry.digest or file_digest(LocalStore(source), entry.path)):
             raise CheckpointCorrupt(f"{entry.path} changed while it was copied", hint="Is the run's disk failing?")
 
 

@@ -9,7 +9,7 @@ from keepstep.errors import KeepstepError
 from keepstep.model import Checkpoint, Kind
 from keepstep.operations.removing.pruning import check_recovery_point
 from keepstep.repository import OnBytes, missing_files
-from keepstep.retention import Latest, Policy
+from keepstep.retention import Latest, Plan, Policy
 from keepstep.run import Reference, Run
 
 
@@ -48,16 +48,21 @@ def thin(run: Run, reference: Reference, on_bytes: OnBytes | None = None) -> Thi
     """
     with run.writing():
         checkpoint = run.find(reference)
-        _refuse(run, checkpoint)
-        plan = run.plan(Policy((Latest(1),)))
-        decision = next(d for d in plan.decisions if d.checkpoint.generation == checkpoint.generation)
-        if decision.stays:
-            raise ThinRefused(
-                f"step {checkpoint.step} of {run.path} stays whole: {'; '.join(decision.reasons)}",
-                hint=_WAY_OUT.get(decision.reasons[0], "Thin an older one."),
-            )
-        check_recovery_point(run, plan, on_bytes)
+        check_recovery_point(run, check_thinnable(run, checkpoint), on_bytes)
         return Thinned(checkpoint, run.thin(checkpoint, "asked for"))
+
+
+def check_thinnable(run: Run, checkpoint: Checkpoint) -> Plan:
+    """A plan that keeps what must stay whole beside a checkpoint. Raises ThinRefused where it is one of these."""
+    _refuse(run, checkpoint)
+    plan = run.plan(Policy((Latest(1),)))
+    decision = next(d for d in plan.decisions if d.checkpoint.generation == checkpoint.generation)
+    if decision.stays:
+        raise ThinRefused(
+            f"step {checkpoint.step} of {run.path} stays whole: {'; '.join(decision.reasons)}",
+            hint=_WAY_OUT.get(decision.reasons[0], "Thin an older one."),
+        )
+    return plan
 
 
 _WAY_OUT = {"pinned": "Unpin it first: keepstep unpin drops its pin and its tags."}

@@ -45,8 +45,9 @@ class Found:
 
 
 def find_runs(root: str | os.PathLike[str], *, depth: int = DEPTH) -> list[Path]:
-    """Directories of runs at and below `root`, ordered by path; see `search`. Raises NoDirectory."""
-    return list(search(root, depth=depth).runs)
+    """Directories of runs at and below `root`, managed or not, ordered by path; see `search`. Raises NoDirectory."""
+    found = search(root, depth=depth)
+    return sorted((*found.runs, *found.stock))
 
 
 def no_run_below(places: Iterable[str | os.PathLike[str]]) -> RunNotFound:

@@ -15,9 +15,6 @@ from keepstep.retention import PINNED, Decision, Metric, Outcome, Plan, Policy, 
 from keepstep.run import Limits, Pins, Run
 from keepstep.strict import finite_or_name
 
-DAMAGED = "damaged"
-"""State of a checkpoint whose last verification failed; the others are those of `State`."""
-
 
 class Row(msgspec.Struct, frozen=True, gc=False):
     """One checkpoint as it is listed.
@@ -117,7 +114,7 @@ def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
                 checkpoint,
                 keep=decision.stays,
                 reasons=decision.reasons,
-                state=DAMAGED if checkpoint.damage else checkpoint.state.value,
+                state=run.word_for(checkpoint),
                 pinned=generation in pins.pinned,
                 tags=pins.names(generation),
                 best=generation == best,

@@ -47,6 +47,7 @@ class Details:
     receipt: Event | None = None
     certainty: Certainty | None = None
     """How sure the run's best is, where this is it or can't be told from it; None with too few evaluations, too."""
+    managed: bool = True
 
     def sure(self) -> str:
         """The same as a sentence, empty where nothing is known."""
@@ -64,6 +65,7 @@ class Details:
             "rank": self.place,
             "certainty": self.certainty.to_json() if self.certainty else None,
             "removed_by": list(self.removed_by),
+            "managed": self.managed,
             "receipt": self.receipt,
             "files": [
                 {"path": f.path, "size_bytes": f.size, "digest": f.digest, **({"by": f.by} if f.by else {})}
@@ -95,12 +97,12 @@ def show_generation(run: Run, generation: int, known: Sequence[Event] | None = N
     place = next((place for place, c in enumerate(ranked, start=1) if c.generation == generation), None)
     later = run.evaluated_later(metric)
     context = Context(checkpoints, metric, datetime.now(UTC), run.pins.held, later)
-    removed_by = what_removes(row, listing.policy, context) if row.keep else ()
+    removed_by = what_removes(row, listing.policy, context) if row.keep and run.managed else ()
     sure = how_sure(run, ranked) if place else None
     if sure is not None and place != 1 and row.checkpoint.step not in sure.ties:
         sure = None
     receipt = receipt_of(receipts(run.events.read()) if known is None else known, row.checkpoint)
-    return Details(row, metric, place, len(ranked), removed_by, receipt, sure)
+    return Details(row, metric, place, len(ranked), removed_by, receipt, sure, run.managed)
 
 
 def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ class VitalsReader:
             best=best,
             best_value=metric.value(best.metrics) if metric and best else None,
             metric=metric.name if metric else None,
-            damaged=sum(checkpoint.generation in damaged for checkpoint in checkpoints),
+            damaged=sum(bool(checkpoint.damage) or checkpoint.generation in damaged for checkpoint in checkpoints),
             budget_bytes=run.limits.budget,
             room=run.store.room(),
             in_use=run.lock.in_use,

@@ -26,7 +26,7 @@ from keepstep.operations.export.report import Check, Export
 from keepstep.operations.export.request import Dtype, Evaluate, Request, Soup
 from keepstep.operations.export.watching import Unwatched, Watcher
 from keepstep.retention import Mode
-from keepstep.run import Reference, Run
+from keepstep.run import Reference, Run, open_run
 from keepstep.units import format_size, parse_size
 
 SCRATCH = ".scratch"
@@ -77,7 +77,7 @@ def export(
     Raises CheckpointNotFound, CheckpointCorrupt, ExportRefused, SettingsError before anything is written,
     ExportUnequal where the result is not what it must be (nothing is published), StorageError, PushFailed.
     """
-    opened = run if isinstance(run, Run) else Run.open(run)
+    opened = run if isinstance(run, Run) else open_run(run)
     request = Request(
         directory=Path(directory),
         reference="best" if reference is None and average is None else reference,

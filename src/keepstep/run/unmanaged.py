@@ -1,0 +1,175 @@
+"""A directory of checkpoints that others wrote, seen as a run: all that reads works on it, and nothing is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from msgspec import structs
+
+from keepstep.errors import NotManaged, RunNotFound
+from keepstep.model import Checkpoint, parse_name
+from keepstep.repository import Verification
+from keepstep.retention import Before, Metric, Plan, Policy, default_policy, known_mode
+from keepstep.run.events import EventLog
+from keepstep.run.readers import Readers
+from keepstep.run.run import Run
+from keepstep.run.runfile import RunFile, is_run
+from keepstep.stock import UNMANAGED, Settings, StockRepository, TrainerState, settings_of
+from keepstep.stores import LocalStore, store_at
+
+KEPT = "not managed: the script that wrote it decides"
+OTHER_COURSE = "of another course than the newest: an earlier start of the training left it"
+_USUAL_METRIC = "eval_loss"
+
+
+class StockRun(Run):
+    """A run that keepstep does not manage: its checkpoints have no digests, and nothing is known of them but what lies
+    on the disk.
+
+    Its order is that of its courses, its metric that of its training arguments, else `eval_loss` where that was logged.
+    """
+
+    managed = False
+    proof = "nothing is missing (not managed: no digests)"
+
+    def __init__(self, store: LocalStore) -> None:
+        self._stock = StockRepository(store)
+        file = RunFile.for_policy(default_policy(None, None), run_id=UNMANAGED, created=datetime.now(UTC))
+        super().__init__(store.root, file)
+        self.repository = self._stock
+        self.events, self.readers = EventLog(store, muted=True), Readers(store, muted=True)
+        self.file = file.with_policy(default_policy(None, self._metric()))
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> StockRun:
+        """The checkpoints in a directory as a run. Raises RunNotFound where there is none."""
+        store = store_at(path if isinstance(path, Path) else Path(path))
+        if not holds_stock(store):
+            raise RunNotFound(f"{store.root} holds no checkpoint", hint="Give the output_dir of a training.")
+        return cls(store)
+
+    @cached_property
+    def settings(self) -> Settings | None:
+        """What the training's own arguments say, read without running anything; None where they can't be read."""
+        for checkpoint in reversed(self._stock.listing().checkpoints):
+            if checkpoint.path is not None and (found := settings_of(checkpoint.path)) is not None:
+                return found
+        return None
+
+    def state_of(self, checkpoint: Checkpoint) -> TrainerState | None:
+        """What the Trainer knew when it saved a checkpoint."""
+        verdict = self._stock.verdict(checkpoint)
+        return verdict.state if verdict else None
+
+    @property
+    def trainer_state(self) -> TrainerState | None:
+        """That of the newest checkpoint that has one: its log is that of the whole course."""
+        states = (self.state_of(checkpoint) for checkpoint in reversed(self._stock.listing().checkpoints))
+        return next((state for state in states if state is not None), None)
+
+    def flaws(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """What is wrong with a checkpoint, by its structure."""
+        verdict = self._stock.verdict(checkpoint)
+        return tuple(str(problem) for problem in verdict.problems) if verdict else ()
+
+    def oddities(self) -> tuple[str, ...]:
+        """What a person should know of its checkpoints before believing their order."""
+        if self._stock.courses().sure:
+            return ()
+        odd = "two courses lie in it, and the times of their files don't tell which is the later one (a copy?)"
+        return (f"{odd}: look at the steps before you go on from one",)
+
+    def plan(
+        self,
+        policy: Policy | None = None,
+        *,
+        budget: int | None = None,
+        checkpoints: tuple[Checkpoint, ...] | None = None,
+        also_protected: dict[int, str] | None = None,
+        held_before: Mapping[Before, str] | None = None,
+    ) -> Plan:
+        """As of any run where a policy or a budget is given; without, everything stays, with what is known of it."""
+        plan = super().plan(
+            policy,
+            budget=budget,
+            checkpoints=checkpoints,
+            also_protected=also_protected,
+            held_before=held_before,
+        )
+        if policy is not None or budget is not None:
+            return plan
+        decisions = tuple(structs.replace(d, reasons=self._reasons(d.checkpoint)) for d in plan.decisions)
+        return replace(plan, decisions=decisions)
+
+    def _reasons(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        if flaws := self.flaws(checkpoint):
+            return tuple(f"torn: {flaw}" for flaw in flaws)
+        present = checkpoint.path is None or checkpoint.path.name in self._stock.courses().present
+        return (KEPT,) if present else (OTHER_COURSE,)
+
+    def word_for(self, checkpoint: Checkpoint) -> str:
+        """`torn`, `of another course`, or `not managed`."""
+        if self.flaws(checkpoint):
+            return "torn"
+        present = checkpoint.path is None or checkpoint.path.name in self._stock.courses().present
+        return "not managed" if present else "another course"
+
+    def note_verified(self, verification: Verification) -> None:
+        """Nothing is noted in a run that is not managed."""
+
+    def point_links(self, *, without: object = (), beside: Checkpoint | None = None) -> None:
+        """It has no links."""
+
+    def must_be_managed(self) -> None:
+        """Raises NotManaged: keepstep changes nothing that it did not commit."""
+        raise NotManaged(
+            f"{self.path} is not managed by keepstep: nothing in it is changed",
+            hint=f"Make it a managed run first: keepstep adopt {self.path} --dry-run",
+        )
+
+    def begin_writing(self) -> None:
+        """Raises NotManaged, as everything that writes."""
+        self.must_be_managed()
+
+    def settle(self) -> None:
+        """Raises NotManaged, as everything that writes."""
+        self.must_be_managed()
+
+    def _metric(self) -> Metric | None:
+        settings = self.settings
+        if settings is not None and settings.metric is not None:
+            greater = settings.greater_is_better
+            mode = known_mode(settings.metric) or "min" if greater is None else "max" if greater else "min"
+            return Metric(settings.metric, mode)
+        state = self.trainer_state
+        logged = state is not None and any(_USUAL_METRIC in record for record in state.log)
+        return Metric(_USUAL_METRIC, "min") if logged else None
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """The run in a directory, managed or not. Raises RunNotFound, and what `Run.open` raises."""
+    try:
+        return Run.open(path)
+    except RunNotFound:
+        store = store_at(path if isinstance(path, Path) else Path(path))
+        if not holds_stock(store):
+            raise
+        return StockRun(store)
+
+
+def holds_run(path: str | os.PathLike[str]) -> bool:
+    """True for a directory that `open_run` opens."""
+    try:
+        return is_run(path) or holds_stock(LocalStore(Path(path)))
+    except OSError:
+        return False
+
+
+def holds_stock(store: LocalStore) -> bool:
+    """True for a directory in which a directory is called like a checkpoint."""
+    return any(entry.kind == "directory" and parse_name(entry.path) is not None for entry in store.list(""))
