@@ -41,7 +41,7 @@ _FOLDER = click.Path(path_type=Path)
     cls=Argument,
     metavar="[CONFIG_OR_MODEL]",
     required=False,
-    explanation="a model directory, a config.json, a cached hub model, or a YAML file of `trl sft --config`",
+    explanation="a model directory, a config.json, a run, a cached hub model, or a YAML file of `trl sft --config`",
 )
 @click.option("--params", type=PARAMETERS, help="Parameters of a model, such as 13B, in place of a config.")
 @click.option(

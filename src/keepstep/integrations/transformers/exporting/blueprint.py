@@ -14,6 +14,7 @@ from typing import Any
 from keepstep.errors import SettingsError
 from keepstep.operations.planning.tensors import Inventory, Tensor, dtype_named
 from keepstep.paths import expanded
+from keepstep.run import holds_run, open_run
 
 _COPIED = ("tokenizer", "special_tokens", "vocab", "merges", "added_tokens", "chat_template", "spiece", "generation_")
 """Beginnings of the names of files that are saved with every checkpoint beside weights and config."""
@@ -29,7 +30,7 @@ def inventory_of(
     lora_dora: bool = False,
     quantized: bool = False,
 ) -> Inventory:
-    """The tensors of a model directory, a config.json or a cached hub model, trained in full or by a LoRA.
+    """The tensors of a model directory, a config.json, a run or a cached hub model, trained in full or by a LoRA.
 
     `dtype` is what the weights are loaded in, `auto` for the config's own. An adapter is fp32, as PEFT makes it, or
     bf16 under a quantized base, as TRL does. Raises SettingsError.
@@ -39,6 +40,7 @@ def inventory_of(
             "a quantized model can't be trained in full: there is nothing that an optimizer could step",
             hint="Train an adapter over it: use_peft and lora_r in the file, or --lora-r.",
         )
+    model = _of_run(model)
     _need("torch", "transformers", *(["peft"] if lora_rank else []))
     with _quiet():
         config = _config(model)
@@ -98,6 +100,15 @@ def _config(model: str) -> Any:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[0] if path.exists() else "it is neither here nor in the hub's cache"
         raise SettingsError(f"the config of {model} can't be read: {reason}", hint=_HINT) from error
+
+
+def _of_run(model: str) -> str:
+    """In the place of a run, managed or not, the newest of its checkpoints that says what its model is."""
+    place = expanded(model)
+    if (place / "config.json").is_file() or not holds_run(place):
+        return model
+    paths = [checkpoint.path for checkpoint in reversed(open_run(place).checkpoints) if checkpoint.path is not None]
+    return next((str(path) for path in paths if (path / "config.json").is_file()), model)
 
 
 _HINT = "Name a model directory, its config.json, or plan from --params."
