@@ -26,6 +26,8 @@ class Ranking:
         self._trainer = trainer
         self._checkpointer = checkpointer
         self._ranks = ranks
+        self.saves_best = True
+        """Whether a new best is saved when no save is due."""
         self.evaluations = Evaluations(None)
         self.evaluated: Mapping[str, Any] | None = None
         """What the evaluation that is under way has returned."""
@@ -63,7 +65,7 @@ class Ranking:
         return metric.mode == "max" if metric and theirs and theirs.name == metric.name else None
 
     def judge(self, metrics: Mapping[str, Any], own: Callable[[], Any] | None, *, join: bool) -> bool:
-        """Hear what the Trainer decides by; True when the present step is a new best, which is saved at any rate.
+        """Hear what the Trainer decides by; True when the present step is a new best: saved where one is asked for.
 
         `own` is the judgement of a trainer that has one: it may add metrics, and what it puts into the state stays.
         With `join` the metrics are given to the step's checkpoint where that is saved already. All ranks agree.
@@ -84,7 +86,7 @@ class Ranking:
                 state.best_metric = value
             if plain(args.save_strategy) != "no":
                 state.best_global_step = state.best_global_step if own else state.global_step
-                self._trainer.control.should_save |= not self.is_saved
+                self._trainer.control.should_save |= self.saves_best and not self.is_saved
         if own is None and theirs is not None:
             self._follow(theirs, metrics, compare=not shared)
         return value is not None
