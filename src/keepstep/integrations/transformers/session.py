@@ -205,9 +205,9 @@ class Session:
             self.logbook.begin(state.max_steps)
             return
         self.comparison.note_lost(lost)
-        self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         checkpoint = self.point.checkpoint
         over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
+        self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
         self.logbook.begin(state.max_steps)
