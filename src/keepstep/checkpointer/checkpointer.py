@@ -20,6 +20,7 @@ from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight, as_storage_error
 from keepstep.checkpointer.janitor import Janitor
 from keepstep.checkpointer.journal import Causes, Journal, no_causes
+from keepstep.checkpointer.judged import Judged
 from keepstep.checkpointer.observers import Observers
 from keepstep.checkpointer.own_runs import remember
 from keepstep.errors import DiskFull, StorageError
@@ -64,8 +65,10 @@ class Checkpointer:
     the disk. Where room is short, it is made by policy; where it can't be, `save` raises DiskFull before it writes, or
     waits for room with `on_disk_full="pause"`. `refused` are the steps that were not saved for lack of room.
     `hooks` hear what happens to the checkpoints, and `prometheus` (an address, or a file "name.prom") gets their
-    metrics while a training runs. `links` keeps `best` and `latest` as links in the directory. `receipt` says, after a
-    resume, how exact it is and why (None before, and after a fresh start); `plan` is what the policy decided last.
+    metrics while a training runs. `judged.step` is for a loop that judges by itself which step is the best: its
+    checkpoint stays, until another takes its place. `links` keeps `best` and `latest` as links in the directory.
+    `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what the
+    policy decided last.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class Checkpointer:
         self._held_before: dict[Before, str] = {}
         self._unsettled: ResumePoint | None = None
         self._displaced = ""
+        self.judged = Judged()
         self._writer = BackgroundWriter()
         self._janitor: Janitor | None = None
         self._journal: Journal | None = None
@@ -148,6 +152,7 @@ class Checkpointer:
             self._take(run, point)
             self._owed = False
             self.refused = []
+            self.judged = Judged()
             known = run.checkpoints
             for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
                 self.headroom.learn(checkpoint)
@@ -375,7 +380,9 @@ class Checkpointer:
         """What the policy and the budget say of what is committed now; what stays was looked at where anything goes,
         and with `always` where nothing does.
         """
-        held = {} if self._resumed_from is None else {self._resumed_from: RESUMED_FROM}
+        held = self.judged.held(self.run)
+        if self._resumed_from is not None:
+            held |= {self._resumed_from: RESUMED_FROM}
         more: Any = {"also_protected": held, "held_before": self._held_before}
         plan = partial(self.run.plan, self.policy, budget=self.headroom.limits.budget, **more)
         return self.run.settled(plan, always=always)

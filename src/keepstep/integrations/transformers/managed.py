@@ -240,8 +240,10 @@ class ManagedTrainer(_Base):
             return
         best = self._keepstep.ranks.agree(self._keepstep.best_at_the_end)
         if best is None:
+            if self._keepstep.ranking.best_elsewhere:
+                super()._load_best_model()
             return
-        self.state.best_model_checkpoint = str(best.path)
+        self._keepstep.ranking.judgement.show(str(best.path))
         self.state.best_global_step = best.step
         with serving(self._keepstep.held):
             lacking = load_weights(self, Path(str(best.path)), super()._load_best_model, best=True)

@@ -71,7 +71,7 @@ class Session:
             engine=engine,
             books=self._books,
         )
-        self._on_save = OnSave(trainer, checkpointer, ranks, saves=self.saves, books=self._books)
+        self._on_save = OnSave(trainer, checkpointer, ranks, saves=self.saves, ranking=self.ranking, books=self._books)
         self.signalled = Signalled(trainer, ranks, self.loop, self.ranking, is_active=lambda: self.active)
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
@@ -105,7 +105,7 @@ class Session:
             own = self._arguments.held_back(resuming=point is not None, greater_is_better=greater)
             with own, self._on_save.told():
                 yield str(point.path) if point else None
-            self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
+            self.ranking.judgement.show(self.ranks.agree(self._conclude))
             self.logbook.end("stopped" if self.loop.stops_here else "finished")
         finally:
             self.active = False
@@ -206,7 +206,9 @@ class Session:
             return
         self.comparison.note_lost(lost)
         checkpoint = self.point.checkpoint
-        over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
+        self.ranking.judgement.start()
+        over, mine, best = self.ranks.agree(partial(self._settle, self.point, state))
+        self.ranking.judgement.show(best)
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
@@ -231,9 +233,11 @@ class Session:
         return finished or (stopped and max_steps == self._trainer_state.get("max_steps"))
 
     def best_at_the_end(self) -> Checkpoint | None:
-        """What `load_best_model_at_end` loads, once all is saved; None, which is said, when nothing is ranked."""
+        """What `load_best_model_at_end` loads, once all is saved; None, which is said, when nothing is ranked, and
+        where somebody calls a directory of his own the best.
+        """
         self.saves.drain()
-        return self.ranking.best_that_holds(self.held)
+        return None if self.ranking.best_elsewhere else self.ranking.best_that_holds(self.held)
 
     def _say_start(self, state: Any, *, over: bool = False) -> None:
         resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"
