@@ -68,7 +68,7 @@ CASES: dict[str, tuple[Trial, Trial, Verdict]] = {
     "the later of two that are equally good": (
         Trial(done(**{"weights": "xyz", "best metric": 0.5, "best step": 8})),
         Trial(done(**{"best metric": 0.5, "best step": 4})),
-        Verdict.AS_STOCK,
+        Verdict.WORSE,
     ),
     "less good than stock's best": (
         Trial(done(**{"weights": "xyz", "best metric": 0.4, "best step": 8})),

@@ -105,21 +105,15 @@ def account(trial: Trial, wants: Mapping[str, Any], beside: Trial | None = None)
     measure = stock if all(stock.get(name) == value for name, value in wants.items()) else {}
     own = differences(whole, last, OURS_ALONE if stock and stock.get("best metric") is None else ())
     unmet = {name: f"{name}: {last.get(name)}, not {value}" for name, value in wants.items() if last.get(name) != value}
-    unlike = differences(measure, whole, (*OURS_ALONE, *_incomparable(stock, whole), *wants)) if measure else {}
+    unlike = differences(measure, whole, (*OURS_ALONE, *_incomparable(stock), *wants)) if measure else {}
     texts = (*own.values(), *unmet.values(), *(f"left alone, beside stock, {text}" for text in unlike.values()))
     receipt = last.get("receipt")
     return Account(gap([*own, *unmet, *unlike]), texts, receipt and receipt["level"], bool(own), bool(unlike))
 
 
-def _incomparable(stock: Facts, ours: Facts) -> tuple[str, ...]:
-    """The best, where the stock Trainer looks for none; which one it is, where two are equally good.
-
-    Of equal ones the stock Trainer takes the first, and keepstep the last, as its guide says.
-    """
-    if stock.get("best metric") is None:
-        return BEST
-    tied = stock.get("best metric") == ours.get("best metric") and stock.get("best step") != ours.get("best step")
-    return ("best step", "weights") if tied else ()
+def _incomparable(stock: Facts) -> tuple[str, ...]:
+    """The best, where the stock Trainer looks for none."""
+    return BEST if stock.get("best metric") is None else ()
 
 
 def judge(ours: Account, stock: Account) -> Verdict:

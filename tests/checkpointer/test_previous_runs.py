@@ -92,7 +92,80 @@ def test_what_the_line_says_works(path: Path) -> None:
     assert point is not None and point.checkpoint.step == 4 and "verified" in point.reason
     save(checkpointer, 6)
     checkpointer.close()
-    assert steps(Run.open(path)) == [2, 6]
+    assert steps(Run.open(path)) == [6], "a course of one run: what was there is set aside too"
+    assert sorted(steps(Run.open(path / run.home)) for run in Run.open(path).previous_runs.runs) == [[2], [2, 4]]
+
+
+# -- going on from another run's ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A checkpoint of a run in another directory."""
+    make_run(tmp_path / "other", 8)
+    return tmp_path / "other" / "checkpoint-8"
+
+
+def test_going_on_from_another_run_sets_this_one_aside_in_one_line(
+    path: Path, other: Path, said: Callable[[], list[str]]
+) -> None:
+    old = make_run(path, 2, 4)
+    run = again(path, 10, resume=other)
+    assert (run.id != old.id, steps(run), steps(Run.open(path / layout.PREVIOUS / old.id))) == (True, [10], [2, 4])
+    (line,) = said()
+    assert line.startswith(
+        f"Going on from {other} in {path}: the run that was there (2 checkpoints, 800 B; this process"
+    )
+    (event,) = [event for event in run.events.read() if event["event"] == "set_aside"]
+    assert (event["run_id"], event["steps"]) == (old.id, [2, 4])
+    assert steps(again(path, 12, resume="auto")) == [10, 12], "the new one goes on"
+
+
+def test_going_on_from_another_run_is_no_way_round_a_forgotten_resume(path: Path, other: Path) -> None:
+    made_elsewhere(path, 2)
+    with pytest.raises(RunInUse, match="would not resume from them"):
+        again(path, resume=other)
+    assert steps(Run.open(path)) == [2]
+    with Run.open(path).writing():
+        pass
+
+    checkpointer = Checkpointer(path, "all", fresh="new-run")
+    checkpointer.begin(other)
+    checkpointer.close()
+    assert steps(Run.open(path)) == []
+
+
+def test_going_on_from_another_run_sets_aside_one_that_has_ended(path: Path, other: Path) -> None:
+    made_elsewhere(path, 2, finished=True)
+    assert steps(again(path, 10, resume=other)) == [10]
+
+
+def test_a_resume_from_another_run_that_is_refused_moves_nothing(path: Path, other: Path) -> None:
+    old = make_run(path, 2)
+    checkpointer = Checkpointer(path, "latest:1")
+    checkpointer.begin(other, settle=False)
+    checkpointer.close()
+    run = Run.open(path)
+    assert (run.id, steps(run), run.policy) == (old.id, [2], old.policy)
+
+    checkpointer.begin(other, settle=False)
+    checkpointer.settle()
+    checkpointer.close()
+    assert steps(Run.open(path)) == []
+
+
+def test_one_of_another_run_that_lies_among_them_stays_there(path: Path, other: Path) -> None:
+    old = make_run(path, 2)
+    shutil.copytree(other, path / other.name)
+    run = again(path, 10, resume=path / other.name)
+    assert run.id == old.id and (path / other.name).is_dir()
+
+
+def test_a_download_of_the_runs_own_is_rewound_to(path: Path, tmp_path: Path) -> None:
+    old = make_run(path, 2, 4)
+    shutil.copytree(path / "checkpoint-2", tmp_path / "download" / "checkpoint-2")
+    run = again(path, 6, resume=tmp_path / "download" / "checkpoint-2")
+    assert (run.id, steps(run)) == (old.id, [2, 6])
 
 
 def test_a_forked_child_has_trained_nothing(path: Path) -> None:
@@ -284,14 +357,14 @@ def test_what_somebody_needs_in_a_previous_run_stays(three: list[Run], path: Pat
 
 
 def test_what_is_gone_on_from_is_held_to_the_end_of_the_session(three: list[Run], path: Path) -> None:
-    first, _, _ = three
+    first, _, third = three
     checkpointer = Checkpointer(path, Policy.from_spec("latest:1", LOSS), budget="1.3kB")
     checkpointer.begin(path / layout.PREVIOUS / first.id / "checkpoint-2")
     save(checkpointer, 10)
-    assert lying(checkpointer.run) == [(first.id, 2)]
+    assert lying(checkpointer.run) == [(first.id, 2), (third.id, 2)], "the second is older than what was set aside last"
     assert steps(checkpointer.run) == [10]
     checkpointer.close()
-    assert lying(Run.open(path)) == [(first.id, 2)], "there is room for it"
+    assert lying(Run.open(path)) == [(first.id, 2), (third.id, 2)], "there is room for it"
 
 
 def test_what_keepstep_did_not_commit_stays(three: list[Run], path: Path) -> None:

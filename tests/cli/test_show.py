@@ -30,7 +30,7 @@ def test_everything_that_people_ask(run: Run, call: Call, format_: str) -> None:
         "rank 1 of 2",
         "best 1 of 2 by eval_loss (0.25, lower is better)",
         "What would remove it",
-        "2 newer checkpoints with eval_loss of 0.25 or lower",
+        "2 newer checkpoints with eval_loss below 0.25",
         "optimizer.pt",
         "xxh3-128:",
         "torch",

@@ -14,11 +14,13 @@ import pytest
 
 import keepstep
 from keepstep import units
-from keepstep.errors import RunInUse
+from keepstep.errors import ResumeRefused, RunInUse
 from keepstep.run import Run
 from tests.failures.build import (
     CrashAfter,
     Crashed,
+    best,
+    crash,
     events,
     in_child,
     managed,
@@ -108,8 +110,73 @@ def test_what_was_set_aside_is_gone_on_from_by_its_path(out: Path) -> None:
 
     assert same(weights(trainer.model), weights(reference.model))
     assert (receipt(checkpointer).step, receipt(checkpointer).level) == (6, "exact")
-    assert steps(out) == [2, 8, 10, 12]
+    assert steps(out) == [8, 10, 12]
     assert steps(home_of(old, out)) == [2, 4, 6]
+
+
+SCORED: dict[str, Any] = {
+    "metric_for_best_model": "accuracy", "load_best_model_at_end": True, "save_total_limit": 2,
+}  # fmt: skip
+
+
+@pytest.fixture
+def elsewhere(out: Path) -> Path:
+    """Step 6 of an unfinished training in another directory; its own best comes later."""
+    crash(out.with_name("elsewhere"), after=6, **SCORED, scores=dict.fromkeys(range(13), 0.1))
+    return out.with_name("elsewhere") / "checkpoint-6"
+
+
+def test_from_another_directory_under_stock(out: Path, elsewhere: Path) -> None:
+    """train(path of another training) where checkpoints are | both courses in one directory."""
+    stock(out, max_steps=8, seed=3).train()
+    stock(out).train(resume_from_checkpoint=str(elsewhere))
+
+    assert names(out) == [f"checkpoint-{step}" for step in (2, 4, 6, 8, 10, 12)]
+    early = json.loads((out / "checkpoint-2" / "trainer_state.json").read_text())
+    late = json.loads((out / "checkpoint-12" / "trainer_state.json").read_text())
+    assert early["max_steps"] != late["max_steps"]
+
+
+def test_from_another_directory(out: Path, elsewhere: Path, said: Callable[[], str]) -> None:
+    """train(path of another training) where checkpoints are | they are set aside, and the course is as in a new one."""
+    scores = {8: 0.2, 10: 0.5, 12: 0.3}
+    reference, _ = train(out.with_name("reference"), elsewhere, **SCORED, scores=scores)
+    train(out, max_steps=8, seed=3, **SCORED, scores={2: 0.9, 4: 0.8})
+    old, left = Run.open(out), steps(out)
+    said()
+
+    trainer, checkpointer = train(out, elsewhere, **SCORED, scores=scores)
+
+    assert same(weights(trainer.model), weights(reference.model))
+    assert (receipt(checkpointer).step, receipt(checkpointer).level) == (6, "exact")
+    assert steps(out) == steps(out.with_name("reference"))
+    assert best(checkpointer).step == 10, "none of the other's"
+    assert trainer.state.best_model_checkpoint == str(out / "checkpoint-10")
+    assert steps(home_of(old, out)) == left
+    (line,) = [line for line in said().splitlines() if "is set aside" in line]
+    assert f"Going on from {elsewhere} in {out}" in line
+    assert [event["event"] for event in Run.open(out).events.read()][:3] == ["run", "set_aside", "resumed"]
+
+
+def test_from_another_directory_over_an_unfinished_run_is_refused(out: Path, elsewhere: Path) -> None:
+    """In a new process: as a fresh start, that is a forgotten resume."""
+    assert in_child(lambda: unfinished(out)) == (0, "crashed")
+
+    with pytest.raises(RunInUse, match=r'"auto"'):
+        train(out, elsewhere)
+
+    assert steps(out) == [2, 4]
+
+
+def test_from_another_directory_with_what_does_not_fit_moves_nothing(out: Path, elsewhere: Path) -> None:
+    """Another optimizer: refused before anything is set aside, and "auto" goes on as before."""
+    train(out, max_steps=8)
+
+    with pytest.raises(ResumeRefused, match="optimizer"):
+        train(out, elsewhere, optim="sgd")
+
+    assert steps(out) == [2, 4, 6, 8]
+    assert not (out / ".keepstep" / "previous").exists()
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["the same trainer", "a new one"])

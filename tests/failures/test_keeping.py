@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from keepstep.run import Run
 from tests.failures.build import At, best, crash, latest, managed, names, receipt, same, steps, stock, train, weights
@@ -162,16 +165,81 @@ def test_load_best_passes_over_a_damaged_best(out: Path, said: Callable[[], str]
     assert "checkpoint-2" in said()
 
 
-def test_ties_go_to_the_later(out: Path) -> None:
-    """Two checkpoints of one value: the later one is the best."""
-    scores = {2: 0.1, 4: 0.9, 6: 0.2, 8: 0.9, 10: 0.3, 12: 0.1}
+TIED = {2: 0.1, 4: 0.9, 6: 0.2, 8: 0.9, 10: 0.3, 12: 0.9}
 
-    trainer, checkpointer = train(
-        out, scores=scores, metric_for_best_model="accuracy", save_total_limit=1, load_best_model_at_end=True
-    )
 
-    assert best(checkpointer).step == 8
-    assert trainer.state.best_model_checkpoint == str(out / "checkpoint-8")
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_ties_go_to_the_earlier(out: Path, tmp_path: Path, interrupted: bool) -> None:
+    """Checkpoints of one value: the first stays the best, as under stock, before and after a resume."""
+    arguments: dict[str, Any] = {
+        "scores": TIED, "metric_for_best_model": "accuracy", "save_total_limit": 1, "load_best_model_at_end": True,
+    }  # fmt: skip
+    control = stock(tmp_path / "stock", **arguments)
+    control.train()
+    if interrupted:
+        crash(out, after=6, **arguments)
+
+    trainer, checkpointer = train(out, "auto" if interrupted else None, **arguments)
+
+    assert best(checkpointer).step == 4
+    assert trainer.state.best_model_checkpoint == str(out / "checkpoint-4")
+    assert trainer.state.best_global_step == control.state.best_global_step == 4
+    assert same(weights(trainer.model), weights(control.model))
+    named = {
+        step: json.loads((out / f"checkpoint-{step}" / "trainer_state.json").read_text())["best_model_checkpoint"]
+        for step in steps(out)
+    }
+    assert named == dict.fromkeys((4, 12), str(out / "checkpoint-4"))
+
+
+class Saves(TrainerCallback):
+    """Notes what is saved."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps.append(state.global_step)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_best_that_nobody_asks_for_makes_no_save(out: Path, tmp_path: Path, limit: int | None) -> None:
+    """save 4, eval 2, and no word of a best: what is saved, and what callbacks hear of it, is as under stock."""
+    saves, others = Saves(), Saves()
+    stock(tmp_path / "stock", save_steps=4, save_total_limit=limit, callbacks=[others]).train()
+
+    _, checkpointer = train(out, save_steps=4, save_total_limit=limit, callbacks=[saves])
+
+    assert saves.steps == others.steps == [4, 8, 12]
+    assert checkpointer.run.best is not None
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [{"metric_for_best_model": "accuracy"}, {"metric": "accuracy"}, {"keep": "best:1,latest:1", "mode": "max"}],
+    ids=["a name in the arguments", "attach(metric=)", "keep"],
+)
+def test_whoever_asks_for_the_best_gets_it_saved(out: Path, asks: dict[str, Any]) -> None:
+    """A best at an unsaved step is saved where it is asked for, in whichever way."""
+    scored = {} if "keep" in asks else {"scores": PEAK}
+    arguments: dict[str, Any] = {"save_steps": 12, **scored, **asks}
+    saves = Saves()
+
+    train(out, callbacks=[saves], **arguments)
+
+    assert saves.steps[-1] == 12 and len(saves.steps) > 1
+    assert scored == {} or saves.steps == [2, 4, 6, 12]
+
+
+def test_a_best_is_asked_for_between_two_trainings(out: Path) -> None:
+    """What the arguments say at `train()` counts."""
+    saves = Saves()
+    trainer, _ = managed(out, save_steps=12, scores=PEAK, callbacks=[saves])
+    trainer.args.metric_for_best_model, trainer.args.greater_is_better = "accuracy", True
+
+    trainer.train()
+
+    assert saves.steps == [2, 4, 6, 12]
 
 
 FOREIGN = ("checkpoint-best", "checkpoint-final", "checkpoint-6-tmp", "checkpoint-10.bak", "my-checkpoint-2")

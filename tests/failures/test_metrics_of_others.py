@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from decimal import Decimal
@@ -18,7 +19,21 @@ pytest.importorskip("trl")
 import keepstep
 from keepstep.transformers import ManagedTrainer
 from tests.engine import chosen
-from tests.failures.build import best, events, latest, managed, rows, same, steps, stock, train, weights
+from tests.failures.build import (
+    At,
+    best,
+    crash,
+    events,
+    latest,
+    managed,
+    names,
+    rows,
+    same,
+    steps,
+    stock,
+    train,
+    weights,
+)  # fmt: skip
 from tests.training.tiny import Recipe, build
 
 pytestmark = pytest.mark.training
@@ -365,21 +380,107 @@ class Patient(Trainer):
 
 
 @pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.parametrize("interrupted", [False, True])
 def test_a_judgement_of_somebodys_own_is_heard(
-    out: Path, tmp_path: Path, said: Callable[[], str], limit: int | None
+    out: Path, tmp_path: Path, said: Callable[[], str], limit: int | None, interrupted: bool
 ) -> None:
+    """What it calls the best is held, named and loaded, whatever the metric says of others."""
     settings: dict[str, Any] = {**RANKED, "trainer_class": Patient, "save_total_limit": limit}
     control = stock(tmp_path / "stock", **settings)
     control.train()
     assert (control.state.best_metric, control.state.best_global_step) == (0.7, 6)
+    if interrupted:
+        crash(out, after=8, **settings)
 
-    trainer, checkpointer = train(out, **settings)
+    trainer, checkpointer = train(out, "auto" if interrupted else None, **settings)
 
-    assert trainer.state.best_metric == 0.7, "as it judges"
+    assert (trainer.state.best_metric, trainer.state.best_global_step) == (0.7, 6), "as it judges"
     assert best(checkpointer).metrics["eval_quality"] == 0.8, "the metric that it makes ranks"
-    gone = "step 6, which this trainer judges best, is kept no longer: the best by the metric takes its place" in said()
-    assert gone == (limit == 1)
-    assert same(weights(trainer.model), weights(control.model)) == (limit is None)
+    assert steps(out) == ([6, 8, 12] if limit else [2, 4, 6, 8, 10, 12])
+    assert trainer.state.best_model_checkpoint == str(out / "checkpoint-6")
+    assert same(weights(trainer.model), weights(control.model))
+    assert "kept no longer" not in said()
+    for step in (8, 12):
+        assert named(out, step) == "checkpoint-6"
+
+
+def named(out: Path, step: int) -> str | None:
+    """What the state that a checkpoint records calls the best."""
+    path = json.loads((out / f"checkpoint-{step}" / "trainer_state.json").read_text())["best_model_checkpoint"]
+    return path and Path(path).name
+
+
+def test_a_judgement_of_somebodys_own_changes_its_mind(out: Path) -> None:
+    """The one that was judged best before is held until the next is committed, and goes by the rules then."""
+    seen: dict[int, list[str]] = {}
+    look = [At(step, lambda step=step, **_: seen.update({step: names(out)})) for step in (4, 6, 8)]
+
+    train(out, **RANKED, trainer_class=Patient, callbacks=look)
+
+    assert seen == {
+        4: ["checkpoint-2", "checkpoint-4"], 6: ["checkpoint-6"], 8: ["checkpoint-6", "checkpoint-8"],
+    }  # fmt: skip
+
+
+class Finds(Trainer):
+    """Judges by what the evaluations are not ranked by, and names the best itself."""
+
+    def _determine_best_metric(self, metrics: Any, trial: Any) -> bool:
+        if self.state.global_step != 4:
+            return False
+        self.state.best_model_checkpoint = f"{self.args.output_dir}/checkpoint-4"
+        return True
+
+
+class Names(TrainerCallback):
+    """Calls a step the best, once that is saved."""
+
+    def __init__(self, step: int, best: Callable[[Any], Path | str]) -> None:
+        self.step, self.best = step, best
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            state.best_model_checkpoint = str(self.best(args))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trainer_class": Finds},
+        {"callbacks": [Names(4, lambda args: f"{args.output_dir}/checkpoint-4")]},
+        {"callbacks": [Names(4, lambda args: f"{args.output_dir}/checkpoint-4")], "eval_strategy": "no"},
+    ],
+    ids=["its own judgement", "a callback", "a callback, nothing evaluated"],
+)
+def test_a_path_that_somebody_puts_into_the_state_is_the_best(out: Path, settings: dict[str, Any]) -> None:
+    fourth: dict[str, torch.Tensor] = {}
+    keep = At(4, lambda model, **_: fourth.update(weights(model)), "on_step_end")
+    callbacks = [keep, *settings.get("callbacks", [])]
+
+    trainer, _ = managed(out, **{**settings, "save_total_limit": 1, "callbacks": callbacks})
+    trainer.args.load_best_model_at_end = True
+    trainer.args.metric_for_best_model = None
+    trainer.train()
+
+    assert trainer.state.best_model_checkpoint == str(out / "checkpoint-4")
+    assert "checkpoint-4" in names(out) and "checkpoint-12" in names(out)
+    assert same(weights(trainer.model), fourth)
+    assert named(out, 12) == "checkpoint-4"
+
+
+def test_a_directory_of_somebodys_own_is_left_to_him(out: Path, tmp_path: Path) -> None:
+    """As under stock: what a callback calls the best is loaded at the end, wherever it lies."""
+    train(tmp_path / "mine", max_steps=2)
+    mine = tmp_path / "mine" / "checkpoint-2"
+    ended: list[dict[str, torch.Tensor]] = []
+    for make in (lambda **more: stock(tmp_path / "stock", **more), lambda **more: managed(out, **more)[0]):
+        trainer = make(callbacks=[Names(4, lambda _: mine)], seed=3)
+        trainer.args.load_best_model_at_end = True
+        trainer.train()
+        assert trainer.state.best_model_checkpoint == str(mine)
+        ended.append(weights(trainer.model))
+
+    assert same(*ended)
 
 
 def test_a_judgement_without_its_metric_goes_on(out: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from keepstep.errors import CheckpointNotFound, KeepstepError, ResumeRefused
 from keepstep.run import Run
-from tests.failures.build import crash, managed, names, receipt, steps, train
+from tests.failures.build import crash, managed, names, receipt, steps, stock, train
 
 pytestmark = pytest.mark.training
 
@@ -102,6 +102,28 @@ def test_nothing_to_resume_from(out: Path, reference: Any) -> None:
         train(out, reference)
 
     assert not out.exists() or names(out) == []
+
+
+def _empty(out: Path) -> Path:
+    (out.parent / "empty").mkdir()
+    return out.parent / "empty"
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [lambda _: True, lambda out: str(out.parent / "checkpoint-15-bogus"), lambda out: str(_empty(out))],
+    ids=["the newest of none", "no such path", "an empty directory"],
+)
+def test_the_words_of_stock_are_said_too(out: Path, reference: Callable[[Path], Any]) -> None:
+    """A script that looks for the stock Trainer's words, and catches ValueError, goes on as before."""
+    given = reference(out)
+    with pytest.raises(ValueError, match="valid checkpoint") as words:
+        stock(out).train(resume_from_checkpoint=given)
+
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        train(out, given)
+
+    assert str(refusal.value).startswith(str(words.value))
 
 
 @pytest.mark.parametrize(

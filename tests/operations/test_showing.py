@@ -43,7 +43,7 @@ def newer(number: int, metrics: dict[str, float] | None = None) -> list[Checkpoi
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3, 4])
-@pytest.mark.parametrize(("mode", "word"), [("min", "lower"), ("max", "higher")])
+@pytest.mark.parametrize(("mode", "word"), [("min", "below"), ("max", "above")])
 def test_as_many_better_ones_as_it_says(generation: int, mode: str, word: str) -> None:
     checkpoints = (*checkpoints_of([0.4, 0.2, 0.3, 0.1]), make_checkpoint(5))
     policy = Policy.from_spec("best:4", Metric("eval_loss", mode))  # type: ignore[arg-type]
@@ -51,11 +51,13 @@ def test_as_many_better_ones_as_it_says(generation: int, mode: str, word: str) -
     (text,) = conditions(checkpoints, generation, policy)
 
     value = checkpoints[generation - 1].metrics["eval_loss"]
-    match = re.fullmatch(rf"(\d) newer checkpoints? with eval_loss of {value} or {word}", text)
+    match = re.fullmatch(rf"(\d) newer checkpoints? with eval_loss {word} {value}", text)
     assert match, text
     number = int(match[1])
-    assert kept_after(checkpoints, newer(number - 1, {"eval_loss": value}), generation, policy)
-    assert not kept_after(checkpoints, newer(number, {"eval_loss": value}), generation, policy)
+    better = {"eval_loss": value - 0.01 if mode == "min" else value + 0.01}
+    assert kept_after(checkpoints, newer(number + 2, {"eval_loss": value}), generation, policy), "as good is not enough"
+    assert kept_after(checkpoints, newer(number - 1, better), generation, policy)
+    assert not kept_after(checkpoints, newer(number, better), generation, policy)
 
 
 @pytest.mark.parametrize("generation", [2, 3])
@@ -88,12 +90,12 @@ def test_the_newest_goes_only_when_all_conditions_are_met() -> None:
     found = conditions(checkpoints, 2, policy)
 
     assert found == (
-        "1 newer checkpoint with eval_loss of 0.2 or lower",
+        "1 newer checkpoint with eval_loss below 0.2",
         "2 newer full checkpoints",
         "1 newer full checkpoint that takes its place as the newest",
     )
-    assert kept_after(checkpoints, newer(1, {"eval_loss": 0.2}), 2, policy)
-    assert not kept_after(checkpoints, newer(2, {"eval_loss": 0.2}), 2, policy)
+    assert kept_after(checkpoints, newer(1, {"eval_loss": 0.1}), 2, policy)
+    assert not kept_after(checkpoints, newer(2, {"eval_loss": 0.1}), 2, policy)
 
 
 def test_time_alone_ends_within() -> None:

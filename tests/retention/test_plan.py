@@ -197,8 +197,8 @@ def test_the_default_policy_is_what_people_expect_of_a_limit() -> None:
 
 def test_rank_puts_the_best_first_and_leaves_out_what_has_no_number() -> None:
     run = make_run([0.5, math.nan, 0.1, None, 0.5, math.inf])
-    assert generations(rank(run, LOSS)) == [3, 5, 1, 6]
-    assert generations(rank(reversed(run), Metric("eval_loss", "max"))) == [6, 5, 1, 3]
+    assert generations(rank(run, LOSS)) == [3, 1, 5, 6]
+    assert generations(rank(reversed(run), Metric("eval_loss", "max"))) == [6, 1, 5, 3]
 
 
 VALUES = st.none() | st.sampled_from([0.1, 0.2, 0.3]) | st.floats()
@@ -326,4 +326,15 @@ def test_rank_agrees_with_better(run: list[Checkpoint], metric: Metric) -> None:
     for ahead, behind in pairwise(ranked):
         a, b = ahead.metrics["eval_loss"], behind.metrics["eval_loss"]
         assert not metric.better(b, a)
-        assert metric.better(a, b) or ahead.generation > behind.generation
+        assert metric.better(a, b) or ahead.generation < behind.generation
+
+
+@given(runs(), METRICS, SMALL)
+def test_one_that_is_no_better_takes_nobodys_place_among_the_best(
+    run: list[Checkpoint], metric: Metric, k: int
+) -> None:
+    """As the stock Trainer replaces its best: only by what is better."""
+    best = rank(run, metric)[:k]
+    for as_good in best[-1:]:
+        newer = replace(as_good, generation=max(c.generation for c in run) + 1)
+        assert generations(rank([*run, newer], metric)[: len(best)]) == generations(best)

@@ -37,10 +37,10 @@ def test_best_follows_the_direction_of_the_metric() -> None:
     assert set(Best(1).keeps(context(*run, metric=Metric("eval_f1", "min")))) == {2}
 
 
-def test_of_equal_values_the_later_generation_is_better() -> None:
+def test_of_equal_values_the_earlier_generation_is_better() -> None:
     kept = Best(2).keeps(context(*make_run([0.5, 0.5, 0.5])))
-    assert set(kept) == {2, 3}
-    assert kept[3].startswith("best 1 of 2")
+    assert set(kept) == {1, 2}
+    assert kept[1].startswith("best 1 of 2")
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])

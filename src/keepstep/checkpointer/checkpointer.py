@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
-from keepstep.checkpointer.entrance import Fresh, Resume, enter, reopen, resume_point
+from keepstep.checkpointer.entrance import Fresh, Resume, begin_anew, enter, reopen, resume_point, why_displaced
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight, as_storage_error
 from keepstep.checkpointer.janitor import Janitor
 from keepstep.checkpointer.journal import Causes, Journal, no_causes
+from keepstep.checkpointer.judged import Judged
 from keepstep.checkpointer.observers import Observers
 from keepstep.checkpointer.own_runs import remember
 from keepstep.errors import DiskFull, StorageError
@@ -64,8 +65,10 @@ class Checkpointer:
     the disk. Where room is short, it is made by policy; where it can't be, `save` raises DiskFull before it writes, or
     waits for room with `on_disk_full="pause"`. `refused` are the steps that were not saved for lack of room.
     `hooks` hear what happens to the checkpoints, and `prometheus` (an address, or a file "name.prom") gets their
-    metrics while a training runs. `links` keeps `best` and `latest` as links in the directory. `receipt` says, after a
-    resume, how exact it is and why (None before, and after a fresh start); `plan` is what the policy decided last.
+    metrics while a training runs. `judged.step` is for a loop that judges by itself which step is the best: its
+    checkpoint stays, until another takes its place. `links` keeps `best` and `latest` as links in the directory.
+    `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what the
+    policy decided last.
     """
 
     def __init__(
@@ -98,6 +101,8 @@ class Checkpointer:
         self._resumed_from: int | None = None
         self._held_before: dict[Before, str] = {}
         self._unsettled: ResumePoint | None = None
+        self._displaced = ""
+        self.judged = Judged()
         self._writer = BackgroundWriter()
         self._janitor: Janitor | None = None
         self._journal: Journal | None = None
@@ -128,7 +133,8 @@ class Checkpointer:
 
         `None`/`False` is a fresh start: a run that this process has trained, or that has ended, is set aside whole, and
         any other is refused unless `fresh` is "new-run". `True` and `"latest"` mean the newest verified checkpoint, an
-        error when there is none; `"auto"` that, or a fresh start in an unused directory; anything else names one.
+        error when there is none; `"auto"` that, or a fresh start in an unused directory; anything else names one. From
+        one of another run the run that is here is not gone on with: with it is done as by a fresh start.
         With `settle=False` a caller that may still refuse the resume calls `settle` once it is sure. `check` verifies
         candidates in place of `Run.verify`, for a caller that keeps what it reads.
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
@@ -141,26 +147,22 @@ class Checkpointer:
         try:
             self._observers.begin(run)
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
-            run.set_policy(self.policy, self.headroom.limits)
-            run.switch_links(self.links)
-            self._run, self._trained = run, (self.path, run.id)
-            self._janitor = Janitor(run.store)
-            self._journal = Journal(run, point)
+            own = point is None or outside is None or point.checkpoint.run_id == run.id
+            self._displaced = "" if own or point is None else why_displaced(run, point, self.fresh)
+            self._take(run, point)
             self._owed = False
             self.refused = []
+            self.judged = Judged()
             known = run.checkpoints
             for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
                 self.headroom.learn(checkpoint)
-            # One of the run's own in another place, as a download of it, is rewound to like any other.
-            own = outside is None or (point is not None and point.checkpoint.run_id == run.id)
-            self._unsettled = point if own else None
-            self._parent = self._unsettled.checkpoint.generation if self._unsettled else None
-            self._resumed_from, self._held_before = None, {}
-            if self._unsettled is None:
+            self._resumed_from, self._held_before, self._parent = None, {}, None
+            self._unsettled = point
+            if point is None:
                 remember(run)
-                if point is not None:  # it may lie in a previous run of this directory
-                    self._held_before = {(point.checkpoint.run_id, point.checkpoint.generation): RESUMED_FROM}
-            elif settle:
+            elif own:  # also in another place, as a download of it
+                self._parent = point.checkpoint.generation
+            if settle:
                 self.settle()
         except BaseException:
             self._run = None
@@ -169,15 +171,46 @@ class Checkpointer:
             raise
         return point
 
+    def _take(self, run: Run, point: ResumePoint | None) -> None:
+        """Work in this run, which is locked, from now on; what is about to go aside is left as it is."""
+        if not self._displaced:
+            run.set_policy(self.policy, self.headroom.limits)
+            run.switch_links(self.links)
+        self._run, self._trained = run, (self.path, run.id)
+        self._janitor = Janitor(run.store)
+        self._journal = Journal(run, point)
+
     def settle(self) -> None:
-        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside."""
+        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside; so
+        is all that lies here where the point is another run's.
+        """
         point, self._unsettled = self._unsettled, None
         if point is None:
             return
-        for checkpoint in self.run.rewind(point.checkpoint):
-            logger.warning("%s belongs to an older course of the run and is set aside", checkpoint.name)
-        self._resumed_from = point.checkpoint.generation
+        if self._displaced:
+            self._displace(self.run, point)
+        checkpoint = point.checkpoint
+        if self._parent is None:  # it may lie in a previous run of this directory
+            self._held_before = {(checkpoint.run_id, checkpoint.generation): RESUMED_FROM}
+        else:
+            for newer in self.run.rewind(checkpoint):
+                logger.warning("%s belongs to an older course of the run and is set aside", newer.name)
+            self._resumed_from = checkpoint.generation
         remember(self.run)
+
+    def _displace(self, old: Run, point: ResumePoint) -> None:
+        """Set the run that is here aside for a new one: a course is of one run."""
+        why, self._displaced = self._displaced, ""
+        self._observers.end()
+        self._run = None
+        run = begin_anew(old, self.policy, why, what=f"Going on from {point.path}")
+        try:
+            self._observers.begin(run)
+            self._take(run, point)
+        except BaseException:
+            self._run = None
+            run.lock.release()
+            raise
 
     def close(self, *, finished: bool = False) -> None:
         """End the session: wait for what is in flight, apply the policy once more, now without regard to what was
@@ -347,7 +380,9 @@ class Checkpointer:
         """What the policy and the budget say of what is committed now; what stays was looked at where anything goes,
         and with `always` where nothing does.
         """
-        held = {} if self._resumed_from is None else {self._resumed_from: RESUMED_FROM}
+        held = self.judged.held(self.run)
+        if self._resumed_from is not None:
+            held |= {self._resumed_from: RESUMED_FROM}
         more: Any = {"also_protected": held, "held_before": self._held_before}
         plan = partial(self.run.plan, self.policy, budget=self.headroom.limits.budget, **more)
         return self.run.settled(plan, always=always)

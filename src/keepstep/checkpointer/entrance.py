@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import uuid
 from collections.abc import Generator, Sized
@@ -38,7 +39,43 @@ def enter(path: Path, policy: Policy, resume: Resume, *, fresh: Fresh) -> Run:
     """
     with _as_unwritable(path):
         run = _open_or_create(path, policy, resume, fresh)
-        run.begin_writing()
+        if not run.lock.held:
+            run.begin_writing()
+    return run
+
+
+def why_displaced(run: Run, point: ResumePoint, fresh: Fresh) -> str:
+    """Why the run of a directory goes aside for a training that goes on from a checkpoint of another one: as for a
+    fresh start. Empty where nothing lies there, and where the checkpoint itself does. Raises RunInUse.
+    """
+    if not run.checkpoints or _goes_along(point.path, run.path):
+        return ""
+    return _why_new(run, fresh)
+
+
+def begin_anew(old: Run, policy: Policy, why: str, *, what: str = "A fresh start") -> Run:
+    """Set a run that is locked aside, as a whole, for a new one in its directory; returns that, locked."""
+    path, home = old.path, f"{layout.PREVIOUS}/{old.id}"
+    if old.store.exists(home):  # an earlier attempt was killed
+        home += f"-{_short_id()}"
+    try:
+        checkpoints = old.checkpoints
+        names = old.repository.set_aside_everything(home)
+        # The identity goes last: until then the old run goes on, with generations that nothing else names.
+        for key in (layout.QUARANTINE, layout.TIMELINES, layout.PINS, layout.METRICS, layout.EVENTS, layout.RUN):
+            if old.store.exists(key):
+                old.repository.move(key, f"{home}/{layout.META}")
+    finally:
+        old.lock.release()
+    run = Run.create(path, policy)
+    size = sum(checkpoint.size_bytes for checkpoint in checkpoints)
+    steps = [checkpoint.step for checkpoint in checkpoints]
+    run.events.append("set_aside", run_id=old.id, path=home, steps=steps, size_bytes=size, why=why)
+    logger.warning(
+        "%s in %s: the run that was there (%s, %s; %s) is set aside, whole, in %s%s",
+        what, path, _count(names), format_size(size), why, path / home, _ways_back(path, home, checkpoints),
+    )  # fmt: skip
+    run.begin_writing()
     return run
 
 
@@ -80,16 +117,12 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
     listing = run.repository.listing()
     present = [checkpoint.name for checkpoint in listing.checkpoints]
     foreign = [directory.path.name for directory in listing.foreign]
-    if fresh == "new-run" and (present or foreign or run.store.exists(f"{layout.PREVIOUS}/{run.id}")):
-        return _new_run(path, policy, run, 'fresh="new-run" asks for it')
-    if (present or foreign) and (why := _why_over(run)):
-        return _new_run(path, policy, run, why)
-    if present:
-        why = "of a run that has not ended, and this start would not resume from them"
-        raise _used(path, present, why, ways=_AUTO + _BY_PATH)
-    if foreign:
-        raise _used(path, foreign, f"that can't be used ({listing.foreign[0].reason})", ways=_BY_PATH)
-    return run
+    killed = fresh == "new-run" and run.store.exists(f"{layout.PREVIOUS}/{run.id}")
+    if not (present or foreign or killed):
+        return run
+    why = _why_new(run, fresh)
+    run.begin_writing()
+    return begin_anew(run, policy, why)
 
 
 def _adopted(path: Path, resume: Resume) -> Run | None:
@@ -114,34 +147,28 @@ def _adopted(path: Path, resume: Resume) -> Run | None:
     return adopt(found)
 
 
-def _why_over(run: Run) -> str:
-    """Why a fresh start is no forgotten resume, empty where it may be one."""
+def _why_new(run: Run, fresh: Fresh) -> str:
+    """Why a start that does not go on from a run's checkpoints is no forgotten resume. Raises RunInUse where it may
+    be one.
+    """
+    if fresh == "new-run":
+        return 'fresh="new-run" asks for it'
     if is_own(run):
         return "this process trained it"
-    return "it had ended" if has_ended(run) else ""
+    if has_ended(run):
+        return "it had ended"
+    listing = run.repository.listing()
+    if present := [checkpoint.name for checkpoint in listing.checkpoints]:
+        why = "of a run that has not ended, and this start would not resume from them"
+        raise _used(run.path, present, why, ways=_AUTO + _BY_PATH)
+    foreign = [directory.path.name for directory in listing.foreign]
+    raise _used(run.path, foreign, f"that can't be used ({listing.foreign[0].reason})", ways=_BY_PATH)
 
 
-def _new_run(path: Path, policy: Policy, old: Run, why: str) -> Run:
-    """Set the old run aside as a whole, and begin a new one in the same directory."""
-    home = f"{layout.PREVIOUS}/{old.id}"
-    if old.store.exists(home):  # an earlier attempt was killed
-        home += f"-{_short_id()}"
-    with old.writing():
-        checkpoints = old.checkpoints
-        names = old.repository.set_aside_everything(home)
-        # The identity goes last: until then the old run goes on, with generations that nothing else names.
-        for key in (layout.QUARANTINE, layout.TIMELINES, layout.PINS, layout.METRICS, layout.EVENTS, layout.RUN):
-            if old.store.exists(key):
-                old.repository.move(key, f"{home}/{layout.META}")
-    run = Run.create(path, policy)
-    size = sum(checkpoint.size_bytes for checkpoint in checkpoints)
-    steps = [checkpoint.step for checkpoint in checkpoints]
-    run.events.append("set_aside", run_id=old.id, path=home, steps=steps, size_bytes=size, why=why)
-    logger.warning(
-        "A fresh start in %s: the run that was there (%s, %s; %s) is set aside, whole, in %s%s",
-        path, _count(names), format_size(size), why, path / home, _ways_back(path, home, checkpoints),
-    )  # fmt: skip
-    return run
+def _goes_along(path: Path, run: Path) -> bool:
+    """True for a directory that would be moved with the run, were that set aside."""
+    place, home = Path(os.path.realpath(path)), Path(os.path.realpath(run))
+    return place.is_relative_to(home) and not place.is_relative_to(home / layout.PREVIOUS)
 
 
 def _ways_back(path: Path, home: str, checkpoints: tuple[Checkpoint, ...]) -> str:

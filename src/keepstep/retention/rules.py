@@ -72,7 +72,7 @@ class Context:
 
 
 def rank(checkpoints: Iterable[Checkpoint], metric: Metric, *, spoiled: bool = False) -> tuple[Checkpoint, ...]:
-    """Checkpoints with a value of the metric, best first; of equal ones the later generation first.
+    """Checkpoints with a value of the metric, best first; of equal ones the earlier generation first.
 
     NaN and missing values are left out, and so is what is quarantined or set aside by a rewind, and, unless `spoiled`,
     what is known to be damaged so far that its weights can't be loaded: it takes no place from one that can.
@@ -83,7 +83,7 @@ def rank(checkpoints: Iterable[Checkpoint], metric: Metric, *, spoiled: bool = F
         value = metric.value(checkpoint.metrics)
         counts = checkpoint.state is State.COMMITTED and (spoiled or not checkpoint.spoiled)
         if counts and value is not None and not math.isnan(value):
-            ranked.append((sign * value, -checkpoint.generation, checkpoint))
+            ranked.append((sign * value, checkpoint.generation, checkpoint))
     return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=itemgetter(0, 1)))
 
 
@@ -170,7 +170,7 @@ def format_duration(seconds: int) -> str:
 
 @dataclass(frozen=True)
 class Best(Rule):
-    """The k best by the metric, of equal ones the later; the k newest as long as nothing can be ranked.
+    """The k best by the metric, of equal ones the earlier; the k newest as long as nothing can be ranked.
 
     Weights-only checkpoints compete as well. NaN is never one of the best, nor is one whose weights are damaged.
     """

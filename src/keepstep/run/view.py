@@ -152,7 +152,7 @@ class RunView:
 
     @property
     def best(self) -> Checkpoint | None:
-        """The best committed checkpoint by the run's metric (ties: the later), None when none can be ranked."""
+        """The best committed checkpoint by the run's metric (ties: the earlier), None when none can be ranked."""
         return next(iter(self.ranking()), None)
 
     def ranking(self, *, spoiled: bool = False) -> tuple[Checkpoint, ...]:

@@ -79,6 +79,17 @@ def trained_twice(side: Side, out: Path) -> Facts:
     return side.facts(again)
 
 
+def from_elsewhere(side: Side, out: Path) -> Facts:
+    """A training of its own in the directory; then one that goes on from another directory's checkpoint."""
+    side.attach(trainer(out / "first", num_train_epochs=1)).train()
+    side.attach(trainer(out / "second", num_train_epochs=1, learning_rate=5e-3)).train()
+    built = side.attach(trainer(out / "second"))
+    built.train(resume_from_checkpoint=str(out / "first" / "checkpoint-4"))
+    facts = side.facts(built)
+    # The stock Trainer's mean loss forgets what was before a resume.
+    return {**facts, "log": [line for line in facts["log"] if "train_loss" not in line]}
+
+
 def two_directories(side: Side, out: Path) -> Facts:
     """The same trainer, trained a second time into another directory."""
     built = side.attach(trainer(out / "first", num_train_epochs=1))
@@ -178,6 +189,13 @@ SITUATIONS = (
         "output_dir changed between two trainings of one trainer",
         three_epochs,
         whole=two_directories,
+        **ALONE,
+    ),
+    Situation(
+        "from another directory's checkpoint",
+        "a resume by path, where another training has left its checkpoints",
+        three_epochs,
+        whole=from_elsewhere,
         **ALONE,
     ),
     Situation(

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 
 from tests.cases.parts import BY_LOSS, SCORES, Remembers, data, trainer, weights_of_step
-from tests.cases.situation import Situation
+from tests.cases.situation import Situation, checkpoints
 from tests.training import tiny
 
 
@@ -86,6 +86,37 @@ def trl(kind: str, metric: str, lora: bool) -> Callable[[Path], Trainer]:
     return lambda out: tiny.build(tiny.Recipe(kind=kind, lora=lora, arguments=arguments), out)
 
 
+class AddsEqual(AddsQuality):
+    """The same number at every step."""
+
+    number = staticmethod(lambda _: 0.5)
+
+
+class Patient(AddsQuality):
+    """Calls a step the best only where it is better by 0.1 than the best before, and once step 3 is over."""
+
+    def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
+        before = self.state.best_metric
+        if self.state.global_step < 3 or (before is not None and metrics["eval_quality"] < before + 0.1):
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+
+class Chooses(TrainerCallback):
+    """Calls step 4 the best, by what no evaluation knows."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 4:
+            state.best_model_checkpoint = f"{args.output_dir}/checkpoint-4"
+
+
+def chosen_by_a_callback(out: Path) -> Trainer:
+    """The best is loaded at the end, and the Trainer goes by no metric."""
+    built = trainer(out, save_total_limit=1, callbacks=[Chooses(), Remembers()])
+    built.args.load_best_model_at_end = True
+    return built
+
+
 BEST_IS_4 = {"best step": 4, "weights are of step": [4]}
 SITUATIONS = (
     Situation(
@@ -128,6 +159,36 @@ SITUATIONS = (
         kill=6,
         also=weights_of_step,
         wants=BEST_IS_4,
+    ),
+    Situation(
+        "steps that are equally good",
+        "an evaluation finds the same number at every step; the best is loaded at the end",
+        by_quality(AddsEqual),
+        kill=6,
+        also=weights_of_step,
+        wants={"best step": 2, "weights are of step": [2]},
+    ),
+    Situation(
+        "a judgement of its own",
+        "_determine_best_metric asks for more than the metric to be better",
+        by_quality(Patient),
+        kill=6,
+        also=weights_of_step,
+        wants=BEST_IS_4,
+    ),
+    Situation(
+        "the best named by a callback",
+        "a callback puts a path into state.best_model_checkpoint",
+        chosen_by_a_callback,
+        kill=None,
+        also=weights_of_step,
+        wants={"best path": "checkpoint-4", "weights are of step": [4]},
+    ),
+    Situation(
+        "a best that nobody asked for",
+        "evaluated every 2 steps, saved every 4, and no metric is named",
+        lambda out: trainer(out, save_steps=4, callbacks=[Remembers()]),
+        also=lambda built: {"saved": sorted(path.name for path in checkpoints(Path(built.args.output_dir)))},
     ),
     Situation(
         "nested metrics",

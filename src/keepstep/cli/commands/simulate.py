@@ -55,7 +55,8 @@ _HEIGHT, _MARGIN, _WIDEST = 8, 12, 120
 @format_option
 def simulate(*, output: Output, kind: str | None, mode: Mode | None, png: Path | None, **options: Any) -> None:
     """The rules are the real ones, and so is what they say of each checkpoint; only the training is made up. A step
-    that is a new best is saved even when no save is due, as an attached trainer does it.
+    that is a new best is saved even when no save is due, as an attached trainer does it where a best is
+    asked for.
     """
     schedule = Schedule(options["steps"], options["save_every"], options["eval_every"])
     curve = _curve(kind, mode, schedule, options["seed"])

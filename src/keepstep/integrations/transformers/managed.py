@@ -26,7 +26,7 @@ from keepstep.integrations.transformers.setup.diagnosis import say_findings
 from keepstep.integrations.transformers.setup.engine_choice import EngineName, choose_engine
 from keepstep.integrations.transformers.setup.options import Options
 from keepstep.integrations.transformers.setup.parallel import ranks_of
-from keepstep.integrations.transformers.setup.policy import Keep, choose_policy
+from keepstep.integrations.transformers.setup.policy import Keep, asks_for_best, choose_policy
 from keepstep.integrations.transformers.setup.versions import say_versions
 from keepstep.retention import Mode
 from keepstep.run import Hook, OnDiskFull
@@ -101,6 +101,7 @@ class ManagedTrainer(_Base):
         options = self._keepstep_options
         policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
         self._keepstep.hear(policy, os.path.abspath(os.path.join(self._keepstep_cwd, output_dir)))
+        self._keepstep.ranking.saves_best = asks_for_best(self.args, keep=options.keep, metric=options.metric)
 
     # -- training --------------------------------------------------------------------------------------
 
@@ -149,7 +150,7 @@ class ManagedTrainer(_Base):
             return ranking.evaluated
 
     def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
-        """A new best is saved even when no save is due; a missing or NaN metric is said, and harms nothing."""
+        """A new best that is asked for is saved even when no save is due; a missing or NaN metric is said, no more."""
         judge = super()._determine_best_metric
         own = None if judge.__func__ is Trainer._determine_best_metric else partial(judge, metrics, trial)
         is_best = self._keepstep.ranking.judge(metrics, own, join=self._keepstep.active)
@@ -239,8 +240,10 @@ class ManagedTrainer(_Base):
             return
         best = self._keepstep.ranks.agree(self._keepstep.best_at_the_end)
         if best is None:
+            if self._keepstep.ranking.best_elsewhere:
+                super()._load_best_model()
             return
-        self.state.best_model_checkpoint = str(best.path)
+        self._keepstep.ranking.judgement.show(str(best.path))
         self.state.best_global_step = best.step
         with serving(self._keepstep.held):
             lacking = load_weights(self, Path(str(best.path)), super()._load_best_model, best=True)

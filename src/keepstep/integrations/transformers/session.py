@@ -10,6 +10,7 @@ from typing import Any
 
 from keepstep.checkpointer import Checkpointer
 from keepstep.engine import HeldFiles
+from keepstep.errors import CheckpointNotFound, ResumeRefused
 from keepstep.integrations.transformers.metrics.logbook import Logbook
 from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.comparing import Comparison
@@ -23,6 +24,7 @@ from keepstep.integrations.transformers.resuming.fitness import (
 )
 from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.stock_words import in_stock_words
 from keepstep.integrations.transformers.saving.hub import Uploads, leave_ours_here
 from keepstep.integrations.transformers.saving.on_save import OnSave
 from keepstep.integrations.transformers.saving.saves import Saves
@@ -69,7 +71,7 @@ class Session:
             engine=engine,
             books=self._books,
         )
-        self._on_save = OnSave(trainer, checkpointer, ranks, saves=self.saves, books=self._books)
+        self._on_save = OnSave(trainer, checkpointer, ranks, saves=self.saves, ranking=self.ranking, books=self._books)
         self.signalled = Signalled(trainer, ranks, self.loop, self.ranking, is_active=lambda: self.active)
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
@@ -95,15 +97,15 @@ class Session:
         """Hold the run for one `train()`; yields the path to resume from, None for a fresh start."""
         if self.ranks.leads:
             self._warn_ignored_setting(resume)
-        point = self.ranks.agree(partial(self.checkpointer.begin, resume, settle=False, check=self.held.check))
+        point = self.ranks.agree(partial(self._begin, resume))
         try:
             self.active = True
-            self._start(point)
+            self._start(point, resume)
             greater = self.ranking.greater_is_better
             own = self._arguments.held_back(resuming=point is not None, greater_is_better=greater)
             with own, self._on_save.told():
                 yield str(point.path) if point else None
-            self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
+            self.ranking.judgement.show(self.ranks.agree(self._conclude))
             self.logbook.end("stopped" if self.loop.stops_here else "finished")
         finally:
             self.active = False
@@ -114,7 +116,12 @@ class Session:
             finally:
                 self.saves.close()
 
-    def _start(self, point: ResumePoint | None) -> None:
+    def _begin(self, resume: Any) -> ResumePoint | None:
+        """Where to resume from, None for a fresh start; raises as `Checkpointer.begin`."""
+        with in_stock_words(resume, self.trainer, CheckpointNotFound):
+            return self.checkpointer.begin(resume, settle=False, check=self.held.check)
+
+    def _start(self, point: ResumePoint | None, resume: Any) -> None:
         self.point = point
         self.loop.start()
         self.ranking.start()
@@ -122,7 +129,8 @@ class Session:
         self._fingerprint, self._compared = {}, False
         self.comparison.start(point.path if point else None)
         if point is not None:
-            self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
+            with in_stock_words(resume, self.trainer, ResumeRefused):
+                self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
             self.ranks.together(partial(self._read, point))
         if self.trainer.model_init is None:
             self.compare()
@@ -197,9 +205,11 @@ class Session:
             self.logbook.begin(state.max_steps)
             return
         self.comparison.note_lost(lost)
-        self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         checkpoint = self.point.checkpoint
-        over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
+        self.ranking.judgement.start()
+        over, mine, best = self.ranks.agree(partial(self._settle, self.point, state))
+        self.ranking.judgement.show(best)
+        self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
         self.logbook.begin(state.max_steps)
@@ -223,9 +233,11 @@ class Session:
         return finished or (stopped and max_steps == self._trainer_state.get("max_steps"))
 
     def best_at_the_end(self) -> Checkpoint | None:
-        """What `load_best_model_at_end` loads, once all is saved; None, which is said, when nothing is ranked."""
+        """What `load_best_model_at_end` loads, once all is saved; None, which is said, when nothing is ranked, and
+        where somebody calls a directory of his own the best.
+        """
         self.saves.drain()
-        return self.ranking.best_that_holds(self.held)
+        return None if self.ranking.best_elsewhere else self.ranking.best_that_holds(self.held)
 
     def _say_start(self, state: Any, *, over: bool = False) -> None:
         resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"

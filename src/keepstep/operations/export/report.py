@@ -111,9 +111,9 @@ class Average:
 
     @property
     def best_single(self) -> Trial | None:
-        """The best of the single checkpoints."""
+        """The best of the single checkpoints, of equal ones the earliest."""
         singles = [trial for trial in self.trials if trial.single]
-        return min(singles, key=lambda trial: rank_key(trial.value, self.mode), default=None)
+        return min(singles, key=lambda trial: (rank_key(trial.value, self.mode), trial.steps), default=None)
 
     @property
     def worse(self) -> bool:

@@ -161,9 +161,9 @@ def _after(checkpoint: Checkpoint, seconds: int) -> str:
 def _better_ones(k: int, checkpoint: Checkpoint, context: Context, metric: Metric) -> str:
     place = [c.generation for c in rank(context.checkpoints, metric)].index(checkpoint.generation)
     value = metric.value(checkpoint.metrics)
-    # A newer one of equal value ranks before it.
-    bound = "or lower" if metric.mode == "min" else "or higher"
-    return f"{_count(k - place, 'newer checkpoint')} with {metric.name} of {value:.6g} {bound}"
+    # A newer one of equal value ranks behind it.
+    bound = "below" if metric.mode == "min" else "above"
+    return f"{_count(k - place, 'newer checkpoint')} with {metric.name} {bound} {value:.6g}"
 
 
 def _newer_times(n: int, unit: str, bucket: str, checkpoint: Checkpoint, context: Context) -> str:

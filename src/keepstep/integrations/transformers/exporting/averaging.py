@@ -95,7 +95,7 @@ def uniform(steps: Sequence[int], measure: Measure | None, measured: str, mode: 
 def greedy(steps: Sequence[int], measure: Measure, measured: str, mode: Mode) -> Average:
     """The best one, and from the next best on each that does not make the average worse."""
     trials = [Trial((step,), measure([step])) for step in steps]
-    ranked = sorted(trials, key=lambda trial: rank_key(trial.value, mode))
+    ranked = sorted(trials, key=lambda trial: (rank_key(trial.value, mode), trial.steps))
     best = ranked[0]
     for candidate in ranked[1:]:
         trial = Trial((*best.steps, *candidate.steps), measure([*best.steps, *candidate.steps]))

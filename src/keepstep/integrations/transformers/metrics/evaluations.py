@@ -74,7 +74,7 @@ class Evaluations:
         if self._metric is None or mine is None or math.isnan(mine):
             return False
         other = self._metric.value(best.metrics) if best else None
-        return other is None or not self._metric.better(other, mine)
+        return other is None or self._metric.better(mine, other)
 
     def _value(self, metrics: Mapping[str, Any]) -> float | None:
         return self._metric.value(_numbers(metrics)) if self._metric else None

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from keepstep.checkpointer import Checkpointer
 from keepstep.engine import HeldFiles
 from keepstep.integrations.transformers.metrics.evaluations import Evaluations
+from keepstep.integrations.transformers.metrics.judgement import Judgement
 from keepstep.integrations.transformers.metrics.numbers import number
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.messages import logger
@@ -26,7 +28,10 @@ class Ranking:
         self._trainer = trainer
         self._checkpointer = checkpointer
         self._ranks = ranks
+        self.saves_best = True
+        """Whether a new best is saved when no save is due."""
         self.evaluations = Evaluations(None)
+        self.judgement = Judgement(trainer)
         self.evaluated: Mapping[str, Any] | None = None
         """What the evaluation that is under way has returned."""
         self.start()
@@ -37,7 +42,8 @@ class Ranking:
         self.saved_step = step
         self._new_best_step = -1
         self._best: float | None = None
-        self._judged_by_own = self._schedule_warned = self._unranked_warned = False
+        self._schedule_warned = self._unranked_warned = False
+        self.judgement.start()
         if step >= 0 and metric is not None and (best := self._checkpointer.run.best) is not None:
             self._best = metric.value(best.metrics)
         self.evaluations.start(metric, step, metrics)
@@ -63,7 +69,7 @@ class Ranking:
         return metric.mode == "max" if metric and theirs and theirs.name == metric.name else None
 
     def judge(self, metrics: Mapping[str, Any], own: Callable[[], Any] | None, *, join: bool) -> bool:
-        """Hear what the Trainer decides by; True when the present step is a new best, which is saved at any rate.
+        """Hear what the Trainer decides by; True when the present step is a new best: saved where one is asked for.
 
         `own` is the judgement of a trainer that has one: it may add metrics, and what it puts into the state stays.
         With `join` the metrics are given to the step's checkpoint where that is saved already. All ranks agree.
@@ -73,21 +79,33 @@ class Ranking:
         metrics = metrics if isinstance(metrics, Mapping) else {}  # pyright: ignore[reportUnnecessaryIsInstance]
         shared = own is None and (theirs is None or self.greater_is_better is not None)
         before = state.best_metric if shared else self._best
-        if own is not None:
-            self._judged_by_own = True
-            _ask(own, theirs, metrics)
+        judged = own is not None and self.judgement.ask(own, metrics)
         self.note(metrics, join=join)
         value = self._ranks.agree(partial(self.evaluations.new_best, metrics, before, state.global_step))
         if value is not None:
-            self._best, self._new_best_step = value, state.global_step
-            if shared:
-                state.best_metric = value
+            self._best = value
+            state.best_metric = value if shared else state.best_metric
+        if value is not None or judged:
+            self._new_best_step = state.global_step
             if plain(args.save_strategy) != "no":
                 state.best_global_step = state.best_global_step if own else state.global_step
-                self._trainer.control.should_save |= not self.is_saved
+                self._trainer.control.should_save |= self.saves_best and not self.is_saved
         if own is None and theirs is not None:
             self._follow(theirs, metrics, compare=not shared)
-        return value is not None
+        self._heed()
+        return value is not None or judged
+
+    @property
+    def best_elsewhere(self) -> Path | None:
+        """A directory outside of the run that somebody put into the state as the best: the stock Trainer loads it."""
+        return self._heed()
+
+    def _heed(self) -> Path | None:
+        """Hold what is judged best by somebody else than the metric; returns it where it lies outside of the run."""
+        run = self._checkpointer.path
+        self.judgement.heed()
+        self._checkpointer.judged.step = self.judgement.step(run)
+        return self.judgement.elsewhere(run)
 
     def lacks_schedule_metric(self) -> bool:
         """True, which is said once, where the last evaluation lacks the metric that the Trainer's scheduler is for."""
@@ -115,7 +133,7 @@ class Ranking:
         step = self._trainer.state.global_step
         found = self.evaluations.note(step, metrics)
         if join and self.is_saved:
-            self._trainer.state.best_model_checkpoint = self._ranks.agree(partial(self._record, step, found))
+            self.judgement.show(self._ranks.agree(partial(self._record, step, found)))
 
     def _record(self, step: int, found: dict[str, float]) -> str | None:
         """Join metrics to what was saved; returns the path of the best checkpoint."""
@@ -127,19 +145,32 @@ class Ranking:
 
     def name_best(self) -> None:
         """Let the trainer's state name the best checkpoint that is committed."""
-        best = next(iter(self._ranked()), None)
-        self._trainer.state.best_model_checkpoint = str(best.path) if best else None
+        if self._heed() is None:
+            best = next(iter(self._ranked()), None)
+            self.judgement.show(str(best.path) if best else None)
+
+    def name_with(self, metrics: Mapping[str, float], step: int, name: str) -> None:
+        """The same, as it will be once a checkpoint of that step, with these metrics, is committed as `name`."""
+        if self._heed() is not None:
+            return
+        run, judged = self._checkpointer.run, self._checkpointer.judged.step
+        mine, best = run.path / name, next(iter(self._ranked()), None)
+        if judged is not None and (judged == step or (best is not None and best.step == judged)):
+            self.judgement.show(str(mine if judged == step or best is None else best.path))
+        else:
+            self.judgement.show(self.evaluations.best_path(metrics, mine, best))
 
     def _ranked(self, *, spoiled: bool = False) -> list[Checkpoint]:
         """Committed checkpoints, best first; first of all the one that a trainer with a judgement of its own chose.
 
         With `spoiled` those that are known to be damaged too.
         """
-        ranked = list(self._checkpointer.run.ranking(spoiled=spoiled))
-        if self._judged_by_own:
-            step = self._trainer.state.best_global_step
-            ranked.sort(key=lambda checkpoint: checkpoint.step != step)
-        return ranked
+        run, step = self._checkpointer.run, self._checkpointer.judged.step
+        ranked = list(run.ranking(spoiled=spoiled))
+        if step is None:
+            return ranked
+        judged = [c for c in run.checkpoints if c.step == step and (spoiled or not c.spoiled)][-1:]
+        return [*judged, *(checkpoint for checkpoint in ranked if checkpoint not in judged)]
 
     def name_best_at_the_end(self) -> None:
         """The same at the end of a training, where it is said when the best was to be loaded and there is none."""
@@ -152,9 +183,10 @@ class Ranking:
 
         None, which is said, when none is ranked.
         """
+        self._heed()
         run, ranked = self._checkpointer.run, self._ranked(spoiled=True)
-        judged = self._trainer.state.best_global_step
-        if self._judged_by_own and judged and ranked and ranked[0].step != judged:
+        judged = self._checkpointer.judged.step
+        if judged and ranked and ranked[0].step != judged:
             text = "step %d, which this trainer judges best, is kept no longer: the best by the metric takes its place"
             logger.warning(text, judged)
         for checkpoint in ranked:
@@ -171,12 +203,3 @@ class Ranking:
         if not self._unranked_warned:
             logger.warning("load_best_model_at_end: no checkpoint can be ranked; the last weights stay")
         self._unranked_warned = True
-
-
-def _ask(own: Callable[[], Any], theirs: Metric | None, metrics: Mapping[str, Any]) -> None:
-    try:
-        own()
-    except KeyError:
-        # The stock judgement at its end raises it for a metric that this evaluation has not.
-        if theirs is None or theirs.name in metrics:
-            raise

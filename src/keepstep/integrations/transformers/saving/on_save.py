@@ -10,6 +10,7 @@ from typing import Any
 from unittest.mock import patch
 
 from keepstep.checkpointer import Checkpointer
+from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.saving.saves import Saves
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.bystanders import hears
@@ -22,12 +23,20 @@ class OnSave:
     """Tells callbacks one after the other that a checkpoint is saved, and seals into it what they did there."""
 
     def __init__(
-        self, trainer: Any, checkpointer: Checkpointer, ranks: Ranks, *, saves: Saves, books: Bookkeeping
+        self,
+        trainer: Any,
+        checkpointer: Checkpointer,
+        ranks: Ranks,
+        *,
+        saves: Saves,
+        ranking: Ranking,
+        books: Bookkeeping,
     ) -> None:
         self._trainer = trainer
         self._checkpointer = checkpointer
         self._ranks = ranks
         self._saves = saves
+        self._ranking = ranking
         self._books = books
 
     @contextmanager
@@ -49,7 +58,7 @@ class OnSave:
                 self._saves.conclude()
             raise
         if self._saves.present is not None:
-            state.best_model_checkpoint = self._ranks.agree(self._saves.conclude)
+            self._ranking.judgement.show(self._ranks.agree(self._saves.conclude))
         return control
 
     def _push(self) -> None:

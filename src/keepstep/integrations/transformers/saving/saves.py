@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,22 +20,20 @@ from keepstep.errors import DiskFull, StorageError
 from keepstep.formats.layout import UnsupportedTensorError
 from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.loop import Loop
-from keepstep.integrations.transformers.resuming.loop_state import LoopState
 from keepstep.integrations.transformers.saving.disk_errors import as_os_error
 from keepstep.integrations.transformers.saving.extra_file import ExtraFile
 from keepstep.integrations.transformers.saving.imprints import impression_of
 from keepstep.integrations.transformers.saving.staged_output import StagedOutput
+from keepstep.integrations.transformers.saving.step_record import StepRecord
 from keepstep.integrations.transformers.saving.tokenizer_files import TokenizerFiles
-from keepstep.integrations.transformers.saving.trainer_state import WrittenState
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.bystanders import readers
 from keepstep.integrations.transformers.setup.engine_choice import Choice
-from keepstep.integrations.transformers.setup.fingerprint import written_by
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
 from keepstep.integrations.transformers.setup.own_code import SAVES, own
-from keepstep.integrations.transformers.stock import SAVE_FILE, TORCH_FILES, TRAINER_STATE_NAME
-from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, Kind
+from keepstep.integrations.transformers.stock import SAVE_FILE, TORCH_FILES
+from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry
 from keepstep.repository import Finish
 from keepstep.snapshot.ranks import Ranks
 from keepstep.snapshot.staging import StateChangedError
@@ -74,9 +71,8 @@ class Saves:
         self._may_change = engine.may_change
         self._arguments = arguments
         self._books = books
-        self._fingerprint: Mapping[str, Any] = {}
         self._tokenizer_files = TokenizerFiles()
-        self._written = WrittenState()
+        self._record = StepRecord(trainer, loop, ranking, books)
         self._extra = ExtraFile(
             trainer, partial(books.attempt, "the search for what moves beside the model", loop.beside, {})
         )
@@ -85,7 +81,6 @@ class Saves:
         self._blocked = 0.0
         self._committed: Checkpoint | None = None
         self._to_conclude: Callable[[Checkpoint], None] | None = None
-        self._writer_facts: dict[str, Any] | None = None
         self.staging: Path | None = None
         """Where stock writers write while a save is under way; None otherwise."""
         self.pending_push: str | None = None
@@ -94,12 +89,12 @@ class Saves:
 
     def start(self, fingerprint: Mapping[str, Any]) -> None:
         """Begin a training; `fingerprint` is what a resume of its checkpoints is compared with."""
-        self._fingerprint = fingerprint
+        self._record.start(fingerprint)
         self._extra.start()
 
     def close(self) -> None:
         """End the engine's threads; forget what may be another in the next training."""
-        self._writer_facts = None
+        self._record.close()
         if self.engine is not None:
             self.engine.close()
 
@@ -122,7 +117,7 @@ class Saves:
         added = {path: data for part in parts for path, data in part.items()}
         self.present, best = ranks.agree(partial(self._save, write_stock, added))
         self._ranking.saved_step = state.global_step
-        state.best_model_checkpoint = best
+        self._ranking.judgement.show(best)
         return self.present
 
     def _turns_away(self) -> bool:
@@ -142,10 +137,10 @@ class Saves:
         with as_storage_error(step), TemporaryDirectory(prefix="keepstep-") as scratch:
             directory = Path(scratch) / f"{FULL_PREFIX}{step}"
             directory.mkdir()
-            with self._written.saved_by_stock():
+            with self._record.written.saved_by_stock():
                 self._write_stock(write_stock, StagedOutput(directory, self._checkpointer.path, step))
             if not self._trainer.args.save_only_model:
-                loop = self._capture_loop()
+                loop = self._record.loop()
                 if loop is not None:
                     loop.write(directory, self._ranks.rank)
             files = [path for path in directory.rglob("*") if path.is_file()]
@@ -197,7 +192,7 @@ class Saves:
 
     def _begin(self, write_stock: Callable[[], None], added: Files, *, read: bool) -> None:
         """Stage the present step and leave the rest to the background, what others are to see first to `conclude`."""
-        facts = self._facts()
+        facts = self._record.facts()
         self._blocked, began, self._committed = 0.0, time.monotonic(), None
 
         def on_commit(checkpoint: Checkpoint, durable_at: float) -> None:
@@ -243,7 +238,7 @@ class Saves:
         engine, recorded = self.engine, Recorded()
         output = StagedOutput(directory, self._checkpointer.path, facts.step)
         with ExitStack() as replaced:
-            replaced.enter_context(self._written.saved_by_stock())
+            replaced.enter_context(self._record.written.saved_by_stock())
             if engine:
                 recorded = replaced.enter_context(recording(output.checkpoint, SAVE_FILE, TORCH_FILES))
                 # It names the best checkpoint, which the stock writer takes for another one: it is written afterwards.
@@ -260,7 +255,7 @@ class Saves:
         if impression is not None:
             impression.unwritten = unwritten
         recorded.small |= {directory / path: data for path, data in added.items() if not (directory / path).exists()}
-        write_state = self._late_state(facts, directory)
+        write_state = self._record.late_state(facts, directory.name)
         # Last: what fails before it leaves no snapshot that nobody would write.
         write_tensors = engine.snapshot(recorded, directory, self._trainer.model, impression) if engine else None
         if impression is not None and not engine:
@@ -298,37 +293,6 @@ class Saves:
                     write_stock()
             finally:
                 self.staging = None
-
-    def _late_state(self, facts: Facts, directory: Path) -> Callable[[Path], None]:
-        """What writes the trainer's state, as it is now, and that of its loop."""
-        run, evaluations, state = self._checkpointer.run, self._ranking.evaluations, self._trainer.state
-        state.best_model_checkpoint = evaluations.best_path(facts.metrics, run.path / directory.name, run.best)
-        mine = self._written.copy(state)
-        loop = None if self._trainer.args.save_only_model else self._capture_loop()
-
-        def write(directory: Path) -> None:
-            mine.save_to_json(os.path.join(directory, TRAINER_STATE_NAME))
-            if loop is not None:
-                loop.write(directory)
-
-        return write
-
-    def _capture_loop(self) -> LoopState | None:
-        """The state of the loop; None, which is said and makes a resume less exact, where it can't be had."""
-        return self._books.attempt("the record of where the training loop stands", self._loop.capture, None)
-
-    def _facts(self) -> Facts:
-        state = self._trainer.state
-        if self._writer_facts is None:
-            self._writer_facts = self._books.attempt("the record of who saves", partial(written_by, self._trainer), {})
-        return Facts(
-            step=state.global_step,
-            epoch=None if state.epoch is None else float(state.epoch),
-            kind=Kind.WEIGHTS if self._trainer.args.save_only_model else Kind.FULL,
-            metrics=self._ranking.evaluations.of(state.global_step),
-            written_by=self._writer_facts,
-            fingerprint=self._fingerprint,
-        )
 
     def _say(self, checkpoint: Checkpoint, durable: float) -> None:
         engine = "fast" if self.engine else "stock"

@@ -30,7 +30,7 @@ def checkpoint_bytes(trainer: Any) -> int:
 
 
 def planned_saves(args: Any, state: Any) -> int:
-    """Saves that the schedule asks for from now on; new bests in between come on top."""
+    """Saves that the schedule asks for from now on; new bests in between, where they are asked for, come on top."""
     strategy = plain(args.save_strategy)
     left = max(state.max_steps - state.global_step, 0)
     if strategy == "steps" and state.save_steps:

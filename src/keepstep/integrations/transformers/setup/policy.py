@@ -7,7 +7,7 @@ from typing import Any
 
 from keepstep.errors import PolicyError
 from keepstep.integrations.transformers.setup.arguments import plain
-from keepstep.retention import Metric, Mode, Policy, Rule, default_policy, known_mode, parse
+from keepstep.retention import Best, Metric, Mode, Policy, Rule, default_policy, known_mode, parse
 
 Keep = str | Rule | Sequence[Rule | str]
 
@@ -23,6 +23,14 @@ def choose_policy(args: Any, *, keep: Keep | None, metric: str | None, mode: Mod
     rules = _rules(keep)
     limit = args.save_total_limit
     return Policy(rules, ranked) if rules else default_policy(limit if limit and limit > 0 else None, ranked)
+
+
+def asks_for_best(args: Any, *, keep: Keep | None, metric: str | None) -> bool:
+    """True where somebody wants the best step, which then is saved whenever it is found; a limit alone says no such
+    thing. A metric is named, the best is to be loaded at the end, or a rule keeps the best. Raises PolicyError.
+    """
+    named = metric or args.metric_for_best_model or args.load_best_model_at_end
+    return bool(named) or any(isinstance(rule, Best) for rule in _rules(keep) or ())
 
 
 def _rules(keep: Keep | None) -> tuple[Rule, ...] | None:

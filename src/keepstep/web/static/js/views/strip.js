@@ -54,7 +54,7 @@ function sure(run) {
 }
 
 function nextSave(run) {
-  const help = "When the next checkpoint is due. A new best is saved at once, in between.";
+  const help = "When the next checkpoint is due. A new best that is asked for is saved at once, in between.";
   if (run.in_flight) {
     const at = run.in_flight.step === null ? "a checkpoint" : `step ${count(run.in_flight.step)}`;
     return { id: "next", label: "Saving now", value: at, sub: `${size(run.in_flight.bytes_so_far)} written, not committed yet`, help };
