@@ -107,8 +107,8 @@ class Model:
 class RunState:
     """What lies in a run directory: steps of whole checkpoints and of weights alone, and what is wrong among them.
 
-    `quarantined` are the steps that were moved aside as damaged; `newest_quarantined` says that the last of them is newer
-    than everything that is left.
+    `quarantined` are the steps that were moved aside as damaged; `newest_quarantined` says that the last of them is
+    newer than everything that is left.
     """
 
     whole: tuple[int, ...] = ()

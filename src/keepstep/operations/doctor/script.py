@@ -78,6 +78,7 @@ class _Reader:
         self._program = Program(path, self._scopes, self._origin, line)
         self._values = Evaluator(self._scopes, self._program)
         self._calls = [node for node in self._nodes if isinstance(node, ast.Call)]
+        self._classes = {node.name for node in self._nodes if isinstance(node, ast.ClassDef)}
         self._own_configs = self._subclasses_of_configs()
 
     def facts(self) -> Iterator[Facts]:
@@ -97,15 +98,23 @@ class _Reader:
         return self._names_config(self._name(node))
 
     def _names_config(self, name: str) -> bool:
-        return name in _TRL_CONFIGS or name.endswith("TrainingArguments") or name in self._own_configs
+        if name in self._own_configs or name in _TRL_CONFIGS:
+            return True
+        return name.endswith("TrainingArguments") and name not in self._classes and not name.startswith("Data")
 
     def _subclasses_of_configs(self) -> frozenset[str]:
+        """Classes of the file that are configs, whatever they are called."""
         found: set[str] = set()
-        for node in self._nodes:
-            if isinstance(node, ast.ClassDef):
-                bases = {self._name(base) for base in node.bases}
-                if any(b in _TRL_CONFIGS or b.endswith("TrainingArguments") or b in found for b in bases):
-                    found.add(node.name)
+        for cls in (node for node in self._nodes if isinstance(node, ast.ClassDef)):
+            bases = {self._name(base) for base in cls.bases}
+            dotted = {base.attr for base in cls.bases if isinstance(base, ast.Attribute)}  # of another module
+            if any(
+                b in _TRL_CONFIGS
+                or b in found
+                or (b.endswith("TrainingArguments") and (b in dotted or b not in self._classes))
+                for b in bases
+            ):
+                found.add(cls.name)
         return frozenset(found)
 
     def _settings(self, call: ast.Call) -> Settings:

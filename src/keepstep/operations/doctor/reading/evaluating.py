@@ -198,12 +198,27 @@ class Evaluator:
             if not isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 raise NotLiteral(name)
             return self._parameter(scope, name)
+        if isinstance(value, ast.ClassDef):
+            return Given(self._attributes(value), value.lineno)
         if not isinstance(value, ast.expr):
             raise NotLiteral(name)
         given = self.given(value)
         if binding.part < 0:
             return given
         return self.item(given, Given(binding.part))
+
+    def _attributes(self, cls: ast.ClassDef) -> Record:
+        """What a class is given in its body: `class CFG: epochs = 3`. What is set in its methods is not known."""
+        record = Record(kind=cls.name)
+        for name, bindings in self.scopes.within(cls).items():
+            found = self._one(bindings, ())
+            value = found[0].value if found is not None and found[0].part < 0 else None
+            if isinstance(value, ast.expr):
+                record.fields[name] = self.argument(value)
+            elif not isinstance(value, ast.ClassDef):
+                record.fields[name] = Unread(f"{cls.name}.{name}", bindings[0].line)
+        record.rest = cls.name if cls.bases else ""
+        return record
 
     def _parameter(self, function: Function, name: str) -> Given:
         for frame, arguments in reversed(self._frames):

@@ -46,8 +46,12 @@ def newest_damaged(facts: Facts) -> Found | None:
     if run.newest_damaged and run.whole:
         return Found(f"step {run.whole[-1]} failed its last check")
     if run.newest_quarantined and run.whole:
-        what = f"step {run.quarantined[-1]} failed its check and is in quarantine: step {run.whole[-1]} is the newest now"
-        return Found(what, fix="Check the disk, and resume. `keepstep prune RUN --quarantined` frees what was set aside.")
+        what = (
+            f"step {run.quarantined[-1]} failed its check and is in quarantine: step {run.whole[-1]} is the newest now"
+        )
+        return Found(
+            what, fix="Check the disk, and resume. `keepstep prune RUN --quarantined` frees what was set aside."
+        )
     return None
 
 
