@@ -68,8 +68,8 @@ def doctor_page() -> str:
     return "".join(parts)
 
 
-def _rows(rows: tuple[tuple[str, str], ...]) -> str:
-    head, *others = (f"| {left} | {right} |\n" for left, right in rows)
+def _rows(rows: dict[str, str]) -> str:
+    head, *others = (f"| {left} | {' '.join(right.split())} |\n" for left, right in rows.items())
     return "".join([head, "|---|---|\n", *others])
 
 
@@ -91,37 +91,27 @@ KINDS = {
     "script": "scripts", "yaml": "YAML files", "command": "commands", "stock": "stock directories", "run": "runs",
     "trainer": "trainers at attach", "job": "job files",
 }  # fmt: skip
-READ = (
-    ("target", "what is known of it"),
-    (
-        "a script (`.py`), a notebook (`.ipynb`)",
-        "calls of `TrainingArguments`, TRL's configs and classes derived from them: literals, arithmetic, names, dicts "
-        "that are changed later, attributes of classes, branches that are decided, functions that the file calls itself; "
-        "options and defaults of argparse, HfArgumentParser, TrlParser, dataclasses, tyro, fire, click, typer and "
-        "hydra's primary config; YAML and JSON files that are opened by a name that is known",
-    ),
-    (
-        "a YAML or JSON file",
-        "a file of `trl sft --config`, of LLaMA-Factory or of axolotl, with that program's own defaults; one with "
-        "sections, such as `training:`",
-    ),
-    (
-        "a shell script (`.sh`), `!` lines of a notebook",
-        "what `python`, `torchrun`, `accelerate launch`, `deepspeed`, `srun`, `trl`, `llamafactory-cli` and `axolotl` "
-        "start, with variables, arrays, `${NAME:-default}`, functions and `bash -c`; the script is read where it lies as "
-        "it is named",
-    ),
-    (
-        "a job file",
-        "`#SBATCH` lines (`--signal`, `--time`, `--requeue`), a Kubernetes manifest (`terminationGracePeriodSeconds`)",
-    ),
-    ("a run directory", "its policy, its checkpoints, its log"),
-    (
-        "a directory of the stock Trainer",
-        "`training_args.bin` of its newest checkpoint; given beside a script, it says what the script leaves to its "
-        "command line",
-    ),
-)
+READ = {
+    "target": "what is known of it",
+    "a script (`.py`), a notebook (`.ipynb`)": """
+        calls of `TrainingArguments`, TRL's configs and classes derived from them: literals, arithmetic, names, dicts
+        that are changed later, attributes of classes, branches that are decided, functions that the file calls itself;
+        options and defaults of argparse, HfArgumentParser, TrlParser, dataclasses, tyro, fire, click, typer and hydra's
+        primary config; YAML and JSON files that are opened by a name that is known""",
+    "a YAML or JSON file": """
+        a file of `trl sft --config`, of LLaMA-Factory or of axolotl, with that program's own defaults; one with
+        sections, such as `training:`""",
+    "a shell script (`.sh`), `!` lines of a notebook": """
+        what `python`, `torchrun`, `accelerate launch`, `deepspeed`, `srun`, `trl`, `llamafactory-cli` and `axolotl`
+        start, with variables, arrays, `${NAME:-default}`, functions and `bash -c`; the script is read where it lies as
+        it is named""",
+    "a job file": """
+        `#SBATCH` lines (`--signal`, `--time`, `--requeue`), a Kubernetes manifest (`terminationGracePeriodSeconds`)""",
+    "a run directory": "its policy, its checkpoints, its log",
+    "a directory of the stock Trainer": """
+        `training_args.bin` of its newest checkpoint; given beside a script, it says what the script leaves to its
+        command line""",
+}
 DOCTOR = """# Doctor
 
 `keepstep doctor TARGET...` looks for what is wrong, or may go wrong, with a training's checkpoints;

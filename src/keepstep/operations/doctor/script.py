@@ -25,7 +25,10 @@ _TRL_CONFIGS = frozenset({
     "SFTConfig", "DPOConfig", "KTOConfig", "RewardConfig", "GRPOConfig", "RLOOConfig", "ORPOConfig", "CPOConfig",
     "OnlineDPOConfig", "GKDConfig", "PRMConfig", "BCOConfig", "NashMDConfig", "XPOConfig", "PPOConfig",
 })  # fmt: skip
+_LIBRARIES = ("transformers", "trl", "Trainer", "TrainingArguments", "llamafactory", "axolotl", "unsloth")
 _SEEDERS = frozenset({"set_seed", "manual_seed", "manual_seed_all", "seed_everything"})
+_ONLY_LOOKING = frozenset({"evaluate", "predict", "log_metrics", "save_metrics", "log", "args", "model"})
+"""What is asked of a trainer that trains nothing."""
 _OPTIONS = ("keep", "mode", "metric", "budget", "fresh")
 
 
@@ -53,6 +56,11 @@ def read_script(path: Path, line: CommandLine | None = None) -> Script:
     if notebook.shell and not any(one.where.line for one in facts):
         facts = []  # what trains is started from here, and is elsewhere
     return Script(tuple(facts), notebook.shell)
+
+
+def trains(path: Path) -> bool:
+    """True for a script that may train something: its text speaks of a trainer, or of the libraries that have one."""
+    return any(word in read_text(path) for word in _LIBRARIES)
 
 
 def parse(path: Path, text: str) -> ast.Module:
@@ -84,13 +92,34 @@ class _Reader:
     def facts(self) -> Iterator[Facts]:
         """One for each config that is made, by a call or by a parser; one with unknown settings where there is none."""
         common = self._common()
-        made = [(call, self._settings(call)) for call in self._calls if self._is_config(call.func)]
+        configs = [call for call in self._calls if self._is_config(call.func) and not self._only_evaluates(call)]
+        made = [(call, self._settings(call)) for call in configs]
         made += [(call, settings) for call in self._program.parsers() for settings in self._parsed(call)]
         for call, settings in made:
             yield self._facts(call.lineno, settings, common, self._same_directory(call, settings, made))
         if not made:
             why = "the training arguments: nothing here makes TrainingArguments, SFTConfig or one of their kind"
             yield self._facts(0, Settings({}, complete=False, why_incomplete=why), common, ())
+
+    def _only_evaluates(self, config: ast.Call) -> bool:
+        """True where the trainer that a config is made for evaluates or predicts, and does nothing else."""
+        scope = self._scopes.context(config).scope
+        names = {
+            target.id
+            for node in self._nodes
+            if isinstance(node, ast.Assign) and self._scopes.context(node).scope is scope
+            if isinstance(node.value, ast.Call) and last_name(node.value.func).endswith("Trainer")
+            if any(part is config for part in ast.walk(node.value))
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        uses = {
+            node.attr
+            for node in self._nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names
+            if self._scopes.context(node).scope is scope
+        }
+        return bool(uses) and uses <= _ONLY_LOOKING
 
     # -- the training arguments ----------------------------------------------------------------------------
 
