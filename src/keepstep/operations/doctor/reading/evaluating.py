@@ -380,14 +380,14 @@ class Evaluator:
 
     def call(self, node: ast.Call) -> Given:
         """What a call returns. Raises NotLiteral."""
-        found = self._surroundings.result(node, self)
-        if found is not None:
-            return found
         if isinstance(node.func, ast.Name):
             _, bindings = self.scopes.bindings(node.func.id, node)
             function = bindings[0].value if len(bindings) == 1 else None
             if isinstance(function, ast.FunctionDef):
                 return self.returned(function, self.arguments(node, function))
+        found = self._surroundings.result(node, self)
+        if found is not None:
+            return found
         return call_of(node, last_name(node.func), self)
 
 
