@@ -25,7 +25,10 @@ _TRL_CONFIGS = frozenset({
     "SFTConfig", "DPOConfig", "KTOConfig", "RewardConfig", "GRPOConfig", "RLOOConfig", "ORPOConfig", "CPOConfig",
     "OnlineDPOConfig", "GKDConfig", "PRMConfig", "BCOConfig", "NashMDConfig", "XPOConfig", "PPOConfig",
 })  # fmt: skip
+_LIBRARIES = ("transformers", "trl", "Trainer", "TrainingArguments", "llamafactory", "axolotl", "unsloth")
 _SEEDERS = frozenset({"set_seed", "manual_seed", "manual_seed_all", "seed_everything"})
+_ONLY_LOOKING = frozenset({"evaluate", "predict", "log_metrics", "save_metrics", "log", "args", "model"})
+"""What is asked of a trainer that trains nothing."""
 _OPTIONS = ("keep", "mode", "metric", "budget", "fresh")
 
 
@@ -55,6 +58,11 @@ def read_script(path: Path, line: CommandLine | None = None) -> Script:
     return Script(tuple(facts), notebook.shell)
 
 
+def trains(path: Path) -> bool:
+    """True for a script that may train something: its text speaks of a trainer, or of the libraries that have one."""
+    return any(word in read_text(path) for word in _LIBRARIES)
+
+
 def parse(path: Path, text: str) -> ast.Module:
     """The syntax tree of a Python text. Raises SettingsError."""
     try:
@@ -78,12 +86,14 @@ class _Reader:
         self._program = Program(path, self._scopes, self._origin, line)
         self._values = Evaluator(self._scopes, self._program)
         self._calls = [node for node in self._nodes if isinstance(node, ast.Call)]
+        self._classes = {node.name for node in self._nodes if isinstance(node, ast.ClassDef)}
         self._own_configs = self._subclasses_of_configs()
 
     def facts(self) -> Iterator[Facts]:
         """One for each config that is made, by a call or by a parser; one with unknown settings where there is none."""
         common = self._common()
-        made = [(call, self._settings(call)) for call in self._calls if self._is_config(call.func)]
+        configs = [call for call in self._calls if self._is_config(call.func) and not self._only_evaluates(call)]
+        made = [(call, self._settings(call)) for call in configs]
         made += [(call, settings) for call in self._program.parsers() for settings in self._parsed(call)]
         for call, settings in made:
             yield self._facts(call.lineno, settings, common, self._same_directory(call, settings, made))
@@ -91,21 +101,49 @@ class _Reader:
             why = "the training arguments: nothing here makes TrainingArguments, SFTConfig or one of their kind"
             yield self._facts(0, Settings({}, complete=False, why_incomplete=why), common, ())
 
+    def _only_evaluates(self, config: ast.Call) -> bool:
+        """True where the trainer that a config is made for evaluates or predicts, and does nothing else."""
+        scope = self._scopes.context(config).scope
+        names = {
+            target.id
+            for node in self._nodes
+            if isinstance(node, ast.Assign) and self._scopes.context(node).scope is scope
+            if isinstance(node.value, ast.Call) and last_name(node.value.func).endswith("Trainer")
+            if any(part is config for part in ast.walk(node.value))
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+        uses = {
+            node.attr
+            for node in self._nodes
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names
+            if self._scopes.context(node).scope is scope
+        }
+        return bool(uses) and uses <= _ONLY_LOOKING
+
     # -- the training arguments ----------------------------------------------------------------------------
 
     def _is_config(self, node: ast.expr) -> bool:
         return self._names_config(self._name(node))
 
     def _names_config(self, name: str) -> bool:
-        return name in _TRL_CONFIGS or name.endswith("TrainingArguments") or name in self._own_configs
+        if name in self._own_configs or name in _TRL_CONFIGS:
+            return True
+        return name.endswith("TrainingArguments") and name not in self._classes and not name.startswith("Data")
 
     def _subclasses_of_configs(self) -> frozenset[str]:
+        """Classes of the file that are configs, whatever they are called."""
         found: set[str] = set()
-        for node in self._nodes:
-            if isinstance(node, ast.ClassDef):
-                bases = {self._name(base) for base in node.bases}
-                if any(b in _TRL_CONFIGS or b.endswith("TrainingArguments") or b in found for b in bases):
-                    found.add(node.name)
+        for cls in (node for node in self._nodes if isinstance(node, ast.ClassDef)):
+            bases = {self._name(base) for base in cls.bases}
+            dotted = {base.attr for base in cls.bases if isinstance(base, ast.Attribute)}  # of another module
+            if any(
+                b in _TRL_CONFIGS
+                or b in found
+                or (b.endswith("TrainingArguments") and (b in dotted or b not in self._classes))
+                for b in bases
+            ):
+                found.add(cls.name)
         return frozenset(found)
 
     def _settings(self, call: ast.Call) -> Settings:

@@ -24,6 +24,10 @@ OLD_NAMES = {"evaluation_strategy": "eval_strategy", "push_to_hub_token": "hub_t
 """Names that older versions of transformers take."""
 
 
+MATTER = frozenset(DEFAULTS) | {"optim"}
+"""Arguments that a rule asks for."""
+
+
 class NotKnown(Exception):
     """A rule asked for something that nobody can know here; the message names it."""
 
@@ -147,8 +151,8 @@ class Settings:
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """`name=expression (line 3)` for each that can't be read; those that wait for the same thing together."""
-        found = [(name, value) for name, value in self.values.items() if isinstance(value, Unread)]
+        """`name=expression (line 3)` for each that can't be read and matters; those that wait for the same together."""
+        found = [(name, value) for name, value in self.values.items() if isinstance(value, Unread) and name in MATTER]
         return tuple(dict.fromkeys(self._missing(name, value) for name, value in found))
 
     def _missing(self, name: str, unread: Unread) -> str:
@@ -156,7 +160,7 @@ class Settings:
         names = [
             other
             for other, value in self.values.items()
-            if unread.cause and isinstance(value, Unread) and value.cause == unread.cause
+            if unread.cause and isinstance(value, Unread) and value.cause == unread.cause and other in MATTER
         ]
         if len(names) > 1:
             return f"{', '.join(sorted(names))}, from {unread.cause}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,19 +12,26 @@ from keepstep.operations.doctor import surroundings
 from keepstep.operations.doctor.facts import Facts, Job
 from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.job_file import ENDINGS as JOB_ENDINGS
-from keepstep.operations.doctor.job_file import is_manifest, read_job_file
-from keepstep.operations.doctor.reading.command_line import CommandLine, free_values
+from keepstep.operations.doctor.job_file import JobFile, is_manifest, read_job_file
+from keepstep.operations.doctor.reading.command_line import UNKNOWN, CommandLine, free_values
 from keepstep.operations.doctor.reading.shell import commands
 from keepstep.operations.doctor.reading.starts import Start, starts
 from keepstep.operations.doctor.run_facts import facts_of_run
-from keepstep.operations.doctor.script import read_script
-from keepstep.operations.doctor.settings import Given, Settings
+from keepstep.operations.doctor.script import read_script, trains
+from keepstep.operations.doctor.settings import Settings
 from keepstep.operations.doctor.stored import complete_from, facts_of_stock, stored_in
 from keepstep.operations.doctor.training_file import ENDINGS, TELLING, facts_of_tool, read_training_file
 from keepstep.paths import expanded
 from keepstep.run import holds_run, open_run
 
 SCRIPTS = (".py", ".ipynb")
+STARTED = "the program that is started"
+_DECIDING = frozenset({
+    "save_strategy", "save_steps", "save_total_limit", "eval_strategy", "evaluation_strategy", "eval_steps",
+    "load_best_model_at_end",
+})  # fmt: skip
+_ABOVE = 3
+"""Directories above a shell script's own, from which it may be started: `scripts/train.sh`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,7 @@ def read_targets(paths: Sequence[Path], typed: CommandLine | None = None) -> lis
     A script that a shell script names is read with the command that starts it: where it is a target itself, else where
     it lies as it is named. Raises RunNotFound, SettingsError and OSError.
     """
-    shells = {path: _shell(path) for path in paths if path.suffix.lower() in JOB_ENDINGS and not path.is_dir()}
+    shells = {path: read_job_file(path) for path in paths if path.suffix.lower() in JOB_ENDINGS and not path.is_dir()}
     named = [start for shell in shells.values() for start in shell.starts]
     notebooks = {path: list(_in_notebook(path)) for path in paths if path.suffix.lower() == ".ipynb"}
     named += [start for found in notebooks.values() for start in found]
@@ -98,34 +106,25 @@ def _distinct(lines: Sequence[CommandLine]) -> list[CommandLine | None]:
 # -- what a shell script starts ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Shell:
-    job: Job
-    unread: tuple[str, ...]
-    starts: tuple[Start, ...]
-    queued: bool
-
-
-def _shell(path: Path) -> _Shell:
-    found = read_job_file(path)
-    if not found.job.known and not found.starts:
-        raise SettingsError(
-            f"{path} has no #SBATCH line and starts no training", hint="Give the script that sbatch is given."
-        )
-    return _Shell(found.job, found.unread, found.starts, found.queued)
-
-
-def _of_shell(path: Path, shell: _Shell, paths: Sequence[Path], typed: CommandLine | None) -> Iterator[Target]:
-    alone = not any(start.name == other.name for start in shell.starts for other in paths)
+def _of_shell(path: Path, shell: JobFile, paths: Sequence[Path], typed: CommandLine | None) -> Iterator[Target]:
     trainings = [one for start in shell.starts for one in _started(start, path, paths, typed)]
-    told = any(facts.settings.values or facts.source != "command" for one in trainings for facts in one.facts)
-    if shell.queued or not trainings or not told:
-        if alone or shell.queued:
-            yield Target(path, (_job_facts(path, shell.job, shell.unread),), shell.job)
-        if shell.queued and not told:
-            return
-    if told:
+    if not shell.queued:
+        names = {other.name for other in paths}
+        if not trainings and not any(start.name in names for start in shell.starts):
+            raise SettingsError(
+                f"{path} has no #SBATCH line and starts no training", hint="Give the script that sbatch is given."
+            )
         yield from trainings
+        return
+    unread = list(shell.unread)
+    for one in trainings:
+        for facts in one.facts:
+            if facts.source == "command" and not facts.settings.values:  # not here, and told nothing
+                unread += facts.unread
+    yield Target(path, (_job_facts(path, shell.job, tuple(dict.fromkeys(unread))),), shell.job)
+    for one in trainings:
+        if any(facts.settings.values or facts.source != "command" for facts in one.facts):
+            yield one
 
 
 def _job_facts(path: Path, job: Job, unread: tuple[str, ...]) -> Facts:
@@ -147,27 +146,42 @@ def _started(start: Start, shell: Path, paths: Sequence[Path], typed: CommandLin
             yield Target(shell, (facts_of_tool(start.tool, line),))
         return
     script = _found(start.program, shell)
-    if script is not None:
-        yield Target(script, read_script(script, line).facts)
+    if script is None:
+        yield from _unseen(start, shell, line, "which is not here: give its file too")
+    elif trains(script):
+        facts = read_script(script, line).facts
+        if not any(one.where.line for one in facts):  # it hands its command line on, to what is elsewhere
+            unseen = list(_unseen(start, shell, line, "which makes no training arguments itself"))
+            if any(one.facts[0].settings.values for one in unseen):
+                yield from unseen
+                return
+        yield Target(script, facts)
+
+
+def _unseen(start: Start, shell: Path, line: CommandLine, why: str) -> Iterator[Target]:
+    """What the command line alone tells of a training, where its program tells nothing."""
+    flags = free_values(line).keys()
+    if start.module and not TELLING & flags:
         return
-    values = {name: value for name, value in free_values(line).items() if isinstance(value, Given) or name in TELLING}
-    why = f"{start.program}, which is not here: give its file too"
     facts = facts_of_tool(start.program, line)
-    known = replace(facts.settings, complete=False, why_incomplete=why)
-    telling = TELLING & values.keys()
-    settings = known if telling else replace(known, values={})
-    yield Target(
-        shell, (replace(facts, settings=settings, resume=(), resume_known=False, unread=(*facts.unread, why)),)
-    )
+    why = f"{start.program.replace(UNKNOWN, '$...')}, {why}"
+    # With several of these, its options are those of TrainingArguments.
+    known = len(_DECIDING & flags) > 1
+    settings = replace(facts.settings, complete=known, why_incomplete=why, unless=STARTED if known else "")
+    if not TELLING & flags:
+        settings = replace(settings, values={})
+    unread = tuple(dict.fromkeys((*settings.unread, why)))
+    yield Target(shell, (replace(facts, settings=settings, resume=(), resume_known=False, unread=unread),))
 
 
 def _found(name: str, shell: Path) -> Path | None:
-    """A file by the name that a shell script has for it: from the working directory, else from that of the script."""
-    if "\0" in name or "\ufffd" in name:
+    """A file by the name that a shell script has for it, from where that may be started."""
+    if "\0" in name or UNKNOWN in name:
         return None
-    return next(
-        (path for path in (expanded(name), shell.parent / name, shell.parent / Path(name).name) if path.is_file()), None
-    )
+    above = shell.resolve().parents[1 : 1 + _ABOVE]
+    near = (expanded(name), shell.parent / name, shell.parent / Path(name).name)
+    far = (Path(os.path.relpath(one / name)) for one in above)
+    return next((path for path in (*near, *far) if path.is_file()), None)
 
 
 def _in_notebook(path: Path) -> Iterator[Start]:

@@ -198,12 +198,27 @@ class Evaluator:
             if not isinstance(scope, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 raise NotLiteral(name)
             return self._parameter(scope, name)
+        if isinstance(value, ast.ClassDef):
+            return Given(self._attributes(value), value.lineno)
         if not isinstance(value, ast.expr):
             raise NotLiteral(name)
         given = self.given(value)
         if binding.part < 0:
             return given
         return self.item(given, Given(binding.part))
+
+    def _attributes(self, cls: ast.ClassDef) -> Record:
+        """What a class is given in its body: `class CFG: epochs = 3`. What is set in its methods is not known."""
+        record = Record(kind=cls.name)
+        for name, bindings in self.scopes.within(cls).items():
+            found = self._one(bindings, ())
+            value = found[0].value if found is not None and found[0].part < 0 else None
+            if isinstance(value, ast.expr):
+                record.fields[name] = self.argument(value)
+            elif not isinstance(value, ast.ClassDef):
+                record.fields[name] = Unread(f"{cls.name}.{name}", bindings[0].line)
+        record.rest = cls.name if cls.bases else ""
+        return record
 
     def _parameter(self, function: Function, name: str) -> Given:
         for frame, arguments in reversed(self._frames):
@@ -365,14 +380,14 @@ class Evaluator:
 
     def call(self, node: ast.Call) -> Given:
         """What a call returns. Raises NotLiteral."""
-        found = self._surroundings.result(node, self)
-        if found is not None:
-            return found
         if isinstance(node.func, ast.Name):
             _, bindings = self.scopes.bindings(node.func.id, node)
             function = bindings[0].value if len(bindings) == 1 else None
             if isinstance(function, ast.FunctionDef):
                 return self.returned(function, self.arguments(node, function))
+        found = self._surroundings.result(node, self)
+        if found is not None:
+            return found
         return call_of(node, last_name(node.func), self)
 
 

@@ -120,6 +120,10 @@ class Scopes:
                     yield name
                     break
 
+    def within(self, cls: ast.ClassDef) -> dict[str, list[Binding]]:
+        """What the body of a class binds, by name."""
+        return {name: found for (scope, name), found in self._bindings.items() if scope == id(cls)}
+
     def returns(self, function: Function) -> list[tuple[ast.expr, tuple[Condition, ...]]]:
         """What a function returns, and when."""
         return [

@@ -13,8 +13,13 @@ from keepstep.operations.doctor.reading.shell import Command
 
 PYTHONS = re.compile(r"(python|pypy)[\d.]*|torchrun|accelerate|deepspeed|ipython|torch\.distributed\.(run|launch)|fire")
 """Programs that run a Python file."""
-TOOLS = {"trl": 2, "llamafactory-cli": 2, "axolotl": 2, "lmf": 2, "tune": 2, "swift": 2}
-"""Programs that train by themselves, and the number of words that name what they do."""
+TOOLS = {
+    "trl": frozenset({"sft", "dpo", "grpo", "kto", "reward", "rloo"}),
+    "llamafactory-cli": frozenset({"train"}),
+    "lmf": frozenset({"train"}),
+    "axolotl": frozenset({"train"}),
+}
+"""Programs that train by themselves, and the words for it that stand behind them."""
 MODULES = {"axolotl.cli.train": "axolotl", "llamafactory.launcher": "llamafactory-cli", "trl.scripts.sft": "trl sft"}
 _OTHERS = frozenset({
     "echo", "printf", "cp", "mv", "rm", "ls", "cat", "vim", "nano", "git", "sed", "grep", "awk", "test", "[", "[[",
@@ -29,13 +34,14 @@ _NOT_TRAINING = re.compile(r"^(eval|evaluat|test|infer|generat|predict|merge|con
 class Start:
     """A training as a command starts it: the file or the program, and its arguments.
 
-    `tool` is a program that trains by itself, with what it does: `trl sft`; empty where `program` is a Python file or a
-    module of one's own.
+    `tool` is a program that trains by itself, with what it does: `trl sft`; empty where `program` is a Python file, or
+    that of a `module`.
     """
 
     program: str
     line: CommandLine
     tool: str = ""
+    module: bool = False
 
     @property
     def name(self) -> str:
@@ -68,10 +74,10 @@ def _start(words: Sequence[Word], where: Where) -> Start | None:
     for number, text in enumerate(texts):
         name = PurePath(text).name
         rest = CommandLine(tuple(words[number + 1 :]), where)
-        if name in TOOLS and not name.endswith(".py") and len(texts) > number + 1:
-            what = texts[number + 1]
-            line = CommandLine(tuple(words[number + TOOLS[name] :]), where)
-            return None if _NOT_TRAINING.match(what) else Start(f"{name} {what}", line, f"{name} {what}")
+        if name in TOOLS and len(texts) > number + 1:
+            tool = f"{name} {texts[number + 1]}"
+            line = CommandLine(tuple(words[number + 2 :]), where)
+            return Start(tool, line, tool) if texts[number + 1] in TOOLS[name] else None
         if name.endswith(".py") and (launched or number == 0) and not text.startswith("-"):
             return None if _NOT_TRAINING.match(name) else Start(text, rest)
         if text == "-m" and number + 1 < len(texts) and launched:
@@ -81,5 +87,5 @@ def _start(words: Sequence[Word], where: Where) -> Start | None:
             line = CommandLine(tuple(words[number + 2 :]), where)
             tool = next((tool for known, tool in MODULES.items() if module.startswith(known)), "")
             path = module.replace(".", "/") + ".py"
-            return None if _NOT_TRAINING.match(module.rpartition(".")[2]) else Start(path, line, tool)
+            return None if _NOT_TRAINING.match(module.rpartition(".")[2]) else Start(path, line, tool, module=True)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from keepstep.operations.doctor.facts import Facts, full_name, given_mode, is_trainers
 from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import ANYWHERE, FILES, RUN, TRAINER, rule
+from keepstep.operations.doctor.settings import NotKnown
 from keepstep.retention import Best, Mode, known_mode
 
 
@@ -119,7 +120,7 @@ def saves_without_metric(facts: Facts) -> Found | None:
     every, evals = settings.number("save_steps"), settings.eval_steps
     if evals <= 0 or (every < 1) != (evals < 1) or _is_multiple(every, evals):
         return None
-    if facts.source in FILES and load_best_is_refused.check(facts):
+    if facts.source in FILES and _is_refused(facts):
         return None
     what = f"saved every {_steps(every)}, evaluated every {_steps(evals)}: some checkpoints have no metric"
     return Found(what, ("save_steps", "eval_steps"))
@@ -251,6 +252,14 @@ def direction_from_trainer(facts: Facts) -> Found | None:
         f" ({_turned(mode)} turns it round)",
         ("metric_for_best_model",),
     )
+
+
+def _is_refused(facts: Facts) -> bool:
+    """True where E103 says it already."""
+    try:
+        return load_best_is_refused.check(facts) is not None
+    except NotKnown:
+        return False
 
 
 def _guess(name: str) -> Mode:

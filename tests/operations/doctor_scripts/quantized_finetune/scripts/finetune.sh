@@ -1,0 +1,20 @@
+python qlora.py \
+    --model_name_or_path huggyllama/llama-7b \
+    --output_dir ./output/guanaco-7b \
+    --logging_steps 10 \
+    --save_strategy steps \
+    --data_seed 42 \
+    --save_steps 500 \
+    --save_total_limit 40 \
+    --evaluation_strategy steps \
+    --eval_dataset_size 1024 \
+    --max_eval_samples 1000 \
+    --dataloader_num_workers 1 \
+    --do_train \
+    --do_eval \
+    --bf16 \
+    --dataset oasst1 \
+    --max_steps 1875 \
+    --eval_steps 187 \
+    --learning_rate 0.0002 \
+    --seed 0
