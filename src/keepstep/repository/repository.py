@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from keepstep import layout
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, StorageError
 from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, State, parse_name
-from keepstep.repository import manifest
+from keepstep.repository import manifest, moving, recovery
 from keepstep.repository.catalog import Catalog, Listing, twins_in
 from keepstep.repository.linking import link_weights
 from keepstep.repository.loadable import Loaders, Need, lack_of, parents_of
 from keepstep.repository.manifest import MANIFEST_NAME
 from keepstep.repository.sealing import Changes, Look, find_changes, look, write_seal
 from keepstep.repository.verification import OnBytes, Verification, added_to, sealed, verify_files
-from keepstep.stores import Entry, Store, is_leftover_of
+from keepstep.stores import Entry, Store
 
 Finish = Callable[[Path], Mapping[str, FileEntry]]
 """Writes what is missing in a directory; returns what it made durable, by path relative to it."""
@@ -197,11 +197,27 @@ class Repository:
 
     def set_aside(self, checkpoint: Checkpoint, timeline: int) -> Path:
         """Move a checkpoint to an abandoned timeline; returns where it lies."""
-        key = self.key(checkpoint)
-        home = f"{layout.TIMELINES}/{timeline}"
-        if self.store.exists(f"{home}/{checkpoint.name}"):
-            home = f"{home}/{uuid.uuid4().hex[:8]}"
-        return self.store.local_path(self.move(key, home))
+        home = moving.free_home(self.store, timeline, checkpoint.name)
+        return self.store.local_path(self.move(self.key(checkpoint), home))
+
+    def bring_back(self, checkpoint: Checkpoint) -> Path:
+        """Move a checkpoint that lies aside to its place in the run; returns where it lies.
+
+        A directory of that name which is none of this run's is moved away first. Raises FileExistsError where one of
+        this run's has the name.
+        """
+        key, name = self.key(checkpoint), checkpoint.name
+        if self.store.exists(name) and not self._is_ours(name):
+            self._move_foreign(name)
+        moved = self.move(key, "")
+        self._drop_emptied(key.rpartition("/")[0])
+        return self.store.local_path(moved)
+
+    def swap_back(self, checkpoint: Checkpoint) -> bool:
+        """Swap a checkpoint that lies aside with the one of its name in the run, in one step; False, and nothing done,
+        where the file system can't.
+        """
+        return moving.swap(self.store, self.key(checkpoint), checkpoint.name)
 
     def set_aside_everything(self, home: str) -> list[str]:
         """Move all directories that are called like checkpoints to `home`; returns their names."""
@@ -220,32 +236,16 @@ class Repository:
         with suppress(OSError):
             self.store.make_directory(layout.TRASH)  # while there is room for it
         done = [f"put back {entry.path}" for entry in self._entries(layout.REPLACED) if self._put_back(entry.path)]
-        for room, what in ((layout.STAGING, "an unfinished save"), (layout.TRASH, "an unfinished removal")):
-            for entry in self._entries(room):
-                with suppress(OSError):
-                    self.store.delete(f"{room}/{entry.path}")
-                    done.append(f"cleared {what}")
+        done += recovery.clear_unfinished(self.store)
         for twin in twins_in(self._catalog.room("", State.COMMITTED).checkpoints):
             with suppress(OSError):
                 self.remove(twin)
                 done.append(f"dropped {twin.name}: {FULL_PREFIX}{twin.step} was not thinned to the end")
-        for entry in self._entries(layout.META):
-            if any(is_leftover_of(entry.path, name) for name in _REPLACED_UNDER_LOCK):
-                with suppress(OSError):
-                    self.store.delete(f"{layout.META}/{entry.path}")
+        recovery.clear_leftovers(self.store)
         return done
 
     def _make_durable(self) -> None:
-        """Sync every directory that holds checkpoints: a killed process may have renamed and not synced."""
-        rooms = [entry.path for entry in self._entries(layout.META) if entry.kind == "directory"]
-        for room in (f"{layout.META}/{name}" for name in rooms):
-            for entry in self._entries(room):
-                if entry.kind == "directory" and room not in (layout.STAGING, layout.TRASH):
-                    self.store.sync_directory(f"{room}/{entry.path}")
-            self.store.sync_directory(room)
-        if self._is_directory(layout.META):
-            self.store.sync_directory(layout.META)
-        self.store.sync_directory("")
+        recovery.make_durable(self.store)
 
     def _put_back(self, name: str) -> bool:
         """Where a kill came between the two renames of a replacement: the old one takes its place again."""
@@ -368,7 +368,7 @@ class Repository:
 
     def _is_ours(self, name: str) -> bool:
         try:
-            return self._is_directory(name) and self.read_manifest(name).run_id == self.run_id
+            return recovery.is_directory(self.store, name) and self.read_manifest(name).run_id == self.run_id
         except (OSError, CheckpointCorrupt):
             return False
 
@@ -379,12 +379,7 @@ class Repository:
         return checkpoint.path.relative_to(self.store.local_path("")).as_posix()
 
     def _entries(self, room: str) -> list[Entry]:
-        """Entries of one of keepstep's own directories; none when a link stands in its place."""
-        return self.store.list(room) if self._is_directory(layout.META) and self._is_directory(room) else []
-
-    def _is_directory(self, key: str) -> bool:
-        stamp = self.store.stamp(key)
-        return stamp is not None and stamp.kind == "directory"
+        return recovery.entries_of(self.store, room)
 
     def _move_foreign(self, name: str) -> str:
         return self.move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
@@ -394,22 +389,15 @@ class Repository:
         return self._move(key, home, key.rpartition("/")[2])
 
     def _move(self, key: str, home: str, name: str) -> str:
-        parent = key.rpartition("/")[0]
-        moved = f"{home}/{name}"
-        self.store.make_directory(home)
-        with ExitStack() as undo:
-            self.store.rename(key, moved)
-            undo.callback(self.store.rename, moved, key)
-            self.store.sync_directory(home)
-            self.store.sync_directory(parent)
-            undo.pop_all()
-        return moved
+        return moving.move(self.store, key, home, name)
+
+    def _drop_emptied(self, home: str) -> None:
+        """The directory that one checkpoint had for itself goes with it; that of a timeline stays, for its number."""
+        with suppress(OSError):
+            if home.rpartition("/")[0] != layout.TIMELINES and not self.store.list(home):
+                self.store.delete(home)
 
 
 def _unread(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
     """Says nothing of a file's bytes."""
     return ""
-
-
-_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json", "links.json", "best", "latest")
-"""Files and links of keepstep that only the holder of the run's lock replaces."""
