@@ -30,6 +30,10 @@ FACES = {
         GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together judge
         rule_named rules_of
     """,
+    "operations.repairing": "Repair RepairChanged plan_repair repair",
+    "operations.restoring": """
+        Aside CourseBack Part Restoration RestoreChanged RestoreRefused RunBack lying_aside plan_restore restore
+    """,
     "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
@@ -43,10 +47,10 @@ FACES = {
         entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        HUB_NAME Attempt Course Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer
-        OnDiskFull Pins Point Reason Rebuilt Receipt Reference ResumePoint Run Tail course_line external_path
-        fingerprint_differences has_ended holds_manifest is_run logged_beyond open_external parse_lines policy_facts
-        receipt_lines
+        HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer
+        OnDiskFull PinBoard Pins Point Reason Rebuilt Receipt Reference ResumePoint Return Run RunLock Tail course_line
+        examine external_path fingerprint_differences finish_pending has_ended holds_manifest is_run logged_beyond mend
+        open_external parse_lines policy_facts receipt_lines rescue trashed way_back
     """,
     "stores": """
         TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store exchange_names is_leftover_of

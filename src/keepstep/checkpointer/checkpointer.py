@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
-from keepstep.checkpointer.entrance import Fresh, Resume, enter, reopen, resume_point
+from keepstep.checkpointer.entrance import Fresh, Resume, come_back, enter, reopen, resume_point
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight, as_storage_error
@@ -152,7 +152,7 @@ class Checkpointer:
             for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
                 self.headroom.learn(checkpoint)
             # One of the run's own in another place, as a download of it, is rewound to like any other.
-            own = outside is None or (point is not None and point.checkpoint.run_id == run.id)
+            own = point is not None and point.checkpoint.run_id == run.id
             self._unsettled = point if own else None
             self._parent = self._unsettled.checkpoint.generation if self._unsettled else None
             self._resumed_from, self._held_before = None, {}
@@ -160,8 +160,8 @@ class Checkpointer:
                 remember(run)
                 if point is not None:  # it may lie in a previous run of this directory
                     self._held_before = {(point.checkpoint.run_id, point.checkpoint.generation): RESUMED_FROM}
-            elif settle:
-                self.settle()
+            elif settle and point is not None and (path := self.settle()) is not None:
+                point = point.moved_to(path)
         except BaseException:
             self._run = None
             self._observers.end()
@@ -169,15 +169,19 @@ class Checkpointer:
             raise
         return point
 
-    def settle(self) -> None:
-        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside."""
+    def settle(self) -> Path | None:
+        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside, and
+        a resume point that lay aside itself comes back. Returns where it is now, None where there is nothing to settle.
+        """
         point, self._unsettled = self._unsettled, None
         if point is None:
-            return
-        for checkpoint in self.run.rewind(point.checkpoint):
-            logger.warning("%s belongs to an older course of the run and is set aside", checkpoint.name)
-        self._resumed_from = point.checkpoint.generation
+            return None
+        checkpoint = come_back(self.run, point.checkpoint)
+        for other in self.run.rewind(checkpoint):
+            logger.warning("%s belongs to an older course of the run and is set aside", other.name)
+        self._resumed_from = checkpoint.generation
         remember(self.run)
+        return checkpoint.path
 
     def close(self, *, finished: bool = False) -> None:
         """End the session: wait for what is in flight, apply the policy once more, now without regard to what was

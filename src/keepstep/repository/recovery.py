@@ -1,4 +1,4 @@
-"""What a start clears after a process that was killed: unfinished saves and removals, and names that may not be durable."""
+"""What a start clears after a process that was killed: unfinished saves and removals, and names that may be lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from contextlib import suppress
 from keepstep import layout
 from keepstep.stores import Entry, Store, is_leftover_of
 
-_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json", "return.json", "swap.json", "links.json", "best", "latest")
+_REPLACED_UNDER_LOCK = (
+    "run.json",
+    "owner.json",
+    "rewind.json",
+    "return.json",
+    "swap.json",
+    "links.json",
+    "best",
+    "latest",
+)
 """Files and links of keepstep that only the holder of the run's lock replaces."""
 _UNFINISHED = ((layout.STAGING, "an unfinished save"), (layout.TRASH, "an unfinished removal"))
 

@@ -197,8 +197,14 @@ class Repository:
 
     def set_aside(self, checkpoint: Checkpoint, timeline: int) -> Path:
         """Move a checkpoint to an abandoned timeline; returns where it lies."""
-        home = moving.free_home(self.store, timeline, checkpoint.name)
-        return self.store.local_path(self.move(self.key(checkpoint), home))
+        key, home = self.key(checkpoint), moving.free_home(self.store, timeline, checkpoint.name)
+        moved = self.move(key, home)
+        self._drop_emptied(key.rpartition("/")[0])
+        return self.store.local_path(moved)
+
+    def rescue(self, checkpoint: Checkpoint, timeline: int) -> None:
+        """Move a checkpoint out of the trash, where it has another name, to an abandoned timeline."""
+        self._move(self.key(checkpoint), moving.free_home(self.store, timeline, checkpoint.name), checkpoint.name)
 
     def bring_back(self, checkpoint: Checkpoint) -> Path:
         """Move a checkpoint that lies aside to its place in the run; returns where it lies.
@@ -394,7 +400,7 @@ class Repository:
     def _drop_emptied(self, home: str) -> None:
         """The directory that one checkpoint had for itself goes with it; that of a timeline stays, for its number."""
         with suppress(OSError):
-            if home.rpartition("/")[0] != layout.TIMELINES and not self.store.list(home):
+            if home and home.rpartition("/")[0] != layout.TIMELINES and not self.store.list(home):
                 self.store.delete(home)
 
 

@@ -34,7 +34,7 @@ from keepstep.integrations.transformers.setup.engine_choice import Choice
 from keepstep.integrations.transformers.setup.estimate import checkpoint_bytes, describe_saves, planned_saves
 from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, State
 from keepstep.retention import Policy
 from keepstep.run import Receipt, ResumePoint
 from keepstep.snapshot.ranks import Ranks
@@ -55,6 +55,7 @@ class Session:
         self.checkpointer = checkpointer
         self.active = False
         self.point: ResumePoint | None = None
+        self._moved: dict[str, str] = {}
         self._books = Bookkeeping()
         self.loop = Loop(trainer)
         self.ranking = Ranking(trainer, checkpointer, ranks)
@@ -115,7 +116,7 @@ class Session:
                 self.saves.close()
 
     def _start(self, point: ResumePoint | None) -> None:
-        self.point = point
+        self.point, self._moved = point, {}
         self.loop.start()
         self.ranking.start()
         self._trainer_state = {}
@@ -199,7 +200,11 @@ class Session:
         self.comparison.note_lost(lost)
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         checkpoint = self.point.checkpoint
-        over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
+        if checkpoint.state is not State.COMMITTED:
+            self.ranks.together(lambda: None)  # it will move: all have loaded from it
+        settled = self.ranks.agree(partial(self._settle, self.point, state))
+        over, mine, state.best_model_checkpoint, path = settled
+        self._move(self.point, path)
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
         self.logbook.begin(state.max_steps)
@@ -209,12 +214,25 @@ class Session:
         if over or trainer.control.should_training_stop:
             self.loop.end(self.point.path)
 
-    def _settle(self, point: ResumePoint, state: Any) -> tuple[bool, bool, str | None]:
-        """Whether the training is over, whether the checkpoint is of this run, and the path of the best one."""
+    def _settle(self, point: ResumePoint, state: Any) -> tuple[bool, bool, str | None, Path | None]:
+        """Whether the training is over, whether the checkpoint is of this run, the path of the best one, and where the
+        resume point lies from now on, where it is the run's own.
+        """
         over = self._is_over(point, state.max_steps)
-        self.checkpointer.settle()
+        path = self.checkpointer.settle()
         self.ranking.name_best()
-        return over, point.checkpoint.run_id == self.checkpointer.run.id, state.best_model_checkpoint
+        return over, point.checkpoint.run_id == self.checkpointer.run.id, state.best_model_checkpoint, path
+
+    def _move(self, point: ResumePoint, path: Path | None) -> None:
+        """A resume point that lay aside has come back: what is loaded later is loaded from its place now."""
+        if path is not None and point.checkpoint.state is not State.COMMITTED:
+            self._moved[str(point.path)] = str(path)
+            self.point = point.moved_to(path)
+            self.loop.moved_to(path)
+
+    def place_of(self, directory: str | None) -> str | None:
+        """Where a resume point lies by now."""
+        return directory if directory is None else self._moved.get(directory, directory)
 
     def _is_over(self, point: ResumePoint, max_steps: int) -> bool:
         """True when the training had reached its end, or a callback had ended it, at the checkpoint."""
