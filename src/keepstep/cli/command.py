@@ -22,7 +22,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Example = tuple[str, str]
 """A command line, and what it is for."""
 
-REFERENCES = "best, latest, a step (300 or step:300), a tag, or a path"
+REFERENCES = "best, latest, a step (300 or step:300), gen:N, a tag, a path, or previous:ID"
 
 
 class Command(click.Command):

@@ -233,8 +233,8 @@ def _restored(event: Event) -> str:
 
 
 def _repaired(event: Event) -> str:
-    lost, kept = in_words(event["lost"]), in_words(event["kept"])
-    return _sentence(*map(str, event["what"]), f"lost: {lost}" if lost else "", f"kept: {kept}" if kept else "")
+    more = [f"{name}: {in_words(event[name])}" for name in ("lost", "kept") if event[name]]
+    return _sentence(*map(str, event["what"]), *more)
 
 
 def _began(event: Event) -> str:
