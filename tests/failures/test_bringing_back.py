@@ -40,7 +40,7 @@ def test_a_resume_from_what_was_set_aside(two_courses: Path, how: str, said: Cal
 
 def test_a_resume_that_is_refused_moves_nothing(two_courses: Path) -> None:
     out = two_courses
-    with pytest.raises(Exception, match="8 of 8|nothing"):
+    with pytest.raises(Exception, match=r"8 of 8|nothing"):
         train(out, "gen:4", max_steps=8)
     assert (steps(out), names(out / OLD)) == ([2, 4, 6, 8], ["checkpoint-6", "checkpoint-8", "checkpoint-10"])
 

@@ -38,7 +38,7 @@ FACES = {
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
         MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes
-        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest lack_of
+        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest is_directory lack_of
         missing_files need_of only_records previous_runs verify_files
     """,
     "retention": """

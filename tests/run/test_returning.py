@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import errno
-from contextlib import nullcontext
+from contextlib import suppress
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -196,21 +195,14 @@ def test_a_previous_runs_checkpoint_is_gone_on_from_where_it_lies(run: Run) -> N
 BEFORE, AFTER = [1, 2, 5, 6], [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("exchanges", [True, False], ids=["", "no exchange"])
 @pytest.mark.parametrize("moment", ["before", "after"])
-def test_a_failure_anywhere_is_completed_at_the_next_start(tmp_path: Path, moment: str, exchanges: bool) -> None:
-    seen = set[str]()
+def test_a_failure_anywhere_is_completed_at_the_next_start(tmp_path: Path, moment: str) -> None:
     for at in range(1, 200):
         path = tmp_path / str(at)
         two_courses(path)
         injector = Injector(Fault(at, errno.EIO, moment=moment))  # type: ignore[arg-type]
-        failed = False
-        older = nullcontext() if exchanges else patch("keepstep.stores.renaming._renameat2", lambda: None)
-        with injector.injected(), older:
-            try:
-                bring_back(Run.open(path), "gen:4")
-            except OSError:
-                failed = True
+        with injector.injected(), suppress(OSError):
+            bring_back(Run.open(path), "gen:4")
         intended = (path / layout.RETURN).exists()
         run = Run.open(path)
         assert any(run.verify(c).resumable for c in run.checkpoints), "at no moment is there none"
@@ -221,10 +213,8 @@ def test_a_failure_anywhere_is_completed_at_the_next_start(tmp_path: Path, momen
         assert sorted([*generations(run), *aside(run)]) == [1, 2, 3, 4, 5, 6]
         assert litter(path) == []
         assert_sound(run)
-        seen |= {operation for operation, _ in injector.changes}
-        if not failed and len(injector.changes) < at:
-            assert intended is False
-            assert "exchange" in seen
+        if len(injector.changes) < at:
+            assert at > 20
             return
     raise AssertionError("it never came to its end")
 

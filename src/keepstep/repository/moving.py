@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from keepstep import layout
 from keepstep.stores import Store
@@ -27,19 +27,15 @@ def move(store: Store, key: str, home: str, name: str) -> str:
     return moved
 
 
-def swap(store: Store, one: str, other: str) -> bool:
-    """Durably swap two directories in one step; False (and nothing done) where the file system can't."""
-    with ExitStack() as undo:
-        if not store.exchange(one, other):
-            return False
-        undo.callback(store.exchange, one, other)
-        store.sync_directory(one.rpartition("/")[0])
-        store.sync_directory(other.rpartition("/")[0])
-        undo.pop_all()
-    return True
-
-
 def free_home(store: Store, timeline: int, name: str) -> str:
     """The directory of an abandoned timeline in which a name is free."""
     home = f"{layout.TIMELINES}/{timeline}"
     return f"{home}/{uuid.uuid4().hex[:8]}" if store.exists(f"{home}/{name}") else home
+
+
+def drop_emptied(store: Store, key: str) -> None:
+    """The directory that one checkpoint had for itself goes with it; that of a timeline stays, for its number."""
+    home = key.rpartition("/")[0]
+    with suppress(OSError):
+        if home and home.rpartition("/")[0] != layout.TIMELINES and not store.list(home):
+            store.delete(home)

@@ -179,14 +179,14 @@ class Repository:
         The rest is left to `dispose`, where it is given.
         """
         # Into the trash itself: a full disk has no room for a directory around it.
-        trash = self._move(self.key(checkpoint), layout.TRASH, uuid.uuid4().hex)
+        trash = moving.move(self.store, self.key(checkpoint), layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
             self.store.delete(f"{trash}/{MANIFEST_NAME}")
             (dispose or self.store.delete)(trash)
 
     def clear(self, key: str, dispose: Dispose | None = None) -> None:
         """Take away a directory of keepstep's own without checkpoints: out of sight in one rename, then the rest."""
-        trash = self._move(key, layout.TRASH, uuid.uuid4().hex)
+        trash = moving.move(self.store, key, layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):
             (dispose or self.store.delete)(trash)
 
@@ -197,33 +197,20 @@ class Repository:
 
     def set_aside(self, checkpoint: Checkpoint, timeline: int) -> Path:
         """Move a checkpoint to an abandoned timeline; returns where it lies."""
-        key, home = self.key(checkpoint), moving.free_home(self.store, timeline, checkpoint.name)
-        moved = self.move(key, home)
-        self._drop_emptied(key.rpartition("/")[0])
+        key, name = self.key(checkpoint), checkpoint.name
+        moved = self.move(key, moving.free_home(self.store, timeline, name), name)
+        moving.drop_emptied(self.store, key)
         return self.store.local_path(moved)
 
-    def rescue(self, checkpoint: Checkpoint, timeline: int) -> None:
-        """Move a checkpoint out of the trash, where it has another name, to an abandoned timeline."""
-        self._move(self.key(checkpoint), moving.free_home(self.store, timeline, checkpoint.name), checkpoint.name)
-
-    def bring_back(self, checkpoint: Checkpoint) -> Path:
-        """Move a checkpoint that lies aside to its place in the run; returns where it lies.
-
-        A directory of that name which is none of this run's is moved away first. Raises FileExistsError where one of
-        this run's has the name.
+    def bring_back(self, checkpoint: Checkpoint) -> None:
+        """Move a checkpoint that lies aside to its place in the run. What has its name there and is none of the run's
+        is moved away; raises FileExistsError where one of the run's has it.
         """
         key, name = self.key(checkpoint), checkpoint.name
         if self.store.exists(name) and not self._is_ours(name):
             self._move_foreign(name)
-        moved = self.move(key, "")
-        self._drop_emptied(key.rpartition("/")[0])
-        return self.store.local_path(moved)
-
-    def swap_back(self, checkpoint: Checkpoint) -> bool:
-        """Swap a checkpoint that lies aside with the one of its name in the run, in one step; False, and nothing done,
-        where the file system can't.
-        """
-        return moving.swap(self.store, self.key(checkpoint), checkpoint.name)
+        self.move(key, "", name)
+        moving.drop_emptied(self.store, key)
 
     def set_aside_everything(self, home: str) -> list[str]:
         """Move all directories that are called like checkpoints to `home`; returns their names."""
@@ -390,18 +377,11 @@ class Repository:
     def _move_foreign(self, name: str) -> str:
         return self.move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
 
-    def move(self, key: str, home: str) -> str:
-        """Durably move a directory into `home`, which is made; returns its new key. A failure moves it back."""
-        return self._move(key, home, key.rpartition("/")[2])
-
-    def _move(self, key: str, home: str, name: str) -> str:
-        return moving.move(self.store, key, home, name)
-
-    def _drop_emptied(self, home: str) -> None:
-        """The directory that one checkpoint had for itself goes with it; that of a timeline stays, for its number."""
-        with suppress(OSError):
-            if home and home.rpartition("/")[0] != layout.TIMELINES and not self.store.list(home):
-                self.store.delete(home)
+    def move(self, key: str, home: str, name: str = "") -> str:
+        """Durably move a directory into `home`, which is made ("": the run's own), under the same name unless one is
+        given; returns its new key. A failure moves it back.
+        """
+        return moving.move(self.store, key, home, name or key.rpartition("/")[2])
 
 
 def _unread(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:

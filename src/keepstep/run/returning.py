@@ -117,13 +117,17 @@ def begin(store: Store, repository: Repository, what: Return) -> None:
 def finish(store: Store, repository: Repository, events: EventLog) -> None:
     """Carry out what was put down, if anything was. Raises KeepstepError where that can't be read.
 
-    The checkpoint itself comes first, in one step where the file system can: at no moment is there none.
+    What has a free place comes first, so that there is always one to resume from. Where the name is taken, that one is
+    durably aside before the other comes: two names are never swapped, which a power cut may leave half done.
     """
     intent = _read(store)
     if intent is None:
         return
-    for place in intent.back:
-        _bring(repository, place, intent)
+    taken = {place.key for place in intent.aside}
+    for place in sorted(intent.back, key=lambda place: _name(place) in taken):
+        if _name(place) in taken:
+            _set_aside(repository, next(one for one in intent.aside if one.key == _name(place)), intent)
+        _bring(repository, place)
     for place in intent.aside:
         _set_aside(repository, place, intent)
     events.append("restored", **_fields(intent))
@@ -145,24 +149,22 @@ def _read(store: Store) -> _Intent | None:
         ) from error
 
 
-def _bring(repository: Repository, place: _Place, intent: _Intent) -> None:
-    checkpoint = _at(repository, place.key, place.generation)
-    if checkpoint is None:
+def _bring(repository: Repository, place: _Place) -> None:
+    there = repository.committed(_name(place))
+    # A power cut may leave a directory under both names, where a file system writes each back in its own time.
+    if there is not None and there.generation == place.generation:
         return
-    there = repository.committed(checkpoint.name)
-    if there is not None and there.generation != checkpoint.generation:
-        if repository.swap_back(checkpoint):
-            return
-        repository.set_aside(there, intent.timeline)
-    repository.bring_back(checkpoint)
+    if (checkpoint := _at(repository, place.key, place.generation)) is not None:
+        repository.bring_back(checkpoint)
 
 
 def _set_aside(repository: Repository, place: _Place, intent: _Intent) -> None:
-    """From its place in the run, or from where a swap has put it."""
-    swapped = [other.key for other in intent.back if other.key.rpartition("/")[2] == place.key]
-    for key in (place.key, *swapped):
-        if (checkpoint := _at(repository, key, place.generation)) is not None:
-            repository.set_aside(checkpoint, intent.timeline)
+    if (checkpoint := _at(repository, place.key, place.generation)) is not None:
+        repository.set_aside(checkpoint, intent.timeline)
+
+
+def _name(place: _Place) -> str:
+    return place.key.rpartition("/")[2]
 
 
 def _at(repository: Repository, key: str, generation: int) -> Checkpoint | None:

@@ -15,7 +15,7 @@ import msgspec
 from keepstep import layout
 from keepstep.errors import KeepstepError
 from keepstep.model import parse_name
-from keepstep.repository import Repository, only_records
+from keepstep.repository import Repository, is_directory, only_records
 from keepstep.run.events import EventLog
 from keepstep.run.lock import RunLock
 from keepstep.run.runfile import read_run_file
@@ -52,7 +52,10 @@ def finish(store: LocalStore) -> bool:
     if intent is None:
         return False
     if read_run_file(store).run_id == intent.left:
+        _make_durable(store, intent.to, before=True)
         _leave(store, intent)
+    else:
+        _make_durable(store, intent.home, before=False)
     _arrive(store, intent)
     store.delete(layout.SWAP)
     store.sync_directory(layout.META)
@@ -87,6 +90,14 @@ def _read(store: LocalStore) -> _Intent | None:
             f"{store.local_path(layout.SWAP)} is damaged, and a previous run was being brought back",
             hint="Delete it to stay with what is there; what is still aside can be restored anew.",
         ) from error
+
+
+def _make_durable(store: LocalStore, aside: str, *, before: bool) -> None:
+    """Sync what a killed process may have renamed: where that went to before where it came from."""
+    there = [key for key in (f"{aside}/{layout.META}", aside) if is_directory(store, key)]
+    here = [layout.META, ""]
+    for key in (*there, *here) if before else (*here, *there):
+        store.sync_directory(key)
 
 
 def _leave(store: LocalStore, intent: _Intent) -> None:

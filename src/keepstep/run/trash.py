@@ -40,6 +40,6 @@ def rescue(run: Run, checkpoint: Checkpoint) -> None:
     try:
         if all(other.path != checkpoint.path for other in trashed(run)[0]):
             raise CheckpointNotFound(f"{checkpoint.path} is gone: the trash was cleared")
-        run.repository.rescue(checkpoint, run.repository.current_timeline())
+        run.repository.set_aside(checkpoint, run.repository.current_timeline())
     finally:
         run.lock.release()

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from keepstep.errors import CheckpointNotFound, KeepstepError
 from keepstep.model import Checkpoint, Damage, State
@@ -240,12 +240,12 @@ class RunView:
         best = as_previous(known.best) if known.best else None
         return replace(known, checkpoints=of(known.checkpoints), best=best, aside=lambda: of(run.aside))
 
-    def before(self, previous: PreviousRun) -> RunView:
+    def before(self, previous: PreviousRun) -> Self:
         """A previous run of this directory as a run of its own."""
         store = LocalStore(self.path / previous.home)
         return type(self)(store.root, *read_or_rebuild(store))
 
-    def whose(self, checkpoint: Checkpoint) -> RunView:
+    def whose(self, checkpoint: Checkpoint) -> Self:
         """The run that a checkpoint is of: this one, or a previous one of this directory. Raises CheckpointNotFound."""
         if checkpoint.state is not State.PREVIOUS:
             return self
