@@ -68,8 +68,7 @@ def plan_course(run: Run, checkpoint: Checkpoint, on_bytes: OnBytes | None = Non
     if not found[0].sound:
         raise RestoreRefused(
             f"{checkpoint.path} is damaged, and stays where it is: {'; '.join(map(str, found[0].problems))}",
-            hint="If a person changed it on purpose, take that over, and restore it then: "
-            f"keepstep reseal {run.path} {way_back(checkpoint)}",
+            hint=f"{found[0].way_out()}; and restore it then",
         )
     left = tuple(one for one in found if not one.sound)
     back = tuple(one.checkpoint for one in found if one.sound)
