@@ -81,7 +81,7 @@ def litter(path: Path) -> list[str]:
     """What a killed process left behind in a run directory."""
     store = LocalStore(path)
     rooms = [f"{room}/{e.path}" for room in (layout.STAGING, layout.TRASH, layout.REPLACED) for e in store.list(room)]
-    intents = [layout.REWIND] if store.exists(layout.REWIND) else []
+    intents = [key for key in (layout.REWIND, layout.RETURN, layout.SWAP) if store.exists(key)]
     return rooms + intents + [e.path for e in store.list(layout.META) if e.path.endswith(".tmp")]
 
 

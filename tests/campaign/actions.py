@@ -11,6 +11,8 @@ from keepstep import layout
 from keepstep.checkpointer import Facts
 from keepstep.errors import CheckpointNotFound, RunNotFound
 from keepstep.run import Limits, Run
+from tests.run.test_returning import two_courses
+from tests.run.test_swapping import two_runs
 from tests.small_run import FILES, assert_sound, litter, make_checkpointer, make_run, save, steps, writer
 
 Write = Callable[[Path], None]
@@ -99,6 +101,26 @@ def _pin(path: Path, _write: Write) -> None:
     board.tag(2, "good")
 
 
+def _restore(path: Path, write: Write) -> None:
+    """The course of step 8 comes back, and that of 7 goes aside."""
+    with (run := Run.open(path)).writing():
+        run.bring_back(run.way_back(run.find("gen:4", aside=True)))
+
+
+def _restore_a_previous_run(path: Path, _write: Write) -> None:
+    run = Run.open(path)
+    with run.writing(), run.before(run.previous_runs.runs[0]).writing() as previous:
+        run.change_places(previous)
+
+
+def _two_runs(path: Path) -> None:
+    two_runs(path)
+
+
+def _two_courses(path: Path) -> None:
+    two_courses(path)
+
+
 ACTIONS = [
     Action("the first save", lambda path: None, _session(2), frozenset({None}), 2),
     Action("save", _run(2, 4), _session(6), frozenset({4}), 6),
@@ -110,6 +132,8 @@ ACTIONS = [
     Action("rewind", _run(2, 4, 6), _session(resume=2), frozenset({6, 2}), 2),
     Action("new run", _run(2, 4), _session(resume=None, fresh="new-run"), frozenset({4, 2, None}), None),
     Action("previous runs make room", _trained_twice, _within_a_budget, frozenset({2}), 4),
+    Action("restore", _two_courses, _restore, frozenset({7}), 8),
+    Action("restore a previous run", _two_runs, _restore_a_previous_run, frozenset({3}), 4),
     Action("pin", _run(2, 4), _pin, frozenset({4}), 4),
     Action("recovery", _littered, _session(), frozenset({4}), 4),
 ]
@@ -132,7 +156,7 @@ def check(path: Path, action: Action, *, completed: bool) -> None:
     checkpointer.close()
     assert resumes_from(path) == 100
     assert litter(path) == []
-    if action.name in ("rewind", "new run", "quarantine"):
+    if action.name in ("rewind", "new run", "quarantine") or "restore" in action.name:
         kept = {file.parent.name for file in path.rglob("keepstep.json")}
         assert {"checkpoint-2", "checkpoint-4"} <= kept
 

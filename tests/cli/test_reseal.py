@@ -191,8 +191,8 @@ def test_one_that_was_moved_aside_is_named_by_its_path(run: Run, call: Call) -> 
     assert call("verify", run.path, "--quarantine").exit_code == 1
     (where,) = (run.path / ".keepstep" / "quarantine").glob("*/checkpoint-2")
     result = call("reseal", run.path, where, "--yes")
-    assert (result.exit_code, f"bring it back: mv {where} {run.path}/" in result.stdout) == (0, True)
-    where.rename(newest(run))
+    assert (result.exit_code, f"Bring it back: keepstep restore {run.path} gen:2" in result.stdout) == (0, True)
+    assert call("restore", run.path, "gen:2", "--yes").exit_code == 0
     assert call("resume", run.path).stdout.strip() == str(newest(run))
 
 

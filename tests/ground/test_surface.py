@@ -30,12 +30,16 @@ FACES = {
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together
         judge rule_named rules_of
     """,
+    "operations.repairing": "Repair RepairChanged plan_repair repair",
+    "operations.restoring": """
+        Aside CourseBack Part Restoration RestoreChanged RestoreRefused RunBack lying_aside plan_restore restore
+    """,
     "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
         MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes
-        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest is_litter lack_of
-        missing_files need_of need_of_path only_records previous_runs verify_files
+        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest is_directory is_litter
+        lack_of missing_files need_of need_of_path only_records previous_runs verify_files
     """,
     "retention": """
         DAMAGED FEWEST_EVALUATIONS PINNED All Before Best Certainty Context Daily Decision Every Hold Hourly
@@ -43,10 +47,10 @@ FACES = {
         entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        DAMAGED HUB_NAME Attempt Course Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer
-        OnDiskFull Pins Point Reason Rebuilt Receipt Reference ResumePoint Run StockRun Tail course_line external_path
-        fingerprint_differences has_ended holds_manifest holds_run is_run logged_beyond open_external
-        open_run parse_lines policy_facts receipt_lines
+        DAMAGED HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks Limits
+        Observer OnDiskFull PinBoard Pins Point Reason Rebuilt Receipt Reference ResumePoint Return Run RunLock StockRun
+        Tail course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest holds_run
+        is_run logged_beyond mend open_external open_run parse_lines policy_facts receipt_lines rescue trashed way_back
     """,
     "stock": """
         LOADER NOTES UNMANAGED Contents Courses Layout Other Settings StockRepository TrainerState Verdict examine

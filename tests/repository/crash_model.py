@@ -201,7 +201,7 @@ class World:
 
     def _recovery_is_done(self, run: Run) -> None:
         rooms = (layout.STAGING, layout.TRASH, layout.REPLACED)
-        if any(run.store.list(room) for room in rooms) or run.store.exists(layout.REWIND):
+        if any(run.store.list(room) for room in rooms) or any(map(run.store.exists, (layout.REWIND, layout.RETURN))):
             raise Violation("recovery leaves litter")
         before = run.store.walk("")
         run.begin_writing()
@@ -230,12 +230,12 @@ def _holds(run: Run, checkpoint: Checkpoint) -> bool:
 # -- what a scenario is made of ----------------------------------------------------------------------------
 
 
-def commit(run: Run, generation: int, step: int) -> Checkpoint:
+def commit(run: Run, generation: int, step: int, parent: int | None = None) -> Checkpoint:
     """Save one checkpoint, its files written as frameworks do: without a sync."""
     store = run.store
     assert isinstance(store, MemoryStore)
     draft = Checkpoint(
-        RUN_ID, generation, run.repository.current_timeline(), None, step, None, Kind.FULL,
+        RUN_ID, generation, run.repository.current_timeline(), parent, step, None, Kind.FULL,
         datetime(2026, 1, 1, tzinfo=UTC), {}, (),
     )  # fmt: skip
     staging = run.repository.stage()

@@ -14,7 +14,7 @@ import pytest
 from keepstep.model import Checkpoint, FileEntry, Kind, State
 from keepstep.repository import Dispose, OnBytes, Repository, Staging, Verification, manifest
 from keepstep.repository.linking import link_files
-from keepstep.run import ResumePoint, Run
+from keepstep.run import ResumePoint, Return, Run
 from keepstep.stores.memory import MemoryStore
 from tests.repository.crash_model import Scenario, Violation, World, by_generation, commit, damage
 
@@ -89,6 +89,20 @@ def rewind(run: Run) -> None:
         run.rewind(by_generation(run, 2))
 
 
+def two_courses(run: Run) -> None:
+    """Generations 3 and 4 lie aside, and 5 has the name of 3."""
+    for generation, step in ((1, 2), (2, 4), (3, 6), (4, 8)):
+        commit(run, generation, step, generation - 1 or None)
+    run.rewind(by_generation(run, 2))
+    commit(run, 5, 6, 2)
+
+
+def bring_back(run: Run) -> None:
+    lying = [checkpoint for checkpoint in run.aside if checkpoint.generation == 4]
+    if lying:
+        run.bring_back(run.way_back(lying[0]))
+
+
 FIRST_AND_ONLY = Scenario(
     "save the only step again", one, again,
     before=1, after=2, survive=frozenset(),
@@ -96,6 +110,10 @@ FIRST_AND_ONLY = Scenario(
 THIN = Scenario(
     "thin", two, thin_the_first,
     before=2, after=2, survive=frozenset({1, 2}), listed=(frozenset({1, 2}),),
+)  # fmt: skip
+RETURN = Scenario(
+    "restore", two_courses, bring_back, before=5, after=4, survive=frozenset({1, 2, 3, 4, 5}),
+    listed=(frozenset({1, 2, 5}), frozenset({1, 2, 3, 4})),
 )  # fmt: skip
 SCENARIOS = [
     Scenario("save", two, save, before=2, after=3, survive=frozenset({1, 2})),
@@ -117,6 +135,7 @@ SCENARIOS = [
     THIN,
     replace(THIN, name="thin where there are no hard links", can_link=False),
     replace(THIN, name="thin again after a failure", setup=two_and_a_twin),
+    RETURN,
 ]  # fmt: skip
 
 
@@ -152,13 +171,14 @@ class NoDirectorySync(MemoryStore):
 
 
 class SourceSyncedFirst(Repository):
-    def move(self, key: str, home: str) -> str:
-        parent, _, name = key.rpartition("/")
+    def move(self, key: str, home: str, name: str = "") -> str:
+        parent, _, own = key.rpartition("/")
+        moved = "/".join(filter(None, (home, name or own)))
         self.store.make_directory(home)
-        self.store.rename(key, f"{home}/{name}")
+        self.store.rename(key, moved)
         self.store.sync_directory(parent)
         self.store.sync_directory(home)
-        return f"{home}/{name}"
+        return moved
 
 
 class ManifestFirst(Repository):
@@ -199,6 +219,18 @@ class NoIntent(Run):
         for other in newer:
             self.repository.set_aside(other, 1)
         return newer
+
+
+class NoIntentToReturn(Run):
+    """A restore that notes nothing down before its first move."""
+
+    def bring_back(self, what: Return) -> Checkpoint:
+        for other in what.back:
+            if not self.store.exists(other.name):
+                self.repository.bring_back(other)
+        for other in what.aside:
+            self.repository.set_aside(other, what.timeline)
+        return what.checkpoint
 
 
 class FullRemovedFirst(Run):
@@ -264,6 +296,8 @@ DAMAGED = replace(QUARANTINE, name="damaged", action=lambda run: None)
         (World(repository_class=SourceSyncedFirst), ONLY_WITHOUT_EXCHANGE),
         (World(repository_class=RecoveryWithoutSync), ONLY),
         (World(run_class=NoIntent), REWIND),
+        (World(run_class=NoIntentToReturn), RETURN),
+        (World(repository_class=SourceSyncedFirst), RETURN),
         (World(run_class=FullRemovedFirst), THIN),
         (World(repository_class=NoTwins), THIN),
         (World(make_store=NoDirectorySync), THIN),

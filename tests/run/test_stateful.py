@@ -1,4 +1,4 @@
-"""Random histories of a run (save, pin, prune, thin, rewind, damage, die, restart) against a plain reference."""
+"""Random histories of a run (save, pin, prune, thin, rewind, restore, damage, die) against a plain reference."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from keepstep.errors import ResumeRefused
-from keepstep.model import Checkpoint, Kind
+from keepstep.model import Checkpoint, Kind, State
 from keepstep.operations.removing.carrying_out import apply_plan
+from keepstep.operations.restoring import plan_restore, restore
 from keepstep.retention import Policy
+from keepstep.run import Run
 from keepstep.testing.faults import Fault, Injector
 from tests.small_run import FILES, LOSS, content, litter, make_checkpointer, save
 
@@ -37,13 +39,32 @@ class Death(Fault):
 
 @dataclass
 class Reference:
-    """What should be there: (generation, step) in order, the pinned, the damaged, the thinned, the metric's values."""
+    """What should be there: (generation, step) in order, the pinned, the damaged, the thinned, the metric's values; and
+    what each was trained on from.
+    """
 
     kept: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     pinned: set[int] = field(default_factory=set[int])
     damaged: set[int] = field(default_factory=set[int])
     thinned: set[int] = field(default_factory=set[int])
     loss: dict[int, float] = field(default_factory=dict[int, float])
+    parents: dict[int, int | None] = field(default_factory=dict[int, int | None])
+
+    def course(self, generation: int | None) -> set[int]:
+        """Generations that one was trained through, its own too; most are gone by now."""
+        found: set[int] = set()
+        while generation is not None:
+            found.add(generation)
+            generation = self.parents[generation]
+        return found
+
+    def after_restore(self, generation: int, aside: dict[int, int]) -> list[tuple[int, int]]:
+        """`aside` are steps by generation. Its course is the run's then, unless it is of the run's own."""
+        newest = max((g for g, _ in self.kept), default=None)
+        everything = dict(self.kept) | aside
+        if generation in self.course(newest):
+            return sorted([*self.kept, (generation, aside[generation])])
+        return sorted((g, s) for g, s in everything.items() if g in self.course(generation))
 
     def save(self, generation: int, step: int, loss: float) -> None:
         replaced = [g for g, s in self.kept if s == step]
@@ -196,6 +217,50 @@ class Histories(RuleBasedStateMachine):
         assert self.listed() in (rewound, self.reference.kept)
         self.reference.kept = self.listed()
 
+    def pick_aside(self, number: int) -> Checkpoint | None:
+        """A whole one that a rewind or a restore has set aside."""
+        lying = [c for c in self.run.aside if c.state is State.SET_ASIDE and c.kind is Kind.FULL]
+        return lying[number % len(lying)] if lying else None
+
+    def restored(self, target: Checkpoint) -> list[tuple[int, int]]:
+        """What a restore is to leave; what of it was thinned counts as such again."""
+        aside = {c.generation: c for c in self.run.aside if c.state is State.SET_ASIDE}
+        self.reference.thinned |= {g for g, c in aside.items() if c.kind is Kind.WEIGHTS}
+        return self.reference.after_restore(target.generation, {g: c.step for g, c in aside.items()})
+
+    @precondition(lambda self: not self.reference.damaged)
+    @rule(number=st.integers(0, 9))
+    def restore(self, number: int) -> None:
+        if (target := self.pick_aside(number)) is None:
+            return
+        after = self.restored(target)
+        self.checkpointer.close()
+        run = Run.open(self.path)
+        restore(run, plan_restore(run, f"gen:{target.generation}"))
+        self.reference.kept = after
+        self.begin()
+        self.reference.kept = self.reference.after_resume()
+        self.step = self.reference.kept[-1][1]
+
+    @precondition(lambda self: not self.reference.damaged)
+    @rule(number=st.integers(0, 9), after=st.integers(1, 40))
+    def die_while_restoring(self, number: int, after: int) -> None:
+        if (target := self.pick_aside(number)) is None:
+            return
+        before, done = self.reference.after_resume(), self.restored(target)
+        self.checkpointer.close()
+        self.checkpointer = make_checkpointer(self.path)
+        self.run.lock.acquire()
+        what = self.run.way_back(target)
+        self.die_in(lambda: self.run.bring_back(what), after)
+        self.reference.kept = done
+        if self.listed() != self.reference.after_resume():
+            assert self.listed() == before
+            self.reference.kept = before
+        else:
+            self.reference.kept = self.reference.after_resume()
+        self.step = self.reference.kept[-1][1] if self.reference.kept else self.step
+
     @precondition(lambda self: len(self.reference.resumable()) > 1)
     @rule(number=st.integers(0, 9), offset=st.integers(0, 199))
     def damage(self, number: int, offset: int) -> None:
@@ -221,6 +286,7 @@ class Histories(RuleBasedStateMachine):
         there = {generation for generation, _ in self.reference.kept}
         self.reference.damaged &= there
         assert self.listed() == self.reference.kept
+        self.reference.parents |= {c.generation: c.parent for c in self.run.checkpoints}
         assert self.run.pins.pinned == self.reference.pinned
         assert litter(self.path) == []
         best = min(there, key=lambda g: (self.reference.loss[g], -g), default=None)

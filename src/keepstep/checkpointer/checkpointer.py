@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
-from keepstep.checkpointer.entrance import Fresh, Resume, begin_anew, enter, reopen, resume_point, why_displaced
+from keepstep.checkpointer.entrance import (
+    Fresh,
+    Resume,
+    begin_anew,
+    come_back,
+    enter,
+    reopen,
+    resume_point,
+    why_displaced,
+)
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight, as_storage_error
@@ -162,8 +171,8 @@ class Checkpointer:
                 remember(run)
             elif own:  # also in another place, as a download of it
                 self._parent = point.checkpoint.generation
-            if settle:
-                self.settle()
+            if settle and (path := self.settle()) is not None and point is not None:
+                point = point.moved_to(path)
         except BaseException:
             self._run = None
             self._observers.end()
@@ -180,23 +189,26 @@ class Checkpointer:
         self._janitor = Janitor(run.store)
         self._journal = Journal(run, point)
 
-    def settle(self) -> None:
-        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside; so
-        is all that lies here where the point is another run's.
+    def settle(self) -> Path | None:
+        """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside, and
+        a resume point that lay aside itself comes back; so is all that lies here set aside where the point is another
+        run's. Returns where the run's own resume point is now, None where it is another's, or there is none.
         """
         point, self._unsettled = self._unsettled, None
         if point is None:
-            return
+            return None
         if self._displaced:
             self._displace(self.run, point)
-        checkpoint = point.checkpoint
         if self._parent is None:  # it may lie in a previous run of this directory
-            self._held_before = {(checkpoint.run_id, checkpoint.generation): RESUMED_FROM}
-        else:
-            for newer in self.run.rewind(checkpoint):
-                logger.warning("%s belongs to an older course of the run and is set aside", newer.name)
-            self._resumed_from = checkpoint.generation
+            self._held_before = {(point.checkpoint.run_id, point.checkpoint.generation): RESUMED_FROM}
+            remember(self.run)
+            return None
+        checkpoint = come_back(self.run, point.checkpoint)
+        for newer in self.run.rewind(checkpoint):
+            logger.warning("%s belongs to an older course of the run and is set aside", newer.name)
+        self._resumed_from = checkpoint.generation
         remember(self.run)
+        return checkpoint.path
 
     def _displace(self, old: Run, point: ResumePoint) -> None:
         """Set the run that is here aside for a new one: a course is of one run."""

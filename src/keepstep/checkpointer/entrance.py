@@ -15,11 +15,11 @@ from typing import Literal
 from keepstep import layout
 from keepstep.checkpointer.own_runs import is_own
 from keepstep.errors import KeepstepError, RunInUse, RunNotFound, StorageError
-from keepstep.model import Checkpoint, parse_name
+from keepstep.model import Checkpoint, State, parse_name
 from keepstep.operations.adopting import NothingToAdopt, adopt, is_half_adopted, plan_adoption
 from keepstep.repository import Check, Repository
 from keepstep.retention import Policy
-from keepstep.run import Reference, ResumePoint, Run, external_path, has_ended
+from keepstep.run import Reference, ResumePoint, Run, external_path, finish_pending, has_ended
 from keepstep.stores import LocalStore
 from keepstep.units import format_size
 
@@ -38,6 +38,8 @@ def enter(path: Path, policy: Policy, resume: Resume, *, fresh: Fresh) -> Run:
     a directory that can't be written.
     """
     with _as_unwritable(path):
+        if finish_pending(path):
+            logger.warning("A restore in %s that was killed is completed: a previous run is back in it", path)
         run = _open_or_create(path, policy, resume, fresh)
         if not run.lock.held:
             run.begin_writing()
@@ -212,6 +214,17 @@ def resume_point(run: Run, resume: Resume, check: Check | None = None) -> Resume
             logger.warning(text, foreign.path, foreign.reason, step)
         point = replace(point, unusable=(*point.unusable, *unusable))
     return point
+
+
+def come_back(run: Run, checkpoint: Checkpoint) -> Checkpoint:
+    """A resume point of the run where a training goes on from it: one that lay aside is brought back, which is said."""
+    if checkpoint.state is State.COMMITTED:
+        return checkpoint
+    what = run.way_back(checkpoint, alone=True)
+    left = f"; {_count(what.aside)} of the course that was there set aside" if what.aside else ""
+    back = run.bring_back(what)
+    logger.warning("%s comes back from %s: the training goes on from it%s", back.name, checkpoint.path, left)
+    return back
 
 
 @contextmanager

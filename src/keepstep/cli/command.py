@@ -23,7 +23,7 @@ Example = tuple[str, str]
 """A command line, and what it is for."""
 
 NOT_MANAGED = "not managed: no digests, and nothing in it is changed"
-REFERENCES = "best, latest, a step (300 or step:300), a tag, or a path"
+REFERENCES = "best, latest, a step (300 or step:300), gen:N, a tag, a path, or previous:ID"
 
 
 class Command(click.Command):

@@ -51,4 +51,9 @@ def _references(run: Run) -> dict[str, str]:
         value = metric.value(checkpoint.metrics) if metric else None
         text = f"{metric.name} {format_number(value)}, " if metric and value is not None else ""
         found[str(checkpoint.step)] = text + format_size(checkpoint.size_bytes)
+    for checkpoint in reversed(run.aside):
+        text = f"step {checkpoint.step}, {checkpoint.state.value}, {format_size(checkpoint.size_bytes)}"
+        found[f"gen:{checkpoint.generation}"] = text
+    for previous in run.previous_runs.runs:
+        found[f"previous:{previous.name}"] = f"a previous run of {len(previous.checkpoints)} checkpoints"
     return found

@@ -20,6 +20,8 @@ COMMANDS = {
     "du": Entry("Say where the bytes are, and what would free them."),
     "verify": Entry("Check every byte against the manifests."),
     "reseal": Entry("Take over what was changed in a checkpoint on purpose, after showing it."),
+    "restore": Entry("Bring back what was set aside, after showing it."),
+    "repair": Entry("Rebuild what is lost or damaged of a run's records, after showing it."),
     "resume": Entry("Print the path that is safe to resume from.", "keepstep.cli.commands.choosing"),
     "best": Entry("Print the path of the best checkpoint by the run's metric.", "keepstep.cli.commands.choosing"),
     "adopt": Entry("Make a managed run of checkpoints that others wrote, after showing it."),

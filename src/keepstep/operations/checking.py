@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
-from keepstep.model import Checkpoint, parse_name
+from keepstep.model import Checkpoint, State, parse_name
 from keepstep.repository import MANIFEST_NAME, OnBytes, Problem, Verification, missing_files
 from keepstep.run import Reference, ResumePoint, Run
 from keepstep.stores import Entry
@@ -92,7 +92,7 @@ def candidates(run: Run, reference: Reference | None = None) -> Candidates:
     if reference is None:
         return Candidates(run.checkpoints, bad_manifests)
     try:
-        return Candidates((run.find(reference),), ())
+        return Candidates((run.find(reference, aside=True),), ())
     except CheckpointNotFound:
         named = tuple(checked for checked in bad_manifests if _names(reference, checked))
         if not named:
@@ -119,10 +119,15 @@ def check(
             on_start(checkpoint)
         verification = run.verify(checkpoint, on_bytes)
         note(run, verification)
-        moved_to = run.quarantine(verification) if quarantine and not verification.ok else None
+        moved_to = run.quarantine(verification) if quarantine and _goes_to_quarantine(verification) else None
         path = checkpoint.path or run.path / checkpoint.name
         outcomes.append(Checked(path, checkpoint.step, verification.problems, verification, moved_to))
     return tuple(sorted((*outcomes, *found.unreadable), key=lambda checked: checked.step))
+
+
+def _goes_to_quarantine(verification: Verification) -> bool:
+    """True for a damaged one that lies elsewhere, and is of this run."""
+    return not verification.ok and verification.checkpoint.state in (State.COMMITTED, State.SET_ASIDE)
 
 
 def safe_to_resume(run: Run, reference: Reference, on_bytes: OnBytes | None = None) -> ResumePoint:

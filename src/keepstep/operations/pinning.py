@@ -8,7 +8,7 @@ from typing import Any
 
 from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
-from keepstep.run import Pins, Reference, Run
+from keepstep.run import PinBoard, Pins, Reference, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +41,37 @@ class Pinning:
 
 
 def pin(run: Run, reference: Reference) -> Pinning:
-    """Keep a checkpoint whatever the policy says. Raises CheckpointNotFound."""
-    return _change(run, reference, run.pin_board.pin, "pinned")
+    """Keep a checkpoint whatever the policy says, and, where it lies aside, however short room is.
+
+    Raises CheckpointNotFound.
+    """
+    return _change(run, reference, lambda board, generation: board.pin(generation), "pinned")
 
 
 def unpin(run: Run, reference: Reference) -> Pinning:
     """Let the policy decide again; the checkpoint's tags go too. Raises CheckpointNotFound."""
-    return _change(run, reference, run.pin_board.unpin, "unpinned")
+    return _change(run, reference, lambda board, generation: board.unpin(generation), "unpinned")
 
 
 def tag(run: Run, reference: Reference, name: str) -> Pinning:
     """Name a checkpoint, and so keep it; the name moves when another had it. Raises CheckpointNotFound, TagInvalid."""
-    return _change(run, reference, lambda generation: run.pin_board.tag(generation, name), "tagged", name=name)
+    return _change(run, reference, lambda board, generation: board.tag(generation, name), "tagged", name=name)
 
 
-def _change(run: Run, reference: Reference, change: Callable[[int], None], event: str, **fields: str) -> Pinning:
-    checkpoint = run.find(reference)
+def _change(
+    run: Run, reference: Reference, change: Callable[[PinBoard, int], None], event: str, **fields: str
+) -> Pinning:
+    checkpoint = run.find(reference, aside=True)
     run.settle()
-    before = run.pins
-    change(checkpoint.generation)
-    pinning = Pinning(checkpoint, before, run.pins)
+    owner = run.whose(checkpoint)  # a previous run has pins of its own
+    before = owner.pins
+    change(owner.pin_board, checkpoint.generation)
+    pinning = Pinning(checkpoint, before, owner.pins)
     if pinning.changed:
-        run.events.append(event, step=checkpoint.step, generation=checkpoint.generation, **fields)
-    _check_still_there(run, checkpoint)
-    return pinning
-
-
-def _check_still_there(run: Run, checkpoint: Checkpoint) -> None:
-    """A training may remove a checkpoint in the moment before its pin is written."""
-    if all(c.generation != checkpoint.generation for c in run.checkpoints):
+        owner.events.append(event, step=checkpoint.step, generation=checkpoint.generation, **fields)
+    if all(c.generation != checkpoint.generation for c in (*owner.checkpoints, *owner.aside)):
+        # A training may remove a checkpoint in the moment before its pin is written.
         raise CheckpointNotFound(
             f"step {checkpoint.step} of {run.path} was removed in this moment", hint=f"See: keepstep ls {run.path}"
         )
+    return pinning

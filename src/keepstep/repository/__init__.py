@@ -4,6 +4,7 @@ from keepstep.repository.catalog import Foreign, Listing
 from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path
 from keepstep.repository.manifest import MANIFEST_NAME
 from keepstep.repository.previous import PreviousRun, only_records, previous_runs
+from keepstep.repository.recovery import is_directory
 from keepstep.repository.repository import Dispose, Finish, Repository, Staging
 from keepstep.repository.sealing import Changes, Look, Rewritten
 from keepstep.repository.verification import (
@@ -40,6 +41,7 @@ __all__ = [
     "Verification",
     "check_file",
     "file_digest",
+    "is_directory",
     "is_litter",
     "lack_of",
     "missing_files",

@@ -26,6 +26,11 @@ class PreviousRun:
     run_id: str
     checkpoints: tuple[Checkpoint, ...]
 
+    @property
+    def name(self) -> str:
+        """What people call it by: its id, with more behind it where an earlier attempt to set it aside was killed."""
+        return self.home.rpartition("/")[2]
+
 
 def previous_runs(store: Store) -> tuple[PreviousRun, ...]:
     """The runs that were set aside in a store and have a checkpoint left, by name.

@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from keepstep import layout
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, StorageError
 from keepstep.model import FULL_PREFIX, Checkpoint, FileEntry, State, parse_name
-from keepstep.repository import manifest
+from keepstep.repository import manifest, moving, recovery
 from keepstep.repository.catalog import Catalog, Listing, twins_in
 from keepstep.repository.linking import link_weights
 from keepstep.repository.loadable import Loaders, Need, lack_of, parents_of
 from keepstep.repository.manifest import MANIFEST_NAME
 from keepstep.repository.sealing import Changes, Look, adopt, find_changes, look, write_seal
 from keepstep.repository.verification import OnBytes, Verification, added_to, sealed, verify_files
-from keepstep.stores import Entry, Store, is_leftover_of
+from keepstep.stores import Entry, Store
 
 Finish = Callable[[Path], Mapping[str, FileEntry]]
 """Writes what is missing in a directory; returns what it made durable, by path relative to it."""
@@ -179,14 +179,14 @@ class Repository:
         The rest is left to `dispose`, where it is given.
         """
         # Into the trash itself: a full disk has no room for a directory around it.
-        trash = self._move(self.key(checkpoint), layout.TRASH, uuid.uuid4().hex)
+        trash = moving.move(self.store, self.key(checkpoint), layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
             self.store.delete(f"{trash}/{MANIFEST_NAME}")
             (dispose or self.store.delete)(trash)
 
     def clear(self, key: str, dispose: Dispose | None = None) -> None:
         """Take away a directory of keepstep's own without checkpoints: out of sight in one rename, then the rest."""
-        trash = self._move(key, layout.TRASH, uuid.uuid4().hex)
+        trash = moving.move(self.store, key, layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):
             (dispose or self.store.delete)(trash)
 
@@ -197,11 +197,20 @@ class Repository:
 
     def set_aside(self, checkpoint: Checkpoint, timeline: int) -> Path:
         """Move a checkpoint to an abandoned timeline; returns where it lies."""
-        key = self.key(checkpoint)
-        home = f"{layout.TIMELINES}/{timeline}"
-        if self.store.exists(f"{home}/{checkpoint.name}"):
-            home = f"{home}/{uuid.uuid4().hex[:8]}"
-        return self.store.local_path(self.move(key, home))
+        key, name = self.key(checkpoint), checkpoint.name
+        moved = self.move(key, moving.free_home(self.store, timeline, name), name)
+        moving.drop_emptied(self.store, key)
+        return self.store.local_path(moved)
+
+    def bring_back(self, checkpoint: Checkpoint) -> None:
+        """Move a checkpoint that lies aside to its place in the run. What has its name there and is none of the run's
+        is moved away; raises FileExistsError where one of the run's has it.
+        """
+        key, name = self.key(checkpoint), checkpoint.name
+        if self.store.exists(name) and not self._is_ours(name):
+            self._move_foreign(name)
+        self.move(key, "", name)
+        moving.drop_emptied(self.store, key)
 
     def set_aside_everything(self, home: str) -> list[str]:
         """Move all directories that are called like checkpoints to `home`; returns their names."""
@@ -220,32 +229,16 @@ class Repository:
         with suppress(OSError):
             self.store.make_directory(layout.TRASH)  # while there is room for it
         done = [f"put back {entry.path}" for entry in self._entries(layout.REPLACED) if self._put_back(entry.path)]
-        for room, what in ((layout.STAGING, "an unfinished save"), (layout.TRASH, "an unfinished removal")):
-            for entry in self._entries(room):
-                with suppress(OSError):
-                    self.store.delete(f"{room}/{entry.path}")
-                    done.append(f"cleared {what}")
+        done += recovery.clear_unfinished(self.store)
         for twin in twins_in(self._catalog.room("", State.COMMITTED).checkpoints):
             with suppress(OSError):
                 self.remove(twin)
                 done.append(f"dropped {twin.name}: {FULL_PREFIX}{twin.step} was not thinned to the end")
-        for entry in self._entries(layout.META):
-            if any(is_leftover_of(entry.path, name) for name in _REPLACED_UNDER_LOCK):
-                with suppress(OSError):
-                    self.store.delete(f"{layout.META}/{entry.path}")
+        recovery.clear_leftovers(self.store)
         return done
 
     def _make_durable(self) -> None:
-        """Sync every directory that holds checkpoints: a killed process may have renamed and not synced."""
-        rooms = [entry.path for entry in self._entries(layout.META) if entry.kind == "directory"]
-        for room in (f"{layout.META}/{name}" for name in rooms):
-            for entry in self._entries(room):
-                if entry.kind == "directory" and room not in (layout.STAGING, layout.TRASH):
-                    self.store.sync_directory(f"{room}/{entry.path}")
-            self.store.sync_directory(room)
-        if self._is_directory(layout.META):
-            self.store.sync_directory(layout.META)
-        self.store.sync_directory("")
+        recovery.make_durable(self.store)
 
     def _put_back(self, name: str) -> bool:
         """Where a kill came between the two renames of a replacement: the old one takes its place again."""
@@ -388,7 +381,7 @@ class Repository:
 
     def _is_ours(self, name: str) -> bool:
         try:
-            return self._is_directory(name) and self.read_manifest(name).run_id == self.run_id
+            return recovery.is_directory(self.store, name) and self.read_manifest(name).run_id == self.run_id
         except (OSError, CheckpointCorrupt):
             return False
 
@@ -399,37 +392,18 @@ class Repository:
         return checkpoint.path.relative_to(self.store.local_path("")).as_posix()
 
     def _entries(self, room: str) -> list[Entry]:
-        """Entries of one of keepstep's own directories; none when a link stands in its place."""
-        return self.store.list(room) if self._is_directory(layout.META) and self._is_directory(room) else []
-
-    def _is_directory(self, key: str) -> bool:
-        stamp = self.store.stamp(key)
-        return stamp is not None and stamp.kind == "directory"
+        return recovery.entries_of(self.store, room)
 
     def _move_foreign(self, name: str) -> str:
         return self.move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
 
-    def move(self, key: str, home: str) -> str:
-        """Durably move a directory into `home`, which is made; returns its new key. A failure moves it back."""
-        return self._move(key, home, key.rpartition("/")[2])
-
-    def _move(self, key: str, home: str, name: str) -> str:
-        parent = key.rpartition("/")[0]
-        moved = f"{home}/{name}"
-        self.store.make_directory(home)
-        with ExitStack() as undo:
-            self.store.rename(key, moved)
-            undo.callback(self.store.rename, moved, key)
-            self.store.sync_directory(home)
-            self.store.sync_directory(parent)
-            undo.pop_all()
-        return moved
+    def move(self, key: str, home: str, name: str = "") -> str:
+        """Durably move a directory into `home`, which is made ("": the run's own), under the same name unless one is
+        given; returns its new key. A failure moves it back.
+        """
+        return moving.move(self.store, key, home, name or key.rpartition("/")[2])
 
 
 def _unread(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
     """Says nothing of a file's bytes."""
     return ""
-
-
-_REPLACED_UNDER_LOCK = ("run.json", "owner.json", "rewind.json", "links.json", "best", "latest")
-"""Files and links of keepstep that only the holder of the run's lock replaces."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import xxhash
 
+from keepstep import layout
 from keepstep.model import CHUNK_BYTES, Checkpoint, Damage, FileEntry, Kind
 from keepstep.repository.code import code_files
 from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path, parents_of
@@ -134,9 +135,19 @@ class Verification:
         """What a person can do who changed it on purpose: a sentence. `moved_to` is where it was put since."""
         if not any(file.digest for file in self.checkpoint.files):
             return "It was torn before anybody managed it: nothing can put it right."
-        path, step = self.checkpoint.path, self.checkpoint.step
-        run = path.parent if path else "RUN"
-        return f"If a person changed it on purpose: keepstep reseal {run} {moved_to or step}"
+        run, name = _named(self.checkpoint)
+        return f"If a person changed it on purpose: keepstep reseal {run} {moved_to or name}"
+
+
+def _named(checkpoint: Checkpoint) -> tuple[str, str]:
+    """The run's directory, and what a checkpoint is called there: by its step, or, aside, by its generation."""
+    path = checkpoint.path
+    if path is None:
+        return "RUN", str(checkpoint.step)
+    for room in path.parents:
+        if room.parent.name == layout.META and f"{layout.META}/{room.name}" in (layout.TIMELINES, layout.QUARANTINE):
+            return str(room.parent.parent), f"gen:{checkpoint.generation}"
+    return str(path.parent), str(checkpoint.step)
 
 
 Check = Callable[[Checkpoint], Verification]

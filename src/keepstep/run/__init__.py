@@ -7,7 +7,8 @@ from keepstep.run.external import HUB_NAME, external_path, open_external
 from keepstep.run.history import Attempt, Ending, History, Point
 from keepstep.run.hooks import Hook, Hooks
 from keepstep.run.limits import Limits, OnDiskFull
-from keepstep.run.pins import Pins
+from keepstep.run.lock import RunLock
+from keepstep.run.pins import PinBoard, Pins
 from keepstep.run.rebuilding import Rebuilt, policy_facts
 from keepstep.run.receipt import (
     Difference,
@@ -18,11 +19,15 @@ from keepstep.run.receipt import (
     fingerprint_differences,
     receipt_lines,
 )
-from keepstep.run.references import Reference
+from keepstep.run.records import Damaged, examine, mend
+from keepstep.run.references import Reference, way_back
 from keepstep.run.resume_point import ResumePoint
+from keepstep.run.returning import Return
 from keepstep.run.run import Run
 from keepstep.run.runfile import holds_manifest, is_run
+from keepstep.run.swapping import finish_pending
 from keepstep.run.tail import Tail
+from keepstep.run.trash import rescue, trashed
 from keepstep.run.unmanaged import StockRun, holds_run, open_run
 from keepstep.run.view import DAMAGED
 
@@ -31,6 +36,7 @@ __all__ = [
     "HUB_NAME",
     "Attempt",
     "Course",
+    "Damaged",
     "Difference",
     "Ending",
     "Event",
@@ -42,6 +48,7 @@ __all__ = [
     "Limits",
     "Observer",
     "OnDiskFull",
+    "PinBoard",
     "Pins",
     "Point",
     "Reason",
@@ -49,20 +56,28 @@ __all__ = [
     "Receipt",
     "Reference",
     "ResumePoint",
+    "Return",
     "Run",
+    "RunLock",
     "StockRun",
     "Tail",
     "course_line",
+    "examine",
     "external_path",
     "fingerprint_differences",
+    "finish_pending",
     "has_ended",
     "holds_manifest",
     "holds_run",
     "is_run",
     "logged_beyond",
+    "mend",
     "open_external",
     "open_run",
     "parse_lines",
     "policy_facts",
     "receipt_lines",
+    "rescue",
+    "trashed",
+    "way_back",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from keepstep import layout
-from keepstep.model import Damage
+from keepstep.model import Checkpoint, Damage
 from keepstep.run.tail import Tail
 from keepstep.stores import Store
 from keepstep.strict import changed, finite_or_name
@@ -23,7 +23,9 @@ logger = logging.getLogger("keepstep")
 
 Event = dict[str, Any]
 
-DURABLE = frozenset({"metrics", "timeline", "removed", "thinned", "quarantined", "resumed", "run", "sealed"})
+DURABLE = frozenset(
+    {"metrics", "timeline", "restored", "removed", "thinned", "quarantined", "resumed", "run", "sealed"}
+)
 """Events that are on disk before the call returns; the others only tell of what the manifests know anyway."""
 TELLING = frozenset({"removed", "thinned", "sealed"})
 """Of these, events of what is done already: where there is no room for the line, it is only warned about."""
@@ -64,6 +66,11 @@ class EventLog:
         for hear in self.listeners:
             hear(record)
         return record
+
+    @staticmethod
+    def line(event: Event) -> bytes:
+        """An event as a line of the log."""
+        return msgspec.json.encode(changed(event, _plain)) + b"\n"
 
     def read(self) -> Iterator[Event]:
         """All whole events, oldest first; torn or foreign lines are passed over."""
@@ -166,6 +173,20 @@ def _damage(event: Event) -> Damage:
         return Damage(event.get("damage"))
     # What nothing but its owner reads may be damaged, and the checkpoint is a resume point all the same.
     return Damage.NONE if event.get("ok") or event.get("resumable") else Damage.WEIGHTS
+
+
+def commit_fields(checkpoint: Checkpoint, replaced: Sequence[int]) -> dict[str, Any]:
+    """What an event says of a commit; `replaced` are generations of the same step that went."""
+    return {
+        "step": checkpoint.step,
+        "generation": checkpoint.generation,
+        "timeline": checkpoint.timeline,
+        "parent": checkpoint.parent,
+        "kind": checkpoint.kind.value,
+        "metrics": dict(checkpoint.metrics),
+        "size_bytes": checkpoint.size_bytes,
+        "replaces": list(replaced),
+    }
 
 
 def parse_lines(lines: list[bytes]) -> Iterator[Event]:

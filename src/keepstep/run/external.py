@@ -66,16 +66,19 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def _is_the_runs(path: Path, run: Path) -> bool:
-    """True for a checkpoint that the run itself has under that name, and for a directory that only it can judge."""
-    real = Path(os.path.realpath(path))
+    """True for a checkpoint that the run itself has under that name, or has set aside, and for a directory that only it
+    can judge.
+    """
+    real, home = Path(os.path.realpath(path)), Path(os.path.realpath(run))
     parsed = parse_name(real.name)
-    if parsed is None or real.parent != Path(os.path.realpath(run)) or not (real / MANIFEST_NAME).exists():
+    aside = any(real.is_relative_to(home / room) for room in (layout.TIMELINES, layout.QUARANTINE))
+    if parsed is None or not (aside or real.parent == home) or not (real / MANIFEST_NAME).exists():
         return False
     try:
         checkpoint = Repository(LocalStore(real.parent), "").read_manifest(real.name)
         return (checkpoint.kind, checkpoint.step) == parsed and checkpoint.run_id == Run.open(run).id
     except (OSError, KeepstepError):
-        return True
+        return not aside
 
 
 def open_external(path: Path, check: Check | None = None) -> ResumePoint:

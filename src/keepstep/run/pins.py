@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,6 +14,7 @@ import msgspec
 from keepstep import layout
 from keepstep.errors import KeepstepError
 from keepstep.model import parse_name
+from keepstep.run.events import Event
 from keepstep.stores import Store, is_leftover_of
 
 if TYPE_CHECKING:
@@ -54,6 +55,33 @@ class Pins:
         return found
 
 
+def pins_of(events: Iterable[Event]) -> Pins:
+    """Pins and tags as the events of a run say them, where the file of them is lost."""
+    pinned: set[int] = set()
+    tags: dict[str, int] = {}
+    for event in events:
+        match event:
+            case {"event": "pinned", "generation": int(generation)}:
+                pinned.add(generation)
+            case {"event": "unpinned", "generation": int(generation)}:
+                pinned.discard(generation)
+                tags = {name: g for name, g in tags.items() if g != generation}
+            case {"event": "tagged", "generation": int(generation), "name": str(name)}:
+                tags[name] = generation
+            case {"event": "committed", "generation": int(generation), "replaces": [*replaced]} if replaced:
+                pinned = {generation if g in replaced else g for g in pinned}
+                tags = {name: generation if g in replaced else g for name, g in tags.items()}
+            case _:
+                continue
+    return Pins(frozenset(pinned), tags)
+
+
+def pins_bytes(pins: Pins) -> bytes:
+    """What the file of these pins and tags holds."""
+    file = _File(sorted(pins.pinned), dict(sorted(pins.tags.items())))
+    return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
+
+
 class _File(msgspec.Struct):
     pinned: list[int] = []
     tags: dict[str, int] = {}
@@ -76,7 +104,9 @@ class PinBoard:
         except layout.NOT_JSON as error:
             where = self._store.local_path(layout.PINS)
             raise KeepstepError(
-                f"{where} is damaged: {error}", hint="Repair it by hand, or delete it to drop all pins and tags."
+                f"{where} is damaged: {error}",
+                hint=f"Rebuild it from the events: keepstep repair {self._store.local_path('')}; or delete it to drop "
+                "all pins and tags.",
             ) from error
         return Pins(frozenset(file.pinned), dict(file.tags))
 
@@ -125,6 +155,4 @@ class PinBoard:
     def _change(self, change: Callable[[Pins], Pins]) -> None:
         self._store.make_directory(layout.META)
         with self._alone(30):
-            pins = change(self.read())
-            file = _File(sorted(pins.pinned), dict(sorted(pins.tags.items())))
-            self._store.replace(layout.PINS, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
+            self._store.replace(layout.PINS, pins_bytes(change(self.read())))

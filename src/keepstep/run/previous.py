@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from keepstep import layout
 from keepstep.errors import KeepstepError
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, State
 from keepstep.repository import PreviousRun, only_records, previous_runs
 from keepstep.retention import PINNED, Before
 from keepstep.run.lock import RunLock
@@ -72,3 +74,8 @@ class PreviousRuns:
                 pinned = {c.generation for c in run.checkpoints}
             found |= dict.fromkeys(pinned, PINNED)
         return {(run.run_id, generation): why for generation, why in found.items()}
+
+
+def as_previous(checkpoint: Checkpoint) -> Checkpoint:
+    """The same checkpoint as the run sees it that is in the directory now."""
+    return structs.replace(checkpoint, state=State.PREVIOUS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import structs
+
 from keepstep.errors import CheckpointNotFound, ResumeRefused
-from keepstep.model import Checkpoint, Kind
+from keepstep.model import Checkpoint, Kind, State
 from keepstep.repository import Check, Foreign, Listing, Problem, Verification, missing_files
 from keepstep.run.references import Reference
 
@@ -33,6 +35,10 @@ class ResumePoint:
     def path(self) -> Path:
         assert self.checkpoint.path is not None
         return self.checkpoint.path
+
+    def moved_to(self, path: Path) -> ResumePoint:
+        """The same one, once its checkpoint lies there."""
+        return replace(self, checkpoint=structs.replace(self.checkpoint, path=path, state=State.COMMITTED))
 
     def say_what_is_odd(self) -> None:
         """A line for each newer one that holds weights only, and for what is damaged and nobody reads."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from keepstep.errors import KeepstepError, RunNotFound
+from keepstep.errors import CheckpointNotFound, KeepstepError, RunNotFound
 from keepstep.model import Checkpoint, FileEntry, State
 from keepstep.repository import (
     Changes,
@@ -21,10 +21,12 @@ from keepstep.repository import (
     Verification,
 )
 from keepstep.retention import Policy
-from keepstep.run import rewinding
+from keepstep.run import returning, rewinding, swapping
+from keepstep.run.events import commit_fields
 from keepstep.run.limits import Limits
 from keepstep.run.lock import RunLock
 from keepstep.run.rebuilding import read_or_rebuild, write_rebuilt
+from keepstep.run.returning import Return
 from keepstep.run.runfile import RunFile, write_run_file
 from keepstep.run.sealing import seal
 from keepstep.run.view import RunView
@@ -82,12 +84,17 @@ class Run(RunView):
         self._generations_known, self._aside_known = False, None
         self.previous_runs.changed()
         try:
+            if swapping.finish(self.store):
+                raise KeepstepError(
+                    f"a restore that was killed is completed: {self.path} holds another run now",
+                    hint="Run it again to see that one.",
+                )
             if self.rebuilt is not None:
                 self.events.muted = self.readers.muted = False
                 self.file, self.rebuilt = write_rebuilt(self.store, self.rebuilt, self.events), None
             done = self.repository.recover()
             self.pin_board.recover()
-            self._finish_rewind()
+            self._finish_moves()
         except BaseException:
             self.lock.release()
             raise
@@ -128,16 +135,7 @@ class Run(RunView):
         checkpoint = self.repository.commit(staging, draft, written)
         for generation in replaced:
             self.pin_board.hand_over(generation, checkpoint.generation)
-        self.events.append(
-            "committed",
-            step=checkpoint.step,
-            generation=checkpoint.generation,
-            timeline=checkpoint.timeline,
-            kind=checkpoint.kind.value,
-            metrics=dict(checkpoint.metrics),
-            size_bytes=checkpoint.size_bytes,
-            replaces=replaced,
-        )
+        self.events.append("committed", **commit_fields(checkpoint, replaced))
         self.point_links()
         return checkpoint
 
@@ -244,8 +242,53 @@ class Run(RunView):
             self.point_links(without=newer)
             timeline = self.repository.current_timeline()
             rewinding.begin(self.store, checkpoint, timeline)
-            self._finish_rewind()
+            self._finish_moves()
         return newer
+
+    def way_back(self, checkpoint: Checkpoint, *, alone: bool = False) -> Return:
+        """What moves when a checkpoint of this run that lies aside comes back; see `returning.planned`."""
+        return returning.planned(
+            checkpoint,
+            committed=self.checkpoints,
+            aside=self.aside,
+            events=self.events.read(),
+            timeline=self.repository.current_timeline(),
+            alone=alone,
+        )
+
+    def bring_back(self, what: Return) -> Checkpoint:
+        """Carry out a return, as `returning` planned it; returns the checkpoint where it is now.
+
+        The intent is on disk before the first move, so that a crash in between is completed at the next start.
+        """
+        self._check_lock()
+        self.point_links(without=what.aside)
+        returning.begin(self.store, self.repository, what)
+        self._finish_moves()
+        self.point_links()
+        found = [c for c in self.checkpoints if c.generation == what.checkpoint.generation]
+        if not found:
+            raise CheckpointNotFound(f"{what.checkpoint.path} went away while it was brought back")
+        return found[0]
+
+    def change_places(self, previous: Run) -> None:
+        """Let a previous run of this directory take it back, and this one become a previous one. Both must be locked.
+
+        The intent is on disk before the first move, so that a crash in between is completed at the next start. The
+        directory holds another run afterwards: open it anew.
+        """
+        self._check_lock()
+        previous._check_lock()
+        self.point_links(without=self.checkpoints)
+        swapping.begin(
+            self.store,
+            left=self.id,
+            run_id=previous.id,
+            home=previous.path.relative_to(self.path).as_posix(),
+            steps=[checkpoint.step for checkpoint in previous.checkpoints],
+            steps_aside=[checkpoint.step for checkpoint in self.checkpoints],
+        )
+        swapping.finish(self.store)
 
     # -- helpers ---------------------------------------------------------------------------------------
 
@@ -260,6 +303,7 @@ class Run(RunView):
         if checkpoint.state is State.COMMITTED and self.links.leads_to(checkpoint.name):
             self.point_links(without=[checkpoint], beside=beside)
 
-    def _finish_rewind(self) -> None:
+    def _finish_moves(self) -> None:
         self._aside_known = None
+        returning.finish(self.store, self.repository, self.events)
         rewinding.finish(self.store, self.repository, self.events)

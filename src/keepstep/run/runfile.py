@@ -82,7 +82,12 @@ class RunFile(msgspec.Struct, frozen=True):
 
 def write_run_file(store: Store, file: RunFile) -> None:
     """Create or replace the run file, durably."""
-    store.replace(layout.RUN, msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
+    store.replace(layout.RUN, run_file_bytes(file))
+
+
+def run_file_bytes(file: RunFile) -> bytes:
+    """What the run file holds."""
+    return msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n"
 
 
 def read_run_file(store: LocalStore) -> RunFile:
@@ -113,7 +118,8 @@ def read_run_file(store: LocalStore) -> RunFile:
     except layout.NOT_JSON as error:
         raise KeepstepError(
             f"{where} is damaged: {error}",
-            hint="Put that right by hand; or delete the file, and the run is rebuilt from its checkpoints' manifests.",
+            hint="Put that right by hand; or have the run rebuilt from its checkpoints' manifests: "
+            f"keepstep repair {store.root}",
         ) from error
 
 

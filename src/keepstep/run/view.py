@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
-from keepstep.errors import KeepstepError
+from keepstep.errors import CheckpointNotFound, KeepstepError
 from keepstep.model import Checkpoint, Damage, State
 from keepstep.repository import (
     Check,
     Foreign,
     Listing,
     OnBytes,
+    PreviousRun,
     Repository,
     Verification,
 )
@@ -30,13 +31,13 @@ from keepstep.run.limits import Limits
 from keepstep.run.links import Links
 from keepstep.run.lock import RunLock
 from keepstep.run.pins import PinBoard, Pins
-from keepstep.run.previous import PreviousRuns
+from keepstep.run.previous import PreviousRuns, as_previous
 from keepstep.run.readers import Readers
-from keepstep.run.rebuilding import Rebuilt
-from keepstep.run.references import Known, Reference, resolve
+from keepstep.run.rebuilding import Rebuilt, read_or_rebuild
+from keepstep.run.references import Known, Reference, previous_run, resolve
 from keepstep.run.resume_point import ResumePoint, named, newest
 from keepstep.run.runfile import RunFile
-from keepstep.stores import store_at
+from keepstep.stores import LocalStore, store_at
 from keepstep.units import format_size
 
 logger = logging.getLogger("keepstep")
@@ -110,6 +111,20 @@ class RunView:
         if checkpoint.state is State.PREVIOUS:
             return self.previous_runs.holds(checkpoint)
         return checkpoint.generation in self.held
+
+    @contextmanager
+    def reading(self, checkpoints: Iterable[Checkpoint], why: str) -> Generator[None]:
+        """Keep checkpoints in place while the block lasts, those of previous runs too; see `Readers.reading`."""
+        generations: dict[Path, list[int]] = {}
+        readers: dict[Path, Readers] = {}
+        for checkpoint in checkpoints:
+            owner = self.whose(checkpoint)
+            readers.setdefault(owner.path, owner.readers)
+            generations.setdefault(owner.path, []).append(checkpoint.generation)
+        with ExitStack() as held:
+            for path, reader in readers.items():
+                held.enter_context(reader.reading(generations[path], why))
+            yield
 
     def listing(self) -> Listing:
         """`checkpoints` and `foreign` in one look at the disk."""
@@ -202,23 +217,71 @@ class RunView:
         """How a checkpoint stands, in a word or two: that of its state, or that it is damaged."""
         return DAMAGED if checkpoint.damage else checkpoint.state.value
 
-    def find(self, reference: Reference) -> Checkpoint:
-        """The checkpoint that `best`, `latest`, a step, `step:N`, a tag or a path names.
+    def find(self, reference: Reference, *, aside: bool = False) -> Checkpoint:
+        """The checkpoint that `best`, `latest`, a step, `step:N`, `gen:N`, a tag or a path names; with `aside` one that
+        lies aside too, by `gen:N`, its path, or `previous:ID` and `previous:ID/REF` for those of previous runs.
 
         Raises CheckpointNotFound, listing what there is.
         """
+        return resolve(reference, self.known(reaches=aside))
+
+    def find_previous(self, name: str) -> PreviousRun:
+        """The previous run of that id, or of the only one that begins so. Raises CheckpointNotFound."""
+        return previous_run(name, self.known())
+
+    def known(self, *, reaches: bool = True) -> Known:
+        """What references can point to."""
         checkpoints = self.checkpoints
         metric = self.policy.metric
         ranked = rank(checkpoints, metric) if metric else ()
         why = f"none has a value of {metric.name}" if metric else "the run has no metric to rank by"
-        return resolve(reference, Known(self.path, checkpoints, next(iter(ranked), None), why, self.pins))
+        return Known(
+            self.path,
+            checkpoints,
+            next(iter(ranked), None),
+            why,
+            self.pins,
+            aside=lambda: self.aside,
+            previous=lambda: self.previous_runs.runs,
+            inside=self._inside,
+            reaches=reaches,
+        )
+
+    def _inside(self, previous: PreviousRun) -> Known:
+        """What references into a previous run can point to: its checkpoints, as those of a previous run."""
+        run = self.before(previous)
+        known = run.known()
+        there = {checkpoint.path: checkpoint for checkpoint in previous.checkpoints}
+
+        def of(found: Iterable[Checkpoint]) -> tuple[Checkpoint, ...]:
+            return tuple(as_previous(checkpoint) for checkpoint in found if checkpoint.path in there)
+
+        best = as_previous(known.best) if known.best else None
+        return replace(known, checkpoints=of(known.checkpoints), best=best, aside=lambda: of(run.aside))
+
+    def before(self, previous: PreviousRun) -> Self:
+        """A previous run of this directory as a run of its own."""
+        store = LocalStore(self.path / previous.home)
+        return type(self)(store.root, *read_or_rebuild(store))
+
+    def whose(self, checkpoint: Checkpoint) -> Self:
+        """The run that a checkpoint is of: this one, or a previous one of this directory. Raises CheckpointNotFound."""
+        if checkpoint.state is not State.PREVIOUS:
+            return self
+        for previous in self.previous_runs.runs:
+            if any(other.path == checkpoint.path for other in previous.checkpoints):
+                return self.before(previous)
+        raise CheckpointNotFound(f"{checkpoint.path} is gone: its run was moved or removed")
 
     def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
         """Check every byte of a checkpoint against its manifest."""
         return self.repository.verify(checkpoint, on_bytes)
 
     def note_verified(self, verification: Verification) -> None:
-        """Put the outcome of a check into the event log."""
+        """Put the outcome of a check into the event log, of the run that it is of."""
+        if verification.checkpoint.state is State.PREVIOUS:
+            self.whose(verification.checkpoint).events.append("verified", **verification.to_json())
+            return
         self.events.append("verified", **verification.to_json())
         if verification.damage or verification.checkpoint.damage:
             self.point_links()
@@ -226,7 +289,8 @@ class RunView:
     def resume_point(
         self, reference: Reference = "latest", on_bytes: OnBytes | None = None, *, check: Check | None = None
     ) -> ResumePoint:
-        """A verified checkpoint to resume from: the newest that holds, or exactly the one that is named.
+        """A verified checkpoint to resume from: the newest that holds, or exactly the one that is named, wherever it
+        lies.
 
         `check` takes the place of `verify`, for a caller that keeps what it reads.
         Raises CheckpointNotFound when there is none, ResumeRefused when the named one can't be resumed from.
@@ -236,7 +300,7 @@ class RunView:
         if isinstance(reference, str) and reference in ("auto", "latest"):
             point = newest(self.path, listing, check, proof=self.proof)
         else:
-            point = named(self.path, listing, self.find(reference), reference, check, proof=self.proof)
+            point = named(self.path, listing, self.find(reference, aside=True), reference, check, proof=self.proof)
         point.say_what_is_odd()
         return point
 

@@ -29,6 +29,8 @@ STYLES = {
     "quarantined": "bold red",
     "failed": "bold red",
     "rebuilt": "yellow",
+    "repaired": "yellow",
+    "restored": "cyan",
     "resumed": "cyan",
     "course": "cyan",
     "timeline": "cyan",
@@ -224,6 +226,19 @@ def _timeline(event: Event) -> str:
     return f"{event['now']} begins; set aside: steps {aside}" if aside else f"{event['now']} begins"
 
 
+def _restored(event: Event) -> str:
+    steps, aside = in_words(event["restored"]), in_words(event["set_aside"])
+    if event["came_from"] == "previous":
+        return f"run {event['run_id']} is back, steps {steps}; {event['left']} moved to {event['path']}"
+    back = f"from {'quarantine' if event['came_from'] == 'quarantined' else 'what was set aside'}: steps {steps}"
+    return _sentence(back, f"set aside: steps {aside}" if event["set_aside"] else "")
+
+
+def _repaired(event: Event) -> str:
+    more = [f"{name}: {in_words(event[name])}" for name in ("lost", "kept") if event[name]]
+    return _sentence(*map(str, event["what"]), *more)
+
+
 def _began(event: Event) -> str:
     metric = f", ranked by {event['metric']} ({event['mode']})" if event["metric"] else ""
     return f"{event['run_id']} keeps {event['keep']}{metric}"
@@ -265,6 +280,8 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "exported": _exported,
     "metrics": _late,
     "timeline": _timeline,
+    "restored": _restored,
+    "repaired": _repaired,
     "set_aside": _set_aside,
     "forgotten": _forgotten,
     "finished": _finished,

@@ -15,7 +15,7 @@ from keepstep.model import Checkpoint, State
 from keepstep.operations.resealing.reseal import Resealing, plan_reseal
 from keepstep.operations.resealing.reseal import reseal as carry_out
 from keepstep.repository import missing_files
-from keepstep.run import Run
+from keepstep.run import Run, way_back
 from keepstep.units import format_size
 
 
@@ -25,10 +25,9 @@ from keepstep.units import format_size
         ("keepstep reseal runs/sft 300 --dry-run", "what was changed in step 300, with old and new digests"),
         ("keepstep reseal runs/sft 300", "show it, ask, and take it over"),
         ("keepstep reseal runs/sft best --yes", "from a script that edits the best one"),
-        ("keepstep reseal runs/sft runs/sft/.keepstep/quarantine/1f0c9a2b/checkpoint-300",
-         "one that was moved aside as damaged"),
+        ("keepstep reseal runs/sft gen:7", "one that was moved aside as damaged"),
     ],
-)  # fmt: skip
+)
 @run_argument
 @reference_argument()
 @click.option("--dry-run", is_flag=True, help="Show the changes and take nothing over.")
@@ -118,4 +117,4 @@ def _row(path: str, change: tuple[str, str], size: str, before: str, after: str)
 def _report(run: Run, sealed: Checkpoint, output: Output) -> None:
     output.line((f"Sealed: {sealed.name} holds as it is now.", "green"))
     if sealed.state is State.QUARANTINED:
-        output.line(f"It is still aside. While no training runs, bring it back: mv {sealed.path} {run.path}/")
+        output.line(f"It is still aside. Bring it back: keepstep restore {run.path} {way_back(sealed)}")

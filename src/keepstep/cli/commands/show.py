@@ -11,12 +11,12 @@ from keepstep.cli.commands.ls import marks, why
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import clean, count, in_words, shorten
-from keepstep.model import Checkpoint, Kind
+from keepstep.model import Checkpoint, Kind, State
 from keepstep.operations.seeing.receipts import told
 from keepstep.operations.seeing.showing import Details
 from keepstep.operations.seeing.showing import show as find_details
 from keepstep.repository import missing_files
-from keepstep.run import Run
+from keepstep.run import Run, way_back
 from keepstep.units import format_age, format_moment, format_number, format_size
 
 LONGEST_VALUE = 400
@@ -32,6 +32,7 @@ Facts = Iterator[tuple[str, Span]]
     examples=[
         ("keepstep show runs/sft best", "the best checkpoint by the run's metric"),
         ("keepstep show runs/sft 300", "the checkpoint of step 300"),
+        ("keepstep show runs/sft gen:7", "of generation 7, also where a rewind has set it aside"),
         ("keepstep show runs/sft latest --format json | jq .files", "files with size and digest"),
     ],
 )
@@ -53,7 +54,7 @@ def show(run: Run, reference: str, output: Output) -> None:
         return
     checkpoint = details.row.checkpoint
     output.line((checkpoint.name, "bold"), f" of {run.path}")
-    _facts(output, "", _identity(details))
+    _facts(output, "", _identity(run, details))
     _facts(output, "Metrics", _metrics(details))
     _list(output, "Receipt of the last resume from it", told(details.receipt))
     _list(output, "How sure", [sure] if (sure := details.sure()) else [])
@@ -64,7 +65,7 @@ def show(run: Run, reference: str, output: Output) -> None:
     _facts(output, "Fingerprint", _sections(checkpoint.fingerprint))
 
 
-def _identity(details: Details) -> Facts:
+def _identity(run: Run, details: Details) -> Facts:
     row, checkpoint = details.row, details.row.checkpoint
     epoch = "" if checkpoint.epoch is None else f" (epoch {checkpoint.epoch:.2f})"
     parent = "the first" if checkpoint.parent is None else f"continues generation {checkpoint.parent}"
@@ -79,6 +80,9 @@ def _identity(details: Details) -> Facts:
     yield "created", f"{format_moment(checkpoint.created)} ({format_age(checkpoint.created, datetime.now(UTC))} ago)"
     yield "size", f"{format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}"
     yield "path", str(checkpoint.path)
+    if checkpoint.state is not State.COMMITTED:
+        reference = way_back(checkpoint)
+        yield "way back", f"keepstep restore {run.path} {reference.partition('/')[0]}"
 
 
 def _metrics(details: Details) -> Facts:

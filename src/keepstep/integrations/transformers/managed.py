@@ -224,7 +224,8 @@ class ManagedTrainer(_Base):
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        self._keepstep.loop.epochs.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(checkpoint))
+        place = self._keepstep.place_of(checkpoint)
+        self._keepstep.loop.epochs.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(place))
 
     def _load_callback_state(self) -> None:
         """Counters of callbacks that both the checkpoint and this training have (patience) go on; settings stay."""

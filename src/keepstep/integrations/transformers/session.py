@@ -36,7 +36,7 @@ from keepstep.integrations.transformers.setup.engine_choice import Choice
 from keepstep.integrations.transformers.setup.estimate import checkpoint_bytes, describe_saves, planned_saves
 from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, State
 from keepstep.retention import Policy
 from keepstep.run import Receipt, ResumePoint
 from keepstep.snapshot.ranks import Ranks
@@ -57,6 +57,7 @@ class Session:
         self.checkpointer = checkpointer
         self.active = False
         self.point: ResumePoint | None = None
+        self._moved: dict[str, str] = {}
         self._books = Bookkeeping()
         self.loop = Loop(trainer)
         self.ranking = Ranking(trainer, checkpointer, ranks)
@@ -122,7 +123,7 @@ class Session:
             return self.checkpointer.begin(resume, settle=False, check=self.held.check)
 
     def _start(self, point: ResumePoint | None, resume: Any) -> None:
-        self.point = point
+        self.point, self._moved = point, {}
         self.loop.start()
         self.ranking.start()
         self._trainer_state = {}
@@ -206,9 +207,12 @@ class Session:
             return
         self.comparison.note_lost(lost)
         checkpoint = self.point.checkpoint
+        if checkpoint.state is not State.COMMITTED:
+            self.ranks.together(lambda: None)  # it will move: all have loaded from it
         self.ranking.judgement.start()
-        over, mine, best = self.ranks.agree(partial(self._settle, self.point, state))
+        over, mine, best, path = self.ranks.agree(partial(self._settle, self.point, state))
         self.ranking.judgement.show(best)
+        self._move(self.point, path)
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
@@ -219,12 +223,25 @@ class Session:
         if over or trainer.control.should_training_stop:
             self.loop.end(self.point.path)
 
-    def _settle(self, point: ResumePoint, state: Any) -> tuple[bool, bool, str | None]:
-        """Whether the training is over, whether the checkpoint is of this run, and the path of the best one."""
+    def _settle(self, point: ResumePoint, state: Any) -> tuple[bool, bool, str | None, Path | None]:
+        """Whether the training is over, whether the checkpoint is of this run, the path of the best one, and where the
+        resume point lies from now on, where it is the run's own.
+        """
         over = self._is_over(point, state.max_steps)
-        self.checkpointer.settle()
+        path = self.checkpointer.settle()
         self.ranking.name_best()
-        return over, point.checkpoint.run_id == self.checkpointer.run.id, state.best_model_checkpoint
+        return over, point.checkpoint.run_id == self.checkpointer.run.id, state.best_model_checkpoint, path
+
+    def _move(self, point: ResumePoint, path: Path | None) -> None:
+        """A resume point that lay aside has come back: what is loaded later is loaded from its place now."""
+        if path is not None and point.checkpoint.state is not State.COMMITTED:
+            self._moved[str(point.path)] = str(path)
+            self.point = point.moved_to(path)
+            self.loop.moved_to(path)
+
+    def place_of(self, directory: str | None) -> str | None:
+        """Where a resume point lies by now."""
+        return directory if directory is None else self._moved.get(directory, directory)
 
     def _is_over(self, point: ResumePoint, max_steps: int) -> bool:
         """True when the training had reached its end, or a callback had ended it, at the checkpoint."""

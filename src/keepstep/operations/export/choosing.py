@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +11,6 @@ from keepstep.model import Checkpoint
 from keepstep.operations.checking import note
 from keepstep.operations.export.errors import ExportRefused
 from keepstep.operations.export.request import Request
-from keepstep.paths import expanded
 from keepstep.repository import OnBytes
 from keepstep.run import Reference, Run
 
@@ -39,22 +37,8 @@ def choose(run: Run, request: Request) -> tuple[Checkpoint, ...]:
 
 
 def find(run: Run, reference: Reference) -> Checkpoint:
-    """The checkpoint that a reference names, one that was set aside by its path. Raises CheckpointNotFound."""
-    try:
-        return run.find(reference)
-    except CheckpointNotFound:
-        aside = _aside(run, reference)
-        if aside is None:
-            raise
-        return aside
-
-
-def _aside(run: Run, reference: Reference) -> Checkpoint | None:
-    if isinstance(reference, int):
-        return None
-    written = expanded(os.fspath(reference).strip())
-    wanted = {os.path.realpath(path) for path in (written, run.path / written)}
-    return next((c for c in run.aside if c.path and os.path.realpath(c.path) in wanted), None)
+    """The checkpoint that a reference names, wherever it lies. Raises CheckpointNotFound."""
+    return run.find(reference, aside=True)
 
 
 def _members(run: Run, spec: str) -> tuple[Checkpoint, ...]:
@@ -126,4 +110,5 @@ def note_exported(run: Run, members: tuple[Checkpoint, ...], path: Path, kind: s
     first = members[0]
     others = {} if len(members) == 1 else {"average": [member.step for member in members]}
     with suppress(OSError):
-        run.events.append("exported", step=first.step, generation=first.generation, kind=kind, path=str(path), **others)
+        events = run.whose(first).events
+        events.append("exported", step=first.step, generation=first.generation, kind=kind, path=str(path), **others)

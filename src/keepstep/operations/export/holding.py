@@ -25,7 +25,7 @@ def held_plan(run: Run, request: Request) -> Generator[ExportPlan]:
     """
     for _ in range(ATTEMPTS):
         plan = plan_export(run, request)
-        with run.readers.reading((member.generation for member in plan.members), WHY):
+        with run.reading(plan.members, WHY):
             if not gone(plan):
                 yield plan
                 return

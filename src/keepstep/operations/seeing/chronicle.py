@@ -110,7 +110,7 @@ class Past:
     last: deque[Event] = field(default_factory=lambda: deque[Event](maxlen=LAST))
     turns: list[tuple[str, Any]] = field(default_factory=list[tuple[str, Any]])
     """What a replay follows: `("commit", generation)`, `("metrics", (generation, values))`, `("aside", generation)`:
-    what is newer goes."""
+    what is newer goes; `("return", (generations, generations))`: those that come back, and those that go."""
     _sizes: dict[int, int] = field(default_factory=dict[int, int])
     """Bytes of each generation on disk, and of those that lie aside."""
     _aside: dict[int, int] = field(default_factory=dict[int, int])
@@ -208,6 +208,25 @@ class Past:
         if aside:
             self._use(event, max(aside))
 
+    def _restored(self, event: Event) -> None:
+        if event["came_from"] == "previous":
+            return
+        back, aside = [int(g) for g in event["generations"]], [int(g) for g in event["generations_aside"]]
+        generation, step = int(event["generation"]), int(event["step"])
+        self.rewinds[int(event["now"])] = generation
+        for other in aside:
+            if (commit := self.commits.get(other)) is not None:
+                reason = f"set aside: the course of generation {generation} is back"
+                self.gone.append(Gone(commit.step, other, "set aside", reason, _time(event), commit.metrics))
+            self._move_aside(other)
+        for other in back:
+            if (size := self._aside.pop(other, None)) is not None:
+                self._resize(other, size)
+                self._bytes -= size
+        self.gone = [one for one in self.gone if one.generation not in back]
+        self.turns.append(("return", (back, aside)))
+        self._use(event, step)
+
     def _measured(self, event: Event) -> None:
         generation, values = int(event["generation"]), _numbers(event["metrics"])
         known = self.commits.get(generation)
@@ -233,6 +252,7 @@ class Past:
         "thinned": _thinned,
         "quarantined": _quarantined,
         "timeline": _rewound,
+        "restored": _restored,
         "metrics": _measured,
         "kept": _kept,
         "verified": _verified,

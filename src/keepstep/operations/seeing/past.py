@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -95,6 +95,9 @@ class _Replay:
             if what == "aside":
                 self._left = tuple(c for c in self._left if c.generation <= argument)
                 continue
+            if what == "return":
+                self._bring_back(*argument)
+                continue
             if self._decisions > MOST_DECISIONS:
                 break
             if what == "metrics":
@@ -108,6 +111,12 @@ class _Replay:
             frames.append(self._frame(new.step, tuple(removed)))
             removed = []
         return self._result(frames, seen)
+
+    def _bring_back(self, back: Sequence[int], aside: Sequence[int]) -> None:
+        """A restore: another course is the run's from here on."""
+        staying = [c for c in self._left if c.generation not in {*back, *aside}]
+        coming = [self._checkpoint(generation) for generation in back if generation in self._past.commits]
+        self._left = tuple(sorted((*staying, *coming), key=lambda checkpoint: checkpoint.generation))
 
     def _result(self, frames: list[Frame], seen: int) -> PastReplay:
         metric = self._policy.metric

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keepstep.errors import CheckpointNotFound
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, State
 from keepstep.operations.seeing.certainty import how_sure
 from keepstep.operations.seeing.listing import Row, list_checkpoints
 from keepstep.operations.seeing.receipts import receipt_of, receipts
@@ -28,7 +28,7 @@ from keepstep.retention import (
     Within,
     rank,
 )
-from keepstep.run import Event, Reference, Run
+from keepstep.run import Event, Reference, Run, way_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,11 @@ class Details:
 
 
 def show(run: Run, reference: Reference) -> Details:
-    """The checkpoint that a reference names. Raises CheckpointNotFound."""
-    return show_generation(run, run.find(reference).generation)
+    """The checkpoint that a reference names, wherever it lies. Raises CheckpointNotFound."""
+    checkpoint = run.find(reference, aside=True)
+    return (
+        show_generation(run, checkpoint.generation) if checkpoint.state is State.COMMITTED else _aside(run, checkpoint)
+    )
 
 
 def show_generation(run: Run, generation: int, known: Sequence[Event] | None = None) -> Details:
@@ -103,6 +106,20 @@ def show_generation(run: Run, generation: int, known: Sequence[Event] | None = N
         sure = None
     receipt = receipt_of(receipts(run.events.read()) if known is None else known, row.checkpoint)
     return Details(row, metric, place, len(ranked), removed_by, receipt, sure, run.managed)
+
+
+def _aside(run: Run, checkpoint: Checkpoint) -> Details:
+    """One that lies aside: nothing ranks it, and want of room or a person removes it."""
+    rows = (row for row in list_checkpoints(run, aside=True).rows if row.checkpoint.state is not State.COMMITTED)
+    row = next((row for row in rows if row.checkpoint.path == checkpoint.path), None)
+    if row is None:
+        raise CheckpointNotFound(f"{checkpoint.path} went away in this moment")
+    unpinned = [f"unpinning it: keepstep unpin {run.path} {way_back(checkpoint)}"] if row.pinned else []
+    removed_by = (*unpinned, f"want of room, or a person: keepstep prune {run.path} {_PRUNED_BY[checkpoint.state]}")
+    return Details(row, run.whose(checkpoint).policy.metric, None, 0, removed_by)
+
+
+_PRUNED_BY = {State.SET_ASIDE: "--aside", State.QUARANTINED: "--quarantined", State.PREVIOUS: "--previous"}
 
 
 def what_removes(row: Row, policy: Policy, context: Context) -> tuple[str, ...]:

@@ -145,6 +145,10 @@ class Loop:
         """Take the state that a checkpoint holds of a rank's loop. Raises CheckpointCorrupt."""
         self.restored, self._checkpoint, self._rank = LoopState.read(directory, rank), directory, rank
 
+    def moved_to(self, directory: Path) -> None:
+        """From here on what is read of the checkpoint lies there."""
+        self._checkpoint = directory
+
     def begin(self) -> list[str]:
         """Note what moves beside the model, once the trainer has all; of a resume, put back what was there.
 

@@ -15,7 +15,7 @@ _HERE = frozenset({RUN})
     "E701",
     "nothing to resume from",
     why="After a crash this run begins anew.",
-    fix="Bring a whole checkpoint back (from .keepstep/timelines, .keepstep/quarantine or a copy), or start a new run.",
+    fix="Bring a whole checkpoint back (keepstep restore RUN says what lies aside), or start a new run.",
     sources=_HERE,
 )
 def no_resume_point(facts: Facts) -> Found | None:
