@@ -12,6 +12,7 @@ import pytest
 
 from keepstep.cli.commands.completion import SHELLS
 from keepstep.cli.registry import COMMANDS
+from keepstep.run import Run
 from tests.cli.conftest import Call
 from tests.cli.terminals import keepstep, on_terminal
 from tests.operations.runs import cut_manifest, make_run
@@ -53,6 +54,14 @@ def test_references_of_the_run(run: Path, ask) -> None:
     assert ask(f"resume {run} --ref", "2") == ["20"]
     (run / "checkpoint-30" / "keepstep.json").unlink()
     assert ask(f"show {run}") == ["best", "latest", "release-1", "20", "10"]
+
+
+def test_what_lies_aside(run: Path, ask) -> None:
+    opened = Run.open(run)
+    with opened.writing():
+        opened.rewind(opened.find(10))
+    assert ask(f"restore {run}", "g") == ["gen:3", "gen:2"]
+    assert "gen:3" in ask(f"show {run}")
 
 
 def test_commands_and_options(ask) -> None:

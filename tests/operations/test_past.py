@@ -67,6 +67,25 @@ def test_late_metrics_and_rewinds_are_followed(tmp_path: Path) -> None:
     assert told.commits[3].metrics == {"eval_loss": 0.1} and told.commits[3].at_commit == {}
 
 
+def test_a_restore_is_followed(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", {1: 0.9, 2: 0.5, 3: 0.4})
+    checkpointer = Checkpointer(run.path, Policy.from_spec("all", LOSS))
+    checkpointer.begin(1)
+    checkpointer.save(Facts(2, metrics={"eval_loss": 0.3}), write)
+    checkpointer.close()
+    with run.writing():
+        run.bring_back(run.way_back(run.find("gen:3", aside=True)))
+    told = Chronicle(run).read()
+    assert [(gone.generation, gone.kind) for gone in told.gone] == [(4, "set aside")]
+    assert told.uses[-1].bytes == sum(one.size_bytes for one in (*run.checkpoints, *run.aside)) == 4_000
+    assert told.rewinds == {2: 1, 3: 3}
+    found = replay(run, "all")
+    assert found.kept == tuple(one.step for one in run.checkpoints) == (1, 2, 3)
+    with run.writing():
+        run.remove(run.aside[0], "asked for")
+    assert Chronicle(run).read().uses[-1].bytes == 3_000
+
+
 def test_bytes_over_time_end_with_what_is_there(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a", LOSSES, keep="best:2,latest:2")
     told = Chronicle(run).read()

@@ -15,6 +15,7 @@ from keepstep.operations import pinning
 from keepstep.operations.repairing import Repair, RepairChanged, plan_repair, repair
 from keepstep.operations.seeing.chronicle import Chronicle
 from keepstep.run import Run
+from keepstep.stores import LocalStore
 from tests.small_run import assert_sound, litter, make_checkpointer, make_run, save, steps
 
 DAMAGED = [b"", b"{", b"\xff\xfe", b"\0" * 300]
@@ -256,3 +257,21 @@ def test_where_there_are_no_hard_links_a_copy_is_kept(run: Run, monkeypatch: pyt
     (run.path / layout.PINS).write_bytes(b"{half")
     done = mended(run)
     assert (run.path / done.kept[0]).read_bytes() == b"{half"
+
+
+def test_what_others_log_meanwhile_is_not_lost(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pin needs no lock: its event may come between the reading of the log and its replacement."""
+    log = run.path / layout.EVENTS
+    log.write_bytes(log.read_bytes() + b"torn\n")
+    replace = LocalStore.replace
+
+    def late(self: LocalStore, path: str, data: bytes, **more: str | None) -> None:
+        if path == layout.EVENTS:
+            with log.open("ab") as file:
+                file.write(b'\n{"event":"pinned","step":8,"generation":3}\n')
+        replace(self, path, data, **more)
+
+    monkeypatch.setattr("keepstep.stores.local.LocalStore.replace", late)
+    repair(plan_repair(run.path))
+    assert [e["generation"] for e in run.events.read() if e["event"] == "pinned"] == [2, 3]
+    assert plan_repair(run.path).damaged == ()

@@ -113,10 +113,48 @@ def test_they_follow_quarantine_and_known_damage(run: Run) -> None:
     assert links(run.path)["best"] == "checkpoint-3"
 
 
+def watching_moves(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of links that lead to nothing, looked at around every rename of a checkpoint's directory."""
+    dangling: list[str] = []
+    move = type(run.repository)._move
+
+    def watched(self: Any, *arguments: str) -> str:
+        moved = move(self, *arguments)
+        dangling.extend(name for name in links(run.path) if not (run.path / name).exists())
+        return moved
+
+    monkeypatch.setattr(type(run.repository), "_move", watched)
+    return dangling
+
+
 def test_they_follow_a_rewind(run: Run) -> None:
     checkpointer = begun(run.path, resume=1)
     assert links(run.path) == {"best": "checkpoint-1", "latest": "checkpoint-1"}
     checkpointer.close()
+
+
+def test_they_follow_a_restore(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpointer = begun(run.path, resume=1)
+    save(checkpointer, 3, 0.01)
+    checkpointer.close()
+    dangling = watching_moves(run, monkeypatch)
+    with run.writing():
+        run.bring_back(run.way_back(run.find("gen:3", aside=True)))
+    assert [checkpoint.generation for checkpoint in run.checkpoints] == [1, 2, 3]
+    assert links(run.path)["latest"] == "checkpoint-3"
+    assert run.best is not None
+    assert links(run.path)["best"] == run.best.name
+    assert dangling == []
+
+
+def test_they_follow_the_run_that_comes_back(run: Run) -> None:
+    before = links(run.path)
+    begun(run.path, resume=None, fresh="new-run").close()
+    now = Run.open(run.path)
+    with now.writing(), now.before(now.previous_runs.runs[0]).writing() as previous:
+        now.change_places(previous)
+    Run.open(run.path).point_links()
+    assert links(run.path) == before
 
 
 def test_a_fresh_start_has_none_until_it_saves(run: Run) -> None:
@@ -128,16 +166,7 @@ def test_a_fresh_start_has_none_until_it_saves(run: Run) -> None:
 
 
 def test_no_link_ever_leads_to_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Looked at around every rename of a checkpoint's directory."""
-    dangling: list[str] = []
-    move = type(run.repository)._move
-
-    def watched(self: Any, *arguments: str) -> str:
-        moved = move(self, *arguments)
-        dangling.extend(name for name in links(run.path) if not (run.path / name).exists())
-        return moved
-
-    monkeypatch.setattr(type(run.repository), "_move", watched)
+    dangling = watching_moves(run, monkeypatch)
     with run.writing():
         run.remove(run.find(2), "asked for")
         run.remove(run.find(3), "asked for")

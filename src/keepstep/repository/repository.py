@@ -179,14 +179,14 @@ class Repository:
         The rest is left to `dispose`, where it is given.
         """
         # Into the trash itself: a full disk has no room for a directory around it.
-        trash = moving.move(self.store, self.key(checkpoint), layout.TRASH, uuid.uuid4().hex)
+        trash = self._move(self.key(checkpoint), layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):  # it is gone from the run; `recover` clears what is left of it
             self.store.delete(f"{trash}/{MANIFEST_NAME}")
             (dispose or self.store.delete)(trash)
 
     def clear(self, key: str, dispose: Dispose | None = None) -> None:
         """Take away a directory of keepstep's own without checkpoints: out of sight in one rename, then the rest."""
-        trash = moving.move(self.store, key, layout.TRASH, uuid.uuid4().hex)
+        trash = self._move(key, layout.TRASH, uuid.uuid4().hex)
         with suppress(OSError):
             (dispose or self.store.delete)(trash)
 
@@ -401,7 +401,10 @@ class Repository:
         """Durably move a directory into `home`, which is made ("": the run's own), under the same name unless one is
         given; returns its new key. A failure moves it back.
         """
-        return moving.move(self.store, key, home, name or key.rpartition("/")[2])
+        return self._move(key, home, name or key.rpartition("/")[2])
+
+    def _move(self, key: str, home: str, name: str) -> str:
+        return moving.move(self.store, key, home, name)
 
 
 def _unread(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:

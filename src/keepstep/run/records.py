@@ -279,14 +279,23 @@ def mend(store: LocalStore, damaged: Iterable[Damaged], when: datetime) -> tuple
     for record in damaged:
         if not record.mendable or (record.make is None and not record.keeps):
             continue
+        before = store.stamp(record.key)
         new = record.make() if record.make is not None else None
         if record.keeps and store.exists(record.key):
             kept.append(_keep_beside(store, record.key, when, moves=new is None or _kind(store, record.key) != "file"))
         if new is not None:
             store.replace(record.key, new)
+        if record.key == layout.EVENTS and new is not None and record.keeps and before and before.kind == "file":
+            _append_late(store, kept[-1], before.size)
     if kept:
         store.sync_directory(layout.META)
     return tuple(kept)
+
+
+def _append_late(store: LocalStore, beside: str, size: int) -> None:
+    """Events that others, who need no lock for them, appended to the old log while the new one was written."""
+    if late := b"".join(bytes(chunk) for chunk in store.chunks(beside, size=2**20, start=size)):
+        store.append(layout.EVENTS, late, durable=True)
 
 
 def _keep_beside(store: LocalStore, key: str, when: datetime, *, moves: bool) -> str:

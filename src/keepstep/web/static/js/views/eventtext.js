@@ -2,7 +2,7 @@
 
 import { count, duration, metric, name as clean, size } from "../format.js";
 
-const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", recovered: "warn", rebuilt: "warn", skipped: "warn" };
+const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", restored: "warn", recovered: "warn", rebuilt: "warn", repaired: "warn", skipped: "warn" };
 
 /** The colour of an event: what went wrong stands out. */
 export const toneOf = (event) => (event.event === "verified" ? (event.ok ? "good" : "bad") : TONES[event.event] ?? "");
@@ -34,11 +34,20 @@ const SENTENCES = {
   refused: (event, step) => `The save of ${step} was refused: ${event.error}`,
   skipped: (event, step) => `The save of ${step} was left out: one was still being written`,
   rebuilt: (event) => `It ${event.why}: rebuilt from ${count(event.checkpoints)} manifests; lost where there were any: ${(event.lost ?? []).join(", ")}`,
+  restored: (event) => restored(event),
+  repaired: (event) => `Repaired: ${[event.what].flat().join("; ")}${(event.lost ?? []).length ? `; lost: ${event.lost.join(", ")}` : ""}`,
   recovered: (event) => `Put in order at the start: ${[event.what].flat().join(", ")}`,
   set_aside: (event) => `The run that was here, ${event.run_id}, is set aside in ${event.path}: ${event.why}`,
   forgotten: (event) => `Nothing is left of the previous run ${event.previous}`,
   finished: () => "The training reached its end",
 };
+
+function restored(event) {
+  const steps = (list) => (list ?? []).map((one) => `step ${count(one)}`).join(", ") || "nothing";
+  if (event.came_from === "previous") return `Run ${event.run_id} is back: ${steps(event.restored)}; the run that was here, ${event.left}, is set aside in ${event.path}`;
+  const from = event.came_from === "quarantined" ? "quarantine" : "what was set aside";
+  return `Back from ${from}: ${steps(event.restored)}; set aside: ${steps(event.set_aside)}`;
+}
 
 function values(metrics) {
   const names = Object.keys(metrics ?? {}).filter((name) => !/_runtime$|_per_second$|^epoch$/.test(name)).slice(0, 3);
