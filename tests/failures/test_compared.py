@@ -20,8 +20,7 @@ from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.operations.resealing.reseal import plan_reseal, reseal
 from keepstep.run import Run
 from tests.failures.build import model as llama
-from tests.failures.test_adapters import (
-    KINDS,
+from tests.failures.kinds import (
     Kind,
     crashed,
     losses,
@@ -31,6 +30,7 @@ from tests.failures.test_adapters import (
     undisturbed,
     unequal,
 )
+from tests.failures.test_adapters import KINDS
 
 pytestmark = [
     pytest.mark.training,
@@ -56,11 +56,6 @@ def _counting() -> Any:
 
 
 PLAIN, COUNTING = Kind(llama), Kind(_counting)
-
-
-@pytest.fixture(params=["fast", "stock"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 def receipt_of(checkpointer: keepstep.Checkpointer) -> keepstep.Receipt:

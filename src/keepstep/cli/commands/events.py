@@ -222,6 +222,10 @@ def _timeline(event: Event) -> str:
     return f"{event['now']} begins; set aside: steps {aside}" if aside else f"{event['now']} begins"
 
 
+def _unloaded(event: Event) -> str:
+    return f"as the best at the end it did not come back into the model: {event['why']}"
+
+
 def _began(event: Event) -> str:
     metric = f", ranked by {event['metric']} ({event['mode']})" if event["metric"] else ""
     return f"{event['run_id']} keeps {event['keep']}{metric}"
@@ -261,6 +265,7 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "pinned": _pinned,
     "unpinned": _unpinned,
     "exported": _exported,
+    "unloaded": _unloaded,
     "metrics": _late,
     "timeline": _timeline,
     "set_aside": _set_aside,

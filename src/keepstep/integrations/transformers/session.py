@@ -12,6 +12,7 @@ from keepstep.checkpointer import Checkpointer
 from keepstep.engine import HeldFiles
 from keepstep.integrations.transformers.metrics.logbook import Logbook
 from keepstep.integrations.transformers.metrics.ranking import Ranking
+from keepstep.integrations.transformers.resuming.best_at_end import BestAtEnd
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
@@ -80,6 +81,9 @@ class Session:
         self._compared = False
         self._trainer_state: dict[str, Any] = {}
         self.comparison = Comparison(trainer)
+        self.best = BestAtEnd(
+            trainer, checkpointer, ranks, comparison=self.comparison, held=self.held, pass_over=self.ranking.pass_over
+        )
 
     def hear(self, policy: Policy, path: str) -> None:
         """Train by this policy and into this directory from the next training on."""
@@ -105,6 +109,7 @@ class Session:
                 yield str(point.path) if point else None
             self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
             self.logbook.end("stopped" if self.loop.stops_here else "finished")
+            self.best.end_well()
         finally:
             self.active = False
             self.logbook.end("failed")
@@ -121,6 +126,7 @@ class Session:
         self._trainer_state = {}
         self._fingerprint, self._compared = {}, False
         self.comparison.start(point.path if point else None)
+        self.best.start()
         if point is not None:
             self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
             self.ranks.together(partial(self._read, point))
@@ -196,6 +202,7 @@ class Session:
             self.ranks.agree(partial(self._say_start, state))
             self.logbook.begin(state.max_steps)
             return
+        self.ranks.together(self.comparison.judge_unsaved)
         self.comparison.note_lost(lost)
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         checkpoint = self.point.checkpoint
@@ -222,8 +229,10 @@ class Session:
         stopped = self.loop.restored is not None and self.loop.restored.stopped
         return finished or (stopped and max_steps == self._trainer_state.get("max_steps"))
 
-    def best_at_the_end(self) -> Checkpoint | None:
-        """What `load_best_model_at_end` loads, once all is saved; None, which is said, when nothing is ranked."""
+    def next_best(self) -> Checkpoint | None:
+        """What `load_best_model_at_end` loads, once all is saved, but for what did not come back; None, which is said,
+        when nothing is ranked.
+        """
         self.saves.drain()
         return self.ranking.best_that_holds(self.held)
 

@@ -37,6 +37,7 @@ class Ranking:
         self.saved_step = step
         self._new_best_step = -1
         self._best: float | None = None
+        self._unloaded: set[int] = set()
         self._judged_by_own = self._schedule_warned = self._unranked_warned = False
         if step >= 0 and metric is not None and (best := self._checkpointer.run.best) is not None:
             self._best = metric.value(best.metrics)
@@ -139,7 +140,11 @@ class Ranking:
         if self._judged_by_own:
             step = self._trainer.state.best_global_step
             ranked.sort(key=lambda checkpoint: checkpoint.step != step)
-        return ranked
+        return sorted(ranked, key=lambda checkpoint: checkpoint.generation in self._unloaded)
+
+    def pass_over(self, checkpoint: Checkpoint) -> None:
+        """Hear of one that did not come back into the model: from here on it is named behind all others."""
+        self._unloaded.add(checkpoint.generation)
 
     def name_best_at_the_end(self) -> None:
         """The same at the end of a training, where it is said when the best was to be loaded and there is none."""
@@ -150,7 +155,7 @@ class Ranking:
     def best_that_holds(self, held: HeldFiles) -> Checkpoint | None:
         """The best checkpoint whose bytes are right, its weights held; damaged ones are passed over and said.
 
-        None, which is said, when none is ranked.
+        Those that did not come back are no candidates. None when none is left, which is said where there never was one.
         """
         run, ranked = self._checkpointer.run, self._ranked(spoiled=True)
         judged = self._trainer.state.best_global_step
@@ -158,13 +163,16 @@ class Ranking:
             text = "step %d, which this trainer judges best, is kept no longer: the best by the metric takes its place"
             logger.warning(text, judged)
         for checkpoint in ranked:
+            if checkpoint.generation in self._unloaded:
+                continue
             verification = held.check_weights(checkpoint)
             if verification.ok:
                 return checkpoint
             run.note_verified(verification)
             text = "%s; the next best is loaded instead. %s"
             logger.warning(text, verification.summary(), verification.way_out())
-        self._warn_unranked()
+        if not self._unloaded:
+            self._warn_unranked()
         return None
 
     def _warn_unranked(self) -> None:

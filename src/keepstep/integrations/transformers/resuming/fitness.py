@@ -11,7 +11,6 @@ from typing import Any
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.in_force import InForce, reason_of_argument, reasons_of_given
-from keepstep.integrations.transformers.resuming.loading import text_of
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
 from keepstep.integrations.transformers.resuming.own_generators import LOADER, drawn_in_workers, find_in
 from keepstep.integrations.transformers.setup.messages import listed
@@ -138,8 +137,6 @@ def make_receipt(
     data = now.get("data", {})
     reasons += _not_restorable(trainer, loop, data)
     reasons += comparison.reasons
-    if comparison.lacking:
-        reasons.append(Reason(Exactness.APPROXIMATE, f"model: {text_of(comparison.lacking)}"))
     unread = data.get("rows") is not None and data.get("digest") is None
     if unread or any(map(_is_unknown, fingerprint_differences(before, now) if known else ())):
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
