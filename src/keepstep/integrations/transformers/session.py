@@ -13,6 +13,7 @@ from keepstep.engine import HeldFiles
 from keepstep.integrations.transformers.metrics.logbook import Logbook
 from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.best_at_end import BestAtEnd
+from keepstep.integrations.transformers.resuming.causes import causes_of
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
@@ -75,7 +76,7 @@ class Session:
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
         self.held = HeldFiles(hold=loads_whole_files(trainer))
-        self.logbook = Logbook(trainer, checkpointer, leads=ranks.leads)
+        self.logbook = Logbook(checkpointer, leads=ranks.leads)
         self._engine_text = engine.text
         self._fingerprint: dict[str, Any] = {}
         self._compared = False
@@ -200,7 +201,7 @@ class Session:
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:
             self.ranks.agree(partial(self._say_start, state))
-            self.logbook.begin(state.max_steps)
+            self.logbook.begin(state.max_steps, partial(causes_of, trainer, self.loop.restored))
             return
         self.ranks.together(self.comparison.judge_unsaved)
         self.comparison.note_lost(lost)
@@ -209,7 +210,7 @@ class Session:
         over, mine, state.best_model_checkpoint = self.ranks.agree(partial(self._settle, self.point, state))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
-        self.logbook.begin(state.max_steps)
+        self.logbook.begin(state.max_steps, partial(causes_of, trainer, self.loop.restored))
         self.loop.resume(loader)
         self.ranks.agree(partial(self._say_start, state, over=over))
         self.loop.replay_epoch_end(self.point.path, over=over)

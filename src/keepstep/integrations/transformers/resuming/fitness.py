@@ -12,7 +12,7 @@ from keepstep.errors import CheckpointCorrupt, ResumeRefused
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.in_force import InForce, reason_of_argument, reasons_of_given
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
-from keepstep.integrations.transformers.resuming.own_generators import LOADER, drawn_in_workers, find_in
+from keepstep.integrations.transformers.resuming.own_generators import unrestored
 from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
 from keepstep.integrations.transformers.stock import TRAINER_STATE_NAME
@@ -235,23 +235,16 @@ def _not_drawn_again(trainer: Any, loop: LoopState | None, data: Mapping[str, An
 
 def _own_generators(trainer: Any, loop: LoopState | None) -> list[str]:
     """What of the generators that the trainer's parts hold is not restored, by path."""
-    found = find_in(trainer)
-    now = [path for path in found.generators if not path.startswith(LOADER)]
-    if loop is None or loop.own is None:
-        return [f"{_them(now)} not in the checkpoint: {_anew(now)}"] if now else []
+    lost, new, without_state, copied = unrestored(trainer, loop)
     reasons: list[str] = []
-    before = [path for path in loop.own if not path.startswith(LOADER)]
-    lost = [path for path in before if path not in found.names and path not in find_in(trainer, before).vacant]
-    new = [path for path in now if not {n for n, path_of in found.names.items() if path_of == path} & {*loop.own}]
-    new = [path for path in new if path not in loop.own_without_state]
     if lost:
         reasons.append(f"{_them(lost)} in the checkpoint, and not found in this training")
     if new:
         reasons.append(f"{_them(new)} not in the checkpoint: {_anew(new)}")
-    if loop.own_without_state:
-        names = listed(loop.own_without_state)
-        reasons.append(f"no state can be had of {names}: what is drawn from there is another after a resume")
-    copied = drawn_in_workers(trainer) if loop.mid_epoch else []
+    if without_state:
+        reasons.append(
+            f"no state can be had of {listed(without_state)}: what is drawn from there is another after a resume"
+        )
     if copied:
         reasons.append(f"{_them(copied)} drawn from by the data loader's workers, which have copies: those begin anew")
     return reasons
