@@ -403,13 +403,15 @@ def _on_a_rank(rank: int, home: Path, name: str, engine: str) -> None:
     """One training alone, one that crashes after step 4, and one that goes on from there; leaves both ends."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    kind, settings = KINDS[name], {"eval_strategy": "no", "per_device_train_batch_size": 2, "max_steps": 6}
+    kind, settings = KINDS[name], {"per_device_train_batch_size": 2, "max_steps": 6, "logging_steps": 1}
+    settings |= {"eval_strategy": "no"}
     alone, _ = managed(kind, home / "alone", engine, **settings)
     alone.train()
-    crashed(managed(kind, home / "run", engine, **settings)[0], 4)
+    crashed(managed(kind, home / "run", engine, **settings)[0], 5)
     trainer, checkpointer = managed(kind, home / "run", engine, **settings)
     trainer.train(resume_from_checkpoint=True)
     assert checkpointer.receipt is not None and not checkpointer.receipt.reasons
+    assert checkpointer.receipt.evidence.value == "proved", checkpointer.receipt
     torch.save([state(alone.model), state(trainer.model)], home / f"rank-{rank}.pt")
 
 

@@ -110,6 +110,7 @@ class Session:
                 yield str(point.path) if point else None
             self.trainer.state.best_model_checkpoint = self.ranks.agree(self._conclude)
             self.logbook.end("stopped" if self.loop.stops_here else "finished")
+            self.share_receipt()
             self.best.end_well()
         finally:
             self.active = False
@@ -157,6 +158,11 @@ class Session:
             yield
         if path is not None:
             self.ranks.together(partial(self.comparison.judge_optimizer, path))
+
+    def share_receipt(self) -> None:
+        """Let every rank have what rank 0 knows of the resume by now: it alone compares what is logged."""
+        if self.point is not None and not self.ranks.single:
+            self.checkpointer.receipt = self.ranks.agree(lambda: self.checkpointer.receipt)
 
     def _conclude(self) -> str | None:
         """The end of a training that nothing interrupted; returns the path of the best checkpoint. Raises DiskFull."""

@@ -12,6 +12,7 @@ from keepstep.errors import CheckpointCorrupt, ResumeRefused
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.in_force import InForce, reason_of_argument, reasons_of_given
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
+from keepstep.integrations.transformers.resuming.optimizer_order import as_now, regrouped
 from keepstep.integrations.transformers.resuming.own_generators import unrestored
 from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
@@ -121,10 +122,13 @@ def make_receipt(
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
     known = bool(before) and bool(now)
-    kept = {} if loop is None else loop.in_force
+    kept = {} if loop is None else as_now(trainer, loop.optimizer_order, loop.in_force)
     found = fingerprint_differences(before, now) if known else ()
     reasons = [reason for difference in found if (reason := _reason(difference, trainer, kept)) is not None]
     reasons += reasons_of_given(trainer, kept, comparison.given)
+    if loop is not None and (moved := regrouped(trainer, loop.optimizer_order)):
+        text = f"optimizer: {listed(moved)} in another group than at the save, and by its numbers from here on"
+        reasons.append(Reason(Exactness.APPROXIMATE, text))
     if not known:
         missing = "this training has" if before else "the checkpoint carries"
         text = f"{missing} no fingerprint: data, arguments and versions could not be compared"
