@@ -105,6 +105,13 @@ class ResumeRefused(KeepstepError, ValueError):
     exit_code = 7
 
 
+class BestNotLoaded(KeepstepError, ValueError):
+    """The training is over and saved, but the best that was to be loaded at its end did not come back as saved."""
+
+    code = "best-not-loaded"
+    exit_code = 10
+
+
 class StorageError(KeepstepError, OSError):
     """Writing a checkpoint failed; the errno of the cause is kept."""
 

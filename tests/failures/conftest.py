@@ -52,6 +52,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.fixture(params=["fast", "stock"])
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each way to save."""
+    return request.param
+
+
 @pytest.fixture
 def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """What keepstep has logged since the last call."""

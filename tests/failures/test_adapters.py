@@ -10,7 +10,6 @@ import json
 import os
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,23 @@ from peft import (
     get_peft_model,
 )
 from safetensors.torch import load_file
-from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+from transformers import Trainer, TrainerCallback
 
 import keepstep
-from keepstep import Checkpointer
 from keepstep.errors import ResumeRefused
-from tests.failures.build import ARGUMENTS, CrashAfter, Crashed, rows
 from tests.failures.build import model as whole
+from tests.failures.kinds import (
+    Kind,
+    Remembering,
+    check_best,
+    check_resume,
+    crashed,
+    managed,
+    state,
+    trainer_of,
+    undisturbed,
+    unequal,
+)
 from tests.training.ranked import logs_of, run_ranks
 
 pytestmark = [
@@ -44,9 +53,6 @@ pytestmark = [
 ]
 
 EXTRA = "keepstep_extra.safetensors"
-SCORES = {2: 0.3, 4: 0.9, 6: 0.5, 8: 0.4}
-"""The best is step 4, which is far from the last."""
-SETTINGS = {**ARGUMENTS, "max_steps": 8, "metric_for_best_model": "eval_accuracy"}
 TASK: dict[str, Any] = {"task_type": "CAUSAL_LM"}
 LORA: dict[str, Any] = {**TASK, "r": 4, "lora_dropout": 0.1, "target_modules": ["q_proj", "v_proj"]}
 
@@ -56,15 +62,6 @@ class Allocating(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         model.base_model.update_and_allocate(state.global_step)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A model, the callbacks that it trains with, and how many of its tensors no stock file holds at step 4."""
-
-    build: Callable[[], Any]
-    extra: int = 0
-    callbacks: tuple[type[TrainerCallback], ...] = ()
 
 
 def _two() -> Any:
@@ -142,74 +139,10 @@ KINDS = {
 }
 
 
-def trainer_of(
-    kind: Kind, out: Path, *callbacks: TrainerCallback, cls: type[Trainer] = Trainer, **arguments: Any
-) -> Any:
-    """A stock Trainer of a kind, whose evaluations find `SCORES`."""
-    trainer = cls(
-        kind.build(),
-        TrainingArguments(os.fspath(out), **{**SETTINGS, **arguments}),
-        train_dataset=rows(),
-        eval_dataset=rows(8, seed=9),
-        data_collator=default_data_collator,
-        callbacks=[*(callback() for callback in kind.callbacks), *callbacks],
-    )
-    trainer.compute_metrics = lambda _: {"accuracy": SCORES.get(trainer.state.global_step, 0.0)}
-    return trainer
-
-
-def managed(
-    kind: Kind, out: Path, engine: str, *callbacks: TrainerCallback, **settings: Any
-) -> tuple[Any, Checkpointer]:
-    trainer = trainer_of(kind, out, *callbacks, **settings)
-    return trainer, keepstep.attach(trainer, engine=engine)  # pyright: ignore[reportArgumentType]
-
-
-def undisturbed(kind: Kind, out: Path) -> Any:
-    """A training that nothing interrupts, and nobody manages."""
-    trainer = trainer_of(kind, out, eval_strategy="no")
-    trainer.train()
-    return trainer
-
-
-def crashed(trainer: Any, step: int) -> None:
-    trainer.add_callback(CrashAfter(step))
-    with pytest.raises(Crashed):
-        trainer.train()
-
-
-def state(model: Any) -> dict[str, torch.Tensor]:
-    """A copy of everything in a model, by name."""
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def unequal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> list[str]:
-    """Names of what is in one of both alone, or differs."""
-    both = one.keys() & other.keys()
-    return sorted((one.keys() ^ other.keys()) | {name for name in both if not torch.equal(one[name], other[name])})
-
-
-def losses(trainer: Any) -> list[Any]:
-    return [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
-
-
-@pytest.fixture(params=["fast", "stock"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_a_resume_goes_on_as_if_nothing_had_happened(out: Path, tmp_path: Path, name: str, engine: str) -> None:
-    kind = KINDS[name]
-    alone = undisturbed(kind, tmp_path / "alone")
-    crashed(managed(kind, out, engine, eval_strategy="no")[0], 4)
-    trainer, checkpointer = managed(kind, out, engine, eval_strategy="no")
-    trainer.train(resume_from_checkpoint=True)
-    assert unequal(state(alone.model), state(trainer.model)) == []
-    assert losses(alone) == losses(trainer)
-    assert checkpointer.receipt is not None
-    assert [str(reason) for reason in checkpointer.receipt.reasons] == []
-    assert extra_of(out / "checkpoint-4") == kind.extra
+    check_resume(KINDS[name], tmp_path, out, engine)
+    assert extra_of(out / "checkpoint-4") == KINDS[name].extra
 
 
 def extra_of(checkpoint: Path) -> int:
@@ -219,23 +152,9 @@ def extra_of(checkpoint: Path) -> int:
     return len(load_file(checkpoint / EXTRA)) if EXTRA in listed else 0
 
 
-class Remembering(TrainerCallback):
-    """Keeps a copy of the model as it was when step 4 was saved."""
-
-    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step == 4:
-            self.model = {name: value.clone() for name, value in model.state_dict().items()}
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_the_best_at_the_end_is_what_was_saved(out: Path, name: str, engine: str) -> None:
-    memory = Remembering()
-    trainer, checkpointer = managed(KINDS[name], out, engine, memory, load_best_model_at_end=True)
-    trains = {key for key, parameter in trainer.model.named_parameters() if parameter.requires_grad}
-    trainer.train()
-    assert checkpointer.run.best is not None and checkpointer.run.best.step == 4
-    assert unequal(memory.model, state(trainer.model)) == []
-    assert {key for key, parameter in trainer.model.named_parameters() if parameter.requires_grad} == trains
+    check_best(KINDS[name], out, engine)
 
 
 @pytest.mark.parametrize(
@@ -309,37 +228,6 @@ def test_nothing_is_said_where_all_is_in_stock_files(out: Path, said: Callable[[
     managed(KINDS["two active"], out, engine)[0].train()
     assert "in no file" not in said()
     assert not list(out.rglob(EXTRA))
-
-
-def test_a_checkpoint_of_stock_writers_is_not_called_exact(out: Path, said: Callable[[], str]) -> None:
-    """The encoder of p-tuning is in none of its files: it begins as the script built it, and that is said."""
-    crashed(trainer_of(KINDS["p-tuning"], out), 4)
-    trainer, checkpointer = managed(KINDS["p-tuning"], out, "fast")
-    trainer.train(resume_from_checkpoint=os.fspath(out / "checkpoint-4"))
-    assert checkpointer.receipt is not None
-    reasons = [reason.text for reason in checkpointer.receipt.reasons]
-    assert any(reason.startswith("model: 7 tensors that train are in none of its files") for reason in reasons)
-    assert checkpointer.receipt.level.value == "approximate"
-
-
-def test_a_checkpoint_of_stock_writers_that_cannot_be_loaded_is_refused_by_name(out: Path) -> None:
-    """The stock loader would raise a mismatch of sizes that names neither the checkpoint nor what is missing."""
-    crashed(trainer_of(KINDS["prefix, projected"], out), 4)
-    trainer, _ = managed(KINDS["prefix, projected"], out, "fast")
-    with pytest.raises(ResumeRefused, match=r"prompt_encoder.default\.embedding\.weight.*in none of its files"):
-        trainer.train(resume_from_checkpoint=os.fspath(out / "checkpoint-4"))
-
-
-def test_a_part_that_stock_writers_left_out_costs_no_adapter(out: Path) -> None:
-    """The stock loader has to be called, and would leave the second adapter frozen: the optimizer would not fit."""
-    kind = Kind(lambda: _training(_two(), "norm"))
-    crashed(trainer_of(kind, out, eval_strategy="no"), 4)
-    trainer, checkpointer = managed(kind, out, "fast", eval_strategy="no")
-    trainer.train(resume_from_checkpoint=os.fspath(out / "checkpoint-4"))
-    assert {f"{p.requires_grad}" for n, p in trainer.model.named_parameters() if "lora" in n or "norm" in n} == {"True"}
-    assert trainer.model.active_adapters == ["one", "two"]
-    assert checkpointer.receipt is not None
-    assert any("3 tensors that train are in none" in reason.text for reason in checkpointer.receipt.reasons)
 
 
 def test_two_adapters_that_stock_writers_saved_go_on(out: Path, tmp_path: Path) -> None:
@@ -515,13 +403,15 @@ def _on_a_rank(rank: int, home: Path, name: str, engine: str) -> None:
     """One training alone, one that crashes after step 4, and one that goes on from there; leaves both ends."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    kind, settings = KINDS[name], {"eval_strategy": "no", "per_device_train_batch_size": 2, "max_steps": 6}
+    kind, settings = KINDS[name], {"per_device_train_batch_size": 2, "max_steps": 6, "logging_steps": 1}
+    settings |= {"eval_strategy": "no"}
     alone, _ = managed(kind, home / "alone", engine, **settings)
     alone.train()
-    crashed(managed(kind, home / "run", engine, **settings)[0], 4)
+    crashed(managed(kind, home / "run", engine, **settings)[0], 5)
     trainer, checkpointer = managed(kind, home / "run", engine, **settings)
     trainer.train(resume_from_checkpoint=True)
     assert checkpointer.receipt is not None and not checkpointer.receipt.reasons
+    assert checkpointer.receipt.evidence.value == "proved", checkpointer.receipt
     torch.save([state(alone.model), state(trainer.model)], home / f"rank-{rank}.pt")
 
 

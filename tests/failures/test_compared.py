@@ -20,8 +20,7 @@ from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.operations.resealing.reseal import plan_reseal, reseal
 from keepstep.run import Run
 from tests.failures.build import model as llama
-from tests.failures.test_adapters import (
-    KINDS,
+from tests.failures.kinds import (
     Kind,
     crashed,
     losses,
@@ -31,6 +30,7 @@ from tests.failures.test_adapters import (
     undisturbed,
     unequal,
 )
+from tests.failures.test_adapters import KINDS
 
 pytestmark = [
     pytest.mark.training,
@@ -56,11 +56,6 @@ def _counting() -> Any:
 
 
 PLAIN, COUNTING = Kind(llama), Kind(_counting)
-
-
-@pytest.fixture(params=["fast", "stock"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
 
 
 def receipt_of(checkpointer: keepstep.Checkpointer) -> keepstep.Receipt:
@@ -334,3 +329,56 @@ def test_moments_in_another_order_are_taken_by_name(out: Path, tmp_path: Path, e
     trainer.train(resume_from_checkpoint=True)
     assert unequal(state(alone.model), state(trainer.model)) == []
     assert "36 of 36" in receipt_of(checkpointer).compared
+
+
+def _grouped(*groups: tuple[str, float]) -> Callable[[Any], Any]:
+    """Makes an optimizer of groups with rates of their own: parameters whose names have a word, and all others."""
+
+    def make(model: Any) -> Any:
+        words = [word for word, _ in groups if word]
+
+        def belongs(name: str, word: str) -> bool:
+            return word in name if word else not any(other in name for other in words)
+
+        named = list(model.named_parameters())
+        parameters = [([p for name, p in named if belongs(name, word)], rate) for word, rate in groups]
+        return torch.optim.AdamW([{"params": found, "lr": rate} for found, rate in parameters])
+
+    return make
+
+
+def _with_groups(make: Callable[[Any], Any], out: Path, engine: str) -> tuple[Any, keepstep.Checkpointer]:
+    trainer = trainer_of(PLAIN, out, eval_strategy="no", max_grad_norm=0.0)
+    trainer.optimizer = make(trainer.model)
+    return trainer, keepstep.attach(trainer, engine=engine)  # pyright: ignore[reportArgumentType]
+
+
+HEAD_FIRST, HEAD_LAST = _grouped(("lm_head", 1e-3), ("", 1e-2)), _grouped(("", 1e-2), ("lm_head", 1e-3))
+
+
+def test_groups_in_another_order_keep_their_rates_and_are_exact(out: Path, tmp_path: Path, engine: str) -> None:
+    alone, _ = _with_groups(HEAD_FIRST, tmp_path / "alone", engine)
+    alone.train()
+    crashed(_with_groups(HEAD_FIRST, out, engine)[0], 4)
+    trainer, checkpointer = _with_groups(HEAD_LAST, out, engine)
+    trainer.train(resume_from_checkpoint=True)
+    assert unequal(state(alone.model), state(trainer.model)) == []
+    assert [reason.text for reason in receipt_of(checkpointer).reasons] == []
+
+
+def test_another_rate_of_a_group_in_another_place_is_named(out: Path, engine: str) -> None:
+    crashed(_with_groups(HEAD_FIRST, out, engine)[0], 4)
+    trainer, checkpointer = _with_groups(_grouped(("", 1e-2), ("lm_head", 5e-3)), out, engine)
+    trainer.train(resume_from_checkpoint=True)
+    (reason,) = receipt_of(checkpointer).reasons
+    assert "is 0.01 and 0.005, and 0.01 and 0.001 stays in force" in reason.text
+
+
+def test_a_parameter_in_another_group_is_named(out: Path, engine: str) -> None:
+    crashed(_with_groups(_grouped(("norm", 1e-3), ("", 1e-2)), out, engine)[0], 4)
+    trainer, checkpointer = _with_groups(_grouped(("layernorm", 1e-3), ("", 1e-2)), out, engine)
+    trainer.train(resume_from_checkpoint=True)
+    (reason,) = receipt_of(checkpointer).reasons
+    assert reason.text == (
+        "optimizer: model.norm.weight in another group than at the save, and by its numbers from here on"
+    )

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MixtralConfig, MixtralForCausalLM, set_seed
 
 from keepstep.integrations.transformers.resuming import converted
-from tests.failures.test_adapters import (
+from tests.failures.kinds import (
     Kind,
-    Remembering,
+    check_best,
+    check_resume,
     crashed,
-    losses,
     managed,
     state,
     trainer_of,
@@ -51,29 +51,14 @@ KINDS = {"renamed": RENAMED, "converted": CONVERTED}
 only_since_5 = pytest.mark.skipif(not NEWEST, reason="transformers 4 saves the names of memory")
 
 
-@pytest.fixture(params=["fast", "stock"])
-def engine(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_called_otherwise_comes_back(out: Path, tmp_path: Path, engine: str, name: str) -> None:
-    kind = KINDS[name]
-    alone = undisturbed(kind, tmp_path / "alone")
-    crashed(managed(kind, out, engine, eval_strategy="no")[0], 4)
-    trainer, checkpointer = managed(kind, out, engine, eval_strategy="no")
-    trainer.train(resume_from_checkpoint=True)
-    assert unequal(state(alone.model), state(trainer.model)) == []
-    assert losses(alone) == losses(trainer)
-    assert checkpointer.receipt is not None and not checkpointer.receipt.reasons
+    check_resume(KINDS[name], tmp_path, out, engine)
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_the_best_of_it_is_what_was_saved(out: Path, engine: str, name: str) -> None:
-    memory = Remembering()
-    trainer, _ = managed(KINDS[name], out, engine, memory, load_best_model_at_end=True)
-    trainer.train()
-    assert unequal(memory.model, state(trainer.model)) == []
+    check_best(KINDS[name], out, engine)
 
 
 @only_since_5

@@ -24,7 +24,7 @@ def resume(run: Run, step: int, *courses: Course, compared: str = "") -> Receipt
     run.events.append("resumed", **receipt.to_json())
     for course in courses:
         receipt = receipt.observed(course)
-        run.events.append("course", **receipt.correction())
+        run.events.append("course", **receipt.to_json())
     return receipt
 
 

@@ -43,6 +43,20 @@ def test_numbers_of_a_run(tmp_path: Path) -> None:
     assert _of(text, "budget_bytes", run="sft") is None
 
 
+def test_what_became_of_resumes(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "sft", {1: 1.0})
+    for told in (("exact", "proved"), ("approximate", "inferred")):
+        receipt = {"step": 1, "level": "exact", "evidence": "compared"}
+        run.events.append("resumed", **receipt)
+        for _ in range(2):
+            run.events.append("course", **receipt | dict(zip(("level", "evidence"), told, strict=True)))
+    text = text_of(registry(lambda: [tmp_path / "sft"]))
+    assert _of(text, "resumes_total", run="sft", exactness="exact") == 2
+    assert _of(text, "resume_corrections_total", run="sft", exactness="approximate") == 1
+    assert _of(text, "resume_corrections_total", run="sft", exactness="exact") == 0
+    assert _of(text, "resumes_proved_total", run="sft") == 1
+
+
 def test_buckets_never_fall(tmp_path: Path) -> None:
     make_run(tmp_path / "sft", dict.fromkeys(range(1, 9), 1.0))
     samples = _samples(text_of(registry(lambda: [tmp_path / "sft"])))

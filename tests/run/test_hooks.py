@@ -11,7 +11,7 @@ import pytest
 from keepstep.checkpointer import Checkpointer, Facts
 from keepstep.errors import SettingsError
 from keepstep.retention import Metric, Policy
-from keepstep.run import Event, Hooks, Limits
+from keepstep.run import Event, Hooks, Limits, Receipt
 from tests.operations.runs import write
 
 LOSS = Metric("eval_loss", "min")
@@ -37,6 +37,27 @@ def test_a_commit_is_heard_with_its_cost_and_its_reasons(tmp_path: Path) -> None
     assert [event for event in run.events.read() if event["event"] == "kept"] == [
         {**event, "time": event["time"].isoformat().replace("+00:00", "Z")} for event in heard
     ]
+
+
+@pytest.mark.parametrize(("now", "known"), [(0.5, ("exact", "proved")), (0.25, ("approximate", "inferred"))])
+def test_what_is_known_of_a_resume_later_is_heard_too(tmp_path: Path, now: float, known: tuple[str, str]) -> None:
+    heard: list[Event] = []
+    policy = Policy.from_spec("all")
+    for losses in ((1.0, 0.5), (None, now)):
+        checkpointer = Checkpointer(tmp_path, policy, hooks=Hooks(on_resume=heard.append))
+        point = checkpointer.begin("auto")
+        if point is not None:
+            checkpointer.note_resumed(Receipt(point.checkpoint.step, str(point.path)))
+        for step, loss in enumerate(losses, start=1):
+            if loss is not None:
+                checkpointer.log(step, {"loss": loss})
+            if step == 1 and point is None:
+                checkpointer.save(Facts(1), write)
+        checkpointer.close()
+    assert [event["event"] for event in heard] == ["resumed", "course"]
+    assert (heard[0]["level"], heard[0]["evidence"]) == ("exact", "inferred")
+    assert (heard[-1]["level"], heard[-1]["evidence"]) == known
+    assert heard[0].keys() == heard[-1].keys()
 
 
 def test_what_goes_is_heard(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ pytest.importorskip("trl")
 from transformers import TrainerCallback, default_data_collator
 
 import keepstep
-from keepstep.integrations.transformers.metrics.causes import causes_of
+from keepstep.integrations.transformers.resuming.causes import causes_of
+from keepstep.integrations.transformers.resuming.loop_state import LoopState
+from keepstep.integrations.transformers.resuming.own_generators import OwnGenerators
 from keepstep.operations.seeing.receipts import receipts, told
 from keepstep.run import Course, History, Point, Run
 from tests.engine import chosen
@@ -236,6 +239,9 @@ def test_trainers_of_trl_are_proved(kind: str, tmp_path: Path) -> None:
 # -- what may be the cause -----------------------------------------------------------------------------------
 
 
+HERE = "data_collator.dice"
+
+
 class Mine:
     """A part of the user's own."""
 
@@ -249,15 +255,29 @@ class Mine:
 @pytest.mark.parametrize("generator", [random.Random(0), np.random.RandomState(0), torch.Generator()])
 def test_generators_in_a_collator_are_named(generator: Any, tmp_path: Path) -> None:
     trainer = build(Recipe(), tmp_path)
-    trainer.data_collator = Mine(dice=generator, spare=generator, number=3)
-    assert causes_of(trainer)[0] == "the collator (Mine) draws from generators of its own: dice, spare"
+    trainer.data_collator = Mine(dice=generator, spare=random.Random(1), number=3)
+    assert causes_of(trainer)[0] == (
+        "random generators that were not restored: data_collator.dice, data_collator.spare"
+    )
+
+
+def test_generators_that_were_restored_are_not_named(tmp_path: Path) -> None:
+    """The course is another one all the same; what is likely is what was not put back."""
+    trainer = build(Recipe(), tmp_path)
+    trainer.data_collator = Mine(dice=random.Random(0), spare=random.Random(1))
+    held = OwnGenerators(trainer)
+    held.refresh()
+    states = held.states()
+    one = LoopState("step_end", 0.0, 0.0, 0, 0, None, None, None, None, False, own={HERE: states[HERE]})
+    assert causes_of(trainer, one)[0] == "a random generator that was not restored: data_collator.spare"
+    assert causes_of(trainer, replace(one, own=states)) == ["random numbers or state of the collator (Mine)"]
 
 
 def test_generators_that_a_function_is_closed_over_are_named(tmp_path: Path) -> None:
     dice = random.Random(0)
     trainer = build(Recipe(), tmp_path)
     trainer.data_collator = lambda rows: pad(rows) if dice.random() >= 0 else {}
-    assert causes_of(trainer)[0].endswith("draws from a generator of its own: dice")
+    assert causes_of(trainer)[0] == "a random generator that was not restored: data_collator.<closure>.dice"
 
 
 def test_code_of_the_user_s_own_is_named_and_that_of_libraries_is_not(tmp_path: Path) -> None:

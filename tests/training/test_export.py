@@ -9,16 +9,19 @@ import pickle
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import keepstep
 from keepstep.checkpointer import Checkpointer, Facts
+from keepstep.cli.main import main as cli
 from keepstep.engine import Imprint
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
 from keepstep.integrations.transformers.exporting import building, checking, exporter
@@ -113,6 +116,41 @@ def test_a_damaged_checkpoint_is_not_exported(run: Run, tmp_path: Path) -> None:
     with pytest.raises(CheckpointCorrupt, match=r"optimizer.pt .*Nothing was exported"):
         keepstep.export(run, tmp_path / "out")
     assert _only(tmp_path, "run")
+
+
+def _flip_a_value(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("name", "spoil"), [("model.safetensors", flip), ("model.safetensors", _flip_a_value),
+                                             ("config.json", flip)])  # fmt: skip
+def test_a_best_that_is_found_damaged_gives_way_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, spoil: Callable[[Path], None]
+) -> None:
+    """Found by its bytes, or by a header that can't be read."""
+    run = make_run(tmp_path / "run", {s: llama(s) for s in (10, 20, 30)}, {10: 0.1, 20: 0.2, 30: 0.3})
+    spoil(run.path / "checkpoint-10" / name)
+    exported = keepstep.export(run, tmp_path / "out")
+    assert same(tensors_of(tmp_path / "out"), tensors_of(run.path / "checkpoint-20"))
+    said = "the best of those that hold: step 10 (0.1) ranks before by eval_loss, but was found damaged"
+    assert said in exported.notes
+    assert "checkpoint-10" in caplog.text and "The next best is exported in its place" in caplog.text
+    assert said.replace("_", chr(92) + "_") in (tmp_path / "out" / "README.md").read_text()
+    flip(run.path / "checkpoint-20" / "model.safetensors")
+    with pytest.raises(CheckpointCorrupt, match="checkpoint-20"):  # an average needs two that hold
+        keepstep.export(run, tmp_path / "mean", average="best:2")
+    with pytest.raises(CheckpointCorrupt, match=r"checkpoint-20.*Nothing was exported"):
+        keepstep.export(run, tmp_path / "named", reference=20)
+
+
+def test_the_command_line_takes_the_next_best_too(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {s: llama(s) for s in (10, 20)}, {10: 0.1, 20: 0.2})
+    flip(run.path / "checkpoint-10" / "model.safetensors")
+    result = CliRunner().invoke(cli, ["export", str(run.path), "best", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "step 10 (0.1) ranks before by eval_loss, but was found damaged" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize(

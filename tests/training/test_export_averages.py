@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 import keepstep
+from keepstep.engine import Imprint
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, SettingsError
 from keepstep.operations.export.errors import ExportRefused
+from keepstep.operations.resealing.reseal import plan_reseal, reseal
 from tests.operations.runs import flip
 from tests.training.exported import adapted, files_in, gpt2, llama, make_run, same, tensors_of
 from tests.training.tiny import texts, tokenizer
@@ -182,3 +185,47 @@ def test_what_can_not_be_averaged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointCorrupt):
         keepstep.export(run, tmp_path / "out", average="1,6")
     assert not (tmp_path / "out").exists()
+
+
+def _trained(base: Path, out: Path, *, adapter: bool) -> keepstep.Checkpointer:
+    """A run of steps 1, 2 and 3, of a model or of an adapter on it."""
+    model: Any = AutoModelForCausalLM.from_pretrained(base)
+    if adapter:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"]))
+    rows = [{"input_ids": torch.arange(6) + start, "labels": torch.arange(6) + start} for start in range(3)]
+    arguments = TrainingArguments(
+        os.fspath(out), max_steps=3, per_device_train_batch_size=1, save_steps=1, learning_rate=1e-2, report_to=[],
+        use_cpu=True, disable_tqdm=True,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=rows)  # pyright: ignore[reportArgumentType]
+    checkpointer = keepstep.attach(trainer, keep="all")
+    trainer.train()
+    return checkpointer
+
+
+@pytest.mark.parametrize(("adapter", "merge"), [(False, False), (True, False), (True, True)])
+def test_each_member_is_compared_with_what_was_in_memory(adapter: bool, merge: bool, tmp_path: Path) -> None:
+    llama(1).save_pretrained(tmp_path / "base")
+    run = _trained(tmp_path / "base", tmp_path / "run", adapter=adapter).run
+    point = run.find(2)
+    assert point.path is not None
+    imprint = Imprint.read(point.path)
+    assert imprint is not None
+    name, mark = next(iter(imprint.model.items()))
+    Imprint({**imprint.model, name: mark._replace(digest=bytes(16))}, {}).write(point.path)
+    reseal(run, plan_reseal(run, 2))
+    check = keepstep.export(run, tmp_path / "out", average="3,2", merge=merge).check
+    count = len(imprint.model)
+    assert check is not None
+    assert check.memory == (
+        f"step 3: {count} of {count} tensors as they were in memory when it was saved; "
+        f"step 2: {count - 1} of {count} tensors as they were in memory when it was saved, not so: {name}"
+    )
+    assert f"the source, loaded: {check.memory}" in check.lines()
+
+
+def test_a_merged_adapter_is_compared_with_what_was_in_memory(tmp_path: Path) -> None:
+    llama(1).save_pretrained(tmp_path / "base")
+    run = _trained(tmp_path / "base", tmp_path / "run", adapter=True).run
+    check = keepstep.export(run, tmp_path / "out", reference=3, merge=True).check
+    assert check is not None and check.memory.endswith("tensors as they were in memory when it was saved")

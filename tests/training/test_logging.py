@@ -116,13 +116,13 @@ def test_numbers_alone_are_noted(tmp_path: Path) -> None:
         "epoch": 0.5, "loss": np.float32(0.5), "whole": 3, "flag": True, "text": "x", "beyond": 10**400,
         "tensor": torch.ones(()), "nothing": None, 7: 1.0, "\udc80": 2.0,
     }  # fmt: skip
-    book, other = (Logbook(None, checkpointer, leads=leads) for leads in (True, False))
+    book, other = (Logbook(checkpointer, leads=leads) for leads in (True, False))
     book.log(1, logs)
     checkpointer.begin(None)
     run = checkpointer.run
     assert not run.store.exists(".keepstep/metrics.jsonl")
     for one in (other, book):
-        one.begin(10)
+        one.begin(10, list)
         one.log(1, logs)
         one.log(2, {"text": "x"})
         one.end("finished")

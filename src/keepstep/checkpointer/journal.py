@@ -102,7 +102,7 @@ class Journal:
         elif course.deviation is not None or not told:
             expected = f", as was to be expected: {before.level.value}" if course.left else ""
             logger.info("%s%s", course.line(compared=bool(receipt.compared)), expected)
-        self._run.events.append("course", **receipt.correction())
+        self._run.events.append("course", **receipt.to_json())
         return receipt
 
     def _likely(self) -> Sequence[str]:

@@ -156,7 +156,7 @@ def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
             value = metric.value(checkpoint.metrics)
             which = "best" if place == 1 else f"best that holds (rank {place})"
             reason = f"step {checkpoint.step}: {which} by {metric.name} ({value:.6g}, {metric.direction}); {run.proof}"
-            return ResumePoint(checkpoint, reason + _but(verification), tuple(passed))
+            return ResumePoint(checkpoint, reason + _but(verification) + _unloaded(run, checkpoint), tuple(passed))
         passed.append(verification)
     if not passed:
         run.find("best")
@@ -171,6 +171,12 @@ def _but(verification: Verification) -> str:
     wrong = [str(problem) for problem in verification.problems]
     wrong += [missing_files(verification.lost)] if verification.lost else []
     return f". Its weights hold, but {'; '.join(wrong)}" if wrong else ""
+
+
+def _unloaded(run: Run, checkpoint: Checkpoint) -> str:
+    """What its training said when it loaded it as the best, as a sentence; empty where it came back."""
+    why = run.events.unloaded().get(checkpoint.generation)
+    return f". At the end of its training it did not come back into the model: {why}" if why else ""
 
 
 def note(run: Run, verification: Verification) -> None:

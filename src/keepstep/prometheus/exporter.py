@@ -12,7 +12,7 @@ from keepstep.run import Event, Run
 
 logger = logging.getLogger("keepstep")
 
-_TOLD = frozenset({"kept", "failed", "refused", "skipped", "resumed"})
+_TOLD = frozenset({"kept", "failed", "refused", "skipped", "resumed", "course"})
 """Events after which a text file is written anew."""
 
 

@@ -85,8 +85,12 @@ class _Families:
                            {"kind": ("failed", "refused", "skipped")}, lambda v: v.tally.troubles)  # fmt: skip
         yield self.counted("checkpoints_gone", "Checkpoints removed, thinned to weights, or quarantined.",
                            {"kind": ("removed", "thinned", "quarantined")}, lambda v: v.tally.gone)  # fmt: skip
-        yield self.counted("resumes", "Resumes, by how exact they were.",
+        yield self.counted("resumes", "Resumes, by how exact they were said to be at first.",
                            {"exactness": tuple(Exactness)}, lambda v: v.tally.resumes)  # fmt: skip
+        yield self.counted("resume_corrections", "Resumes whose course showed another exactness, by that.",
+                           {"exactness": tuple(Exactness)}, lambda v: v.tally.corrections)  # fmt: skip
+        yield self.counter("resumes_proved", "Resumes whose course came out as an interrupted attempt had logged it.",
+                           lambda v: v.tally.proved)  # fmt: skip
         yield self.counted("verifications", "Verifications of checkpoints, by their outcome.",
                            {"outcome": ("ok", "damaged")}, lambda v: v.tally.verifications)  # fmt: skip
 

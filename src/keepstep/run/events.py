@@ -108,6 +108,11 @@ class EventLog:
         with self._guard:
             return dict(self._folded().lost)
 
+    def unloaded(self) -> dict[int, str]:
+        """By generation, why a checkpoint did not come back into the model when its training loaded it as the best."""
+        with self._guard:
+            return dict(self._folded().unloaded)
+
     def last_generation(self) -> int:
         """The highest generation that was ever committed, 0 when none was."""
         with self._guard:
@@ -130,6 +135,7 @@ class _Folded:
     late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
     damage: dict[int, Damage] = field(default_factory=dict[int, Damage])
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
+    unloaded: dict[int, str] = field(default_factory=dict[int, str])
     last_generation: int = 0
     with_commits: Counter[str] = field(default_factory=Counter[str])
     afterwards: Counter[str] = field(default_factory=Counter[str])
@@ -153,6 +159,8 @@ class _Folded:
                 del self.damage[generation]  # it went with the rest
         elif name == "sealed":
             self.lost.pop(generation, None)  # its manifest knows
+        elif name == "unloaded":
+            self.unloaded[generation] = str(event.get("why", ""))
         elif name == "verified":
             self._verified(generation, event)
 

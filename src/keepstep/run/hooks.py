@@ -20,6 +20,7 @@ _HEARD_BY = {
     "thinned": "on_remove",
     "quarantined": "on_remove",
     "resumed": "on_resume",
+    "course": "on_resume",
     "failed": "on_failure",
     "refused": "on_failure",
 }
@@ -28,6 +29,8 @@ _HEARD_BY = {
 @dataclass(frozen=True, slots=True)
 class Hooks:
     """Who is told of a durable checkpoint, of one that goes or shrinks, of a resume, of a save that failed.
+
+    Of a resume `on_resume` hears again when its course has been seen: the same fields, as they are by then.
 
     They are called in the thread in which it happened: for a commit and what follows from it that is the writer's, not
     the training's. What a hook raises is logged, and harms neither the checkpoint nor the training.

@@ -123,11 +123,6 @@ class Receipt:
             "course": None if self.course is None else self.course.to_json(),
         }
 
-    def correction(self) -> dict[str, Any]:
-        """Of the plain values those that an observed course may change."""
-        plain = self.to_json()
-        return {name: plain[name] for name in ("step", "level", "evidence", "reasons", "course")}
-
     def __str__(self) -> str:
         return "\n".join(self.lines())
 

@@ -1,4 +1,4 @@
-"""Random generators inside other objects, each with the path to it: attributes, items, closures, named globals."""
+"""What lies inside of other objects, each with its path: attributes, items, closures, named globals; and generators."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _LEAVES = (
     types.CodeType, types.FrameType, types.GeneratorType, torch.Tensor, torch.dtype, torch.device, np.ndarray,
     np.generic,
 )  # fmt: skip
+_PLAIN = frozenset({bool, int, float, complex, str, bytes})
 _OPENED = frozenset({"builtins", "collections", "functools", "random", "types", "argparse", "__main__"})
 """Of the standard library, the modules whose objects are looked into."""
 _CLOSED = frozenset({
@@ -56,37 +57,66 @@ class Finding:
     holders: list[Any] = field(default_factory=list[Any])
 
 
-def find(roots: Mapping[str, Any], wanted: Collection[str] = (), apart: Collection[Any] = ()) -> Finding:
-    """Search the roots, in their order, by name. No property and no code of the objects' own is called.
+@dataclass(slots=True)
+class Place:
+    """A value at a path below a root; `parent` is where it was reached from, `owner` the object and the attribute.
 
-    Tensors, tables of data and the insides of libraries are not looked into, nor more than `MOST_ITEMS` of a container,
-    nor what is set `apart`. What is a root itself is reached as that one alone.
+    `fresh` is True where it was not reached before and has an inside, which is looked into next unless `closed`.
     """
-    found, known, seen = Finding(), dict[int, str](), {id(one) for one in apart}
+
+    path: str
+    value: Any
+    root: str
+    parent: Place | None = None
+    owner: tuple[Any, str] | None = None
+    depth: int = 0
+    fresh: bool = False
+    closed: bool = False
+
+
+def walk(roots: Mapping[str, Any], apart: Collection[Any] = (), *, most_items: int = MOST_ITEMS) -> Iterator[Place]:
+    """Every place below the roots, in their order. No property and no code of the objects' own is called.
+
+    Tables of data and the insides of libraries are not looked into, nor more than `most_items` of a container, nor what
+    is set `apart`. What is a root itself is looked into as that one alone. Whoever gets a place may close it.
+    """
+    seen = {id(one) for one in apart}
     roots_left = {id(value) for value in roots.values()}
     keep: list[Any] = []  # what is made while searching must not give its identity to another
     for root, start in roots.items():
         roots_left.discard(id(start))
-        queue = deque([(root, start, 0)])
+        queue = deque([Place(root, start, root)])
         while queue and len(seen) < MOST_OBJECTS:
-            path, value, depth = queue.popleft()
-            if is_generator(value):
-                identity = id(source_of(value))
-                if identity not in known:
-                    known[identity] = path
-                    found.generators[path], found.roots[path] = value, root
-                found.names.setdefault(path, known[identity])
-                continue
-            if depth > DEEPEST or id(value) in seen or id(value) in roots_left or _is_leaf(value):
+            place = queue.popleft()
+            value = place.value
+            known = id(value) in seen or id(value) in roots_left
+            place.fresh = not (known or place.depth > DEEPEST or _is_leaf(value))
+            yield place
+            if not place.fresh or place.closed:
                 continue
             seen.add(id(value))
             keep.append(value)
-            if _is_users(type(value)):
-                found.holders.append(value)
-            for name, child, owner in _children(value, path):
-                if child is None and owner is not None and name in wanted:
-                    found.vacant[name] = owner
-                queue.append((name, child, depth + 1))
+            for name, child, owner in _children(value, place.path, most_items):
+                if type(child) not in _PLAIN:
+                    queue.append(Place(name, child, root, place, owner, place.depth + 1))
+
+
+def find(roots: Mapping[str, Any], wanted: Collection[str] = (), apart: Collection[Any] = ()) -> Finding:
+    """Search the roots, in their order, for generators, by name; what is set `apart` is not looked into."""
+    found, known = Finding(), dict[int, str]()
+    for place in walk(roots, apart):
+        value, path = place.value, place.path
+        if is_generator(value):
+            place.closed = True
+            identity = id(source_of(value))
+            if identity not in known:
+                known[identity] = path
+                found.generators[path], found.roots[path] = value, place.root
+            found.names.setdefault(path, known[identity])
+        elif value is None and place.owner is not None and path in wanted:
+            found.vacant[path] = place.owner
+        elif place.fresh and _is_users(type(value)):
+            found.holders.append(value)
     return found
 
 
@@ -111,7 +141,7 @@ Child = tuple[str, Any, tuple[Any, str] | None]
 """A path, what lies there, and, for an attribute, the object and the name by which it can be put there."""
 
 
-def _children(value: Any, path: str) -> Iterator[Child]:
+def _children(value: Any, path: str, most_items: int) -> Iterator[Child]:
     if isinstance(value, types.FunctionType):
         yield from _of_function(value, path)
     elif isinstance(value, types.MethodType):
@@ -131,7 +161,7 @@ def _children(value: Any, path: str) -> Iterator[Child]:
     elif isinstance(value, type):
         yield from _of_class(value, path)
     else:
-        yield from _of_object(value, path)
+        yield from _of_object(value, path, most_items)
 
 
 def _of_function(function: types.FunctionType, path: str) -> Iterator[Child]:
@@ -170,15 +200,15 @@ def _of_class(kind: type, path: str) -> Iterator[Child]:
                     yield f"{path}.{name}", item, None
 
 
-def _of_object(value: Any, path: str) -> Iterator[Child]:
+def _of_object(value: Any, path: str, most_items: int) -> Iterator[Child]:
     if isinstance(value, dict):
         for number, (key, item) in enumerate(dict.items(value)):
-            if number == MOST_ITEMS:
+            if number == most_items:
                 break
             yield f"{path}[{key!r}]" if isinstance(key, (str, int)) else f"{path}[{number}]", item, None
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
         kind: Any = next(one for one in (list, tuple, set, frozenset, deque) if isinstance(value, one))
-        for number, item in zip(range(MOST_ITEMS), kind.__iter__(value), strict=False):
+        for number, item in zip(range(most_items), kind.__iter__(value), strict=False):
             yield f"{path}[{number}]", item, None
     bare = isinstance(value, torch.nn.Module) and not _is_users(type(value))
     for name, item in _attributes(value):

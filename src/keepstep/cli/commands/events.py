@@ -239,6 +239,10 @@ def _repaired(event: Event) -> str:
     return _sentence(*map(str, event["what"]), *more)
 
 
+def _unloaded(event: Event) -> str:
+    return f"as the best at the end it did not come back into the model: {event['why']}"
+
+
 def _began(event: Event) -> str:
     metric = f", ranked by {event['metric']} ({event['mode']})" if event["metric"] else ""
     return f"{event['run_id']} keeps {event['keep']}{metric}"
@@ -278,6 +282,7 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "pinned": _pinned,
     "unpinned": _unpinned,
     "exported": _exported,
+    "unloaded": _unloaded,
     "metrics": _late,
     "timeline": _timeline,
     "restored": _restored,

@@ -16,7 +16,7 @@ from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.errors import SettingsError
 from keepstep.operations.export.files import OTHERS
-from keepstep.operations.export.holding import held_plan
+from keepstep.operations.export.holding import with_plan
 from keepstep.operations.export.plan import ExportPlan, plan_export
 from keepstep.operations.export.report import Average, Export
 from keepstep.operations.export.request import Dtype, Request, Soup
@@ -84,21 +84,32 @@ def export(
     if dry_run:
         _show_plan(plan_export(run, request), output)
         return
-    with held_plan(run, request) as plan:
+    destination: Any = None
+
+    def carry_out(plan: ExportPlan) -> tuple[ExportPlan, Export]:
+        nonlocal destination
         _need_packages(plan)
-        hub = import_module("keepstep.integrations.hub")
-        destination = None if push is None else hub.Destination.of(push, private=private or None, revision=revision)
-        if destination is not None:
-            hub.ready(destination, plan)
-        exported = _carry_out(plan, output)
+        if push is not None:
+            destination = _destination(plan, push, private=private or None, revision=revision)
+        return plan, _carry_out(plan, output)
+
+    plan, exported = with_plan(run, request, carry_out)
     if not output.is_json:
         _report(plan, exported, output)
     if destination is not None:
-        exported = hub.push_export(exported, destination)
+        exported = import_module("keepstep.integrations.hub").push_export(exported, destination)
         if not output.is_json:
             output.line(("pushed      ", "green"), str(exported.pushed_to))
     if output.is_json:
         output.json(exported.to_json())
+
+
+def _destination(plan: ExportPlan, push: str, **options: Any) -> Any:
+    """Where it is pushed to. Raises what would make that fail."""
+    hub = import_module("keepstep.integrations.hub")
+    destination = hub.Destination.of(push, **options)
+    hub.ready(destination, plan)
+    return destination
 
 
 def _need_packages(plan: ExportPlan) -> None:

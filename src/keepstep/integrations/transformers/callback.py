@@ -47,6 +47,7 @@ class SessionCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.active:
+            self._session.share_receipt()
             self._session.signalled.stop(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

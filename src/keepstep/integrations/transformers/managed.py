@@ -16,7 +16,7 @@ from keepstep.integrations.transformers.callback import listening
 from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
 from keepstep.integrations.transformers.metrics.names import warn_of_unknown
 from keepstep.integrations.transformers.resuming import callback_states
-from keepstep.integrations.transformers.resuming.loading import load_weights, text_of
+from keepstep.integrations.transformers.resuming.loading import load_weights
 from keepstep.integrations.transformers.resuming.optimizer_order import in_order
 from keepstep.integrations.transformers.resuming.serving import serving
 from keepstep.integrations.transformers.session import Session
@@ -239,19 +239,11 @@ class ManagedTrainer(_Base):
         if not self._keepstep.active:
             super()._load_best_model()
             return
-        best = self._keepstep.ranks.agree(self._keepstep.best_at_the_end)
-        if best is None:
-            if self._keepstep.ranking.best_elsewhere:
-                super()._load_best_model()
-            return
-        self._keepstep.ranking.judgement.show(str(best.path))
-        self.state.best_global_step = best.step
-        with serving(self._keepstep.held):
-            lacking = load_weights(self, Path(str(best.path)), super()._load_best_model, best=True)
-        self._keepstep.held.clear()
-        if lacking:
-            messages.logger.warning("%s is loaded in part: %s", best.name, text_of(lacking))
-        self._keepstep.comparison.check_best(Path(str(best.path)))
+        session = self._keepstep
+        if session.ranks.agree(session.calls_another_the_best):
+            super()._load_best_model()
+        else:
+            session.best.load(session.next_best, super()._load_best_model, super()._load_from_checkpoint)
 
 
 def attach(

@@ -13,6 +13,8 @@ from keepstep.engine import HeldFiles
 from keepstep.errors import CheckpointNotFound, ResumeRefused
 from keepstep.integrations.transformers.metrics.logbook import Logbook
 from keepstep.integrations.transformers.metrics.ranking import Ranking
+from keepstep.integrations.transformers.resuming.best_at_end import BestAtEnd
+from keepstep.integrations.transformers.resuming.causes import causes_of
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
@@ -77,12 +79,16 @@ class Session:
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
         self.held = HeldFiles(hold=loads_whole_files(trainer))
-        self.logbook = Logbook(trainer, checkpointer, leads=ranks.leads)
+        self.logbook = Logbook(checkpointer, leads=ranks.leads)
         self._engine_text = engine.text
         self._fingerprint: dict[str, Any] = {}
         self._compared = False
         self._trainer_state: dict[str, Any] = {}
         self.comparison = Comparison(trainer)
+        self.best = BestAtEnd(
+            trainer, checkpointer, ranks, comparison=self.comparison, held=self.held,
+            show=self.ranking.judgement.show, pass_over=self.ranking.pass_over,
+        )  # fmt: skip
 
     def hear(self, policy: Policy, path: str) -> None:
         """Train by this policy and into this directory from the next training on."""
@@ -108,6 +114,8 @@ class Session:
                 yield str(point.path) if point else None
             self.ranking.judgement.show(self.ranks.agree(self._conclude))
             self.logbook.end("stopped" if self.loop.stops_here else "finished")
+            self.share_receipt()
+            self.best.end_well()
         finally:
             self.active = False
             self.logbook.end("failed")
@@ -129,6 +137,7 @@ class Session:
         self._trainer_state = {}
         self._fingerprint, self._compared = {}, False
         self.comparison.start(point.path if point else None)
+        self.best.start()
         if point is not None:
             with in_stock_words(resume, self.trainer, ResumeRefused):
                 self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
@@ -159,6 +168,11 @@ class Session:
             yield
         if path is not None:
             self.ranks.together(partial(self.comparison.judge_optimizer, path))
+
+    def share_receipt(self) -> None:
+        """Let every rank have what rank 0 knows of the resume by now: it alone compares what is logged."""
+        if self.point is not None and not self.ranks.single:
+            self.checkpointer.receipt = self.ranks.agree(lambda: self.checkpointer.receipt)
 
     def _conclude(self) -> str | None:
         """The end of a training that nothing interrupted; returns the path of the best checkpoint. Raises DiskFull."""
@@ -203,8 +217,9 @@ class Session:
         state.compute_steps(trainer.args, state.max_steps)
         if self.point is None:
             self.ranks.agree(partial(self._say_start, state))
-            self.logbook.begin(state.max_steps)
+            self.logbook.begin(state.max_steps, partial(causes_of, trainer, self.loop.restored))
             return
+        self.ranks.together(self.comparison.judge_unsaved)
         self.comparison.note_lost(lost)
         checkpoint = self.point.checkpoint
         if checkpoint.state is not State.COMMITTED:
@@ -216,7 +231,7 @@ class Session:
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)
-        self.logbook.begin(state.max_steps)
+        self.logbook.begin(state.max_steps, partial(causes_of, trainer, self.loop.restored))
         self.loop.resume(loader)
         self.ranks.agree(partial(self._say_start, state, over=over))
         self.loop.replay_epoch_end(self.point.path, over=over)
@@ -249,12 +264,17 @@ class Session:
         stopped = self.loop.restored is not None and self.loop.restored.stopped
         return finished or (stopped and max_steps == self._trainer_state.get("max_steps"))
 
-    def best_at_the_end(self) -> Checkpoint | None:
-        """What `load_best_model_at_end` loads, once all is saved; None, which is said, when nothing is ranked, and
-        where somebody calls a directory of his own the best.
+    def calls_another_the_best(self) -> bool:
+        """True where somebody calls a directory of his own the best of the training, once all is saved."""
+        self.saves.drain()
+        return self.ranking.best_elsewhere is not None
+
+    def next_best(self) -> Checkpoint | None:
+        """What `load_best_model_at_end` loads, once all is saved, but for what did not come back; None, which is said,
+        when nothing is ranked.
         """
         self.saves.drain()
-        return None if self.ranking.best_elsewhere else self.ranking.best_that_holds(self.held)
+        return self.ranking.best_that_holds(self.held)
 
     def _say_start(self, state: Any, *, over: bool = False) -> None:
         resume = f"going on from step {self.point.checkpoint.step}" if self.point else "fresh start"

@@ -82,6 +82,12 @@ def _metrics(plan: ExportPlan, exported: Export) -> str:
     text = f"The run was ranked by {_plain(ranked.name)} ({ranked.direction}).\n\n" if ranked else ""
     if plan.not_the_best:
         text += f"This is {_plain(plan.not_the_best)}.\n\n"
+    unloaded = plan.run.events.unloaded()
+    for member in exported.members:
+        if why := unloaded.get(member.generation):
+            text += (
+                f"At the end of its training step {member.step} did not come back into the model: {_plain(why)}.\n\n"
+            )
     for member in exported.members:
         found = metrics_of(member)
         values = ", ".join(f"{name} {v if isinstance(v, str) else format_number(v)}" for name, v in found.items())

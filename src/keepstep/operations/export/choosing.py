@@ -36,6 +36,12 @@ def choose(run: Run, request: Request) -> tuple[Checkpoint, ...]:
     return (first, *(member for member in members if member != first))
 
 
+def asks_for_best(request: Request) -> bool:
+    """True where the checkpoints are asked for by their rank."""
+    average = request.average
+    return request.reference == "best" if average is None else average.strip().startswith("best:")
+
+
 def find(run: Run, reference: Reference) -> Checkpoint:
     """The checkpoint that a reference names, wherever it lies. Raises CheckpointNotFound."""
     return run.find(reference, aside=True)

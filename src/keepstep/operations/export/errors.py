@@ -11,6 +11,10 @@ class ExportRefused(KeepstepError):
     code = "export-refused"
 
 
+class Unreadable(ExportRefused):
+    """A file of what is to be exported is not what its name says."""
+
+
 class ExportUnequal(KeepstepError):
     """What was about to be published differs from its source, or does not load; it was thrown away."""
 

@@ -2,18 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import logging
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import TypeVar
 
-from keepstep.errors import CheckpointNotFound
-from keepstep.operations.export.choosing import is_gone
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, KeepstepError
+from keepstep.model import Checkpoint
+from keepstep.operations.export.choosing import asks_for_best, choose, is_gone, verify
+from keepstep.operations.export.errors import Unreadable
 from keepstep.operations.export.plan import ExportPlan, plan_export
 from keepstep.operations.export.request import Request
 from keepstep.run import Run
 
+logger = logging.getLogger("keepstep")
+T = TypeVar("T")
+
 ATTEMPTS = 5
 """Times that an export is planned anew, because a training removed or thinned what it was to read."""
 WHY = "being exported"
+
+
+def with_plan(run: Run, request: Request, carry_out: Callable[[ExportPlan], T]) -> T:
+    """What `carry_out` returns for the plan of an export, held (`held_plan`) while it lasts.
+
+    Where the best was asked for and is found damaged, the next best takes its place, which is said. Raises what
+    `carry_out` raises.
+    """
+    while True:
+        members = choose(run, request)
+        try:
+            with held_plan(run, request) as plan:
+                return carry_out(plan)
+        except (CheckpointCorrupt, Unreadable) as error:
+            found = error if isinstance(error, CheckpointCorrupt) else _damage(run, members)
+            if found is None:
+                raise
+            if not _gives_way(run, request, members):
+                raise found from None
+            logger.warning("%s.\n  The next best is exported in its place.", found.message.partition(". ")[0])
+
+
+def _damage(run: Run, members: tuple[Checkpoint, ...]) -> CheckpointCorrupt | None:
+    """What a file that can't be read comes from, where it is damage; it is known from then on."""
+    try:
+        verify(run, members)
+    except CheckpointCorrupt as error:
+        return error
+    return None
+
+
+def _gives_way(run: Run, request: Request, members: tuple[Checkpoint, ...]) -> bool:
+    """True where others are to be exported, now that it is known which are damaged."""
+    if not asks_for_best(request):
+        return False
+    try:
+        now = choose(run, request)
+    except KeepstepError:
+        return False
+    return [member.generation for member in now] != [member.generation for member in members]
 
 
 @contextmanager

@@ -12,8 +12,8 @@ from typing import Any
 from keepstep.formats.safetensors_header import FLOATING, TensorEntry, tensors_in
 from keepstep.layout import NOT_JSON
 from keepstep.model import Checkpoint, FileEntry
-from keepstep.operations.export.choosing import choose
-from keepstep.operations.export.errors import ExportRefused
+from keepstep.operations.export.choosing import asks_for_best, choose
+from keepstep.operations.export.errors import ExportRefused, Unreadable
 from keepstep.operations.export.files import ADAPTER_CONFIG, OTHERS, ModelFiles, model_files
 from keepstep.operations.export.request import HEADER_DTYPES, TORCH_DTYPES, Request
 from keepstep.operations.export.target import Target
@@ -131,8 +131,7 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
 
 def _passed_over(run: Run, request: Request, members: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
     """What is damaged and would be exported, were it not, where the best are asked for."""
-    average = request.average
-    if not (request.reference == "best" if average is None else average.strip().startswith("best:")):
+    if not asks_for_best(request):
         return ()
     found = [checkpoint for member in members for checkpoint in run.spoiled_before(member)]
     return tuple({checkpoint.generation: checkpoint for checkpoint in found}.values())
@@ -193,9 +192,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except NOT_JSON as error:
-        raise ExportRefused(f"{path} is no JSON") from error
+        raise Unreadable(f"{path} is no JSON") from error
     if not isinstance(found, dict):
-        raise ExportRefused(f"{path} is no JSON object")
+        raise Unreadable(f"{path} is no JSON object")
     return found  # pyright: ignore[reportUnknownVariableType]
 
 
@@ -216,7 +215,7 @@ def _tensors(paths: Iterable[Path], hint: str = "") -> list[tuple[str, TensorEnt
         try:
             found += tensors_in(path).items()
         except ValueError as error:
-            raise ExportRefused(f"{path} {error}", hint=hint) from error
+            raise Unreadable(f"{path} {error}", hint=hint) from error
     return found
 
 

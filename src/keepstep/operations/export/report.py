@@ -48,8 +48,8 @@ class Check:
     """The outcome of loading an export and comparing it with its source.
 
     `loaded_by` is the stock class that loaded it, empty where none could; `compared` says what the tensors were
-    compared with, `memory` how many of the source's are what was in memory when it was saved. Where something could not
-    be tried, `untried` says why.
+    compared with, `memory` how many of the source's are what was in memory when it was saved, of a mean for each step.
+    Where something could not be tried, `untried` says why.
     """
 
     loaded_by: str

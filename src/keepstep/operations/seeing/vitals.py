@@ -47,7 +47,13 @@ class Tally:
     """Checkpoints removed, thinned and quarantined, by these words."""
     freed_bytes: int = 0
     resumes: Counter[str] = field(default_factory=Counter[str])
-    """Resumes by their exactness."""
+    """Resumes by their exactness, as it was said first."""
+    corrections: Counter[str] = field(default_factory=Counter[str])
+    """Resumes that turned out to be of another exactness, by that."""
+    proved: int = 0
+    """Resumes whose course came out as an interrupted attempt had logged it."""
+    _level: str = ""
+    _proved: bool = False
     verifications: Counter[str] = field(default_factory=Counter[str])
     """Verifications that found all bytes ok, and those that found a checkpoint damaged."""
     verified_at: dict[int, datetime] = field(default_factory=dict[int, datetime])
@@ -70,11 +76,20 @@ class Tally:
                 self.gone[way] += 1
                 self.freed_bytes += _whole(event.get("freed_bytes" if way == "thinned" else "size_bytes"))
             case "resumed":
-                self.resumes[str(event.get("level", "unknown"))] += 1
+                self._level, self._proved = str(event.get("level", "unknown")), False
+                self.resumes[self._level] += 1
+            case "course":
+                self._take_course(event)
             case "verified":
                 self._take_verification(event)
             case _:
                 pass
+
+    def _take_course(self, event: Event) -> None:
+        level, proved = str(event.get("level", self._level)), event.get("evidence") == "proved"
+        self.corrections[level] += level != self._level
+        self.proved += proved and not self._proved
+        self._level, self._proved = level, self._proved or proved
 
     def _take_verification(self, event: Event) -> None:
         good, generation, when = bool(event.get("ok")), event.get("generation"), _moment(event)

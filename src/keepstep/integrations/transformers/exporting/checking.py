@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from keepstep.engine import Imprint
+from keepstep.engine import IMPRINT_NAME, Imprint
 from keepstep.integrations.transformers.exporting.averaging import Mean
 from keepstep.integrations.transformers.exporting.building import Built
 from keepstep.integrations.transformers.exporting.merging import ROUNDED
@@ -41,11 +42,13 @@ def check_export(plan: ExportPlan, staging: Path, built: Built) -> Check:
     count = _check_files(plan, staging, built)
     try:
         if plan.request.merge:
-            check = _check_merged(staging, built)
+            check = _check_merged(plan, staging, built)
         elif built.average is not None:
             check = _check_loading(plan, staging)
         else:
             check = _check_against(_portraits(plan), plan.directory, staging, built.cast_to)
+        if built.average is not None or plan.request.merge:
+            check = replace(check, memory=_memory_of_members(plan, built))
     except CannotLoad as error:
         check = Check("", 0, "", untried=f"loading: {error}")
     if plan.request.merge and built.average is None:
@@ -74,8 +77,8 @@ def _compare_files(names: list[str], expected: Callable[[str], torch.Tensor], af
     return len(names)
 
 
-def _check_merged(staging: Path, built: Built) -> Check:
-    after, kind = _portrait_of_model(staging)
+def _check_merged(plan: ExportPlan, staging: Path, built: Built) -> Check:
+    after, kind = _portraits(plan)(staging)
     if built.expected is not None:
         _same_digests(built.expected, after)
     check = Check(kind, len(after.digests), "", untried=after.why)
@@ -116,11 +119,40 @@ def _must_pass(forward: Forward, otherwise: str) -> None:
 
 
 def _portraits(plan: ExportPlan) -> Portraits:
-    """How to load what is exported: a whole model, or the base with an adapter on it."""
-    if not plan.files.adapter or plan.request.merge:
-        return _portrait_of_model
-    base = base_or_why(plan)
-    return lambda directory: _portrait_of_adapter(base, directory)
+    """How to load and portray what is exported."""
+
+    def portrayed(directory: Path) -> tuple[Portrait, str]:
+        with _loaded(plan, directory, merged=plan.request.merge) as (model, kind):
+            return replace(portray(model), memory=_memory(model, directory)), kind
+
+    return portrayed
+
+
+@contextmanager
+def _loaded(plan: ExportPlan, directory: Path, *, merged: bool = False) -> Iterator[tuple[Any, str]]:
+    """A whole model, or the base with an adapter on it, and the class that loaded it; let go of afterwards."""
+    if plan.files.adapter and not merged:
+        model: Any = put_adapter(load_base(base_or_why(plan), directory, local=True)[0], directory)
+        kind = type(model).__name__
+    else:
+        model, kind = load_model(directory)
+    try:
+        yield model, kind
+    finally:
+        del model
+        gc.collect()
+
+
+def _memory_of_members(plan: ExportPlan, built: Built) -> str:
+    """How each checkpoint that went in, loaded by stock code, compares with what was in memory when it was saved."""
+    steps = [plan.source.step] if built.average is None else built.average.steps
+    found: dict[int, str] = {}
+    for member in plan.members:
+        directory = member.path
+        if member.step in steps and directory is not None and (directory / IMPRINT_NAME).is_file():
+            with _loaded(plan, directory) as (model, _):
+                found[member.step] = _memory(model, directory)
+    return "; ".join(text if len(steps) == 1 else f"step {step}: {text}" for step, text in found.items())
 
 
 def base_or_why(plan: ExportPlan) -> str:
@@ -129,24 +161,6 @@ def base_or_why(plan: ExportPlan) -> str:
         return base_of(plan)
     except ExportRefused as error:
         raise CannotLoad(error.message) from error
-
-
-def _portrait_of_model(directory: Path) -> tuple[Portrait, str]:
-    model, kind = load_model(directory)
-    try:
-        return replace(portray(model), memory=_memory(model, directory)), kind
-    finally:
-        del model
-        gc.collect()
-
-
-def _portrait_of_adapter(base: str, adapter: Path) -> tuple[Portrait, str]:
-    model: Any = put_adapter(load_base(base, adapter, local=True)[0], adapter)
-    try:
-        return replace(portray(model), memory=_memory(model, adapter)), type(model).__name__
-    finally:
-        del model
-        gc.collect()
 
 
 def _memory(model: Any, directory: Path) -> str:

@@ -19,7 +19,7 @@ from keepstep.operations.export.configs import adjust
 from keepstep.operations.export.copying import copy_files
 from keepstep.operations.export.facts import facts_of
 from keepstep.operations.export.files import CARD
-from keepstep.operations.export.holding import gone, held_plan, went_away
+from keepstep.operations.export.holding import gone, went_away, with_plan
 from keepstep.operations.export.marker import MARKER, files_below, seal, write_marker
 from keepstep.operations.export.plan import ExportPlan, headers, stored_dtypes
 from keepstep.operations.export.report import Check, Export
@@ -74,6 +74,7 @@ def export(
     `include` are patterns of further files. `force` replaces an earlier export, and nothing else. `push` uploads the
     result to that repository of the hub.
 
+    A best that is found damaged gives way to the next, which is said, in the result's notes and on the card too.
     Raises CheckpointNotFound, CheckpointCorrupt, ExportRefused, SettingsError before anything is written,
     ExportUnequal where the result is not what it must be (nothing is published), StorageError, PushFailed.
     """
@@ -96,15 +97,18 @@ def export(
         check=check,
     )
     destination = None if push is None else Destination.of(push, private=private, revision=revision)
-    with held_plan(opened, request) as plan:
+
+    def carried_out(plan: ExportPlan) -> Export:
         if destination is not None:
             ready(destination, plan)
-        exported = carry_out(plan)
+        return carry_out(plan)
+
+    exported = with_plan(opened, request, carried_out)
     return exported if destination is None else push_export(exported, destination)
 
 
 def carry_out(plan: ExportPlan, watcher: Watcher | None = None) -> Export:
-    """Do what was planned; the caller holds what is read in its place (`held_plan`). Raises as `export` does."""
+    """Do what was planned; the caller holds what is read in its place (`with_plan`). Raises as `export` does."""
     try:
         return _carry_out(plan, watcher or Unwatched())
     except Exception as error:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from numbers import Real
 from typing import Any
 
 from keepstep.checkpointer import Checkpointer
-from keepstep.integrations.transformers.metrics.causes import causes_of
 from keepstep.run import Ending
 
 
 class Logbook:
     """Hands on the numbers of every log call in the rank that leads; it changes nothing, and never fails."""
 
-    def __init__(self, trainer: Any, checkpointer: Checkpointer, *, leads: bool) -> None:
-        self._trainer = trainer
+    def __init__(self, checkpointer: Checkpointer, *, leads: bool) -> None:
         self._checkpointer = checkpointer
         self._leads = leads
 
-    def begin(self, max_steps: int) -> None:
-        """Begin an attempt, where it goes on from is settled."""
+    def begin(self, max_steps: int, causes: Callable[[], Sequence[str]]) -> None:
+        """Begin an attempt, where it goes on from is settled; `causes` are asked for what makes another course."""
         if self._leads:
-            self._checkpointer.begin_log(max_steps, partial(causes_of, self._trainer))
+            self._checkpointer.begin_log(max_steps, causes)
 
     def log(self, step: int, logs: Mapping[str, Any]) -> None:
         """Note what is a number; tensors are left alone, since reading one would make a GPU wait."""

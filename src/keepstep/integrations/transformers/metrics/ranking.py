@@ -42,6 +42,7 @@ class Ranking:
         self.saved_step = step
         self._new_best_step = -1
         self._best: float | None = None
+        self._unloaded: set[int] = set()
         self._schedule_warned = self._unranked_warned = False
         self.judgement.start()
         if step >= 0 and metric is not None and (best := self._checkpointer.run.best) is not None:
@@ -167,10 +168,14 @@ class Ranking:
         """
         run, step = self._checkpointer.run, self._checkpointer.judged.step
         ranked = list(run.ranking(spoiled=spoiled))
-        if step is None:
-            return ranked
-        judged = [c for c in run.checkpoints if c.step == step and (spoiled or not c.spoiled)][-1:]
-        return [*judged, *(checkpoint for checkpoint in ranked if checkpoint not in judged)]
+        if step is not None:
+            judged = [c for c in run.checkpoints if c.step == step and (spoiled or not c.spoiled)][-1:]
+            ranked = [*judged, *(checkpoint for checkpoint in ranked if checkpoint not in judged)]
+        return sorted(ranked, key=lambda checkpoint: checkpoint.generation in self._unloaded)
+
+    def pass_over(self, checkpoint: Checkpoint) -> None:
+        """Hear of one that did not come back into the model: from here on it is named behind all others."""
+        self._unloaded.add(checkpoint.generation)
 
     def name_best_at_the_end(self) -> None:
         """The same at the end of a training, where it is said when the best was to be loaded and there is none."""
@@ -181,7 +186,7 @@ class Ranking:
     def best_that_holds(self, held: HeldFiles) -> Checkpoint | None:
         """The best checkpoint whose bytes are right, its weights held; damaged ones are passed over and said.
 
-        None, which is said, when none is ranked.
+        Those that did not come back are no candidates. None when none is left, which is said where there never was one.
         """
         self._heed()
         run, ranked = self._checkpointer.run, self._ranked(spoiled=True)
@@ -190,13 +195,16 @@ class Ranking:
             text = "step %d, which this trainer judges best, is kept no longer: the best by the metric takes its place"
             logger.warning(text, judged)
         for checkpoint in ranked:
+            if checkpoint.generation in self._unloaded:
+                continue
             verification = held.check_weights(checkpoint)
             if verification.ok:
                 return checkpoint
             run.note_verified(verification)
             text = "%s; the next best is loaded instead. %s"
             logger.warning(text, verification.summary(), verification.way_out())
-        self._warn_unranked()
+        if not self._unloaded:
+            self._warn_unranked()
         return None
 
     def _warn_unranked(self) -> None:

@@ -16,6 +16,8 @@ from keepstep.integrations.transformers.resuming.in_force import in_force
 from keepstep.integrations.transformers.resuming.loading import mend
 from keepstep.integrations.transformers.resuming.moments import loads_of, uncast
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.trained import trained
+from keepstep.integrations.transformers.resuming.unsaved import Unsaved, text_of
 from keepstep.integrations.transformers.resuming.watched import (
     bare_optimizer,
     model_state,
@@ -44,9 +46,9 @@ class Comparison:
         """Begin a training that is resumed from a checkpoint, or from none."""
         self.given = in_force(self._trainer)
         """What the optimizer had before it loaded."""
-        self.lacking: list[str] = []
         self.reasons: list[Reason] = []
         self._model = self._optimizer = NOTHING
+        self._unsaved: Unsaved | None = None
         self._rewritten: list[str] = []
         """Tensors of the optimizer's state that are as its file has them, and other than was saved."""
         self._imprint = self._read(directory) if directory is not None else None
@@ -64,13 +66,29 @@ class Comparison:
     def check_model(self, directory: Path, lacking: list[str]) -> None:
         """Compare the model with the checkpoint that was just loaded into it, and put right what can be.
 
-        `lacking` is what its loader knows to be in none of the files. Raises ResumeRefused where a tensor has other
-        values than were saved, and neither the user's own code nor the files are to blame.
+        `lacking` is what its loader knows to be in none of the files: `judge_unsaved` asks for it again. Raises
+        ResumeRefused where another tensor has other values than were saved, and neither the user's own code nor the
+        files are to blame.
         """
-        self.lacking = lacking
+        if lacking:
+            marks = {} if self._imprint is None else self._imprint.model
+            self._unsaved = Unsaved(self._trainer, directory, lacking, marks)
         if self._imprint is not None and self._trainer.model is not None:
             self._model, held = self._compare_model(self._imprint, directory)
-            self.reasons += self._excused(self._imprint, self._model, held, directory)
+            judged = self._model.without(lacking)
+            self.reasons += self._excused(self._imprint, judged, held, directory)
+
+    def judge_unsaved(self) -> None:
+        """Once all others have done what they do at the begin of a training: what no file holds is there, or no loss.
+
+        Raises ResumeRefused where it is neither.
+        """
+        unsaved, self._unsaved = self._unsaved, None
+        if unsaved is None:
+            return
+        self.reasons += unsaved.judge()
+        if self._imprint is not None:
+            self._model = compared(self._imprint.model, model_state(self._trainer.model))
 
     def note_lost(self, paths: list[str]) -> None:
         """Hear of what the checkpoint holds beside the model, and has no place in this training."""
@@ -78,19 +96,22 @@ class Comparison:
             text = f"beside the model: what was saved of {listed(paths)} has no place here, and begins anew"
             self.reasons.append(Reason(Exactness.APPROXIMATE, text))
 
-    def check_best(self, directory: Path) -> None:
-        """The same for the best at the end: what can't be put right is said, and ends no training."""
+    def check_best(self, directory: Path, lacking: list[str]) -> str:
+        """The same for the best at the end: what can't be put right, in words; empty where all is as it was saved.
+
+        `lacking` is what its loader knows to be in none of the files. What a loader of the user's own makes of it is
+        said, and no fault.
+        """
         imprint = self._read(directory)
         if imprint is None:
-            return
+            return text_of(lacking, trained(self._trainer.model)) if lacking else ""
         found, held = self._compare_model(imprint, directory)
         wrong = [name for name in found.unequal if name not in held]
-        if wrong:
-            logger.error(
-                "%s was loaded as the best, but %d of %d tensors do not have the values that were saved (%.1f%% of the "
-                "values came back): %s. Load it by from_pretrained",
-                directory, len(wrong), found.total, found.share * 100, listed(wrong),
-            )  # fmt: skip
+        if wrong and (loaders := own(self._trainer, LOADS)):
+            text = "%s, the best, as %s loads it: %s"
+            logger.warning(text, directory, ", ".join(loaders), _text_of_unequal(found, wrong))
+            return ""
+        return _text_of_unequal(found, wrong) if wrong else ""
 
     @contextmanager
     def of_optimizer(self, directory: Path | None) -> Iterator[None]:
@@ -174,8 +195,7 @@ class Comparison:
             yield _reason(f"{', '.join(loaders)} gave {_tensors(wrong)} other values than were saved", wrong)
         elif wrong:
             raise ResumeRefused(
-                f"{directory} was loaded, but {len(wrong):,} of {found.total:,} tensors of the model do not have the "
-                f"values that were saved ({found.share:.1%} of the values came back): {listed(wrong)}",
+                f"{directory} was loaded, but {_text_of_unequal(found, wrong)}",
                 hint="Build the model as it was. Or start a new run from the weights, loaded by from_pretrained.",
             )
 
@@ -187,6 +207,13 @@ class Comparison:
 
 def _reason(text: str, names: list[str]) -> Reason:
     return Reason(Exactness.APPROXIMATE, f"model: {text}: {listed(names)}")
+
+
+def _text_of_unequal(found: Found, wrong: list[str]) -> str:
+    return (
+        f"{len(wrong):,} of {found.total:,} tensors of the model do not have the values that were saved "
+        f"({found.share:.1%} of the values came back): {listed(wrong)}"
+    )
 
 
 def _tensors(names: list[str]) -> str:

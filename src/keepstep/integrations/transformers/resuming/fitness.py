@@ -11,9 +11,9 @@ from typing import Any
 from keepstep.errors import CheckpointCorrupt, ResumeRefused
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.in_force import InForce, reason_of_argument, reasons_of_given
-from keepstep.integrations.transformers.resuming.loading import text_of
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
-from keepstep.integrations.transformers.resuming.own_generators import LOADER, drawn_in_workers, find_in
+from keepstep.integrations.transformers.resuming.optimizer_order import as_now, regrouped
+from keepstep.integrations.transformers.resuming.own_generators import unrestored
 from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
 from keepstep.integrations.transformers.stock import TRAINER_STATE_NAME
@@ -122,10 +122,13 @@ def make_receipt(
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
     known = bool(before) and bool(now)
-    kept = {} if loop is None else loop.in_force
+    kept = {} if loop is None else as_now(trainer, loop.optimizer_order, loop.in_force)
     found = fingerprint_differences(before, now) if known else ()
     reasons = [reason for difference in found if (reason := _reason(difference, trainer, kept)) is not None]
     reasons += reasons_of_given(trainer, kept, comparison.given)
+    if loop is not None and (moved := regrouped(trainer, loop.optimizer_order)):
+        text = f"optimizer: {listed(moved)} in another group than at the save, and by its numbers from here on"
+        reasons.append(Reason(Exactness.APPROXIMATE, text))
     if not known:
         missing = "this training has" if before else "the checkpoint carries"
         text = f"{missing} no fingerprint: data, arguments and versions could not be compared"
@@ -138,8 +141,6 @@ def make_receipt(
     data = now.get("data", {})
     reasons += _not_restorable(trainer, loop, data)
     reasons += comparison.reasons
-    if comparison.lacking:
-        reasons.append(Reason(Exactness.APPROXIMATE, f"model: {text_of(comparison.lacking)}"))
     unread = data.get("rows") is not None and data.get("digest") is None
     if unread or any(map(_is_unknown, fingerprint_differences(before, now) if known else ())):
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
@@ -238,23 +239,16 @@ def _not_drawn_again(trainer: Any, loop: LoopState | None, data: Mapping[str, An
 
 def _own_generators(trainer: Any, loop: LoopState | None) -> list[str]:
     """What of the generators that the trainer's parts hold is not restored, by path."""
-    found = find_in(trainer)
-    now = [path for path in found.generators if not path.startswith(LOADER)]
-    if loop is None or loop.own is None:
-        return [f"{_them(now)} not in the checkpoint: {_anew(now)}"] if now else []
+    lost, new, without_state, copied = unrestored(trainer, loop)
     reasons: list[str] = []
-    before = [path for path in loop.own if not path.startswith(LOADER)]
-    lost = [path for path in before if path not in found.names and path not in find_in(trainer, before).vacant]
-    new = [path for path in now if not {n for n, path_of in found.names.items() if path_of == path} & {*loop.own}]
-    new = [path for path in new if path not in loop.own_without_state]
     if lost:
         reasons.append(f"{_them(lost)} in the checkpoint, and not found in this training")
     if new:
         reasons.append(f"{_them(new)} not in the checkpoint: {_anew(new)}")
-    if loop.own_without_state:
-        names = listed(loop.own_without_state)
-        reasons.append(f"no state can be had of {names}: what is drawn from there is another after a resume")
-    copied = drawn_in_workers(trainer) if loop.mid_epoch else []
+    if without_state:
+        reasons.append(
+            f"no state can be had of {listed(without_state)}: what is drawn from there is another after a resume"
+        )
     if copied:
         reasons.append(f"{_them(copied)} drawn from by the data loader's workers, which have copies: those begin anew")
     return reasons

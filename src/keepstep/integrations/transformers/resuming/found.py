@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,10 @@ class Found(NamedTuple):
     def wrong(self) -> list[str]:
         """Names of all that is not equal."""
         return [*self.unequal, *self.cast, *self.absent]
+
+    def without(self, names: Collection[str]) -> Found:
+        """The same, with nothing said of what is wrong with tensors of these names."""
+        return self._replace(unequal=[name for name in self.unequal if name not in names])
 
 
 NOTHING = Found(0, [], [], [], 1.0)

@@ -9,7 +9,10 @@ from keepstep.integrations.transformers.setup.arguments import level_of_argument
 from keepstep.run import Difference, Exactness, Reason
 
 InForce = Mapping[str, list[Any]]
-"""For each argument whose value an optimizer keeps, the values that its groups have, each once."""
+"""For each argument whose value an optimizer keeps, the values of its groups, in their order; None where one has none.
+
+Checkpoints of before hold each value once.
+"""
 
 _OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio")
 _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
@@ -19,8 +22,7 @@ _BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 def in_force(trainer: Any) -> dict[str, list[Any]]:
     """What is in force now. A learning rate is that from which the schedule counts, where it counts from one."""
     found: dict[str, list[Any]] = {}
-    optimizer = trainer.optimizer
-    for group in getattr(optimizer, "param_groups", ()):
+    for group in getattr(trainer.optimizer, "param_groups", ()):
         betas = group.get("betas") or (None, None)
         values = {
             "learning_rate": group.get("initial_lr", group.get("lr")),
@@ -30,9 +32,8 @@ def in_force(trainer: Any) -> dict[str, list[Any]]:
         }  # fmt: skip
         for name, value in values.items():
             number = value.item() if hasattr(value, "item") else value
-            if isinstance(number, (int, float)) and number not in found.setdefault(name, []):
-                found[name].append(number)
-    return {name: values for name, values in found.items() if values}
+            found.setdefault(name, []).append(number if isinstance(number, (int, float)) else None)
+    return {name: values for name, values in found.items() if any(value is not None for value in values)}
 
 
 def reason_of_argument(difference: Difference, trainer: Any, kept: InForce) -> Reason | None:
@@ -72,7 +73,7 @@ def reasons_of_given(trainer: Any, kept: InForce, now: InForce) -> list[Reason]:
             "it is part of the optimizer's state",
         )
         for name, values in kept.items()
-        if name in now and now[name] != values and not (name == "learning_rate" and _rate_is_lost(trainer))
+        if name in now and not _same(now[name], values) and not (name == "learning_rate" and _rate_is_lost(trainer))
     ]
 
 
@@ -91,5 +92,13 @@ def _scheduler_is_given(trainer: Any) -> bool:
     return trainer.lr_scheduler is not None and not getattr(trainer, "_created_lr_scheduler", False)
 
 
+def _same(now: list[Any], kept: list[Any]) -> bool:
+    return now == kept if len(now) == len(kept) else _each_once(now) == _each_once(kept)
+
+
+def _each_once(values: list[Any]) -> list[Any]:
+    return list(dict.fromkeys(value for value in values if value is not None))
+
+
 def _words(values: list[Any]) -> str:
-    return " and ".join(str(value) for value in values)
+    return " and ".join(map(str, _each_once(values)))

@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from keepstep.errors import ResumeRefused
 from keepstep.integrations.transformers.resuming import adapters, renamed
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.sources import Sources
-from keepstep.integrations.transformers.resuming.trained import adapted, unwrapped
-from keepstep.integrations.transformers.setup.messages import listed
+from keepstep.integrations.transformers.resuming.trained import adapted, trained, unwrapped
+from keepstep.integrations.transformers.resuming.unsaved import refusal
 from keepstep.integrations.transformers.setup.own_code import is_stock
 
 LOAD, LOAD_BEST = "_load_from_checkpoint", "_load_best_model"
@@ -45,11 +44,7 @@ def load_weights(trainer: Any, directory: Path, stock: Callable[[], None], *, be
     except RuntimeError as error:
         if not lacking:
             raise
-        raise ResumeRefused(
-            f"{directory} does not hold all that trains in this model: {listed(lacking)} "
-            f"{'is' if len(lacking) == 1 else 'are'} in none of its files",
-            hint="It was saved by stock writers, which leave that out: start a new run, or load its adapter by hand.",
-        ) from error
+        raise refusal(directory, lacking, trained(trainer.model)) from error
     if loads_whole_files(trainer):
         if sources is not None and not adapted(trainer.model):
             sources.load()
@@ -71,12 +66,6 @@ def mend(model: Any, directory: Path, wanted: Iterable[str]) -> set[str]:
     sources.convert()
     adapters.put_back(model, directory)
     return set(wanted) - set(sources.lacking)
-
-
-def text_of(lacking: list[str]) -> str:
-    """What is lacking, in words."""
-    count = "1 tensor that trains is" if len(lacking) == 1 else f"{len(lacking)} tensors that train are"
-    return f"{count} in none of its files as in memory, and not put back: {listed(lacking)}"
 
 
 def _sources(trainer: Any, directory: Path, loader: str) -> Sources | None:

@@ -17,14 +17,15 @@ from keepstep.integrations.transformers.resuming.own_generators import FIRST, ca
 from keepstep.integrations.transformers.resuming.trained import live_tensors, read_extra, unwrapped
 from keepstep.integrations.transformers.resuming.watched import bare_optimizer
 from keepstep.integrations.transformers.setup.messages import listed, logger
+from keepstep.snapshot.finding import Place, walk
 
 PREFIX = "trainer."
 """What the names in the extra file begin with: the path from the trainer follows."""
 SAMPLED_VALUES = 64
 """Values of each tensor by which is seen whether it has moved."""
-DEEPEST = 5
-"""Objects inside of each other that are looked into."""
 MOST_ITEMS = 100_000
+"""Items of one container that are looked at: averages lie in dictionaries with an item for each parameter."""
+_CONTAINERS = (dict, list, tuple)
 _APART = (
     *FIRST, *NAMES, BUFFER, "model", "model_wrapped", "optimizer", "lr_scheduler", "accelerator", "callback_handler",
     "state", "control", "args", "_tr_loss", "current_flos", "deepspeed", "is_in_train",
@@ -112,50 +113,47 @@ def tensors_beside(trainer: Any) -> dict[str, Held]:
     roots |= {n: v for n, v in vars(trainer).items() if n not in _APART and not n.startswith("_keepstep")}
     if (optimizer := _own_optimizer(trainer)) is not None:
         roots |= {f"optimizer.{n}": v for n, v in vars(optimizer).items() if n not in _OF_OPTIMIZERS}
-    seen = {id(trainer), id(trainer.model), id(unwrapped(trainer.model)), id(trainer.model_wrapped), id(trainer.args)}
-    for root, value in roots.items():
-        owners = (("optimizer", optimizer),) if root.startswith("optimizer.") else ()
-        for path, one in _Walk(seen).below(root, value, root, owners):
-            memory = memory_of(one.tensor)
+    apart = [trainer, trainer.model, unwrapped(trainer.model), trainer.model_wrapped, trainer.args, optimizer]
+    for place in walk(roots, apart, most_items=MOST_ITEMS):
+        for path, tensor in _tensors_at(place):
+            memory = memory_of(tensor)
             if memory is not None and memory not in known:
                 known.add(memory)
-                found[path] = one
+                owners = _owners_of(place, optimizer)
+                found[path] = Held(tensor, _group_of(place), owners)
     return found
 
 
-class _Walk:
-    """A walk through objects, each once."""
-
-    def __init__(self, seen: set[int]) -> None:
-        self._seen = seen
-
-    def below(
-        self, path: str, value: Any, group: str, owners: tuple[tuple[str, Any], ...]
-    ) -> Iterator[tuple[str, Held]]:
-        if isinstance(value, torch.Tensor):
-            yield path, Held(value, group, owners)
-        elif len(owners) <= DEEPEST and id(value) not in self._seen:
-            self._seen.add(id(value))
-            yield from self._inside(path, value, owners)
-
-    def _inside(self, path: str, value: Any, owners: tuple[tuple[str, Any], ...]) -> Iterator[tuple[str, Held]]:
-        if isinstance(value, torch.nn.Module):
-            for name, tensor in live_tensors(value).items():
-                yield f"{path}.{name}", Held(tensor, path, owners)
-        elif isinstance(value, (dict, list, tuple)):
-            for name, item in _items(value):
-                yield from self.below(f"{path}[{name!r}]", item, path, owners)
-        elif _is_looked_into(value):
-            for name, item in list(vars(value).items()):
-                yield from self.below(f"{path}.{name}", item, f"{path}.{name}", (*owners, (path, value)))
+def _tensors_at(place: Place) -> Iterator[tuple[str, torch.Tensor]]:
+    """What a place has of tensors. Only containers, modules, callbacks and objects of the user's are looked into."""
+    value = place.value
+    if isinstance(value, torch.Tensor):
+        yield place.path, value
+    elif isinstance(value, torch.nn.Module):
+        place.closed = True
+        if place.fresh:
+            yield from ((f"{place.path}.{name}", tensor) for name, tensor in live_tensors(value).items())
+    elif not isinstance(value, _CONTAINERS):
+        place.closed = not _is_looked_into(value)
 
 
-def _items(value: dict[Any, Any] | list[Any] | tuple[Any, ...]) -> list[tuple[Any, Any]]:
-    """What lies in a container, by key or number; nothing of those that hold rows of data."""
-    if len(value) > MOST_ITEMS:
-        return []
-    found = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-    return [(key, item) for key, item in found if isinstance(key, (str, int))]
+def _group_of(place: Place) -> str:
+    """The path of the container that a tensor is in, or its own."""
+    parent = place.parent
+    return parent.path if parent is not None and isinstance(parent.value, _CONTAINERS) else place.path
+
+
+def _owners_of(place: Place, optimizer: Any) -> tuple[tuple[str, Any], ...]:
+    """The objects that lead to a place, from the root on."""
+    found: list[tuple[str, Any]] = []
+    above = place.parent
+    while above is not None:
+        if not isinstance(above.value, _CONTAINERS):
+            found.append((above.path, above.value))
+        above = above.parent
+    if place.root.startswith("optimizer."):
+        found.append(("optimizer", optimizer))
+    return tuple(reversed(found))
 
 
 def _is_looked_into(value: Any) -> bool:

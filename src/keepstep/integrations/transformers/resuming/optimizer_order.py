@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,6 +63,24 @@ def in_order(trainer: Any, saved: Order | None) -> Iterator[None]:
         )
     _reorder_rates(trainer, _origins(saved, now))
     logger.info("the optimizer's parameters are in another order than at the save: their state was taken by name")
+
+
+def as_now(trainer: Any, saved: Order | None, values: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """Values of the groups that were `saved`, in the order of those of now; as they are where that is not known."""
+    now = order_of(trainer)
+    if saved is None or now is None or len(saved) != len(now):
+        return dict(values)
+    origins = _origins(saved, now)
+    return {name: [v[n] for n in origins] if len(v) == len(origins) else v for name, v in values.items()}
+
+
+def regrouped(trainer: Any, saved: Order | None) -> list[str]:
+    """Names of parameters that are in another group than at the save, and have the settings of that by now."""
+    now = order_of(trainer)
+    if saved is None or now is None or len(saved) != len(now):
+        return []
+    pairs = zip(now, _origins(saved, now), strict=True)
+    return [name for group, origin in pairs for name in group if name not in saved[origin]]
 
 
 def _origins(saved: Order, now: Order) -> list[int]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from keepstep.integrations.transformers.resuming.data_order import parts_of
+from keepstep.integrations.transformers.resuming.loop_state import LoopState
 from keepstep.integrations.transformers.setup.fingerprint import trained_class
 from keepstep.integrations.transformers.setup.messages import listed, logger
 from keepstep.snapshot import generators, random_state
@@ -100,12 +101,43 @@ def find_in(trainer: Any, wanted: Collection[str] = ()) -> Finding:
     return find(roots, wanted, [trainer, *(own[name] for name in _APART if name in own), loader])
 
 
-def drawn_in_workers(trainer: Any) -> list[str]:
-    """Paths of the generators that a data loader's workers have copies of; empty where there are no workers."""
-    if not trainer.args.dataloader_num_workers:
-        return []
-    roots = find_in(trainer).roots
-    return [path for path, root in roots.items() if root in LOADED]
+class Unrestored(NamedTuple):
+    """The paths of generators that a resume does not restore, by the reason.
+
+    `lost` are in the checkpoint alone, `new` in this training alone; those `without_state` have none that can be kept;
+    of those that are `copied` each worker of the data loader has its own.
+    """
+
+    lost: list[str]
+    new: list[str]
+    without_state: list[str]
+    copied: list[str]
+
+    @property
+    def here(self) -> list[str]:
+        """Those of this training."""
+        return [*self.new, *self.without_state, *self.copied]
+
+
+def unrestored(trainer: Any, loop: LoopState | None) -> Unrestored:
+    """What of the generators that a trainer's parts hold goes on from elsewhere than where the checkpoint left it."""
+    kept = None if loop is None else loop.own
+    before = [path for path in kept or () if not path.startswith(LOADER)]
+    found = find_in(trainer, before)
+    now = [path for path in found.generators if not path.startswith(LOADER)]
+    if loop is None or kept is None:
+        return Unrestored([], now, [], [])
+    known = {found.names[path] for path in kept if path in found.names} | {*loop.own_without_state}
+    return Unrestored(
+        [path for path in before if path not in found.names and path not in found.vacant],
+        [path for path in now if path not in known],
+        list(loop.own_without_state),
+        [path for path, root in found.roots.items() if root in LOADED] if _is_copied(trainer, loop) else [],
+    )
+
+
+def _is_copied(trainer: Any, loop: LoopState) -> bool:
+    return bool(trainer.args.dataloader_num_workers) and loop.mid_epoch
 
 
 def callbacks_of(trainer: Any) -> dict[str, Any]:

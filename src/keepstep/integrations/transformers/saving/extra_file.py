@@ -136,8 +136,8 @@ def _say_moved(kept: Mapping[str, torch.Tensor], lost: Collection[str]) -> None:
         )  # fmt: skip
     if lost:
         logger.warning(
-            "%d tensors that move beside the model can be kept in no file (%s): a resume starts them anew",
-            len(lost), listed(sorted(lost)),
+            "%s beside the model and can be kept in no file (%s): new from a resume on",
+            "1 tensor moves" if len(lost) == 1 else f"{len(lost)} tensors move", listed(sorted(lost)),
         )  # fmt: skip
 
 
@@ -151,7 +151,8 @@ def _say(kept: dict[str, torch.Tensor], lost: set[str]) -> None:
         )  # fmt: skip
     if lost:
         logger.warning(
-            "%d of the tensors that train can be kept in no file (%s): a resume starts them anew; save and load them "
-            "in a callback, or give them a dtype that safetensors files hold",
+            "%d of the tensors that train can be kept in no file (%s), and a resume without them is refused: write "
+            "them in a callback's on_save and put them back in its on_train_begin, or give them a dtype that "
+            "safetensors files hold",
             len(lost), listed(sorted(lost)),
         )  # fmt: skip

@@ -112,6 +112,8 @@ def say_end(checkpointer: Checkpointer, save_strategy: str) -> None:
     if best and (spoiled := run.spoiled_before(best)):
         named = ", ".join(f"{one.name}{_value(checkpointer.policy, one)}" for one in spoiled)
         ranked += f" of those that hold ({named}: better, but damaged)"
+    if best and (why := run.events.unloaded().get(best.generation)):
+        ranked += f" (it did not come back into the model: {why})"
     count = "1 checkpoint" if len(checkpoints) == 1 else f"{len(checkpoints)} checkpoints"
     logger.info("done: %s in %s; %s; newest %s", count, run.path, ranked, latest.name)
     if (sure := certainty_of_best(run)) is not None:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from types import FunctionType, MethodType
 from typing import Any
 
-import numpy as np
 import torch
 
+from keepstep.integrations.transformers.resuming.loop_state import LoopState
+from keepstep.integrations.transformers.resuming.own_generators import unrestored
 from keepstep.integrations.transformers.setup.bystanders import is_of
 from keepstep.integrations.transformers.setup.messages import listed
 
-_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 _LIBRARIES = ("transformers.", "trl.", "peft.", "accelerate.", "datasets.", "torch.", "keepstep.")
 _NONDETERMINISTIC = ("flash_attention", "flash_attn", "kernels-community")
 """Attention whose backward pass adds in whatever order the device takes."""
 
 
-def causes_of(trainer: Any) -> list[str]:
-    """In words, the likeliest first; never empty."""
-    found = [*_generators(trainer), *_own_code(trainer), *_device(trainer)]
+def causes_of(trainer: Any, restored: LoopState | None = None) -> list[str]:
+    """In words, the likeliest first; never empty. `restored` is the state that the training goes on from."""
+    found = [*_generators(trainer, restored), *_own_code(trainer), *_device(trainer)]
     return found or ["state or random numbers that no checkpoint holds"]
 
 
@@ -33,37 +32,11 @@ def _parts(trainer: Any) -> Iterator[tuple[str, Any]]:
         yield "a callback", callback
 
 
-def _generators(trainer: Any) -> Iterator[str]:
-    """Generators that a part draws from, and that no stock checkpoint holds."""
-    for role, part in _parts(trainer):
-        if names := sorted(set(_generators_of(part))):
-            many = "a generator of its own" if len(names) == 1 else "generators of its own"
-            yield f"{role} ({_name(part)}) draws from {many}: {listed(names)}"
-
-
-def _generators_of(part: Any) -> Iterator[str]:
-    """Names of generators in its attributes, and among what its functions use of their module or were closed over."""
-    for name, value in getattr(part, "__dict__", {}).items():
-        if isinstance(value, _GENERATORS):
-            yield name
-    for function in () if _is_of_library(part) else _functions(part):
-        used = {name: function.__globals__.get(name) for name in function.__code__.co_names}
-        cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-        for name, cell in cells:
-            try:
-                used[name] = cell.cell_contents
-            except ValueError:  # not bound yet
-                continue
-        yield from (name for name, value in used.items() if isinstance(value, _GENERATORS))
-
-
-def _functions(part: Any) -> Iterator[FunctionType]:
-    if isinstance(part, (FunctionType, MethodType)):
-        yield part if isinstance(part, FunctionType) else part.__func__  # pyright: ignore[reportReturnType]
-        return
-    for kind in type(part).__mro__:
-        if not f"{kind.__module__}.".startswith(_LIBRARIES):
-            yield from (value for value in vars(kind).values() if isinstance(value, FunctionType))
+def _generators(trainer: Any, restored: LoopState | None) -> Iterator[str]:
+    """Generators that the training holds, and that no checkpoint has restored."""
+    if names := unrestored(trainer, restored).here:
+        many = "a random generator that was" if len(names) == 1 else "random generators that were"
+        yield f"{many} not restored: {listed(names)}"
 
 
 def _own_code(trainer: Any) -> Iterator[str]:
