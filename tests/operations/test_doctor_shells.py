@@ -170,12 +170,15 @@ def test_a_shell_script_with_the_script_that_it_names() -> None:
         assert not report.unread
 
 
-def test_the_script_is_found_from_where_the_shell_script_may_be_started() -> None:
+def test_the_script_is_found_from_where_the_shell_script_may_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("src").mkdir()
     Path("scripts").mkdir()
     Path("src/train.py").write_text(PARSER)
     (report,) = _reports(f"python src/train.py {WRONG}", name="scripts/run.sh")
     assert report.target == "src/train.py:2"
+    monkeypatch.chdir("scripts")
+    (report,) = _reports(f"python src/train.py {WRONG}")
+    assert report.target == "../src/train.py:2"
 
 
 def test_each_start_is_a_report_and_the_same_one_is_one() -> None:
