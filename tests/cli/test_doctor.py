@@ -9,7 +9,7 @@ import pytest
 
 from keepstep.operations.doctor import RULES
 from tests.cli.conftest import Call
-from tests.operations.runs import make_run
+from tests.operations.runs import flip, make_run
 
 SOUND = """\
 import keepstep
@@ -96,6 +96,72 @@ def test_ignore(folder: Path, call: Call) -> None:
     assert result.exit_code == 0
     assert "E306  " not in result.stdout
     assert "Ignored: W107, E306" in result.stdout
+
+
+PARSED = """\
+import argparse
+from transformers import TrainingArguments
+parser = argparse.ArgumentParser()
+parser.add_argument("--save_steps", type=int, default=500)
+parser.add_argument("--limit", type=int, default=1)
+args = parser.parse_args()
+TrainingArguments("out", save_steps=args.save_steps, save_total_limit=args.limit, eval_strategy="steps",
+    eval_steps=250, load_best_model_at_end=True)
+"""
+
+
+def test_what_stands_behind_the_dashes_is_the_trainings_own(folder: Path, call: Call) -> None:
+    (folder / "train.py").write_text(PARSED)
+
+    default = call("doctor", "train.py")
+    assert default.exit_code == 0
+    shown = " ".join(default.stdout.split())
+    assert (
+        "train.py:5: save_total_limit=1 with a metric: at the end only the best stays, unless the command line" in shown
+    )
+    assert "Known from: save_total_limit=1 (default, train.py:5)." in shown
+
+    told = call("doctor", "train.py", "--ignore", "W204", "--", "--save_steps", "300", "--limit=2", "--ignore", "x")
+    assert told.exit_code == 1
+    shown = " ".join(told.stdout.split())
+    assert "train.py:7 (script, with the arguments of the command line)" in shown
+    assert "save_steps=300, no multiple of eval_steps=250. Known from: save_steps=300 (command line)" in shown
+    assert "--ignore, which is no option of this" in shown
+
+
+def test_a_shell_script_is_read_for_what_it_starts(folder: Path, call: Call) -> None:
+    (folder / "train.py").write_text(PARSED)
+    (folder / "run.sh").write_text("#!/bin/sh\nSTEPS=300\npython train.py \\\n  --save_steps $STEPS\n")
+    result = call("doctor", "run.sh", "--format", "json")
+    assert result.exit_code == 1
+    (report,) = json.loads(result.stdout)["reports"]
+    assert (report["target"], report["command"]) == ("train.py:7", "run.sh:3")
+    first = report["findings"][0]
+    assert (first["id"], first["where"], first["unless"]) == ("E103", "run.sh:4", None)
+    assert {"name": "save_steps", "value": 300, "source": "command line", "where": "run.sh:4", "unless": None} in (
+        report["settings"]
+    )
+    assert {"name": "save_total_limit", "value": 1, "source": "default", "where": "train.py:5", "unless": None} in (
+        report["settings"]
+    )
+
+
+def test_the_help_shows_how_to_give_them(call: Call) -> None:
+    shown = " ".join(call("doctor", "--help").stdout.split())
+    assert "[-- ARGUMENTS...]" in shown
+    assert "keepstep doctor train.py -- --save_steps 500" in shown
+    assert "keepstep doctor run.sh" in shown
+
+
+def test_it_exits_with_what_it_found_after_a_quarantine_too(tmp_path: Path, call: Call) -> None:
+    run = make_run(tmp_path / "run", {1: 0.5, 2: 0.4}, keep="all")
+    flip(run.path / "checkpoint-2" / "model.safetensors")
+    assert call("verify", run.path).exit_code == 1
+    assert call("doctor", run.path).exit_code == 1
+    assert call("verify", run.path, "--quarantine").exit_code == 1
+    after = call("doctor", run.path)
+    assert after.exit_code == 1
+    assert "step 2 failed its check and is in quarantine: step 1 is the newest now" in " ".join(after.stdout.split())
 
 
 @pytest.mark.parametrize("id_", sorted(RULES))

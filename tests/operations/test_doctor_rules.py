@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from keepstep.operations.doctor import RULES, Options, examine
+from keepstep.operations.doctor import RULES, Options, examine, surroundings
 from keepstep.operations.doctor.facts import Place
 from tests.operations.doctoring import BIG, CASES, RANKED, Case, S, found, report
 
@@ -167,16 +168,18 @@ def test_a_file_system_that_keeps_nothing_or_is_far_away(placed: Callable[..., s
 
 
 def test_rights_of_others(script: Path) -> None:
-    """With real directories: who may read, who may write, and who can't get there at all."""
+    """With real directories: who may read a token, who may write, and who can't get there at all."""
     run = script.parent / "runs/a"
     run.mkdir(parents=True)
     closed = any(not parent.stat().st_mode & 0o001 for parent in run.resolve().parents)
+    token = S('"runs/a", hub_token="hf_x"')
     findings = {}
     for mode in (0o750, 0o755, 0o777):
         run.chmod(mode)
-        findings[mode] = set(found(script, S('"runs/a"'))) & {"I403", "W404"}
+        findings[mode] = set(found(script, token)) & {"I403", "W404"}
+        assert "I403" not in found(script, S('"runs/a"')), "without a token there is nothing to hide"
     run.parent.chmod(0o700)
-    findings[0o700] = set(found(script, S('"runs/a"'))) & {"I403", "W404"}
+    findings[0o700] = set(found(script, token)) & {"I403", "W404"}
     run.parent.chmod(0o755)
 
     assert findings[0o750] == findings[0o700] == set()
@@ -184,8 +187,21 @@ def test_rights_of_others(script: Path) -> None:
     assert findings[0o777] == (set() if closed else {"W404"})
 
 
+@pytest.mark.parametrize("name", ["checkpoint-5/training_args.bin", "training_args.bin"])
+def test_a_token_that_an_earlier_start_left(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps({"hub_token": "mine", "save_steps": 5}))
+    path.parent.chmod(0o755)
+    look = surroundings.look_at(tmp_path / "run")
+    assert look.secret == (f"hub_token in {name}" if look.readable else "")
+    path.write_bytes(pickle.dumps({"hub_token": None, "save_steps": 5}))
+    assert surroundings.look_at(tmp_path / "run").secret == ""
+
+
 def test_rights_where_everybody_gets_in(placed: Callable[..., set[str]]) -> None:
-    assert "I403" in placed(readable=True)
+    assert "I403" in placed(readable=True, secret="hub_token in checkpoint-5/training_args.bin")
+    assert "I403" not in placed(readable=True)
     assert "W404" in placed(readable=True, writable=True)
     assert {"I403", "W404"}.isdisjoint(placed())
 

@@ -56,6 +56,13 @@ def _settings(path: Path, text: str) -> dict[str, object]:
         ("c = {'n': 500}\nTrainingArguments(save_steps=c.get('n', 3), eval_steps=c.get('m', 3))", 500),
         ("a = TrainingArguments()\nif True: a.save_steps = 500", 500),
         ("class Mine(TrainingArguments):\n    save_steps: int = 500\nMine()", 500),
+        ("class CFG:\n    n = 500\nTrainingArguments(save_steps=CFG.n)", 500),
+        ("class CFG:\n    n = 5\nCFG.n = 500\nTrainingArguments(save_steps=CFG.n)", 500),
+        ("ns = SimpleNamespace(n=500)\nTrainingArguments(save_steps=ns.n)", 500),
+        ("kw = {'save_steps': 5} | {'save_steps': 500}\nTrainingArguments(**kw)", 500),
+        ("TrainingArguments(save_steps=max(100, min(500, 900)))", 500),
+        ("p = Path('a') / 'b'\nTrainingArguments(str(p), save_steps=500 if p.name == 'b' else 1)", 500),
+        ("p = HfArgumentParser(TrainingArguments)\na = p.parse_args_into_dataclasses()[0]\na.save_steps = 500", 500),
     ],
 )
 def test_values_that_can_be_known(tmp_path: Path, text: str, value: object) -> None:
@@ -202,6 +209,32 @@ def test_a_comment_on_the_line_of_a_setting_silences_a_rule_there(tmp_path: Path
     seen = report(tmp_path / "s.py", f"SFTConfig(\n    save_total_limit=1,  {comment}\n)")
     assert ("W204" in seen.ignored) is ignored
     assert ("W204" in {finding.id for finding in seen.findings}) is not ignored
+
+
+def test_a_trainer_that_only_evaluates_is_no_training(tmp_path: Path) -> None:
+    looks = "def f(m):\n    t = Trainer(m, args=TrainingArguments('o'))\n    return t.evaluate(data)\n"
+    (only,) = examine(_script(tmp_path, looks))
+    assert only.findings == ()
+    (only,) = examine(_script(tmp_path, looks + "args = TrainingArguments('p', save_total_limit=1)"))
+    assert only.target.endswith("s.py:4")
+    (only,) = examine(_script(tmp_path, looks.replace("t.evaluate(data)", "t.evaluate(data), t.train()")))
+    assert only.findings
+
+
+def test_classes_that_only_sound_like_training_arguments(tmp_path: Path) -> None:
+    text = "@dataclass\nclass DataTrainingArguments:\n    rows: int = 5\nDataTrainingArguments()"
+    assert report(tmp_path / "s.py", text).unread == (
+        "the training arguments: nothing here makes TrainingArguments, SFTConfig or one of their kind",
+    )
+
+
+def test_what_no_rule_asks_for_is_not_listed_as_not_known(tmp_path: Path) -> None:
+    assert report(tmp_path / "s.py", "TrainingArguments('o', learning_rate=lr(), fp16=cuda())").unread == ()
+
+
+def _script(path: Path, text: str) -> Path:
+    (path / "s.py").write_text(text)
+    return path / "s.py"
 
 
 def test_a_text_that_looks_like_a_comment_silences_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ DEFAULT_GRACE = 30.0
 class Place:
     """The directory of the checkpoints: file system, what is free, who else may look into it or write there.
 
-    `readable` and `writable` are for others than owner and group, and say whether they can reach it at all.
+    `readable` and `writable` are for others than owner and group, and say whether they can reach it at all. `secret` is
+    where a token stands that others can read, empty where none does.
     """
 
     path: str
@@ -31,6 +32,7 @@ class Place:
     readable: bool = False
     writable: bool = False
     exists: bool = True
+    secret: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,8 +55,11 @@ def read_job_file(path: Path) -> JobFile:
     if path.suffix.lower() not in ENDINGS:
         return JobFile(_kubernetes(path, text), ())
     job, unread = _slurm(path, text)
-    found = dict.fromkeys(starts(commands(text, str(path)), str(path)))
-    return JobFile(job, unread, tuple(found), queued="#SBATCH" in text)
+    found = {
+        (start.program, *(word.text for word in start.line.words)): start
+        for start in starts(commands(text, str(path)), str(path))
+    }
+    return JobFile(job, unread, tuple(found.values()), queued="#SBATCH" in text)
 
 
 def _slurm(path: Path, text: str) -> tuple[Job, tuple[str, ...]]:

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from keepstep.formats.arguments_file import ARGUMENTS_NAME, HIDDEN, UnreadableArguments, read_training_arguments
 from keepstep.model import parse_name
 from keepstep.operations.doctor.facts import DEFAULT_GRACE, Place
 from keepstep.paths import expanded
@@ -34,7 +35,23 @@ def look_at(directory: str | os.PathLike[str]) -> Place:
         readable=reached and bool(mode & stat.S_IROTH),
         writable=reached and bool(mode & stat.S_IWOTH and mode & stat.S_IXOTH),
         exists=exists,
+        secret=_secret_in(path) if reached and mode & stat.S_IROTH else "",
     )
+
+
+def _secret_in(directory: Path) -> str:
+    """Where the arguments of a training hold a token in clear text: in its newest checkpoint, or beside it."""
+    newest = [f"checkpoint-{step}" for step in checkpoints_in(directory)[-1:]]
+    for name in (*newest, "."):
+        path = directory / name / ARGUMENTS_NAME
+        try:
+            found = read_training_arguments(path)
+        except (OSError, UnreadableArguments):
+            continue
+        hidden = next((key for key, value in found.items() if value == HIDDEN), "")
+        if hidden:
+            return f"{hidden} in {path.relative_to(directory)}"
+    return ""
 
 
 def filesystem_of(path: Path) -> str:

@@ -63,7 +63,7 @@ def _facts(path: Path, record: Record, said: dict[str, Argument]) -> Iterator[Fa
     where = Where(str(path))
     if is_axolotl(record):
         settings, resume, adapter = axolotl_settings(record, said)
-        yield Facts("yaml", where, settings, resume=resume, model=Model(adapter=adapter))
+        yield Facts("yaml", where, settings, resume=resume, model=Model(adapter=adapter), unread=settings.unread)
         return
     sections = [] if TELLING & record.fields.keys() else list(_sections(record))
     if not sections:
@@ -77,7 +77,14 @@ def _facts(path: Path, record: Record, said: dict[str, Argument]) -> Iterator[Fa
     for line, section in sections:
         values = _arguments({**section.fields, **said})
         settings = Settings(values, unless=READER)
-        yield Facts("yaml", replace(where, line=line), settings, resume_known=False, model=Model(adapter=True))
+        yield Facts(
+            "yaml",
+            replace(where, line=line),
+            settings,
+            resume_known=False,
+            model=Model(adapter=True),
+            unread=settings.unread,
+        )
 
 
 def _flat(where: Where, values: dict[str, Argument], record: Record) -> Facts:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from keepstep.operations.doctor.reading.calls import call_of
+from keepstep.operations.doctor.reading.changing import changed, latest_of
 from keepstep.operations.doctor.reading.expressions import value_of
-from keepstep.operations.doctor.reading.scopes import Binding, Change, Condition, Function, Scope, Scopes
+from keepstep.operations.doctor.reading.scopes import Binding, Condition, Function, Scope, Scopes
 from keepstep.operations.doctor.reading.values import NotLiteral, Record, at, follows, last_name, plain, shown
 from keepstep.operations.doctor.settings import Argument, Given, Source, Unread
 
@@ -179,7 +180,7 @@ class Evaluator:
         binding, reason = found
         given = self._bound(binding, node.id, scope)
         given = follows(given.value, [given, reason], given.line)
-        return self._changed(given, self.scopes.changes(scope, node.id), node)
+        return changed(given, self.scopes.changes(scope, node.id), node, self)
 
     def _one(self, bindings: Sequence[Binding], around: Sequence[Condition]) -> tuple[Binding, Given] | None:
         """The only one of them that is reached, and why; None where several are, or nobody knows."""
@@ -284,7 +285,7 @@ class Evaluator:
             return {name: Unread(f"*{shown(node)}", node.lineno) for name in names}
         return {name: Given(value, node.lineno) for name, value in zip(names, values, strict=False)}
 
-    # -- attributes, and what is changed later --------------------------------------------------------------
+    # -- attributes ------------------------ --------------------------------------------------------------
 
     def attribute(self, node: ast.Attribute) -> Given:
         """`base.name`, with what was set under it before. Raises NotLiteral."""
@@ -292,7 +293,7 @@ class Evaluator:
         if isinstance(base, ast.Name):
             scope, _ = self.scopes.bindings(base.id, base)
             sets = [c for c in self.scopes.changes(scope, base.id) if c.kind == "attribute" and c.key == name]
-            latest = self._latest(sets, node)
+            latest = latest_of(sets, node, self)
             if latest is not None:
                 return latest
         given = self.given(base)
@@ -302,79 +303,6 @@ class Evaluator:
             path = os.path.split(given.value)
             return follows({"parent": path[0], "name": path[1], "stem": os.path.splitext(path[1])[0]}[name], [given])
         raise NotLiteral(shown(base))
-
-    def _latest(self, changes: Sequence[Change], node: ast.expr) -> Given | None:
-        """The last change before a line that is reached; None without one. Raises NotLiteral where nobody knows."""
-        found: Given | None = None
-        for change in changes:
-            if change.line >= node.lineno:
-                continue
-            reason = self.holds(change.conditions, self.scopes.context(node).conditions)
-            if reason is None or (reason.value and change.value is None):
-                raise NotLiteral(shown(node))
-            if reason.value and change.value is not None:
-                given = self.given(change.value)
-                found = follows(given.value, [given, reason], given.line)
-        return found
-
-    def _changed(self, given: Given, changes: Sequence[Change], node: ast.Name) -> Given:
-        """With what was changed of it before it is used: `kw["x"] = 1`, `kw.update(y=2)`."""
-        if isinstance(given.value, Record):
-            record = given.value.copy()
-            for change in changes:
-                if change.line < node.lineno and change.kind != "attribute":
-                    self._apply(change, record, node)
-            return Given(record, given.line, given.source, given.where, given.unless)
-        if isinstance(given.value, list) and any(change.kind != "attribute" for change in changes):
-            raise NotLiteral(node.id)
-        return given
-
-    def _apply(self, change: Change, record: Record, node: ast.Name) -> None:
-        reason = self.holds(change.conditions, self.scopes.context(node).conditions)
-        if reason is not None and not reason.value:
-            return
-        items: dict[str, Argument] | None = None
-        if change.kind == "item":
-            if change.key is not None:
-                unknown = Unread(f"{node.id}[{change.key!r}]", change.line)
-                items = {change.key: unknown if change.value is None else self.argument(change.value)}
-        elif change.call is not None:
-            items = self._method(change, record)
-        if items is None:
-            record.rest = f"what line {change.line} does to {node.id}"
-            record.fields = {
-                name: Unread(f"{node.id}[{name!r}]", change.line, cause=record.rest) for name in record.fields
-            }
-        elif reason is None:
-            record.fields |= {name: Unread(f"{node.id}[{name!r}]", change.line) for name in items}
-        else:
-            record.fields |= items
-
-    def _method(self, change: Change, record: Record) -> dict[str, Argument] | None:
-        """What `update`, `setdefault` or `pop` do to a dict; None where that is not known."""
-        assert change.call is not None
-        call, found = change.call, dict[str, Argument]()
-        if change.kind == "update":
-            for argument in call.args:
-                inner = self.mapping(argument)
-                if inner is None:
-                    return None
-                found |= inner
-            for keyword in call.keywords:
-                inner = {keyword.arg: self.argument(keyword.value)} if keyword.arg else self.mapping(keyword.value)
-                if inner is None:
-                    return None
-                found |= inner
-            return found
-        key = call.args[0] if call.args else None
-        if not isinstance(key, ast.Constant) or not isinstance(key.value, str) or record.rest:
-            return None
-        if change.kind == "pop" and not change.conditions:
-            record.fields.pop(key.value, None)
-            return found
-        if change.kind == "setdefault" and len(call.args) == 2:
-            return found if key.value in record.fields else {key.value: self.argument(call.args[1])}
-        return None
 
     # -- calls ---------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
 _DECLARES = frozenset({"export", "declare", "local", "readonly", "typeset", "set"})
 _OPENS = frozenset({"if", "for", "while", "until", "case", "select"})
 _CLOSES = frozenset({"fi", "done", "esac"})
-_BETWEEN = frozenset({"then", "do", "else", "elif", "!", "time", "exec", "nohup", "command", "builtin", "eval", "sudo"})
+_BETWEEN = frozenset({"then", "do", "else", "elif", "!", "time", "exec", "nohup", "command", "builtin", "sudo"})
 """Words before a command that are no part of it."""
 _MOST_COMMANDS = 2_000
 _DEEPEST = 4
@@ -111,6 +111,9 @@ class _Shell:
             positional.clear()
             positional |= _positional(left)
             return changed
+        if called == "eval" and self._deep < _DEEPEST:
+            self._evaluate(expanded[1:], words[0].line, positional)
+            return changed
         if called in self._functions and self._deep < _DEEPEST:
             self._deep += 1
             self.run(self._functions[called], _positional([word.text for word in expanded[1:]]))
@@ -120,6 +123,16 @@ class _Shell:
         if called in ("bash", "sh", "/bin/bash", "/bin/sh", "srun", "env", "ssh"):
             self._inner(expanded, words[0].line)
         return changed
+
+    def _evaluate(self, words: Sequence[Word], line: int, positional: dict[str, _Value]) -> None:
+        """`eval "$CMD --x 1"`: the words are a command again."""
+        before = len(self.found)
+        self._deep += 1
+        self.run(list(lines(" ".join(word.text for word in words), line)), positional)
+        self._deep -= 1
+        unless = next((word for word in words if word.unless), None)
+        if unless is not None:
+            self.found[before:] = [_within(one, unless, line) for one in self.found[before:]]
 
     def _inner(self, words: Sequence[Word], line: int) -> None:
         """`bash -c "..."`, also behind srun."""
@@ -163,12 +176,12 @@ class _Shell:
                     assert value is not None
                     found = self._value(value, positional)
                     unless = unless or found.unless
-                    whole = found.array or bool(part.quote) or not split
-                    several = found.words if whole else found.words[0].split()
+                    whole = bool(part.quote) or not split
+                    several = found.words if whole else [one for word in found.words for one in word.split()]
                     if several:
                         words[-1] += several[0]
                         words += several[1:]
-                    elif not part.quote and raw.bare.startswith("$") and words == [""]:
+                    elif len(raw.parts) == 1 and part.text.startswith("$") and words == [""]:
                         return []
                 else:
                     words[-1] += piece

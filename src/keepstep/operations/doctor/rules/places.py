@@ -48,17 +48,22 @@ def on_a_network(facts: Facts) -> Found | None:
 
 @rule(
     "I403",
-    "others can read the checkpoints",
-    why="The weights, the training arguments and what the model learned from your data are open to every user of this "
-    "machine.",
-    fix="chmod 750 it (or 700), or set umask 027 before the training.",
+    "others can read a token",
+    why="training_args.bin holds it in clear text, and every user of this machine can open that: they act on the hub "
+    "as you do.",
+    fix="Take the token back on the hub, and leave it out of the arguments; or chmod 750 the directory (or 700).",
 )
 def readable_by_others(facts: Facts) -> Found | None:
-    """Every user of the machine can look into the output_dir."""
+    """Every user of the machine can look into the output_dir, and a token is written there, or will be."""
     place = _place(facts)
     if not place.readable or place.writable:
         return None
-    return Found(f"{place.path} can be read by every user of this machine", ("output_dir",))
+    if place.secret:
+        return Found(f"every user of this machine can read {place.path}, and there {place.secret}", ("output_dir",))
+    if facts.attached or not hub_token.check(facts):
+        return None
+    what = f"every user of this machine can read {place.path}, where the token will be written"
+    return Found(what, ("hub_token", "output_dir"))
 
 
 @rule(
