@@ -64,6 +64,13 @@ class CheckpointNotFound(KeepstepError, FileNotFoundError, ValueError):
     exit_code = 3
 
 
+class ReferenceInvalid(KeepstepError, ValueError, TypeError):
+    """What is given as a reference can't be one: an empty text, a fraction, an address of another machine."""
+
+    code = "reference"
+    exit_code = 2
+
+
 class CheckpointCorrupt(KeepstepError):
     """A checkpoint's bytes are not what its manifest says."""
 

@@ -44,9 +44,9 @@ FACES = {
     """,
     "run": """
         HUB_NAME Attempt Course Difference Ending Event Evidence Exactness History Hook Hooks Limits Observer
-        OnDiskFull Pins Point Reason Rebuilt Receipt Reference ResumePoint Run Tail course_line external_path
-        fingerprint_differences has_ended holds_manifest is_run logged_beyond open_external parse_lines policy_facts
-        receipt_lines
+        OnDiskFull Pins Point Reason Rebuilt Receipt Reference Resume ResumePoint Run Tail course_line
+        external_path fingerprint_differences has_ended holds_manifest is_run logged_beyond meant open_external
+        parse_lines policy_facts receipt_lines
     """,
     "stores": """
         TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store exchange_names is_leftover_of

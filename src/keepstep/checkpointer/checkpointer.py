@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
-from keepstep.checkpointer.entrance import Fresh, Resume, enter, reopen, resume_point
+from keepstep.checkpointer.entrance import Fresh, enter, reopen, resume_point
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight, as_storage_error
@@ -33,9 +33,11 @@ from keepstep.run import (
     Limits,
     OnDiskFull,
     Receipt,
+    Resume,
     ResumePoint,
     Run,
     external_path,
+    meant,
     open_external,
     policy_facts,
 )
@@ -133,6 +135,7 @@ class Checkpointer:
         candidates in place of `Run.verify`, for a caller that keeps what it reads.
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
         """
+        resume = meant(resume, self.path)
         self.receipt = None
         if (left := self.failure(wait=True)) is not None:
             logger.warning("The save that was in flight when the session before was broken off failed: %s", left)

@@ -17,15 +17,13 @@ from keepstep.errors import KeepstepError, RunInUse, RunNotFound, StorageError
 from keepstep.model import Checkpoint, parse_name
 from keepstep.repository import Check, Repository
 from keepstep.retention import Policy
-from keepstep.run import Reference, ResumePoint, Run, external_path, has_ended
+from keepstep.run import Reference, Resume, ResumePoint, Run, external_path, has_ended
 from keepstep.stores import LocalStore
 from keepstep.units import format_size
 
 logger = logging.getLogger("keepstep")
 
 Fresh = Literal["refuse", "new-run"]
-Resume = Reference | Literal[False] | None
-"""What a training is to resume from; None and False are a fresh start."""
 
 
 def enter(path: Path, policy: Policy, resume: Resume, *, fresh: Fresh) -> Run:

@@ -7,6 +7,7 @@ from keepstep.run.external import HUB_NAME, external_path, open_external
 from keepstep.run.history import Attempt, Ending, History, Point
 from keepstep.run.hooks import Hook, Hooks
 from keepstep.run.limits import Limits, OnDiskFull
+from keepstep.run.meaning import Resume, meant
 from keepstep.run.pins import Pins
 from keepstep.run.rebuilding import Rebuilt, policy_facts
 from keepstep.run.receipt import (
@@ -45,6 +46,7 @@ __all__ = [
     "Rebuilt",
     "Receipt",
     "Reference",
+    "Resume",
     "ResumePoint",
     "Run",
     "Tail",
@@ -55,6 +57,7 @@ __all__ = [
     "holds_manifest",
     "is_run",
     "logged_beyond",
+    "meant",
     "open_external",
     "parse_lines",
     "policy_facts",

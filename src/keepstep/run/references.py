@@ -11,6 +11,7 @@ from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
 from keepstep.paths import expanded
 from keepstep.run.pins import Pins
+from keepstep.run.spelling import checkpoint_of, places, spelled
 
 Reference = str | int | os.PathLike[str]
 
@@ -27,12 +28,11 @@ class Known:
 
 
 def resolve(reference: Reference, known: Known) -> Checkpoint:
-    """The checkpoint that a reference names.
+    """The checkpoint that a reference names. A file inside of one names it, and the run's directory its newest.
 
-    Raises CheckpointNotFound, listing what there is, with a near miss where there is one.
+    Raises CheckpointNotFound, listing what there is, with a near miss where there is one; ReferenceInvalid.
     """
-    if isinstance(reference, bool):
-        raise TypeError("a reference is a string, a step number or a path, not a bool")
+    reference = spelled(reference)
     if isinstance(reference, int):
         return _by_step(reference, known)
     if not isinstance(reference, str):
@@ -82,8 +82,10 @@ def _by_tag(tag: str, known: Known) -> Checkpoint:
 
 
 def _by_path(path: Path, known: Known) -> Checkpoint:
-    wanted = {_absolute(path), _absolute(known.run / path)}
+    wanted = {_absolute(checkpoint_of(place)) for place in places(os.fspath(path), known.run)}
     home = _absolute(known.run)  # once: a checkpoint's own directory is never a link
+    if _absolute(path) == home:
+        return _latest(known)
     for checkpoint in known.checkpoints:
         if os.path.join(home, checkpoint.name) in wanted:
             return checkpoint
