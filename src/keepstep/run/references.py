@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstep.errors import CheckpointNotFound
+from keepstep.errors import CheckpointNotFound, ReferenceInvalid
 from keepstep.model import Checkpoint
 from keepstep.paths import expanded
 from keepstep.run.pins import Pins
@@ -32,7 +32,10 @@ def resolve(reference: Reference, known: Known) -> Checkpoint:
 
     Raises CheckpointNotFound, listing what there is, with a near miss where there is one; ReferenceInvalid.
     """
-    reference = spelled(reference)
+    try:
+        reference = spelled(reference)
+    except ReferenceInvalid as error:
+        raise ReferenceInvalid(error.message, hint=f"{error.hint} {_what_there_is(known)}") from error
     if isinstance(reference, int):
         return _by_step(reference, known)
     if not isinstance(reference, str):
