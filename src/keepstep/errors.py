@@ -125,6 +125,21 @@ class StorageError(KeepstepError, OSError):
         return self.errno in FULL
 
 
+class AccessDenied(KeepstepError, PermissionError):
+    """This user may not read, or write, what it takes; `message` says which file or directory, and whose it is."""
+
+    code = "access-denied"
+    exit_code = 8
+
+    def __init__(self, message: str, *, hint: str = "", path: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno, self.strerror = numbers.EACCES, message
+        self.filename = None if path is None else str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), hint=self.hint, path=self.filename), (self.message,)
+
+
 class DiskFull(StorageError):
     """There is no room for a checkpoint, and no more may be given up for it."""
 

@@ -49,8 +49,8 @@ FACES = {
         parse_lines policy_facts receipt_lines
     """,
     "stores": """
-        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store exchange_names is_leftover_of
-        rename_without_replacing store_at
+        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names is_leftover_of
+        open_as_directory rename_without_replacing store_at
     """,
     "transformers": "ManagedTrainer attach verified",
 }

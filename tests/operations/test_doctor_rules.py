@@ -152,10 +152,10 @@ def test_e405_two_configs_in_one_directory(script: Path) -> None:
 def placed(script: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., set[str]]:
     """The ids that are found for a script whose output_dir lies in a place like this."""
 
-    def look(**facts: object) -> set[str]:
+    def look(more: str = "", **facts: object) -> set[str]:
         place = Place("runs/a", **facts)  # type: ignore[arg-type]
         monkeypatch.setattr("keepstep.operations.doctor.surroundings.look_at", lambda _: place)
-        return set(found(script, S('"runs/a"')))
+        return set(found(script, S(f'"runs/a"{more}')))
 
     return look
 
@@ -172,11 +172,12 @@ def test_rights_of_others(script: Path) -> None:
     run.mkdir(parents=True)
     closed = any(not parent.stat().st_mode & 0o001 for parent in run.resolve().parents)
     findings = {}
+    secret = S('"runs/a", hub_token="hf_x"')
     for mode in (0o750, 0o755, 0o777):
         run.chmod(mode)
-        findings[mode] = set(found(script, S('"runs/a"'))) & {"I403", "W404"}
+        findings[mode] = set(found(script, secret)) & {"I403", "W404"}
     run.parent.chmod(0o700)
-    findings[0o700] = set(found(script, S('"runs/a"'))) & {"I403", "W404"}
+    findings[0o700] = set(found(script, secret)) & {"I403", "W404"}
     run.parent.chmod(0o755)
 
     assert findings[0o750] == findings[0o700] == set()
@@ -185,7 +186,8 @@ def test_rights_of_others(script: Path) -> None:
 
 
 def test_rights_where_everybody_gets_in(placed: Callable[..., set[str]]) -> None:
-    assert "I403" in placed(readable=True)
+    assert "I403" in placed(', hub_token="hf_x"', readable=True)
+    assert "I403" not in placed(readable=True), "nothing secret is there"
     assert "W404" in placed(readable=True, writable=True)
     assert {"I403", "W404"}.isdisjoint(placed())
 

@@ -18,7 +18,7 @@ from keepstep.model import Checkpoint, parse_name
 from keepstep.repository import Check, Repository
 from keepstep.retention import Policy
 from keepstep.run import Reference, Resume, ResumePoint, Run, external_path, has_ended
-from keepstep.stores import LocalStore
+from keepstep.stores import LocalStore, denied
 from keepstep.units import format_size
 
 logger = logging.getLogger("keepstep")
@@ -164,6 +164,8 @@ def _as_unwritable(path: Path) -> Generator[None]:
         yield
     except KeepstepError:
         raise
+    except PermissionError as error:
+        raise denied(error.filename or path, error, write=True) from error
     except OSError as error:
         raise StorageError(
             f"{path} can't be written: {error.strerror or error}",

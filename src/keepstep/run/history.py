@@ -155,7 +155,7 @@ class History:
         done = 0
         try:
             if self._file is None:
-                self._file = os.open(self._store.local_path(layout.METRICS), _APPEND, 0o600)
+                self._file = os.open(self._store.local_path(layout.METRICS), _APPEND, 0o666)
             while done < len(data):
                 done += os.write(self._file, data[done:])
             self._waiting.clear()

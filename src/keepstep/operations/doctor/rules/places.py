@@ -48,15 +48,15 @@ def on_a_network(facts: Facts) -> Found | None:
 
 @rule(
     "I403",
-    "others can read the checkpoints",
-    why="The weights, the training arguments and what the model learned from your data are open to every user of this "
-    "machine.",
-    fix="chmod 750 it (or 700), or set umask 027 before the training.",
+    "others can read a secret in the checkpoints",
+    why="training_args.bin will hold the hub token in clear text, and every user of this machine can read it there.",
+    fix="Leave the token out, and log in once: hf auth login. Else chmod 750 the directory, or set umask 027.",
+    solved="the token is left out of what is saved",
 )
 def readable_by_others(facts: Facts) -> Found | None:
-    """Every user of the machine can look into the output_dir."""
+    """Every user of the machine can look into the output_dir, and a token will be written there."""
     place = _place(facts)
-    if not place.readable or place.writable:
+    if not place.readable or place.writable or not _token(facts):
         return None
     return Found(f"{place.path} can be read by every user of this machine", ("output_dir",))
 
@@ -106,10 +106,14 @@ def one_directory_for_two(facts: Facts) -> Found | None:
 )
 def hub_token(facts: Facts) -> Found | None:
     """`hub_token` is given."""
-    for name in ("hub_token", "push_to_hub_token"):
-        if facts.settings.values.get(name) and _given(facts, name):
-            return Found(f"{name} is given: it will be written into training_args.bin", (name,))
-    return None
+    name = _token(facts)
+    return Found(f"{name} is given: it will be written into training_args.bin", (name,)) if name else None
+
+
+def _token(facts: Facts) -> str:
+    """The setting that gives a token, empty where none does."""
+    names = ("hub_token", "push_to_hub_token")
+    return next((name for name in names if facts.settings.values.get(name) and _given(facts, name)), "")
 
 
 def _given(facts: Facts, name: str) -> bool:
