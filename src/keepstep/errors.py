@@ -71,6 +71,13 @@ class CheckpointNotFound(KeepstepError, FileNotFoundError, ValueError):
     exit_code = 3
 
 
+class ReferenceInvalid(KeepstepError, ValueError, TypeError):
+    """What is given as a reference can't be one: an empty text, a fraction, an address of another machine."""
+
+    code = "reference"
+    exit_code = 2
+
+
 class CheckpointCorrupt(KeepstepError):
     """A checkpoint's bytes are not what its manifest says."""
 
@@ -130,6 +137,21 @@ class StorageError(KeepstepError, OSError):
     def is_full(self) -> bool:
         """True where room was short: bytes, inodes or a quota."""
         return self.errno in FULL
+
+
+class AccessDenied(KeepstepError, PermissionError):
+    """This user may not read, or write, what it takes; `message` says which file or directory, and whose it is."""
+
+    code = "access-denied"
+    exit_code = 8
+
+    def __init__(self, message: str, *, hint: str = "", path: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.errno, self.strerror = numbers.EACCES, message
+        self.filename = None if path is None else str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), hint=self.hint, path=self.filename), (self.message,)
 
 
 class DiskFull(StorageError):

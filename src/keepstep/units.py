@@ -62,9 +62,12 @@ def parse_size(text: object, what: str | None = None) -> int:
     return int(_parse(text, SIZES, "a size", "16GB", name=what))
 
 
-def parse_duration(text: str) -> float:
-    """Seconds of a duration such as `30s`, `5min` or `1.5h`. Raises QuantityError, also without a unit."""
-    return _parse(text, DURATIONS, "a duration", "30s")
+def parse_duration(text: object, what: str | None = None) -> float:
+    """Seconds of a duration such as `30s`, `5min` or `1.5h`; `what` names the setting in errors.
+
+    Raises QuantityError, also without a unit.
+    """
+    return _parse(text, DURATIONS, "a duration", "30s", name=what)
 
 
 def parse_parameters(text: str) -> int:

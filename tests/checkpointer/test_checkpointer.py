@@ -458,3 +458,16 @@ def training_without_limits(path: Path) -> Iterator[None]:
     checkpointer.begin("auto")
     yield
     checkpointer.close()
+
+
+def test_as_a_context_it_closes_itself(path: Path) -> None:
+    with make_checkpointer(path) as checkpointer:
+        assert checkpointer.begin("auto") is None
+        save(checkpointer, 2)
+    assert [event["event"] for event in Run.open(path).events.read()][-1] == "finished"
+    with suppress(ZeroDivisionError), make_checkpointer(path) as checkpointer:
+        checkpointer.begin("auto")
+        raise ZeroDivisionError
+    assert [event["event"] for event in Run.open(path).events.read()].count("finished") == 1
+    with Run.open(path).writing():
+        pass

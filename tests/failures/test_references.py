@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from keepstep.errors import CheckpointNotFound, KeepstepError, ResumeRefused
+from keepstep.errors import CheckpointNotFound, ReferenceInvalid, ResumeRefused, RunInUse
 from keepstep.run import Run
 from tests.failures.build import crash, managed, names, receipt, steps, stock, train
 
@@ -171,10 +173,101 @@ def test_setting_in_the_config_and_given(run: Path, said: Callable[[], str]) -> 
     assert "does nothing" not in said()
 
 
-@pytest.mark.parametrize("reference", ["", 3.5, ["latest"]])
-def test_values_that_are_no_reference(run: Path, reference: Any) -> None:
-    """What is no reference at all is an error of keepstep's, or a TypeError."""
-    with pytest.raises((KeepstepError, TypeError)):
+@pytest.mark.parametrize(
+    ("reference", "step", "taken"),
+    [
+        ("True", 8, "'True' is taken as True"),
+        (" true ", 8, "' true ' is taken as True"),
+        (np.bool_(True), 8, ""),
+        (np.int64(6), 6, ""),
+        (np.array(6), 6, ""),
+        (torch.tensor(6), 6, ""),
+        ("file://{run}/checkpoint-6", 6, ""),
+        ("file://localhost{run}/checkpoint-6/", 6, ""),
+        ("{run}/checkpoint-6/trainer_state.json", 6, "the checkpoint that this file lies in"),
+        ("checkpoint-6/optimizer.pt", 6, "the checkpoint that this file lies in"),
+        ("file://{run}/checkpoint-6/model.safetensors", 6, "the checkpoint that this file lies in"),
+        ("{run}", 8, "the run's own directory"),
+        ("{run}/", 8, "the run's own directory"),
+        (Path("run"), 8, "the run's own directory"),
+        ("run", 8, "the run's own directory"),
+    ],
+)
+def test_other_ways_to_say_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str], *, reference: Any, step: int, taken: str
+) -> None:
+    """What can be meant is meant: words of a command line, numpy's numbers, addresses, files, the run's directory."""
+    monkeypatch.chdir(run.parent)
+    value = reference.format(run=run) if isinstance(reference, str) else reference
+
+    _, checkpointer = train(run, value, **RANKED)
+
+    assert receipt(checkpointer).step == step
+    assert taken in said()
+
+
+@pytest.mark.parametrize("reference", ["False", "none", np.bool_(False)])
+def test_words_for_a_fresh_start(run: Path, out: Path, tmp_path: Path, reference: Any) -> None:
+    """They begin in an unused directory, and are refused over an unfinished run as False is."""
+    trainer, checkpointer = train(tmp_path / "new", reference, **RANKED)
+    assert (trainer.state.global_step, checkpointer.receipt) == (12, None)
+
+    with pytest.raises(RunInUse):
         train(run, reference, **RANKED)
 
+
+def test_own_directory_with_a_damaged_newest(run: Path) -> None:
+    """The run's own directory means the newest that holds, as True does."""
+    path = run / "checkpoint-8" / "optimizer.pt"
+    path.write_bytes(path.read_bytes()[:-1])
+
+    _, checkpointer = train(run, os.fspath(run), **RANKED)
+
+    assert receipt(checkpointer).step == 6
+
+
+def test_directory_of_another_run(out: Path, crashed: Path, said: Callable[[], str]) -> None:
+    """The newest of another run."""
+    _, checkpointer = train(out, crashed, **RANKED)
+
+    assert receipt(checkpointer).step == 8
+    assert "a directory of checkpoints: the newest in it" in said()
+
+
+def test_file_inside_of_a_stock_checkpoint(out: Path, tmp_path: Path) -> None:
+    """The same of what stock tools wrote."""
+    crash(tmp_path / "stock", after=6, attached=False, **RANKED)
+
+    _, checkpointer = train(out, tmp_path / "stock" / "checkpoint-6" / "optimizer.pt", **RANKED)
+
+    assert receipt(checkpointer).step == 6
+
+
+@pytest.mark.parametrize(
+    ("reference", "named"),
+    [
+        ("", "a fresh start is none or false"),
+        ("  ", "an empty text"),
+        (3.5, "3.5 (float)"),
+        (np.float32(3.5), "3.5 (float)"),
+        (["latest"], "(list)"),
+        ("s3://bucket/run/checkpoint-3", "does not lie on this machine"),
+        ("file://elsewhere/checkpoint-3", "lies on the machine 'elsewhere'"),
+    ],
+)
+def test_values_that_are_no_reference(run: Path, reference: Any, named: str) -> None:
+    """What is no reference at all has an error by name that says what is one, and nothing is touched."""
+    with pytest.raises(ReferenceInvalid) as refusal:
+        train(run, reference, **RANKED)
+
+    assert named in str(refusal.value).lower()
     assert steps(run) == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    "reference", ["", "True", "{run}", "{run}/checkpoint-6/optimizer.pt", "file://{run}/checkpoint-6"]
+)
+def test_the_stock_trainer_takes_none_of_them(run: Path, reference: str) -> None:
+    """The control: none of these loses anything by meaning something here."""
+    with pytest.raises((ValueError, OSError)):
+        stock(run, **RANKED).train(resume_from_checkpoint=reference.format(run=run))

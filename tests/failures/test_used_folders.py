@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -176,3 +178,19 @@ def test_wrong_word_for_fresh(out: Path) -> None:
     """fresh takes two words; another one is refused at attach."""
     with pytest.raises(ValueError, match=r"'refuse' .* or 'new-run'"):
         managed(out, fresh="overwrite")
+
+
+@pytest.mark.parametrize("engine", ["fast", "stock"])
+def test_files_are_as_open_as_the_umask_has_them(out: Path, engine: str) -> None:
+    """A team's directory (umask 007): what is made is the group's too, where the stock Trainer's weights are not."""
+    before = os.umask(0o007)
+    try:
+        crash(out, after=6, engine=engine, keep="best:1,latest:1")
+        crash(out.with_name("stock"), after=2, attached=False)
+    finally:
+        os.umask(before)
+    paths = [out, *out.rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o770}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o660}
+    control = out.with_name("stock") / "checkpoint-2" / "model.safetensors"
+    assert stat.S_IMODE(control.stat().st_mode) in (0o600, 0o660)

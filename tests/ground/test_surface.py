@@ -48,17 +48,18 @@ FACES = {
     """,
     "run": """
         DAMAGED HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks Limits
-        Observer OnDiskFull PinBoard Pins Point Reason Rebuilt Receipt Reference ResumePoint Return Run RunLock StockRun
-        Tail course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest holds_run
-        is_run logged_beyond mend open_external open_run parse_lines policy_facts receipt_lines rescue trashed way_back
+        Observer OnDiskFull PinBoard Pins Point Reason Rebuilt Receipt Reference Resume ResumePoint Return Run RunLock
+        StockRun Tail course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest
+        holds_run is_run logged_beyond meant mend open_external open_run parse_lines policy_facts receipt_lines rescue
+        trashed way_back
     """,
     "stock": """
         LOADER NOTES UNMANAGED Contents Courses Layout Other Settings StockRepository TrainerState Verdict examine
         flaw_of other_layout read_state settings_of
     """,
     "stores": """
-        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store exchange_names is_leftover_of
-        rename_without_replacing store_at
+        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names is_leftover_of
+        open_as_directory rename_without_replacing store_at
     """,
     "transformers": "ManagedTrainer attach verified",
 }

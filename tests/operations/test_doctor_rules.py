@@ -153,10 +153,10 @@ def test_e405_two_configs_in_one_directory(script: Path) -> None:
 def placed(script: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., set[str]]:
     """The ids that are found for a script whose output_dir lies in a place like this."""
 
-    def look(**facts: object) -> set[str]:
+    def look(more: str = "", **facts: object) -> set[str]:
         place = Place("runs/a", **facts)  # type: ignore[arg-type]
         monkeypatch.setattr("keepstep.operations.doctor.surroundings.look_at", lambda _: place)
-        return set(found(script, S('"runs/a"')))
+        return set(found(script, S(f'"runs/a"{more}')))
 
     return look
 

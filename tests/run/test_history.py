@@ -204,3 +204,23 @@ def test_one_write_a_line(store: LocalStore, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_points_are_values() -> None:
     assert Point(1, 2, None, 0.0, {"a": 1.0}) == Point(1, 2, None, 0.0, {"a": 1.0})
+
+
+def test_no_line_is_blank(tmp_path: Path) -> None:
+    """One attempt after the other; only what a kill tore is given an end of its own."""
+    store = LocalStore(tmp_path)
+    store.make_directory(".keepstep")
+    path = tmp_path / ".keepstep" / "metrics.jsonl"
+    for step in (1, 2):
+        history = History(store)
+        history.begin()
+        history.log(step, None, {"loss": 1.0})
+        history.end("finished")
+    assert all(path.read_bytes().splitlines()), "a blank line"
+    path.write_bytes(path.read_bytes() + b'{"torn')
+    history = History(store)
+    history.begin()
+    history.log(3, None, {"loss": 1.0})
+    history.end(None)
+    assert [point.step for point in History(store).points] == [1, 2, 3]
+    assert all(path.read_bytes().splitlines())

@@ -6,12 +6,13 @@ import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
 
 from keepstep import layout
-from keepstep.errors import CheckpointNotFound, KeepstepError, ResumeRefused, RunLocked, RunNotFound
+from keepstep.errors import CheckpointNotFound, KeepstepError, ReferenceInvalid, ResumeRefused, RunLocked, RunNotFound
 from keepstep.model import Kind
 from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.retention import Policy
@@ -43,6 +44,7 @@ def test_references_name_checkpoints(path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(path.parent)
     for reference, step in (
         ("best", 2), ("latest", 6), (4, 4), ("4", 4), (" 4 ", 4), ("step:4", 4), ("good", 4), ("checkpoint-4", 4),
+        (path.joinpath("checkpoint-4", "keepstep.json"), 4), (f"file://{path}/checkpoint-4", 4), (path, 6), ("run/", 6),
         (path / "checkpoint-4", 4), ("run/checkpoint-4", 4), ("./run/checkpoint-4/", 4), (Path("checkpoint-4"), 4),
     ):  # fmt: skip
         assert run.find(reference).step == step
@@ -56,15 +58,16 @@ def test_references_name_checkpoints(path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_near_miss_is_answered_with_what_there_is(path: Path, reference: str | int, hint: str) -> None:
     run = make_run(path, 2, 4)
     run.pin_board.tag(1, "good")
-    with pytest.raises(CheckpointNotFound) as caught:
+    with pytest.raises(CheckpointNotFound if reference else ReferenceInvalid) as caught:
         run.find(reference)
     assert hint in caught.value.hint
     assert "steps 2, 4; tags: good" in caught.value.hint
 
 
-def test_a_bool_is_no_reference(path: Path) -> None:
-    with pytest.raises(TypeError):
-        make_run(path, 2).find(True)
+@pytest.mark.parametrize("reference", [True, "", 2.5, "s3://bucket/checkpoint-2"])
+def test_what_is_no_reference_is_named(path: Path, reference: Any) -> None:
+    with pytest.raises(ReferenceInvalid, match=r"no checkpoint|not lie on this machine"):
+        make_run(path, 2).find(reference)
 
 
 def test_best_of_nothing_says_why(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,41 @@ def test_a_pipe_is_refused_and_does_not_hang(local: Local) -> None:
         local.read("pipe", limit=10)
 
 
-def test_its_own_files_and_directories_are_private(local: Local) -> None:
+@pytest.mark.parametrize("mask", [0o077, 0o027, 0o002])
+def test_its_files_and_directories_are_as_the_umask_has_them(local: Local, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        local.make_directory("a/b")
+        local.write("a/one", b"")
+        local.append("a/two", b"", durable=False)
+        local.replace("a/three", b"")
+    finally:
+        os.umask(before)
+    modes = {
+        name: stat.S_IMODE(local.local_path(name).stat().st_mode) for name in ("a", "a/b", "a/one", "a/two", "a/three")
+    }
+    assert {modes["a"], modes["a/b"]} == {0o777 & ~mask}
+    assert {modes["a/one"], modes["a/two"], modes["a/three"]} == {0o666 & ~mask}
+
+
+def test_a_file_that_is_replaced_keeps_its_mode(local: Local) -> None:
+    local.replace("file", b"old")
+    local.local_path("file").chmod(0o640)
+    local.replace("file", b"new")
+    assert stat.S_IMODE(local.local_path("file").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a second group")
+def test_groups_are_those_of_the_directory_and_of_what_is_replaced(local: Local) -> None:
+    os.chown(local.local_path(""), -1, 1234)
+    local.local_path("").chmod(0o2775)
     local.make_directory("a/b")
-    local.write("a/one", b"")
-    local.append("a/two", b"", durable=False)
-    local.replace("a/three", b"")
-    modes = {name: local.local_path(name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/one", "a/two", "a/three")}
-    assert set(modes.values()) == {0o700, 0o600}
+    local.write("a/b/one", b"")
+    local.replace("a/two", b"")
+    assert {local.local_path(name).stat().st_gid for name in ("a", "a/b", "a/b/one", "a/two")} == {1234}
+    os.chown(local.local_path("a/two"), -1, 1235)
+    local.replace("a/two", b"new")
+    assert local.local_path("a/two").stat().st_gid == 1235
 
 
 def test_a_failed_replace_leaves_the_old_file_and_nothing_else(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
+from keepstep.checkpointer.cadence import Cadence
+from keepstep.checkpointer.description import describe
+from keepstep.checkpointer.drafts import Writer, attempt, draft_of, fill
 from keepstep.checkpointer.entrance import (
     Fresh,
-    Resume,
     begin_anew,
     come_back,
     enter,
@@ -26,28 +27,30 @@ from keepstep.checkpointer.entrance import (
 )
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
-from keepstep.checkpointer.inflight import InFlight, as_storage_error
+from keepstep.checkpointer.inflight import InFlight
 from keepstep.checkpointer.janitor import Janitor
 from keepstep.checkpointer.journal import Causes, Journal, no_causes
 from keepstep.checkpointer.judged import Judged
+from keepstep.checkpointer.keeping import Keeping
 from keepstep.checkpointer.observers import Observers
 from keepstep.checkpointer.own_runs import remember
-from keepstep.errors import DiskFull, StorageError
+from keepstep.checkpointer.refusals import Refusals
+from keepstep.errors import StorageError
 from keepstep.model import Checkpoint
-from keepstep.operations.removing.carrying_out import apply_plan
-from keepstep.repository import Check, Finish, Staging
-from keepstep.retention import Before, Plan, Policy
+from keepstep.repository import Check, Finish
+from keepstep.retention import Plan, Policy
 from keepstep.run import (
     Ending,
     Hooks,
     Limits,
     OnDiskFull,
     Receipt,
+    Resume,
     ResumePoint,
     Run,
     external_path,
+    meant,
     open_external,
-    policy_facts,
 )
 
 if TYPE_CHECKING:
@@ -55,16 +58,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("keepstep")
 
-RESUMED_FROM = "resumed from"
-"""Why a checkpoint stays for the session that went on from it."""
-
-T = TypeVar("T")
 Stage = Callable[[Path], Finish]
 """Fills a directory with what must be written now; returns what can be written later."""
 OnCommit = Callable[[Checkpoint, float], None]
 """Hears, in the writer's thread, of a committed checkpoint and of the moment (`time.monotonic`) it became durable."""
-Writer = Callable[[Path], None]
-"""Writes one checkpoint's files into the directory it is given. It may be called a second time."""
 
 
 class Checkpointer:
@@ -72,12 +69,13 @@ class Checkpointer:
 
     `budget` ("200GB") bounds what the checkpoints take, the one being written included; `min_free` stays free on
     the disk. Where room is short, it is made by policy; where it can't be, `save` raises DiskFull before it writes, or
-    waits for room with `on_disk_full="pause"`. `refused` are the steps that were not saved for lack of room.
+    waits for room with `on_disk_full="pause"`.
     `hooks` hear what happens to the checkpoints, and `prometheus` (an address, or a file "name.prom") gets their
     metrics while a training runs. `judged.step` is for a loop that judges by itself which step is the best: its
     checkpoint stays, until another takes its place. `links` keeps `best` and `latest` as links in the directory.
     `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what the
-    policy decided last.
+    policy decided last. `save_every` ("20m", "2h", "90s") makes `due` true when so much training has passed since the
+    last save. As a context manager it closes itself.
     """
 
     def __init__(
@@ -93,12 +91,14 @@ class Checkpointer:
         hooks: Hooks | None = None,
         prometheus: str | None = None,
         links: bool = False,
+        save_every: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.links = links
         self._observers = Observers(hooks, prometheus)
         self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full))
-        self.refused: list[int] = []
+        self.cadence = Cadence(save_every)
+        self._refusals = Refusals()
         self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
         self.fresh: Fresh = fresh
         self.back_pressure: BackPressure = back_pressure
@@ -107,8 +107,7 @@ class Checkpointer:
         self._run: Run | None = None
         self._parent: int | None = None
         self._trained: tuple[Path, str | None] = (self.path, None)
-        self._resumed_from: int | None = None
-        self._held_before: dict[Before, str] = {}
+        self._keeping: Keeping | None = None
         self._unsettled: ResumePoint | None = None
         self._displaced = ""
         self.judged = Judged()
@@ -133,7 +132,33 @@ class Checkpointer:
         """Take over the settings of another one, between two sessions: all that it was made with."""
         self.path, self.policy = other.path, other.policy
         self.fresh, self.back_pressure, self.links = other.fresh, other.back_pressure, other.links
-        self.headroom, self._observers = other.headroom, other._observers
+        self.headroom, self._observers, self.cadence = other.headroom, other._observers, other.cadence
+
+    @property
+    def due(self) -> bool:
+        """True when `save_every` has passed since the last save began: a loop that saves then is saved in time."""
+        return self.cadence.due
+
+    def __enter__(self) -> Self:
+        """Nothing is begun yet: that is `begin`'s, which says where to go on from."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """Ends the session: finished where the block ended by itself. What failed in the block is what is raised."""
+        if error is None:
+            self.close(finished=True)
+            return
+        try:
+            self.close()
+        except Exception as second:
+            error.add_note(f"keepstep: what was being saved failed as well: {second}")
+
+    def __repr__(self) -> str:
+        """What is managed, for people: the run, what is kept, by which metric, within which limits."""
+        return f"<Checkpointer {self}>"
+
+    def __str__(self) -> str:
+        return describe(self.path, self.policy, self.headroom.limits, str(self.cadence), self._run)
 
     # -- beginning and ending ----------------------------------------------------------------------------
 
@@ -148,6 +173,7 @@ class Checkpointer:
         candidates in place of `Run.verify`, for a caller that keeps what it reads.
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
         """
+        resume = meant(resume, self.path)
         self.receipt = None
         if (left := self.failure(wait=True)) is not None:
             logger.warning("The save that was in flight when the session before was broken off failed: %s", left)
@@ -158,21 +184,21 @@ class Checkpointer:
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
             own = point is None or outside is None or point.checkpoint.run_id == run.id
             self._displaced = "" if own or point is None else why_displaced(run, point, self.fresh)
+            self.judged = Judged()
             self._take(run, point)
             self._owed = False
-            self.refused = []
-            self.judged = Judged()
+            self._refusals = Refusals()
             known = run.checkpoints
             for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
                 self.headroom.learn(checkpoint)
-            self._resumed_from, self._held_before, self._parent = None, {}, None
-            self._unsettled = point
+            self._parent, self._unsettled = None, point
             if point is None:
                 remember(run)
             elif own:  # also in another place, as a download of it
                 self._parent = point.checkpoint.generation
             if settle and (path := self.settle()) is not None and point is not None:
                 point = point.moved_to(path)
+            self.cadence.start(self._spent() if self.cadence.every is not None else 0.0)
         except BaseException:
             self._run = None
             self._observers.end()
@@ -188,6 +214,10 @@ class Checkpointer:
         self._run, self._trained = run, (self.path, run.id)
         self._janitor = Janitor(run.store)
         self._journal = Journal(run, point)
+        self._keeping = Keeping(run, self.policy, self.headroom, self.judged)
+
+    def _spent(self) -> float:
+        return self._journal.spent() if self._journal is not None else 0.0
 
     def settle(self) -> Path | None:
         """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside, and
@@ -200,13 +230,13 @@ class Checkpointer:
         if self._displaced:
             self._displace(self.run, point)
         if self._parent is None:  # it may lie in a previous run of this directory
-            self._held_before = {(point.checkpoint.run_id, point.checkpoint.generation): RESUMED_FROM}
+            self._keep.hold(point.checkpoint)
             remember(self.run)
             return None
         checkpoint = come_back(self.run, point.checkpoint)
         for newer in self.run.rewind(checkpoint):
             logger.warning("%s belongs to an older course of the run and is set aside", newer.name)
-        self._resumed_from = checkpoint.generation
+        self._keep.hold(checkpoint)
         remember(self.run)
         return checkpoint.path
 
@@ -236,9 +266,8 @@ class Checkpointer:
         try:
             self.end_log("finished" if finished else None)
             self._writer.wait()
-            if self._resumed_from is not None or self._held_before:
-                self._resumed_from, self._held_before = None, {}
-                apply_plan(run, self._planned())
+            if self._keeping is not None:
+                self._keeping.let_go()
             if finished:
                 run.events.append("finished")
         finally:
@@ -271,14 +300,14 @@ class Checkpointer:
         self.make_room(facts.step)
         draft = self._draft(run, facts)
         try:
-            checkpoint = self._attempt(run, draft, write)
+            checkpoint = attempt(run, draft, write)
         except StorageError as error:
             run.events.append("failed", step=facts.step, error=error.message, retried=True)
             logger.warning("%s Writing it anew.", error.message)
             if error.is_full:
                 self.headroom.strike(error)
                 self.make_room(facts.step)
-            checkpoint = self._attempt(run, draft, write)
+            checkpoint = attempt(run, draft, write)
         durable = time.monotonic() - began
         self.committed(checkpoint)
         self.note_kept(checkpoint, blocked=time.monotonic() - began, durable=durable)
@@ -300,7 +329,7 @@ class Checkpointer:
         draft = self._draft(run, facts)
         staging = run.repository.stage()
         try:
-            finish = _fill(staging, draft, stage)
+            finish = fill(staging, draft, stage)
         except BaseException:
             run.repository.discard(staging)
             raise
@@ -358,46 +387,31 @@ class Checkpointer:
             **more,
         )
 
+    @property
+    def refused(self) -> list[int]:
+        """The steps that were not saved for lack of room."""
+        return self._refusals.steps
+
     def make_room(self, step: int) -> None:
         """Return when there is room for the checkpoint of `step`. Raises DiskFull."""
-        self.headroom.make(self.run, self.policy, step, partial(self._planned, always=True), self._dispose_now)
+        self._keep.make_room(step, self._dispose_now)
 
     def refuse(self, step: int, error: StorageError) -> None:
         """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""
-        if self.headroom.limits.on_disk_full == "stop":
-            raise error
-        self.refused += [] if step in self.refused else [step]
-        self.run.events.append("refused", step=step, error=error.message)
-        logger.error("STEP %d IS NOT SAVED. %s\n  %s The training goes on.", step, error.message, error.hint)
+        self._refusals.add(self.run, step, error, self.headroom.limits.on_disk_full)
 
     def end_well(self) -> None:
         """Raises DiskFull when saves were refused, unless `on_disk_full="continue"`. Call it when all else is done."""
-        if not self.refused or self.headroom.limits.on_disk_full == "continue":
-            return
-        latest = self.run.latest
-        newest = f"the newest checkpoint is step {latest.step}" if latest else "there is no checkpoint"
-        count = "1 save was" if len(self.refused) == 1 else f"{len(self.refused)} saves were"
-        raise DiskFull(
-            f"the training is over, but {count} refused for lack of room (step {', '.join(map(str, self.refused))}); "
-            f"{newest} in {self.path}",
-            hint="The model in memory is that of the end. on_disk_full='continue' ends without this error.",
-            errno=errno.ENOSPC,
-        )
+        if self._refusals.steps:
+            self._refusals.end(self.run, self.headroom.limits.on_disk_full)
 
     def _dispose_now(self) -> None:
         if self._janitor is not None:
             self._janitor.finish()
 
-    def _planned(self, *, always: bool = False) -> Plan:
-        """What the policy and the budget say of what is committed now; what stays was looked at where anything goes,
-        and with `always` where nothing does.
-        """
-        held = self.judged.held(self.run)
-        if self._resumed_from is not None:
-            held |= {self._resumed_from: RESUMED_FROM}
-        more: Any = {"also_protected": held, "held_before": self._held_before}
-        plan = partial(self.run.plan, self.policy, budget=self.headroom.limits.budget, **more)
-        return self.run.settled(plan, always=always)
+    @property
+    def _keep(self) -> Keeping:
+        return self._keeping or Keeping(self.run, self.policy, self.headroom, self.judged)
 
     @property
     def busy(self) -> bool:
@@ -416,10 +430,8 @@ class Checkpointer:
 
     def decide(self) -> Plan:
         """Apply the policy to what is committed now; returns the plan that was carried out."""
-        plan = self._planned()
-        apply_plan(self.run, plan, dispose=self._janitor.dispose if self._janitor else None)
-        self.plan = plan
-        return plan
+        self.plan = self._keep.decide(self._janitor.dispose if self._janitor else None)
+        return self.plan
 
     def note_resumed(self, receipt: Receipt) -> Receipt:
         """Keep the receipt of a resume here and in the event log; returns it with what its course is compared with."""
@@ -460,34 +472,5 @@ class Checkpointer:
         return True
 
     def _draft(self, run: Run, facts: Facts) -> Checkpoint:
-        return Checkpoint(
-            run_id=run.id,
-            generation=run.next_generation(),
-            timeline=run.repository.current_timeline(),
-            parent=self._parent,
-            step=facts.step,
-            epoch=facts.epoch,
-            kind=facts.kind,
-            created=datetime.now(UTC),
-            metrics=dict(facts.metrics),
-            files=(),
-            written_by={**facts.written_by, **policy_facts(self.policy)},
-            fingerprint=facts.fingerprint,
-        )
-
-    def _attempt(self, run: Run, draft: Checkpoint, write: Writer) -> Checkpoint:
-        staging = run.repository.stage()
-        try:
-            _fill(staging, draft, write)
-            return run.commit(staging, draft)
-        except BaseException:
-            run.repository.discard(staging)
-            raise
-
-
-def _fill(staging: Staging, draft: Checkpoint, write: Callable[[Path], T]) -> T:
-    """Make the checkpoint's own directory and let `write` fill it; returns what that returns."""
-    directory = staging.path / draft.name
-    with as_storage_error(draft.step):
-        directory.mkdir()
-        return write(directory)
+        self.cadence.saved()
+        return draft_of(run, facts, self.policy, self._parent)

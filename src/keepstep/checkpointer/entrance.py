@@ -19,15 +19,13 @@ from keepstep.model import Checkpoint, State, parse_name
 from keepstep.operations.adopting import NothingToAdopt, adopt, is_half_adopted, plan_adoption
 from keepstep.repository import Check, Repository
 from keepstep.retention import Policy
-from keepstep.run import Reference, ResumePoint, Run, external_path, finish_pending, has_ended
-from keepstep.stores import LocalStore
+from keepstep.run import Reference, Resume, ResumePoint, Run, external_path, finish_pending, has_ended
+from keepstep.stores import LocalStore, denied
 from keepstep.units import format_size
 
 logger = logging.getLogger("keepstep")
 
 Fresh = Literal["refuse", "new-run"]
-Resume = Reference | Literal[False] | None
-"""What a training is to resume from; None and False are a fresh start."""
 
 
 def enter(path: Path, policy: Policy, resume: Resume, *, fresh: Fresh) -> Run:
@@ -233,6 +231,8 @@ def _as_unwritable(path: Path) -> Generator[None]:
         yield
     except KeepstepError:
         raise
+    except PermissionError as error:
+        raise denied(error.filename or path, error, write=True) from error
     except OSError as error:
         raise StorageError(
             f"{path} can't be written: {error.strerror or error}",

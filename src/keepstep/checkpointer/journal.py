@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from keepstep.checkpointer.cadence import spent_since
 from keepstep.run import Course, Ending, Exactness, History, Observer, Receipt, ResumePoint, Run, logged_beyond
 
 logger = logging.getLogger("keepstep")
@@ -36,6 +37,18 @@ class Journal:
         self._number: int | None = None
         self._observer: Observer | None = None
         self._causes: Causes = no_causes
+
+    def spent(self) -> float:
+        """Seconds that attempts before trained beyond where this one goes on from, and lost; 0 where nobody knows."""
+        newer = self._from is not None and (not self._mine or self._from.generation + 1 < self._first_generation)
+        if newer or (self._from is None and self._first_generation > 1):
+            return 0.0  # they were saved since
+        try:
+            history = History(self._run.store)
+            points = history.read(from_step=0 if self._from is None else self._from.step, most=MOST_POINTS).points
+        except OSError:
+            return 0.0
+        return spent_since(self._from, history.attempts, points)
 
     def expect(self, receipt: Receipt) -> Receipt:
         """The receipt with what its course will be compared with: what was logged behind the checkpoint before."""

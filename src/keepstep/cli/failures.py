@@ -13,6 +13,7 @@ import click
 
 from keepstep.cli.drawing.text import clean, paint
 from keepstep.errors import KeepstepError, StorageError
+from keepstep.stores import denied
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -28,6 +29,10 @@ def exit_code_of(error: BaseException) -> int | None:
         case BrokenPipeError():
             _silence_stdout()
             return BROKEN_PIPE
+        case PermissionError() if isinstance(error.filename, (str, bytes)):
+            found = denied(os.fsdecode(error.filename), error)
+            _report(found.message, found.hint)
+            return found.exit_code
         case OSError():
             what = error.strerror or str(error) or type(error).__name__
             _report(f"{what}: {error.filename}" if error.filename else what)

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from keepstep.engine.places import Place, standing_in
+from keepstep.stores import open_as_directory
 
 Memory = tuple[int, int, tuple[int, ...], tuple[int, ...], torch.dtype]
 """Address of a storage, and offset, shape, stride and dtype of a tensor there: the same memory, the same values."""
@@ -74,6 +75,7 @@ def noting(save_file: Iterable[Place]) -> Iterator[Written]:
     def note_tensors(tensors: Any, filename: Any, *args: Any, **kwargs: Any) -> None:
         written.note(Path(filename), tensors)
         save_tensors(tensors, filename, *args, **kwargs)
+        open_as_directory(Path(filename))  # it makes files for their owner alone
 
     def note_objects(value: Any, target: Any, *args: Any, **kwargs: Any) -> None:
         name = target if isinstance(target, (str, os.PathLike)) else getattr(target, "name", "")

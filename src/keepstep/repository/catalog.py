@@ -10,7 +10,7 @@ from keepstep.errors import CheckpointCorrupt
 from keepstep.model import Checkpoint, Kind, State, parse_name
 from keepstep.repository import manifest
 from keepstep.repository.manifest import MANIFEST_NAME
-from keepstep.stores import Stamp, Store
+from keepstep.stores import Stamp, Store, denied
 
 SETTLED_NS = 2 * 10**9
 """Age from which a change is told by a file's times: a younger one may share them with the next change."""
@@ -127,6 +127,8 @@ class Catalog:
 def _why_foreign(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "it has no keepstep.json"
+    if isinstance(error, PermissionError) and error.filename:
+        return denied(error.filename, error).message
     return str(error.message if isinstance(error, CheckpointCorrupt) else error)
 
 

@@ -49,7 +49,7 @@ class Repository:
     # -- writing ---------------------------------------------------------------------------------------
 
     def stage(self) -> Staging:
-        """A new, empty, private directory (0700) to write a checkpoint into. Raises StorageError."""
+        """A new, empty directory to write a checkpoint into. Raises StorageError."""
         key = f"{layout.STAGING}/{uuid.uuid4().hex}"
         try:
             # What makes the checkpoint durable is its own sync and that of the run's directory, after the rename.

@@ -12,11 +12,12 @@ from typing import Any
 import xxhash
 
 from keepstep import layout
+from keepstep.errors import AccessDenied
 from keepstep.model import CHUNK_BYTES, Checkpoint, Damage, FileEntry, Kind
 from keepstep.repository.code import code_files
 from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path, parents_of
 from keepstep.repository.manifest import ALGORITHM, MANIFEST_NAME
-from keepstep.stores import Entry, LocalStore, Store, is_leftover_of
+from keepstep.stores import Entry, LocalStore, Store, denied, is_leftover_of
 
 PIECE_BYTES = 4 * 2**20
 """Bytes of a file that are read at once where one thread reads it."""
@@ -222,6 +223,10 @@ def verify_files(
     expected = {file.path: file for file in files}
     try:
         found = {entry.path: entry for entry in store.walk(directory)}
+    except PermissionError as error:
+        raise denied(
+            store.local_path(directory), error, write=False
+        ) from error  # who may not read it can't call it damaged
     except OSError as error:
         return Findings((Problem(".", f"can't be listed: {error.strerror or error}"),))
     survey = _Survey(store, directory, expected, found)
@@ -230,7 +235,11 @@ def verify_files(
     spared = {f.path: f for f in looked_at if survey.is_gone(f) and lack_of(f) is not Need.EVERYTHING} if found else {}
 
     def read(file: FileEntry) -> str:
-        return check(store, f"{directory}/{file.path}", file, on_bytes)
+        path = f"{directory}/{file.path}"
+        try:
+            return check(store, path, file, on_bytes)
+        except PermissionError as error:
+            raise denied(store.local_path(path), error, write=False) from error
 
     problems = [
         Problem(file.path, what, need_of(file))
@@ -250,6 +259,8 @@ def _what_is_wrong(file: FileEntry, entry: Entry | None, read: Callable[[FileEnt
         return f"has {entry.size:,} bytes instead of {file.size:,}"
     try:
         return read(file)
+    except AccessDenied:
+        raise
     except OSError as error:
         return f"can't be read: {error.strerror or error}"
 

@@ -8,6 +8,7 @@ from keepstep.run.history import Attempt, Ending, History, Point
 from keepstep.run.hooks import Hook, Hooks
 from keepstep.run.limits import Limits, OnDiskFull
 from keepstep.run.lock import RunLock
+from keepstep.run.meaning import Resume, meant
 from keepstep.run.pins import PinBoard, Pins
 from keepstep.run.rebuilding import Rebuilt, policy_facts
 from keepstep.run.receipt import (
@@ -55,6 +56,7 @@ __all__ = [
     "Rebuilt",
     "Receipt",
     "Reference",
+    "Resume",
     "ResumePoint",
     "Return",
     "Run",
@@ -71,6 +73,7 @@ __all__ = [
     "holds_run",
     "is_run",
     "logged_beyond",
+    "meant",
     "mend",
     "open_external",
     "open_run",

@@ -12,19 +12,18 @@ import msgspec
 from keepstep import layout
 from keepstep.errors import CheckpointNotFound, KeepstepError, ResumeRefused
 from keepstep.model import Checkpoint, Kind, parse_name
-from keepstep.paths import expanded
 from keepstep.repository import MANIFEST_NAME, Check, Repository, missing_files
 from keepstep.run.pins import RESERVED, PinBoard
 from keepstep.run.references import Reference
 from keepstep.run.resume_point import ResumePoint
 from keepstep.run.run import Run
+from keepstep.run.spelling import TRAINER_STATE_NAME, is_checkpoint, places, spelled
 from keepstep.stores import LocalStore, store_at
 
 NO_GENERATION = 0
 """The generation of a checkpoint without a manifest; a run's own begin at 1."""
 HUB_NAME = "last-checkpoint"
 """What the newest checkpoint is called on the Hub (`hub_strategy="checkpoint"`), and in a download of it."""
-TRAINER_STATE_NAME = "trainer_state.json"
 
 
 def external_path(reference: Reference | bool | None, run: Path) -> Path | None:
@@ -36,7 +35,7 @@ def external_path(reference: Reference | bool | None, run: Path) -> Path | None:
     """
     if reference is True or (isinstance(reference, str) and reference in ("auto", "latest")):
         return _downloaded(run)
-    if reference is None or isinstance(reference, (bool, int)):
+    if reference is None or reference is False or isinstance(reference := spelled(reference), int):
         return None
     found = next((path for path in _places(reference, run) if path.is_dir()), None)
     return None if found is None or _is_the_runs(found, run) else found
@@ -44,25 +43,18 @@ def external_path(reference: Reference | bool | None, run: Path) -> Path | None:
 
 def _downloaded(run: Path) -> Path | None:
     path = run / HUB_NAME
-    return path if _is_checkpoint(path) and not any(parse_name(name) for name in os.listdir(run)) else None
+    return path if is_checkpoint(path) and not any(parse_name(name) for name in os.listdir(run)) else None
 
 
-def _places(reference: Reference, run: Path) -> Iterator[Path]:
+def _places(reference: str | os.PathLike[str], run: Path) -> Iterator[Path]:
     """Where the directory that a reference may name would lie."""
-    text = os.fspath(reference) if not isinstance(reference, int) else ""
-    path = expanded(text)
+    text = os.fspath(reference)
     if not isinstance(reference, str) or os.sep in text or text.startswith((".", "~")) or parse_name(text):
-        yield path
-        if not path.is_absolute():
-            yield run / path
+        yield from places(text, run)
     elif not (text.strip().lower() in RESERVED or text.removeprefix("step:").isdigit()):
-        found = [place for place in (path, run / path) if _is_checkpoint(place)]
+        found = [place for place in places(text, run) if is_checkpoint(place)]
         if found and text not in PinBoard(LocalStore(run)).read().tags:
             yield from found
-
-
-def _is_checkpoint(path: Path) -> bool:
-    return any((path / name).is_file() for name in (MANIFEST_NAME, TRAINER_STATE_NAME))
 
 
 def _is_the_runs(path: Path, run: Path) -> bool:

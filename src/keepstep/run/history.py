@@ -120,7 +120,7 @@ class History:
         """Begin an attempt; returns its number."""
         self._number = self._last_number() + 1
         # A process killed in the middle of a line must not spoil this one.
-        self._torn = True
+        self._torn = self._ends_torn()
         now = datetime.now(UTC)
         begin = _Begin(self._number, now, from_step, from_generation, timeline, max_steps, first_generation, level)
         self._write(_ENCODER.encode(begin))
@@ -157,7 +157,7 @@ class History:
         done = 0
         try:
             if self._file is None:
-                self._file = os.open(self._store.local_path(layout.METRICS), _APPEND, 0o600)
+                self._file = os.open(self._store.local_path(layout.METRICS), _APPEND, 0o666)
             while done < len(data):
                 done += os.write(self._file, data[done:])
             self._waiting.clear()
@@ -181,6 +181,16 @@ class History:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+    def _ends_torn(self) -> bool:
+        """True where the file's last line has no end; also where nobody can tell."""
+        try:
+            stamp = self._store.stamp(layout.METRICS)
+            if stamp is None or not stamp.size:
+                return False
+            return bytes(next(self._store.chunks(layout.METRICS, size=1, start=stamp.size - 1), b"")) != b"\n"
+        except OSError:
+            return True
 
     def _last_number(self) -> int:
         """The highest number of an attempt in the file; only the lines that begin one are decoded."""

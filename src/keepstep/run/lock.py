@@ -13,7 +13,7 @@ import msgspec
 
 from keepstep import layout
 from keepstep.errors import RunLocked, StorageError
-from keepstep.stores import HubSnapshot, Store
+from keepstep.stores import HubSnapshot, Store, denied
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -66,11 +66,13 @@ class RunLock:
                 f"{self._store.root} lies in the Hub's cache, which is only read from",
                 hint="Download it to a directory of its own: hf download REPOSITORY --local-dir DIR",
             )
-        self._store.make_directory(layout.META)
         try:
+            self._store.make_directory(layout.META)
             self._take()
         except Timeout:
             raise self._refusal() from None
+        except PermissionError as error:
+            raise denied(self._store.local_path(layout.LOCK), error, write=True) from error
         owner = Owner(os.getpid(), os.uname().nodename, datetime.now(UTC))
         # Only a note for messages: a full disk must not keep a run from clearing what filled it.
         with suppress(OSError):

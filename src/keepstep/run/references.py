@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from keepstep.errors import CheckpointNotFound
+from keepstep.errors import CheckpointNotFound, ReferenceInvalid
 from keepstep.model import Checkpoint, State
 from keepstep.paths import expanded
 from keepstep.repository import PreviousRun
 from keepstep.run.pins import Pins
+from keepstep.run.spelling import checkpoint_of, places, spelled
 
 Reference = str | int | os.PathLike[str]
 GENERATION, PREVIOUS = "gen:", "previous:"
@@ -40,12 +41,14 @@ class Known:
 
 
 def resolve(reference: Reference, known: Known) -> Checkpoint:
-    """The checkpoint that a reference names.
+    """The checkpoint that a reference names. A file inside of one names it, and the run's directory its newest.
 
-    Raises CheckpointNotFound, listing what there is, with a near miss where there is one.
+    Raises CheckpointNotFound, listing what there is, with a near miss where there is one; ReferenceInvalid.
     """
-    if isinstance(reference, bool):
-        raise TypeError("a reference is a string, a step number or a path, not a bool")
+    try:
+        reference = spelled(reference)
+    except ReferenceInvalid as error:
+        raise ReferenceInvalid(error.message, hint=f"{error.hint} {_what_there_is(known)}") from error
     if isinstance(reference, int):
         return _by_step(reference, known)
     if not isinstance(reference, str):
@@ -136,8 +139,10 @@ def _by_tag(tag: str, known: Known) -> Checkpoint:
 
 
 def _by_path(path: Path, known: Known) -> Checkpoint:
-    wanted = {_absolute(path), _absolute(known.run / path)}
+    wanted = {_absolute(checkpoint_of(place)) for place in places(os.fspath(path), known.run)}
     home = _absolute(known.run)  # once: a checkpoint's own directory is never a link
+    if _absolute(path) == home:
+        return _latest(known)
     for checkpoint in known.checkpoints:
         if os.path.join(home, checkpoint.name) in wanted:
             return checkpoint

@@ -17,7 +17,7 @@ from keepstep.model import parse_name
 from keepstep.repository import MANIFEST_NAME
 from keepstep.retention import Metric, Policy, format_spec, parse
 from keepstep.run.limits import Limits, OnDiskFull
-from keepstep.stores import LocalStore, Store
+from keepstep.stores import LocalStore, Store, denied
 
 FORMAT_VERSION = 1
 RUN_ID = r"^[A-Za-z0-9_-]{1,64}$"
@@ -97,6 +97,8 @@ def read_run_file(store: LocalStore) -> RunFile:
         data = store.read(layout.RUN, limit=layout.SMALL_FILE_LIMIT)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _not_found(store) from error
+    except PermissionError as error:
+        raise denied(where, error, write=False) from error
     except OSError as error:
         raise KeepstepError(
             f"{where} can't be read: {error.strerror or error}", hint="Nothing is begun in a run that can't be read."
@@ -142,6 +144,8 @@ def holds_manifest(place: str | os.PathLike[str], names: Iterable[str]) -> bool:
 def _not_found(store: LocalStore) -> RunNotFound:
     if not store.root.is_dir():
         return RunNotFound(f"{store.root} is no directory", hint="Give the output_dir of a training run.")
+    if not os.access(store.root, os.R_OK | os.X_OK):
+        return RunNotFound(str(denied(store.root).message), hint=denied(store.root).hint)
     runs = sorted(child.name for child in store.root.iterdir() if child.is_dir() and is_run(child))
     if runs:
         return RunNotFound(f"{store.root} holds no run itself", hint=f"There are runs below it: {', '.join(runs[:20])}")

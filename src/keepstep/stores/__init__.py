@@ -1,5 +1,6 @@
 """Where bytes live; a store knows directories and files, and nothing of checkpoints."""
 
+from keepstep.stores.access import denied, open_as_directory
 from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
 from keepstep.stores.hub_cache import HubSnapshot, store_at
 from keepstep.stores.local import LocalStore
@@ -14,8 +15,10 @@ __all__ = [
     "Room",
     "Stamp",
     "Store",
+    "denied",
     "exchange_names",
     "is_leftover_of",
+    "open_as_directory",
     "rename_without_replacing",
     "store_at",
 ]

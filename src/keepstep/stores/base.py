@@ -93,7 +93,7 @@ class Store(Protocol):
         ...
 
     def make_directory(self, path: str, *, durable: bool = True) -> None:
-        """A directory for this user only (0700), durable parents included; no error when it is there.
+        """A directory, durable parents included; no error when it is there. Who may enter it says the umask.
 
         `durable=False` saves the wait for a directory that need not outlive a power cut under this name.
         """
@@ -108,7 +108,7 @@ class Store(Protocol):
         ...
 
     def replace(self, path: str, data: bytes, *, workplace: str | None = None) -> None:
-        """Create or replace a small file in one step, durably; one that is replaced keeps its mode.
+        """Create or replace a small file in one step, durably; one that is replaced keeps its mode and group.
 
         What a kill leaves behind lies in the directory `workplace`, beside the file unless that is given.
         """

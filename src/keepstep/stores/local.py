@@ -14,6 +14,8 @@ from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp
 from keepstep.stores.renaming import exchange_names, rename_without_replacing
 
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MODE = 0o666
+"""What the umask leaves of it: colleagues can read. Secrets are kept out by not being written."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -71,10 +73,10 @@ class LocalStore:
     def make_directory(self, path: str, *, durable: bool = True) -> None:
         if path:
             self.make_directory(os.path.dirname(path))
-        _make_directory(self.local_path(path), mode=0o700 if path else 0o777, durable=durable)
+        _make_directory(self.local_path(path), durable=durable)
 
     def write(self, path: str, data: bytes) -> None:
-        _write_and_sync(os.open(self.local_path(path), _NEW_FILE, 0o600), data)
+        _write_and_sync(os.open(self.local_path(path), _NEW_FILE, _MODE), data)
 
     def append(self, path: str, data: bytes, *, durable: bool) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -82,7 +84,7 @@ class LocalStore:
         try:
             descriptor = os.open(self.local_path(path), flags)
         except FileNotFoundError:
-            descriptor = os.open(self.local_path(path), flags | os.O_CREAT, 0o600)
+            descriptor = os.open(self.local_path(path), flags | os.O_CREAT, _MODE)
             is_new = True
         try:
             _write_all(descriptor, data)
@@ -95,13 +97,12 @@ class LocalStore:
 
     def replace(self, path: str, data: bytes, *, workplace: str | None = None) -> None:
         target = self.local_path(path)
-        import tempfile  # it brings the random module along, and reading needs neither
-
         home = target.parent if workplace is None else self.local_path(workplace)
-        descriptor, temporary = tempfile.mkstemp(TEMPORARY_SUFFIX, f".{target.name}.", home)
+        temporary = home / f".{target.name}.{os.urandom(6).hex()}{TEMPORARY_SUFFIX}"
+        descriptor = os.open(temporary, _NEW_FILE, _MODE)
         try:
             with suppress(FileNotFoundError):
-                os.fchmod(descriptor, stat.S_IMODE(os.lstat(target).st_mode))
+                _make_like(descriptor, os.lstat(target))
             _write_and_sync(descriptor, data)
             os.replace(temporary, target)
         except BaseException:
@@ -193,12 +194,20 @@ def _read_up_to(descriptor: int, size: int, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _make_directory(target: Path, mode: int, durable: bool = True) -> None:
+def _make_like(descriptor: int, before: os.stat_result) -> None:
+    """Group and mode of the file that is replaced, as far as this user may give them."""
+    if os.fstat(descriptor).st_gid != before.st_gid:
+        with suppress(PermissionError):
+            os.fchown(descriptor, -1, before.st_gid)
+    os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+
+
+def _make_directory(target: Path, durable: bool = True) -> None:
     if target.is_dir():
         return
-    _make_directory(target.parent, mode)
+    _make_directory(target.parent)
     with suppress(FileExistsError):
-        target.mkdir(mode=mode)
+        target.mkdir()
     if durable:
         _sync(os.open(target.parent, _DIRECTORY))
 

@@ -38,12 +38,19 @@ class SessionCallback(TrainerCallback):
             return
         if self._session.saves.asks_for_save(logs=control.should_log):
             control.should_save = True
+        self._save_the_last(control)
         self._session.signalled.step_ends(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.loop.epoch_ends()
         if self._session.active:
+            self._save_the_last(control)
             self._session.signalled.epoch_ends(control)
+
+    def _save_the_last(self, control: Any) -> None:
+        """What a training ends with is saved, whoever ends it, and whether or not the schedule asks for it."""
+        if self._session.saves.is_missed(control):
+            control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.active:
@@ -54,10 +61,13 @@ class SessionCallback(TrainerCallback):
         """An evaluation that others run counts where the Trainer runs none itself."""
         if self._session.active and plain(args.eval_strategy) == "no":
             self._session.ranking.note(kwargs.get("metrics") or {}, join=True)
+        if self._session.active:
+            self._save_the_last(control)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self._session.active:
             self._session.logbook.log(state.global_step, logs or {})
+            self._save_the_last(control)
 
 
 class GateCallback(TrainerCallback):

@@ -265,29 +265,33 @@ def attach(
     on_failure: Hook | None = None,
     prometheus: str | None = None,
     links: bool = False,
+    save_every: str | None = None,
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`). Attached once
     more, a trainer is managed as the last call says, by the same checkpointer.
 
     `keep` takes rules or a spec: `[Best(3), Latest(2)]` is `"best:3,latest:2"`; without it the policy is read from the
     trainer's arguments. `metric` and `mode` ("min", "max") default to `metric_for_best_model` and `greater_is_better`,
-    else `eval_loss`. A fresh start in a used directory sets the run there aside, whole, where this
-    process trained it or it has ended, and is refused where it is unfinished; `fresh="new-run"` sets that aside too.
-    `engine="fast"` copies the state while the next step runs and writes it in the background, from host memory of at
-    most `arena` ("16GB"; half of what is free by default); `"stock"` lets the library's own writers write; `"auto"` is
-    fast where that can serve, else stock, and the start line says why. `back_pressure` is for a save that is due while
-    the one before is on its way to the disk: "wait" for that, "skip" it, or save the "latest" step once there is room
-    (a new best and the last step always wait). `budget="200GB"` bounds what the checkpoints take, the one being
-    written included, and `min_free="20GB"` stays free; where room is short, it is made by policy. A save without room
-    is refused before it writes: the training goes on, and `train` raises DiskFull at its end; with
+    else `eval_loss`. A fresh start in a used directory sets the run there aside, whole, where this process trained it
+    or it has ended, and is refused where it is unfinished; `fresh="new-run"` sets that aside too. `engine="fast"`
+    copies the state while the next step runs and writes it in the background, from host memory of at most `arena`
+    ("16GB"; half of what is free by default); `"stock"` lets the library's own writers write; `"auto"` is fast where
+    that can serve, else stock, and the start line says why. `back_pressure` is for a save that is due while the one
+    before is on its way to the disk: "wait" for that, "skip" it, or save the "latest" step once there is room (a new
+    best and the last step always wait). `budget="200GB"` bounds what the checkpoints take, the one being written
+    included, and `min_free="20GB"` stays free; where room is short, it is made by policy. A save without room is
+    refused before it writes: the training goes on, and `train` raises DiskFull at its end; with
     `on_disk_full="continue"` it does not, "pause" waits for room, "stop" raises at once. `on_commit`, `on_remove`,
     `on_resume` and `on_failure` are called with the event of each (docs/events.md); `prometheus=":9400"` serves metrics
     while the training runs, `prometheus="/path/sft.prom"` writes them for a node exporter. `links=True` keeps `best`
-    and `latest` in the `output_dir`, links to these checkpoints. Raises SettingsError, PolicyError.
+    and `latest` in the `output_dir`, links to these checkpoints. `save_every="20m"` ("2h", "90s") saves, beside what
+    the arguments schedule, when so much training has passed since the last save, that of killed attempts included, and
+    at the last step. Raises SettingsError, PolicyError.
     """
     options = Options(
         keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
         budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus, links=links,
+        save_every=save_every,
         on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
     )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):

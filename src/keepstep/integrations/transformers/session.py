@@ -284,7 +284,8 @@ class Session:
         one = self._books.attempt("the estimate of a checkpoint's size", partial(checkpoint_bytes, self.trainer), 0)
         if not self.checkpointer.run.checkpoints:
             headroom.expected = one
-        describe = partial(describe_saves, self.trainer, state, self.checkpointer.policy, headroom)
+        every = str(self.checkpointer.cadence)
+        describe = partial(describe_saves, self.trainer, state, self.checkpointer.policy, headroom, every)
         saves = self._books.attempt("the estimate of what will be saved", describe, "saves as scheduled")
         if self.saves.engine is not None and planned_saves(self.trainer.args, state):
             self.saves.engine.prepare(one)

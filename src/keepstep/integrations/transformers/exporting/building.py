@@ -19,7 +19,6 @@ from keepstep.integrations.transformers.exporting.tensors import (
     ADAPTER,
     MODEL,
     TensorFiles,
-    as_open_as_others,
     cast,
     storage_errors,
     weights_below,
@@ -34,6 +33,7 @@ from keepstep.operations.export.plan import ExportPlan, base_of, read_json
 from keepstep.operations.export.report import Average, Forward
 from keepstep.operations.export.request import SHARD_BYTES, TORCH_DTYPES
 from keepstep.operations.export.watching import Watcher
+from keepstep.stores import open_as_directory
 
 ADAPTER_FIELDS = (
     *("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "use_dora", "bias", "rank_pattern", "alpha_pattern"),
@@ -121,7 +121,7 @@ def _save(model: Any, target: Path, dtype: torch.dtype | None, limit: int | None
     with quiet(), storage_errors():
         model.save_pretrained(target, max_shard_size=limit or SHARD_BYTES)
     for path in weights_below(target):
-        as_open_as_others(path)
+        open_as_directory(path)
     return Built(dtype, expected=expected)
 
 

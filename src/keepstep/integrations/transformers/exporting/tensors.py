@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from keepstep.operations.export.errors import ExportRefused
+from keepstep.stores import open_as_directory
 
 MODEL, ADAPTER = "model", "adapter_model"
 """Names of weights files, without their endings."""
@@ -78,7 +79,7 @@ def write_shards(
         total, parameters = total + size, parameters + sum(tensor.numel() for tensor in shard.values())
         with storage_errors():
             save_file(shard, path, metadata={"format": "pt"})
-        as_open_as_others(path)
+        open_as_directory(path)
         on_bytes(size)
         written.append((path, list(shard)))
     if len(written) == 1:
@@ -106,13 +107,6 @@ def storage_errors() -> Iterator[None]:
         if found is None:
             raise
         raise OSError(int(found[1]), os.strerror(int(found[1]))) from error
-
-
-def as_open_as_others(path: Path) -> None:
-    """Let a file be read by whom the umask lets: safetensors makes files for their owner alone."""
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
 
 
 def cast(name: str, tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:

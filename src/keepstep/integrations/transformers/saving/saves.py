@@ -27,6 +27,7 @@ from keepstep.integrations.transformers.saving.staged_output import StagedOutput
 from keepstep.integrations.transformers.saving.step_record import StepRecord
 from keepstep.integrations.transformers.saving.tokenizer_files import TokenizerFiles
 from keepstep.integrations.transformers.setup import messages
+from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.bystanders import readers
 from keepstep.integrations.transformers.setup.engine_choice import Choice
@@ -334,7 +335,14 @@ class Saves:
     def _makes_up(self) -> bool:
         failed = self._note(self._checkpointer.failure())
         owed = self._checkpointer.owes and (self._loop.is_last_step or not self._checkpointer.busy)
-        return failed or owed
+        return failed or owed or self._checkpointer.due
+
+    def is_missed(self, control: Any) -> bool:
+        """True when the training ends at the present step, a callback's word included, and it is not saved yet."""
+        args, state = self._trainer.args, self._trainer.state
+        by_step = plain(args.save_strategy) == "steps" or self._checkpointer.cadence.every is not None
+        ends = control.should_training_stop or state.global_step >= state.max_steps
+        return by_step and ends and self._ranking.saved_step != state.global_step
 
     def _note(self, error: BaseException | None) -> bool:
         """True when there is an error to be made good by a save of the present step; the second in a row is raised.

@@ -19,6 +19,8 @@ from keepstep.retention import Policy
 
 logger = logging.getLogger("keepstep")
 
+NO_SAVES = "W302"
+"""No save is scheduled; by the clock there are."""
 _WORDS = ("eval_strategy", "save_strategy")
 
 
@@ -29,6 +31,8 @@ def say_findings(trainer: Any, policy: Policy, options: Options) -> None:
     except Exception:  # advice must not keep anybody from training
         logger.debug("doctor could not examine this trainer", exc_info=True)
         return
+    if options.save_every is not None:
+        found = tuple(finding for finding in found if finding.id != NO_SAVES)
     for finding in found:
         if finding.severity is not Severity.HINT:
             logger.warning("%s", _line(finding))

@@ -42,11 +42,14 @@ def planned_saves(args: Any, state: Any) -> int:
     return 0
 
 
-def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom) -> str:
-    """For the start line: saves to come, the size of one, the most that will be on disk, what is free, the verdict."""
+def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom, every: str = "") -> str:
+    """For the start line: saves to come, the size of one, the most that will be on disk, what is free, the verdict.
+
+    `every` is how often one is due by the clock, in words.
+    """
     saves = planned_saves(trainer.args, state)
     if saves == 0:
-        return "nothing is scheduled to be saved"
+        return f"a save {every} and at the end" if every else "nothing is scheduled to be saved"
     one, limits = headroom.expected, headroom.limits
     kept = _most_kept(policy, saves, trainer.args, state)
     export = min(_weights(trainer), one)
@@ -58,8 +61,9 @@ def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom)
     fits = "fits" if peak + limits.min_free <= free else "DOES NOT FIT: older ones go as room runs out"
     if one + limits.min_free > free:
         fits = "NO ROOM FOR ONE"
+    count = f"{saves} {'save' if saves == 1 else 'saves'} to come" + (f", and one {every}" if every else "")
     return (
-        f"{saves} {'save' if saves == 1 else 'saves'} to come, about {format_size(one)} each; at most "
+        f"{count}, about {format_size(one)} each; at most "
         f"{format_size(peak)} on disk (kept, one in flight, one export), {format_size(free)} free: {fits}"
     )
 
