@@ -19,7 +19,7 @@ RESUMED_FROM = "resumed from"
 
 
 class Keeping:
-    """Decides for one session of a run. What it went on from stays until it ends, and so does what the loop judges best."""
+    """Decides for one session of a run. What it went on from stays until it ends, as what the loop judges best does."""
 
     def __init__(self, run: Run, policy: Policy, headroom: Headroom, judged: Judged) -> None:
         self._run, self._policy, self._headroom, self._judged = run, policy, headroom, judged

@@ -23,15 +23,29 @@ Example = tuple[str, str]
 """A command line, and what it is for."""
 
 NOT_MANAGED = "not managed: no digests, and nothing in it is changed"
+CHILD = "keepstep.child"
+"""Where a context's `meta` has the words of the command that was given behind `--`."""
 REFERENCES = "best, latest, a step (300 or step:300), gen:N, a tag, a path, or previous:ID"
 
 
 class Command(click.Command):
     """A command whose help explains its arguments and ends with examples."""
 
-    def __init__(self, *args: Any, examples: Sequence[Example] = (), **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, examples: Sequence[Example] = (), takes_command: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
+        self.takes_command = takes_command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if self.takes_command and "--" in args:
+            place = args.index("--")
+            args, ctx.meta[CHILD] = args[:place], args[place + 1 :]
+        return super().parse_args(ctx, args)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return super().collect_usage_pieces(ctx) + (["-- CMD {}"] if self.takes_command else [])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         arguments = [(p.metavar or "", p.explanation) for p in self.params if isinstance(p, Argument)]
@@ -75,14 +89,15 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
 
 def command(
-    name: str, *, examples: Sequence[Example], cls: type[Command] = Command
+    name: str, *, examples: Sequence[Example], cls: type[Command] = Command, takes_command: bool = False
 ) -> Callable[[Callable[..., Any]], Command]:
     """Make a function the command of that name; the registry's sentence stands before its docstring."""
     sentence = COMMANDS[name].sentence
 
     def decorate(function: Callable[..., Any]) -> Command:
         text = f"{sentence}\n\n{inspect.cleandoc(function.__doc__ or '')}"
-        return click.command(name, cls=cls, help=text, short_help=sentence, examples=examples)(function)
+        more: Any = {"examples": examples, "takes_command": takes_command}
+        return click.command(name, cls=cls, help=text, short_help=sentence, **more)(function)
 
     return decorate
 

@@ -13,7 +13,6 @@ import click
 
 from keepstep.cli.drawing.text import clean, paint
 from keepstep.errors import KeepstepError, StorageError
-from keepstep.stores import denied
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
@@ -30,6 +29,8 @@ def exit_code_of(error: BaseException) -> int | None:
             _silence_stdout()
             return BROKEN_PIPE
         case PermissionError() if isinstance(error.filename, (str, bytes)):
+            from keepstep.stores import denied  # it brings msgspec along, which no command needs to say its help
+
             found = denied(os.fsdecode(error.filename), error)
             _report(found.message, found.hint)
             return found.exit_code

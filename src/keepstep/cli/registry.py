@@ -28,6 +28,7 @@ COMMANDS = {
     "prune": Entry("Remove what a retention policy drops, after showing it."),
     "thin": Entry("Leave a checkpoint's weights only, and free the rest."),
     "export": Entry("Write a clean, checked model directory: copied, merged, cast or averaged."),
+    "evaluate": Entry("Run a command for each checkpoint, and record the metrics that it prints."),
     "pin": Entry("Keep a checkpoint whatever the policy says.", "keepstep.cli.commands.pinning"),
     "unpin": Entry("Let the policy decide on a checkpoint again; drops its tags.", "keepstep.cli.commands.pinning"),
     "tag": Entry("Give a checkpoint a name, and keep it.", "keepstep.cli.commands.pinning"),
