@@ -109,7 +109,7 @@ def test_a_bug_keeps_its_traceback(run: Run, call: Call, monkeypatch: pytest.Mon
         call("ls", run.path)
 
 
-@pytest.mark.parametrize("arguments", [[], ["lss"], ["ls"], ["ls", ".", "--fromat", "json"]])
+@pytest.mark.parametrize("arguments", [[], ["lss"], ["verify"], ["ls", ".", "--fromat", "json"]])
 def test_wrong_usage_is_2(call: Call, arguments: list[str]) -> None:
     assert call(*arguments).exit_code == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -73,19 +74,24 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     name = "run"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Run:
-        from keepstep.run import open_run
-
-        run = open_run(expanded(value))
-        for odd in () if run.managed else (NOT_MANAGED, *run.oddities()):
-            click.echo(clean(f"keepstep: {run.path}: {odd}"), err=True)
-        if run.rebuilt is not None:
-            click.echo(clean(f"keepstep: {run.rebuilt}"), err=True)
-        return run
+        return opened(value)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type="dir")]
+
+
+def opened(value: str | os.PathLike[str]) -> Run:
+    """The run in a directory as it was typed; what is odd about it is said on stderr. Raises what `open_run` raises."""
+    from keepstep.run import open_run
+
+    run = open_run(expanded(value))
+    for odd in () if run.managed else (NOT_MANAGED, *run.oddities()):
+        click.echo(clean(f"keepstep: {run.path}: {odd}"), err=True)
+    if run.rebuilt is not None:
+        click.echo(clean(f"keepstep: {run.rebuilt}"), err=True)
+    return run
 
 
 def command(

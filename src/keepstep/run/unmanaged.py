@@ -14,17 +14,16 @@ from msgspec import structs
 from keepstep.errors import NotManaged, RunNotFound
 from keepstep.model import Checkpoint, parse_name
 from keepstep.repository import Verification
-from keepstep.retention import Before, Metric, Plan, Policy, default_policy, known_mode
+from keepstep.retention import Before, Metric, Plan, Policy, default_policy
 from keepstep.run.events import EventLog
 from keepstep.run.readers import Readers
 from keepstep.run.run import Run
 from keepstep.run.runfile import RunFile, is_run
-from keepstep.stock import UNMANAGED, Settings, StockRepository, TrainerState, settings_of
+from keepstep.stock import UNMANAGED, USUAL_METRIC, Settings, StockRepository, TrainerState, settings_of
 from keepstep.stores import LocalStore, store_at
 
 KEPT = "not managed: the script that wrote it decides"
 OTHER_COURSE = "of another course than the newest: an earlier start of the training left it"
-_USUAL_METRIC = "eval_loss"
 
 
 class StockRun(Run):
@@ -142,13 +141,11 @@ class StockRun(Run):
 
     def _metric(self) -> Metric | None:
         settings = self.settings
-        if settings is not None and settings.metric is not None:
-            greater = settings.greater_is_better
-            mode = known_mode(settings.metric) or "min" if greater is None else "max" if greater else "min"
-            return Metric(settings.metric, mode)
+        if settings is not None and settings.ranked is not None:
+            return settings.ranked
         state = self.trainer_state
-        logged = state is not None and any(_USUAL_METRIC in record for record in state.log)
-        return Metric(_USUAL_METRIC, "min") if logged else None
+        logged = state is not None and any(USUAL_METRIC in record for record in state.log)
+        return Metric(USUAL_METRIC, "min") if logged else None
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

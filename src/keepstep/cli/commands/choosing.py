@@ -8,7 +8,9 @@ import sys
 import click
 
 from keepstep.cli.command import REFERENCES, command, complete_reference, format_option, run_argument
+from keepstep.cli.commands.several import best_of_runs
 from keepstep.cli.drawing.render import Output
+from keepstep.cli.many import runs_argument
 from keepstep.operations.checking import best_that_holds, safe_to_resume, unreadable
 from keepstep.operations.seeing.certainty import certainty_of_best
 from keepstep.run import ResumePoint, Run
@@ -44,14 +46,19 @@ def resume(run: Run, reference: str, output: Output) -> None:
     examples=[
         ("keepstep best runs/sft", "the best checkpoint whose bytes hold"),
         ('cp -r "$(keepstep best runs/sft)" release/', "use it in a script"),
+        ("keepstep best --root runs", "a table: the best of each run below, as it was logged"),
     ],
 )
-@run_argument
+@runs_argument(together=best_of_runs)
 @format_option
 def best(run: Run, output: Output) -> None:
     """Every byte is verified; a damaged one is passed over for the next best: its path is printed all the same, what
     was passed over is said on stderr, and the exit code is 1. Exit code 3 when there is none. With 8 evaluations or
     more, how far the best leads, and which others can't be told from it by the noise of the metric.
+
+    Of several runs a table of what was logged, the best value first where they share a metric: no byte is verified,
+    and whether the newest can be resumed from is told by its manifest, or, where there is none, by the names of its
+    files.
     """
     with output.progress("verifying") as progress:
         point = best_that_holds(run, progress.advance)

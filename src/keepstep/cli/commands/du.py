@@ -12,6 +12,8 @@ from keepstep.cli.command import Argument, command, format_option
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
+from keepstep.cli.many import places_of, root_option
+from keepstep.operations.remembering import Memory
 from keepstep.operations.seeing.finding import no_run_below
 from keepstep.operations.usage import Kinds, Litter, Share, TreeUsage, Usage, usage_of_tree
 from keepstep.retention import Outcome
@@ -29,7 +31,7 @@ FLAT = ("run", "step", "generation", "kind", "size_bytes", "weights_bytes", "opt
     "du",
     examples=[
         ("keepstep du runs/sft", "one run, checkpoint by checkpoint"),
-        ("keepstep du runs --sort size", "all runs below a directory, the largest first"),
+        ("keepstep du runs --sort size", "all runs below a directory, the largest first; --root runs is the same"),
         ("keepstep du runs/sft --check", "by a walk over the disk, not by what the manifests say"),
         ("keepstep du runs --format json | jq '.runs[] | [.path, .frees.prune_bytes]'", "what a prune of each frees"),
     ],
@@ -39,10 +41,10 @@ FLAT = ("run", "step", "generation", "kind", "size_bytes", "weights_bytes", "opt
     cls=Argument,
     metavar="RUN ...",
     nargs=-1,
-    required=True,
     type=click.Path(),
-    explanation="runs, or directories that runs lie below",
+    explanation="runs, or directories that runs lie below, or patterns of their names",
 )
+@root_option
 @click.option(
     "--sort",
     type=click.Choice(["name", "size", "frees"]),
@@ -52,25 +54,34 @@ FLAT = ("run", "step", "generation", "kind", "size_bytes", "weights_bytes", "opt
 )
 @click.option("--check", is_flag=True, help="Walk over every file, and count what the file system has allocated.")
 @format_option
-def du(*, paths: tuple[str, ...], sort: Sort, check: bool, output: Output) -> None:
+def du(*, paths: tuple[str, ...], roots: tuple[str, ...], sort: Sort, check: bool, output: Output) -> None:
     """Weights can be loaded; optimizer is all that only a resume needs, which a thin frees; other is small files and
     the run's records; litter is what lies below .keepstep and is no checkpoint of the run now. Checkpoints of the
-    Trainer alone are counted, as not managed. Sizes are those of files: what du -b says, without the directories
-    themselves.
+    Trainer alone are counted, as not managed; what was measured of them is kept in the user's cache directory for as
+    long as their directories do not change (KEEPSTEP_NO_CACHE=1 keeps nothing, --check measures anew). Sizes are those
+    of files: what du -b says, without the directories themselves.
     """
-    tree = usage_of_tree(paths, check=check)
+    places = places_of(paths, roots)
+    tree = usage_of_tree(places, check=check, memory=Memory.of_user())
     if not tree.runs and not tree.stock:
         _print_notes(tree, output)
-        raise no_run_below(paths)
+        raise no_run_below(places)
     if output.is_agent:
         output.json(list(_flat_rows(tree, sort)), columns=FLAT)
     elif output.is_json:
         output.json(_sorted_json(tree, sort))
-    elif len(tree.runs) == 1 and not tree.stock and tree.runs[0].path in tree.roots:
-        _print_run(tree.runs[0], sort, output)
+    elif (alone := _alone(tree)) is not None:
+        _print_run(alone, sort, output)
     else:
         _print_tree(tree, sort, output)
     _print_notes(tree, output)
+
+
+def _alone(tree: TreeUsage) -> Usage | None:
+    """The run that was asked for, where it is all that there is."""
+    if len(tree.runs) == 1 and not tree.stock and tree.runs[0].path in tree.roots:
+        return tree.runs[0]
+    return tree.stock[0].detail if len(tree.stock) == 1 and not tree.runs else None
 
 
 def _sorted_json(tree: TreeUsage, sort: Sort) -> dict[str, Any]:
@@ -83,7 +94,8 @@ def _sorted_json(tree: TreeUsage, sort: Sort) -> dict[str, Any]:
 
 def _flat_rows(tree: TreeUsage, sort: Sort) -> Iterator[dict[str, Any]]:
     """A row for each checkpoint and its run, then one for what else lies in the run."""
-    for run in _in_order(tree.runs, sort, _size_of_run, _freed_of_run):
+    details = [found.detail for found in tree.stock if found.detail is not None]
+    for run in _in_order([*tree.runs, *details], sort, _size_of_run, _freed_of_run):
         for share in _ordered_shares(run, sort):
             found = {"run": str(run.path), **share.to_json()}
             yield {name: found[name] for name in FLAT}
@@ -103,8 +115,9 @@ def _print_run(usage: Usage, sort: Sort, output: Output) -> None:
         output.table(_by_checkpoint(usage, sort, bars))
         _print_legend(bars, output)
     output.table(_by_place(usage))
-    output.line()
-    output.line((_frees(usage), "bold"))
+    if usage.managed:
+        output.line()
+        output.line((_frees(usage), "bold"))
 
 
 def _print_legend(bars: _Bars, output: Output) -> None:
@@ -143,10 +156,13 @@ def _by_checkpoint(usage: Usage, sort: Sort, bars: _Bars) -> Table:
 
 def _by_place(usage: Usage) -> Table:
     """What there is beside the checkpoints, and the sum of everything."""
-    lines: list[tuple[str, int, str]] = [("checkpoints", usage.checkpoints_bytes, "committed")]
+    committed, records = "committed", "keepstep's own, and what else lies in the directory"
+    if not usage.managed:
+        committed, records = "not managed", "what else lies in the directory"
+    lines: list[tuple[str, int, str]] = [("checkpoints", usage.checkpoints_bytes, committed)]
     lines += [(room.name, room.size_bytes, _contents(room, usage)) for room in usage.litter]
     lines += [("not managed", found.size_bytes, f"{found.path.name}: {found.reason}") for found in usage.unmanaged]
-    lines += [("records", usage.records_bytes, "keepstep's own, and what else lies in the directory")]
+    lines += [("records" if usage.managed else "rest", usage.records_bytes, records)]
     lines += [("all", usage.kinds.total, str(usage.path))]
     columns = (Column("Where", essential=True), Column("Size", "right", essential=True), Column("What", folds=True))
     return Table(columns, tuple((Cell.of(where), Cell.of(format_size(size)), Cell.of(w)) for where, size, w in lines))

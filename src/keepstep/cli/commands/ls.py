@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import click
 
-from keepstep.cli.command import command, format_option, run_argument
+from keepstep.cli.command import command, format_option
+from keepstep.cli.commands.several import list_runs
 from keepstep.cli.drawing.live import show_live
 from keepstep.cli.drawing.render import Block, Line, Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import count, shorten
+from keepstep.cli.many import Outcomes, runs_argument
+from keepstep.cli.selecting import Keys, Selection, selection_options
 from keepstep.model import Kind
 from keepstep.operations.seeing.listing import Listing, Row, list_checkpoints
 from keepstep.operations.seeing.noise import NOISE
@@ -30,6 +37,14 @@ COLUMNS = (
 """What `Row.to_json` names: the heading of a list without rows."""
 
 
+def _together(
+    *, paths: Sequence[Path], outcomes: Outcomes, output: Output, aside: bool, watch: bool, **chosen: Any
+) -> None:
+    if aside or watch:
+        raise click.UsageError(f"{'--all' if aside else '--watch'} shows one run: name it alone.")
+    list_runs(paths, Selection.of(**chosen), outcomes, output)
+
+
 @command(
     "ls",
     examples=[
@@ -38,43 +53,80 @@ COLUMNS = (
             "keepstep ls runs/sft --all",
             "also those set aside by a rewind, quarantined ones, and those of previous runs",
         ),
+        ("keepstep ls runs/sft --sort metric --limit 3", "the best three"),
+        ("keepstep ls", "the run here, or a table of the runs below"),
+        ("keepstep ls --root runs --since 2d --sort age", "runs that saved in the last two days, the newest first"),
         ("keepstep ls runs/sft --format json | jq '.[] | select(.pinned) | .path'", "paths of what is pinned"),
     ],
 )
-@run_argument
+@runs_argument(together=_together, here=True)
 @click.option(
     "--all", "aside", is_flag=True, help="Also list what a rewind or a fresh start set aside and what is in quarantine."
 )
 @click.option("--watch", is_flag=True, help="Go on and show it anew every two seconds, until q or Ctrl-C.")
+@selection_options
 @format_option
-def ls(run: Run, aside: bool, watch: bool, output: Output) -> None:
-    """What the policy would drop at the next save is marked; nothing is removed by listing."""
+def ls(*, run: Run, aside: bool, watch: bool, output: Output, **chosen: Any) -> None:
+    """What the policy would drop at the next save is marked; nothing is removed by listing.
+
+    Of several runs a table: what each does, its newest step, its best value as it was logged. No file is verified.
+    """
+    selection = Selection.of(**chosen)
     if watch and output.is_rich:
-        show_live(output, lambda height: _blocks(run, list_checkpoints(run, aside=aside)), WATCH_SECONDS)
+        show_live(output, lambda height: _blocks(run, _listed(run, aside, selection), selection), WATCH_SECONDS)
         return
-    listing = list_checkpoints(run, aside=aside)
+    listing = _listed(run, aside, selection)
     if output.is_json:
-        output.json([row.to_json() for row in listing.rows], columns=COLUMNS)
+        rows = selection.members([row.to_json() for row in listing.rows], COLUMNS)
+        output.json(rows, columns=selection.columns or COLUMNS)
     elif listing.rows:
-        _print(run, listing, output)
+        _print(run, listing, selection, output)
     for foreign in listing.foreign:
         output.note(f"note: {foreign.path.name} is not counted, and left alone: {foreign.reason}")
     if not listing.rows:
-        output.note(f"{run.path} has no checkpoint yet")
+        found = "no such checkpoint" if selection.since else "no checkpoint yet"
+        output.note(f"{run.path} has {found}")
 
 
-def _print(run: Run, listing: Listing, output: Output) -> None:
+def _listed(run: Run, aside: bool, selection: Selection) -> Listing:
+    listing = list_checkpoints(run, aside=aside)
+    if selection == Selection():
+        return listing
+    metric = listing.metric
+
+    def value(row: Row) -> tuple[bool, float]:
+        found = metric.value(row.checkpoint.metrics) if metric else None
+        return found is None or math.isnan(found), 0.0 if found is None else _upwards(metric, found)
+
+    keys: Keys = {
+        "name": lambda row: row.checkpoint.generation,
+        "step": lambda row: row.checkpoint.step,
+        "metric": value,
+        "size": lambda row: -row.checkpoint.size_bytes,
+        "age": lambda row: -row.checkpoint.created.timestamp(),
+    }
+    rows = selection.rows(listing.rows, keys, lambda row: row.checkpoint.created, newest_last=True)
+    return replace(listing, rows=tuple(rows))
+
+
+def _upwards(metric: Metric | None, value: float) -> float:
+    """The value, so that a lower one is better."""
+    return -value if metric is not None and metric.mode == "max" else value
+
+
+def _print(run: Run, listing: Listing, selection: Selection, output: Output) -> None:
     if output.is_rich:
-        output.frame(_blocks(run, listing))
+        output.frame(_blocks(run, listing, selection))
     else:
-        output.table(checkpoint_table(listing))
+        output.table(selection.table(checkpoint_table(listing)))
 
 
-def _blocks(run: Run, listing: Listing) -> list[Block]:
+def _blocks(run: Run, listing: Listing, selection: Selection) -> list[Block]:
     title = Line(((str(run.path), "bold"), " "), (f"keeps {listing.policy.describe()}",))
     if not listing.rows:
         return [title, Line(), Line((("no checkpoint yet", "dim"),))]
-    table = checkpoint_table(listing).informative()
+    everything = checkpoint_table(listing)
+    table = selection.table(everything) if selection.columns else everything.informative()
     return [title, Line(), table, Line(), Line(((_summary(listing), "dim"),))]
 
 

@@ -11,9 +11,9 @@ import click
 
 from keepstep.cli.command import Argument, command
 from keepstep.cli.drawing.text import clean
+from keepstep.cli.many import places_of, root_option
 from keepstep.errors import SettingsError, StorageError
 from keepstep.operations.seeing.finding import find_runs, no_run_below
-from keepstep.paths import expanded
 from keepstep.prometheus import Address, parse_target, registry, serve, text_of, write_file
 from keepstep.units import parse_duration
 
@@ -49,10 +49,10 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
     cls=Argument,
     metavar="RUN_OR_ROOT...",
     nargs=-1,
-    required=True,
-    type=click.Path(path_type=Path),
-    explanation="directories of runs, or directories below which runs lie",
+    type=click.Path(),
+    explanation="directories of runs, or directories below which runs lie, or patterns of their names",
 )
+@root_option
 @click.option(
     "--listen",
     metavar="[HOST]:PORT",
@@ -68,14 +68,22 @@ def _interval(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 @click.option(
     "--interval", metavar="TIME", callback=_interval, help="With --textfile: write it every TIME, until Ctrl-C."
 )
-def metrics(paths: Sequence[Path], listen: Address | None, textfile: Path | None, interval: float | None) -> None:
+def metrics(
+    *,
+    paths: tuple[str, ...],
+    roots: tuple[str, ...],
+    listen: Address | None,
+    textfile: Path | None,
+    interval: float | None,
+) -> None:
     """Saves, what they cost, failures, verification, bytes, free space, budget: from the event logs and manifests, of
     runs that train or are over. A training exports its own with attach(trainer, prometheus=":9400"). docs/metrics.md
     lists them.
     """
     _check_choice(listen, textfile, interval)
-    count = len(_look(paths))
-    measured = registry(lambda: _look(paths))
+    # Each time anew: a pattern, like a directory, may name more of them later.
+    count = len(_look(places_of(paths, roots)))
+    measured = registry(lambda: _look(places_of(paths, roots)))
     if listen is not None:
         _listen(measured, listen, count)
     elif textfile is not None:
@@ -93,11 +101,11 @@ def _check_choice(listen: Address | None, textfile: Path | None, interval: float
         raise click.UsageError(f"--textfile {clean(str(textfile))}: node exporters read files called *.prom.")
 
 
-def _look(paths: Sequence[Path]) -> list[Path]:
+def _look(places: Sequence[Path]) -> list[Path]:
     """The runs in and below these directories. Raises RunNotFound when there is none."""
-    found = list(dict.fromkeys(place for given in paths for place in find_runs(expanded(given))))
+    found = list(dict.fromkeys(run for place in places for run in find_runs(place)))
     if not found:
-        raise no_run_below(paths)
+        raise no_run_below(places)
     return found
 
 

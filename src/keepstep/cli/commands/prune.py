@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import click
 
-from keepstep.cli.command import command, format_option, run_argument
+from keepstep.cli.command import command, format_option
 from keepstep.cli.commands.ls import what_it_does
 from keepstep.cli.commands.unmanaged import type_name, unmanaged_option
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
+from keepstep.cli.many import runs_argument
 from keepstep.model import Checkpoint, State
 from keepstep.operations.removing.carrying_out import Pruned
 from keepstep.operations.removing.pruning import plan_for, policy_for, prune_as_shown
@@ -23,6 +24,23 @@ from keepstep.repository import OnBytes
 from keepstep.retention import Decision, Mode, Outcome, Plan, Policy, format_spec, rule_table
 from keepstep.run import Run
 from keepstep.units import SIZES, align_numbers, format_size, parse_size
+
+
+def _agree(plans: Sequence[Plan], output: Output) -> bool:
+    """The one question, whatever the number of runs; nobody is asked where nobody can answer."""
+    if output.is_json or not _on_terminal():
+        output.note("dry run: nothing was removed; add --yes to remove")
+        return False
+    where = f" in {len(plans)} runs" if len(plans) > 1 else ""
+    if click.confirm(f"{_todo(*plans)}{where}?", err=True):
+        return True
+    output.note("nothing was removed")
+    return False
+
+
+def _on_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
 
 _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_table())
 
@@ -36,9 +54,10 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
         ("keepstep prune runs/sft --aside --quarantined", "also what a rewind set aside, and what was found damaged"),
         ("keepstep prune runs/sft --previous", "also the runs that a fresh start in this directory set aside"),
         ("keepstep prune runs/sft --keep best:1 --metric eval_accuracy --mode max --yes", "from a script"),
+        ("keepstep prune --root runs", "each run below a directory by its own policy: all plans, then one question"),
     ],
 )
-@run_argument
+@runs_argument(agree=_agree)
 @click.option(
     "--keep", metavar="SPEC", help="Rules, joined by commas, such as best:3,latest:2; the run's own by default."
 )
@@ -73,12 +92,13 @@ def prune(
     dry_run: bool,
     yes: bool,
     output: Output,
-) -> None:
+) -> Generator[Plan, bool, None]:
     """The newest checkpoint that can be resumed from, and what is pinned or tagged, stay under any policy. The
     policy of the run does not change. A budget counts what lies aside too, and gives up, in this order: previous runs,
     the oldest first; what a rewind set aside, the oldest first; what is in quarantine; the optimizer states of what is
     kept for its metric alone; the lowest-ranked best; the oldest milestone; the oldest of the latest; never the last
-    best. Without a terminal to ask on, nothing is removed unless --yes is given.
+    best. Without a terminal to ask on, nothing is removed unless --yes is given. Of several runs all plans are shown
+    before anything is asked, and one answer is for all.
     """
     if mode is not None and metric is None:
         raise click.UsageError("--mode needs --metric: name the metric that it is the direction of.")
@@ -101,7 +121,8 @@ def prune(
     does = plan.changes and not dry_run
     if does and not run.managed:
         does = type_name(run, _todo(plan), output) if unmanaged else run.must_be_managed()
-    done = _carry_out(carry_out, plan, output, yes=yes or not run.managed) if does else None
+    agreed = does and (yes or not run.managed or (yield plan))
+    done = _carry_out(carry_out, output) if agreed else None
     if output.is_json:
         output.json(_to_json(policy, plan, limit, done), rows="decisions")
 
@@ -117,14 +138,7 @@ class _CarryOut(Protocol):
     def __call__(self, *, on_bytes: OnBytes, on_done: Callable[[Checkpoint], None]) -> Pruned: ...
 
 
-def _carry_out(carry_out: _CarryOut, plan: Plan, output: Output, *, yes: bool) -> Pruned | None:
-    if not yes:
-        if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            output.note("dry run: nothing was removed; add --yes to remove")
-            return None
-        if not click.confirm(f"{_todo(plan)}?", err=True):
-            output.note("nothing was removed")
-            return None
+def _carry_out(carry_out: _CarryOut, output: Output) -> Pruned:
     with output.progress("verifying the recovery point") as progress:
         done = carry_out(
             on_bytes=progress.advance,
@@ -140,11 +154,11 @@ def _carry_out(carry_out: _CarryOut, plan: Plan, output: Output, *, yes: bool) -
     return done
 
 
-def _todo(plan: Plan) -> str:
+def _todo(*plans: Plan) -> str:
     parts = [
-        ("Remove", len(plan.remove), "checkpoint"),
-        ("Remove aside", len(plan.remove_aside), "checkpoint"),
-        ("Thin", len(plan.thin), "checkpoint"),
+        ("Remove", sum(len(plan.remove) for plan in plans), "checkpoint"),
+        ("Remove aside", sum(len(plan.remove_aside) for plan in plans), "checkpoint"),
+        ("Thin", sum(len(plan.thin) for plan in plans), "checkpoint"),
     ]
     return ", ".join(f"{word} {count(number, what)}" for word, number, what in parts if number)
 

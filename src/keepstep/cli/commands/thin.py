@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from keepstep.cli.command import command, format_option, reference_argument, run_argument
+from keepstep.cli.command import command, format_option
 from keepstep.cli.commands.unmanaged import type_name, unmanaged_option
 from keepstep.cli.drawing.render import Output
+from keepstep.cli.many import runs_argument
 from keepstep.operations.removing import thinning
 from keepstep.operations.removing.unmanaged import thin_unmanaged
 from keepstep.run import Run
@@ -16,10 +17,10 @@ from keepstep.units import format_size
     examples=[
         ("keepstep thin runs/sft 300", "checkpoint-300 becomes weights-300"),
         ("keepstep thin runs/sft best", "the best one, once training goes on from a newer one"),
+        ("keepstep thin runs/a runs/b best", "the best one of each"),
     ],
 )
-@run_argument
-@reference_argument()
+@runs_argument(reference="required")
 @unmanaged_option
 @format_option
 def thin(run: Run, reference: str, unmanaged: bool, output: Output) -> None:

@@ -7,9 +7,10 @@ from contextlib import nullcontext
 
 import click
 
-from keepstep.cli.command import command, format_option, reference_argument, run_argument
+from keepstep.cli.command import command, format_option
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.text import count
+from keepstep.cli.many import runs_argument
 from keepstep.operations.checking import Checked, candidates, check
 from keepstep.repository import missing_files
 from keepstep.run import Run
@@ -28,10 +29,10 @@ MOST_ADDED = 8
         ("keepstep verify runs/sft", "all checkpoints; exit code 1 when one is damaged"),
         ("keepstep verify runs/sft latest", "the newest alone"),
         ("keepstep verify runs/sft --quarantine", "move damaged ones to .keepstep/quarantine"),
+        ("keepstep verify --root runs --ref best", "the best of each run below a directory"),
     ],
 )
-@run_argument
-@reference_argument(required=False)
+@runs_argument(reference="optional")
 @click.option("--quarantine", is_flag=True, help="Move damaged checkpoints aside; takes the run's lock.")
 @format_option
 @click.pass_context

@@ -39,6 +39,7 @@ class Output:
     """Writes what a command found in the format that was asked for. rich is imported on first use."""
 
     def __init__(self, format_: Format) -> None:
+        self.format: Format = format_
         self.is_agent = format_ == "agent"
         self.is_json = format_ == "json" or self.is_agent
         """True when a document goes out in place of tables and sentences."""

@@ -42,6 +42,8 @@ class Inodes:
 
     def __init__(self) -> None:
         self.unreadable: list[Unreadable] = []
+        self.linked = 0
+        """Files of several names that were met so far, counted or not."""
         self._seen: set[tuple[int, int]] = set()
         self._counted: list[Names] = []
 
@@ -105,6 +107,7 @@ class Inodes:
     def _inode(self, path: str, found: os.stat_result) -> Inode | None:
         is_directory = stat.S_ISDIR(found.st_mode)
         if found.st_nlink > 1 and not is_directory:
+            self.linked += 1
             while self._counted:
                 self._seen.update(_linked(self._counted.pop()()))
             key = (found.st_dev, found.st_ino)

@@ -71,6 +71,7 @@ def usage(run: Run, *, check: bool = False, found: Found | None = None, inodes: 
         else None,
         disk=run.store.room(),
         unreadable=tuple(inodes.unreadable[before:]),
+        managed=run.managed,
     )
 
 
@@ -145,6 +146,8 @@ def _frees(decision: Decision, listed: Kinds) -> int:
 
 def _may_be_thinned(run: Run, checkpoints: tuple[Checkpoint, ...]) -> frozenset[int]:
     """Generations that `keepstep thin` would not refuse."""
+    if not run.managed:
+        return frozenset()
     plan = run.plan(Policy((Latest(1),)), checkpoints=checkpoints)
     return frozenset(c.generation for c in plan.remove if c.thinnable)
 
@@ -157,10 +160,10 @@ class _Rest:
         self._inodes = inodes
         self.sums = Sum()
         own = os.fspath(run.path)
-        self._committed = {os.path.join(own, checkpoint.name) for checkpoint in listing.checkpoints}
+        self._committed = {os.path.join(own, c.path.name if c.path else c.name) for c in listing.checkpoints}
         self._foreign = {os.fspath(foreign.path): foreign.reason for foreign in listing.foreign}
         self._runs = frozenset(os.fspath(path) for path in found.runs if path != run.path)
-        self._stock = [path for path in found.stock if _innermost(path, found.runs) == run.path]
+        self._stock = [p for p in found.stock if p != run.path and _innermost(p, found.runs) == run.path]
         self._counted: set[str] = set()
 
     def litter(self, aside: tuple[Checkpoint, ...]) -> Iterator[Litter]:

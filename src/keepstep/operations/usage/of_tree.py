@@ -7,19 +7,22 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from keepstep.errors import KeepstepError
-from keepstep.model import parse_name
+from keepstep.operations.remembering import Memory
 from keepstep.operations.seeing.finding import Found, Unreadable, search
 from keepstep.operations.usage.inodes import Inodes
 from keepstep.operations.usage.of_run import usage
 from keepstep.operations.usage.report import Stock, TreeUsage, Usage
-from keepstep.run import Run
+from keepstep.operations.usage.sizes import Sizes
+from keepstep.run import Run, StockRun
 
 
-def usage_of_tree(roots: Iterable[str | os.PathLike[str]], *, check: bool = False) -> TreeUsage:
+def usage_of_tree(
+    roots: Iterable[str | os.PathLike[str]], *, check: bool = False, memory: Memory | None = None
+) -> TreeUsage:
     """Where the bytes at and below `roots` are; a root below another one counts once.
 
     A run that can't be opened counts as a directory that is not managed, with the reason. `check` walks the disk for
-    committed checkpoints too. Raises NoDirectory.
+    committed checkpoints too, and for what `memory` knows of others. Raises NoDirectory.
     """
     places = _outermost([Path(root) for root in roots])
     searched = [search(place) for place in places]
@@ -28,7 +31,7 @@ def usage_of_tree(roots: Iterable[str | os.PathLike[str]], *, check: bool = Fals
         tuple(path for one in searched for path in one.stock),
         tuple(item for one in searched for item in one.unreadable),
     )
-    tree = _Tree(found, check)
+    tree = _Tree(found, check, memory or Memory(None), places)
     tree.take_runs()
     tree.take_stock()
     sums = [tree.inodes.sum(place, without=frozenset(tree.counted) - {os.fspath(place)}) for place in tree.open(places)]
@@ -45,8 +48,11 @@ def usage_of_tree(roots: Iterable[str | os.PathLike[str]], *, check: bool = Fals
 
 
 class _Tree:
-    def __init__(self, found: Found, check: bool) -> None:
+    def __init__(self, found: Found, check: bool, memory: Memory, roots: Sequence[Path]) -> None:
         self.inodes = Inodes()
+        self._sizes = Sizes(memory, self.inodes, afresh=check)
+        self._memory = memory
+        self._roots = roots
         self.runs: list[Usage] = []
         self.stock: list[Stock] = []
         self.counted: set[str] = set()
@@ -71,20 +77,30 @@ class _Tree:
         } | self._unopened
         everything = self.counted | {os.fspath(path) for path in places}
         for path, reason in sorted(places.items()):
-            sums = self.inodes.sum(path, without=frozenset(everything) - {os.fspath(path)})
-            self.stock.append(Stock(path, _checkpoints(path), reason, sums.files, sums.allocated, sums.directories))
+            self.stock.append(self._stock(path, reason, frozenset(everything)))
+        self._memory.trim()
         self.counted = everything
+
+    def _stock(self, path: Path, reason: str, everything: frozenset[str]) -> Stock:
+        """A directory of checkpoints: those by what is remembered of them, or a walk; the rest by a walk."""
+        sums = list(self._sizes.of(path).values())
+        names = {os.path.join(path, name) for name in self._sizes.of(path)}
+        sums.append(self.inodes.sum(path, without=(everything | names) - {os.fspath(path)}))
+        files, directories, allocated = (sum(column) for column in zip(*sums, strict=True))
+        return Stock(path, len(names), reason, files, allocated, directories, self._detail(path))
+
+    def _detail(self, path: Path) -> Usage | None:
+        """Checkpoint by checkpoint, where the directory is the one that was asked for."""
+        if list(self._roots) != [path] or path in self._unopened or self._found.runs:
+            return None
+        try:
+            return usage(StockRun.open(path), check=self._check, found=self._found, inodes=Inodes())
+        except (KeepstepError, OSError):
+            return None
 
     def open(self, places: Sequence[Path]) -> list[Path]:
         """Those of the places that are not counted as a whole."""
         return [place for place in places if os.fspath(place) not in self.counted]
-
-
-def _checkpoints(path: Path) -> int:
-    try:
-        return sum(parse_name(name) is not None for name in os.listdir(path))
-    except OSError:
-        return 0
 
 
 def _outermost(places: list[Path]) -> list[Path]:

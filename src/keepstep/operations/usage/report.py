@@ -154,6 +154,7 @@ class Usage:
     allocated: int | None
     disk: Room
     unreadable: tuple[Unreadable, ...]
+    managed: bool = True
 
     @property
     def kinds(self) -> Kinds:
@@ -220,7 +221,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """A directory with checkpoints and without a run, as the Trainer alone leaves it: counted, and not managed."""
+    """A directory with checkpoints and without a run, as the Trainer alone leaves it: counted, and not managed.
+
+    `detail` is there where it is what was asked for: checkpoint by checkpoint.
+    """
 
     path: Path
     checkpoints: int
@@ -228,16 +232,20 @@ class Stock:
     size_bytes: int
     allocated: int
     directories_bytes: int
+    detail: Usage | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines; sizes in bytes."""
-        return {
+        found = {
             "path": str(self.path),
             "checkpoints": self.checkpoints,
             "reason": self.reason,
             "size_bytes": self.size_bytes,
             "allocated_bytes": self.allocated,
         }
+        if self.detail is None:
+            return found
+        return found | {"by_checkpoint": [share.to_json() for share in self.detail.shares]}
 
 
 @dataclass(frozen=True, slots=True)
