@@ -356,21 +356,23 @@ def _with_groups(make: Callable[[Any], Any], out: Path, engine: str) -> tuple[An
 HEAD_FIRST, HEAD_LAST = _grouped(("lm_head", 1e-3), ("", 1e-2)), _grouped(("", 1e-2), ("lm_head", 1e-3))
 
 
-def test_groups_in_another_order_keep_their_rates_and_are_exact(out: Path, tmp_path: Path, engine: str) -> None:
+def test_groups_in_another_order_keep_their_rates(out: Path, tmp_path: Path, engine: str) -> None:
     alone, _ = _with_groups(HEAD_FIRST, tmp_path / "alone", engine)
     alone.train()
     crashed(_with_groups(HEAD_FIRST, out, engine)[0], 4)
     trainer, checkpointer = _with_groups(HEAD_LAST, out, engine)
     trainer.train(resume_from_checkpoint=True)
     assert unequal(state(alone.model), state(trainer.model)) == []
-    assert [reason.text for reason in receipt_of(checkpointer).reasons] == []
+    (reason,) = receipt_of(checkpointer).reasons
+    assert reason.level.value == "equivalent"
+    assert reason.text.endswith("the learning_rate that is logged is that of another group")
 
 
 def test_another_rate_of_a_group_in_another_place_is_named(out: Path, engine: str) -> None:
     crashed(_with_groups(HEAD_FIRST, out, engine)[0], 4)
     trainer, checkpointer = _with_groups(_grouped(("", 1e-2), ("lm_head", 5e-3)), out, engine)
     trainer.train(resume_from_checkpoint=True)
-    (reason,) = receipt_of(checkpointer).reasons
+    reason = receipt_of(checkpointer).reasons[0]
     assert "is 0.01 and 0.005, and 0.01 and 0.001 stays in force" in reason.text
 
 

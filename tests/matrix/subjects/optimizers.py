@@ -156,7 +156,7 @@ OPTIMIZERS = (
     ),
     Subject(
         "groups in another order", lambda first: llama(), TEXT, optimizer=_groups, arguments=NORMLESS,
-        fragile=True,
+        wants=SAID, fragile=True,
     ),
     Subject("another layer trains", _unfrozen, TEXT, wants=REFUSED, fragile=True),
     Subject(

@@ -14,6 +14,8 @@ class ExportRefused(KeepstepError):
 class Unreadable(ExportRefused):
     """A file of what is to be exported is not what its name says."""
 
+    code = "export-unreadable"
+
 
 class ExportUnequal(KeepstepError):
     """What was about to be published differs from its source, or does not load; it was thrown away."""

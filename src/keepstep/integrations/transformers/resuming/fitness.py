@@ -126,6 +126,9 @@ def make_receipt(
     found = fingerprint_differences(before, now) if known else ()
     reasons = [reason for difference in found if (reason := _reason(difference, trainer, kept)) is not None]
     reasons += reasons_of_given(trainer, kept, comparison.given)
+    if loop is not None and kept.get("learning_rate", [])[:1] != loop.in_force.get("learning_rate", [])[:1]:
+        text = "the optimizer's groups are in another order: the learning_rate that is logged is that of another group"
+        reasons.append(Reason(Exactness.EQUIVALENT, text))
     if loop is not None and (moved := regrouped(trainer, loop.optimizer_order)):
         text = f"optimizer: {listed(moved)} in another group than at the save, and by its numbers from here on"
         reasons.append(Reason(Exactness.APPROXIMATE, text))

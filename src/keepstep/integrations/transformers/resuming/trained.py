@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -31,22 +31,46 @@ def adapted(model: Any) -> bool:
     return bool(getattr(unwrapped(model), "peft_config", None))
 
 
+class Parts(NamedTuple):
+    """The live tensors of a model by module path, each once, under its first name.
+
+    `state` has every parameter, and every buffer that a `state_dict` has; `trained` parameters that require a gradient,
+    and running statistics.
+    """
+
+    state: dict[str, torch.Tensor]
+    trained: dict[str, torch.Tensor]
+
+
+def parts_of(model: Any) -> Parts:
+    """One walk through a model, for whoever needs more than one of them: saves do, and wait for it."""
+    state: dict[str, torch.Tensor] = {}
+    trains: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for path, module in unwrapped(model).named_modules():
+        if not (module._parameters or module._buffers):
+            continue
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:
+                seen.add(id(parameter))
+                state[prefix + name] = parameter
+                if parameter.requires_grad:
+                    trains[prefix + name] = parameter
+        left_out: set[str] = module._non_persistent_buffers_set
+        statistics = isinstance(module, _NormBase) and module.track_running_stats
+        for name, buffer in module._buffers.items():
+            if buffer is not None and name not in left_out:
+                state[prefix + name] = buffer
+            if buffer is not None and statistics and id(buffer) not in seen:
+                seen.add(id(buffer))
+                trains[prefix + name] = buffer
+    return Parts(state, trains)
+
+
 def trained(model: Any) -> dict[str, torch.Tensor]:
     """Live tensors by module path: parameters that require a gradient, each once, and running statistics."""
-    found: dict[str, torch.Tensor] = {}
-    for path, module in unwrapped(model).named_modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None and parameter.requires_grad:
-                found[_joined(path, name)] = parameter
-        if isinstance(module, _NormBase) and module.track_running_stats:
-            found |= {_joined(path, name): buffer for name, buffer in module.named_buffers(recurse=False)}
-    return _once(found)
-
-
-def _once(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each tensor under its first name alone."""
-    first = {id(tensor): name for name, tensor in reversed(tensors.items())}
-    return {name: tensor for name, tensor in tensors.items() if first[id(tensor)] == name}
+    return parts_of(model).trained
 
 
 def live_tensors(model: Any) -> dict[str, torch.Tensor]:

@@ -8,30 +8,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from keepstep.integrations.transformers.resuming.trained import adapted, trained, unwrapped
+from keepstep.integrations.transformers.resuming.trained import Parts, adapted, parts_of, unwrapped
 from keepstep.integrations.transformers.setup.own_code import SAVES, own
 
 
 def model_state(model: Any) -> dict[str, torch.Tensor]:
     """Live tensors by module path: every parameter once, and every buffer that a `state_dict` has."""
-    found: dict[str, torch.Tensor] = {}
-    parameters: set[int] = set()
-    for path, module in unwrapped(model).named_modules():
-        prefix = f"{path}." if path else ""
-        for name, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) not in parameters:
-                parameters.add(id(parameter))
-                found[f"{prefix}{name}"] = parameter
-        left_out: set[str] = module._non_persistent_buffers_set
-        found |= {
-            f"{prefix}{name}": buffer
-            for name, buffer in module._buffers.items()
-            if buffer is not None and name not in left_out
-        }
-    return found
+    return parts_of(model).state
 
 
-def optional_in(trainer: Any, state: Mapping[str, torch.Tensor]) -> set[str]:
+def optional_in(trainer: Any, parts: Parts) -> set[str]:
     """Names of what a save may leave out of a model's state: nothing of a model of transformers that is saved whole.
 
     Else it is what does not train.
@@ -39,20 +25,20 @@ def optional_in(trainer: Any, state: Mapping[str, torch.Tensor]) -> set[str]:
     model = unwrapped(trainer.model)
     if isinstance(model, PreTrainedModel) and not adapted(model) and not own(trainer, SAVES):
         return set()
-    return state.keys() - trained(model).keys()
+    return parts.state.keys() - parts.trained.keys()
 
 
-def optimizer_state(trainer: Any) -> dict[str, torch.Tensor]:
+def optimizer_state(trainer: Any, parameters: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """Live tensors of an optimizer's state: `parameter|key`, the parameter by its name, else by its number.
 
-    Empty for an optimizer that keeps no state by parameter.
+    Empty for an optimizer that keeps no state by parameter. `parameters` are the model's, where somebody has them.
     """
     state: Any = getattr(bare_optimizer(trainer), "state", None)
     if not isinstance(state, Mapping):
         return {}
     return {
         f"{name}|{key}": tensor
-        for _, name, parameter in named_parameters_of(trainer)
+        for _, name, parameter in named_parameters_of(trainer, parameters)
         for key, tensor in _tensors(state.get(parameter))
     }
 
@@ -71,12 +57,15 @@ def numbers_in(state: Mapping[str, Any]) -> list[Any]:
     return [number for group in state["param_groups"] for number in group["params"]]
 
 
-def named_parameters_of(trainer: Any) -> list[tuple[int, str, torch.Tensor]]:
+def named_parameters_of(
+    trainer: Any, parameters: Mapping[str, torch.Tensor] | None = None
+) -> list[tuple[int, str, torch.Tensor]]:
     """The parameters of an optimizer in the order of its groups: number, name in memory or `#number`, the tensor."""
-    names = {id(parameter): name for name, parameter in unwrapped(trainer.model).named_parameters()}
+    named = dict(unwrapped(trainer.model).named_parameters()) if parameters is None else parameters
+    names = {id(parameter): name for name, parameter in named.items()}
     groups: Any = getattr(bare_optimizer(trainer), "param_groups", ())
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    return [(number, names.get(id(p), f"#{number}"), p) for number, p in enumerate(parameters)]
+    optimized = [parameter for group in groups for parameter in group["params"]]
+    return [(number, names.get(id(p), f"#{number}"), p) for number, p in enumerate(optimized)]
 
 
 def bare_optimizer(trainer: Any) -> Any:

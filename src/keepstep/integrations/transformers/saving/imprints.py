@@ -6,13 +6,15 @@ from typing import Any
 
 from keepstep.engine import Impression
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
-from keepstep.integrations.transformers.resuming.watched import model_state, optimizer_state, optional_in
+from keepstep.integrations.transformers.resuming.trained import parts_of
+from keepstep.integrations.transformers.resuming.watched import optimizer_state, optional_in
 
 
 def impression_of(trainer: Any) -> Impression | None:
     """An impression of the present state; None where other processes hold parts of it."""
     if not loads_whole_files(trainer):
         return None
-    optimizer = {} if trainer.args.save_only_model or trainer.optimizer is None else optimizer_state(trainer)
-    model = model_state(trainer.model)
-    return Impression(model, optimizer, optional=optional_in(trainer, model))
+    parts = parts_of(trainer.model)
+    bare = trainer.args.save_only_model or trainer.optimizer is None
+    optimizer = {} if bare else optimizer_state(trainer, parts.state)
+    return Impression(parts.state, optimizer, optional=optional_in(trainer, parts))
