@@ -44,3 +44,16 @@ def test_ls_shows_what_the_next_prune_thins(run: Run, call: Call) -> None:
     assert "thins 1" in call("ls", run.path, "--format", "human", env={"COLUMNS": "200"}).stdout
     rows = json.loads(call("ls", run.path, "--format", "json").stdout)
     assert [row["action"] for row in rows] == ["thin", "remove", "keep"]
+
+
+@pytest.mark.parametrize("words", [("prune", "--keep", "latest:1", "--yes"), ("thin", "2")], ids=["prune", "thin"])
+def test_a_training_that_runs_is_not_touched_and_what_to_do_is_said(
+    run: Run, call: Call, words: tuple[str, ...]
+) -> None:
+    before = [c.name for c in run.checkpoints]
+    with Run.open(run.path).writing():
+        result = call(words[0], run.path, *words[1:])
+    assert result.exit_code == 5
+    assert "is in use by process" in result.stderr
+    assert f"keepstep pin {run.path} REF" in result.stderr
+    assert [c.name for c in run.checkpoints] == before

@@ -130,3 +130,15 @@ def test_one_without_optimizer_is_good_and_holds_weights(run: Run, call: Call) -
     assert "weights only: optimizer.pt is missing" in call("show", run.path, "2").stdout
     assert "weights" in call("ls", run.path).stdout
     assert "holds weights only: without optimizer.pt" in call("events", run.path).stdout
+
+
+def test_where_nothing_holds_no_resume_is_suggested(run: Run, call: Call) -> None:
+    *others, last = run.checkpoints
+    for checkpoint in others:
+        flip(run.path / checkpoint.name / checkpoint.files[0].path)
+    assert "Find a safe one: keepstep resume" in call("verify", run.path).stdout
+    flip(run.path / last.name / last.files[0].path)
+    text = call("verify", run.path).stdout
+    assert "keepstep resume" not in text
+    assert "None of them can be resumed from" in text
+    assert "Find a safe one" in call("verify", run.path, "latest").stdout, "of the others nothing was asked"

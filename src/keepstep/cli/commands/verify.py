@@ -45,7 +45,7 @@ def verify(ctx: click.Context, run: Run, reference: str | None, quarantine: bool
     if output.is_json:
         output.json([outcome.to_json() for outcome in outcomes])
     else:
-        _print(run, outcomes, quarantine, output)
+        _print(run, outcomes, output, quarantine=quarantine, reference=reference)
     if not all(outcome.ok for outcome in outcomes):
         ctx.exit(PROBLEMS_FOUND)
 
@@ -62,7 +62,7 @@ def _check(run: Run, reference: str | None, quarantine: bool, output: Output) ->
         )
 
 
-def _print(run: Run, outcomes: tuple[Checked, ...], quarantine: bool, output: Output) -> None:
+def _print(run: Run, outcomes: tuple[Checked, ...], output: Output, *, quarantine: bool, reference: str | None) -> None:
     width = max((len(outcome.path.name) for outcome in outcomes), default=0)
     for outcome in outcomes:
         _print_one(outcome, output, width, ("ok", "damaged") if run.managed else ("whole", "torn"))
@@ -84,7 +84,10 @@ def _print(run: Run, outcomes: tuple[Checked, ...], quarantine: bool, output: Ou
         if run.managed and not quarantine and any(outcome.checkpoint for outcome in bad):
             output.line(f"Move aside what is damaged: keepstep verify {run.path} --quarantine")
             output.line(next(outcome.verification.way_out() for outcome in bad if outcome.verification))
-        output.line(f"Find a safe one: keepstep resume {run.path}")
+        if reference is not None or any(o.verification and o.verification.resumable for o in outcomes):
+            output.line(f"Find a safe one: keepstep resume {run.path}")
+        else:
+            output.line("None of them can be resumed from: put back what is damaged from a copy, or begin anew.")
 
 
 def _print_one(outcome: Checked, output: Output, width: int, words: tuple[str, str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from keepstep.errors import CheckpointCorrupt, KeepstepError, PolicyError
 from keepstep.model import Checkpoint, State
 from keepstep.operations.checking import note
+from keepstep.operations.removing.alone import alone_in
 from keepstep.operations.removing.carrying_out import Pruned, apply_plan
 from keepstep.repository import OnBytes
 from keepstep.retention import Metric, Mode, Outcome, Plan, Policy, fit, parse, without_aside
@@ -69,7 +70,7 @@ def prune_as_shown(
     Raises RunLocked, PlanChanged when the plan is another one by now, CheckpointCorrupt when the newest
     resumable checkpoint does not hold; nothing is removed then.
     """
-    with run.writing():
+    with alone_in(run, "a prune"):
         plan = plan_for(run, policy, budget, drop=drop)
         if not same_decisions(plan, shown):
             raise PlanChanged(

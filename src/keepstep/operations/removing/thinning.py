@@ -7,6 +7,7 @@ from typing import Any
 
 from keepstep.errors import KeepstepError
 from keepstep.model import Checkpoint, Kind
+from keepstep.operations.removing.alone import alone_in
 from keepstep.operations.removing.pruning import check_recovery_point
 from keepstep.repository import OnBytes, missing_files
 from keepstep.retention import Latest, Plan, Policy
@@ -46,7 +47,7 @@ def thin(run: Run, reference: Reference, on_bytes: OnBytes | None = None) -> Thi
 
     Raises RunLocked, CheckpointNotFound, ThinRefused, CheckpointCorrupt, StorageError.
     """
-    with run.writing():
+    with alone_in(run, "thinning"):
         checkpoint = run.find(reference)
         check_recovery_point(run, check_thinnable(run, checkpoint), on_bytes)
         return Thinned(checkpoint, run.thin(checkpoint, "asked for"))
