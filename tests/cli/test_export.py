@@ -34,9 +34,9 @@ def test_a_dry_run_shows_every_file_and_writes_nothing(run: Run, tmp_path: Path,
 
 def test_ref_is_left_out_with_an_average_alone(run: Run, tmp_path: Path, call: Call) -> None:
     done = call("export", run.path, tmp_path / "out", "--average", "best:2", "--dry-run")
-    assert f"model of step 20, 10 would be written to {tmp_path / 'out'}" in done.stdout
-    done = call("export", run.path, "10", tmp_path / "out", "--average", "best:2", "--dry-run")
-    assert "model of step 10, 20 would" in done.stdout
+    assert f"model of step 10, 20 would be written to {tmp_path / 'out'}" in done.stdout
+    done = call("export", run.path, "20", tmp_path / "out", "--average", "best:2", "--dry-run")
+    assert "model of step 20, 10 would" in done.stdout
     done = call("export", run.path, tmp_path / "out")
     assert (done.exit_code, "Missing argument 'DIR'" in done.stderr) == (2, True)
 

@@ -30,6 +30,7 @@ FACES = {
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together
         judge rule_named rules_of
     """,
+    "operations.many": "BestRow Resumable RunRow Survey",
     "operations.repairing": "Repair RepairChanged plan_repair repair",
     "operations.restoring": """
         Aside CourseBack Part Restoration RestoreChanged RestoreRefused RunBack lying_aside plan_restore restore
@@ -54,8 +55,9 @@ FACES = {
         trashed way_back
     """,
     "stock": """
-        LOADER NOTES UNMANAGED Contents Courses Layout Other Settings StockRepository TrainerState Verdict examine
-        flaw_of other_layout read_state settings_of
+        LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings
+        StockRepository TrainerState Verdict examine flaw_of glance named_by_newest other_layout places_of read_state
+        settings_of
     """,
     "stores": """
         TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names is_leftover_of

@@ -212,4 +212,4 @@ def test_a_checkpoint_that_is_not_on_disk() -> None:
 
 def test_a_run_says_how_sure_its_best_is(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {step: 0.5 + 0.01 * (-1) ** step for step in range(1, 11)})
-    assert "checkpoint-9 leads by 0; evaluations next to each other differ by" in pages.run_page(run)
+    assert "checkpoint-1 leads by 0; evaluations next to each other differ by" in pages.run_page(run)

@@ -55,9 +55,16 @@ def test_a_token_in_it_is_found_and_not_shown() -> None:
     assert "hf_c" not in json.dumps(report.to_json())
 
 
-def test_a_directory_without_arguments_is_no_run() -> None:
+def test_a_directory_without_arguments_is_judged_by_its_checkpoints() -> None:
     Path("out/checkpoint-5").mkdir(parents=True)
     Path("out/checkpoint-5/training_args.bin").write_bytes(b"no pickle")
+    report = _report("out")
+    assert report.kind == "run"
+    assert "W703" in {finding.id for finding in report.findings}
+
+
+def test_a_directory_without_checkpoints_is_no_run() -> None:
+    Path("out").mkdir()
     with pytest.raises(RunNotFound):
         _report("out")
 

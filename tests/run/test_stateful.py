@@ -74,7 +74,7 @@ class Reference:
             self.pinned = (self.pinned - set(replaced)) | {generation}
 
     def after_prune(self, best: int, latest: int) -> list[tuple[int, int]]:
-        ranked = sorted((g for g, _ in self.kept), key=lambda g: (self.loss[g], -g))[:best]
+        ranked = sorted((g for g, _ in self.kept), key=lambda g: (self.loss[g], g))[:best]
         newest = [g for g, _ in self.kept if g not in self.thinned][-latest:]
         return [(g, s) for g, s in self.kept if g in {*ranked, *newest, *self.pinned}]
 
@@ -289,7 +289,7 @@ class Histories(RuleBasedStateMachine):
         self.reference.parents |= {c.generation: c.parent for c in self.run.checkpoints}
         assert self.run.pins.pinned == self.reference.pinned
         assert litter(self.path) == []
-        best = min(there, key=lambda g: (self.reference.loss[g], -g), default=None)
+        best = min(there, key=lambda g: (self.reference.loss[g], g), default=None)
         assert (self.run.best.generation if self.run.best else None) == best
 
     @invariant()

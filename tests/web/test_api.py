@@ -42,8 +42,8 @@ def test_the_summary_says_how_sure_the_best_is(start: Start, root: Path) -> None
     few = make_run(root / "b", {1: 0.5})
     page = start(root)
     sure = page.get(f"/api/runs/{page.key('a')}")["certainty"]
-    assert run.best is not None and sure["step"] == run.best.step == 9
-    assert sure["ties"][:2] == [7, 5] and sure["text"].startswith("checkpoint-9 leads by 0; ")
+    assert run.best is not None and sure["step"] == run.best.step == 1
+    assert sure["ties"][:2] == [3, 5] and sure["text"].startswith("checkpoint-1 leads by 0; ")
     assert few.best is not None and page.get(f"/api/runs/{page.key('b')}")["certainty"] is None
 
 

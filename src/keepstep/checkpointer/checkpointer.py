@@ -182,7 +182,7 @@ class Checkpointer:
         try:
             self._observers.begin(run)
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
-            own = point is None or outside is None or point.checkpoint.run_id == run.id
+            own = point is None or point.checkpoint.run_id == run.id
             self._displaced = "" if own or point is None else why_displaced(run, point, self.fresh)
             self.judged = Judged()
             self._take(run, point)

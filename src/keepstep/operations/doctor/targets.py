@@ -69,12 +69,15 @@ def read_targets(paths: Sequence[Path], typed: CommandLine | None = None) -> lis
 
 def _read(path: Path, lines: Sequence[CommandLine], typed: CommandLine | None) -> Target:
     if path.is_dir():
-        if holds_run(path):
-            return Target(path, (facts_of_run(open_run(path)),))
-        stored = stored_in(path)
-        if stored is None:
+        run = open_run(path) if holds_run(path) else None
+        stored = stored_in(path) if run is None or not run.managed else None
+        if run is None and stored is None:
             raise _no_run(path)
-        return Target(path, (facts_of_stock(stored),))
+        facts = [facts_of_stock(stored)] if stored is not None else []
+        # What is torn or not ranked is a run's; a stock one's arguments tell all else.
+        if run is not None and (stored is None or any(checkpoint.damage for checkpoint in run.checkpoints)):
+            facts.append(facts_of_run(run))
+        return Target(path, tuple(facts))
     kind = path.suffix.lower()
     if kind in ENDINGS and is_manifest(path):
         job = read_job_file(path)

@@ -56,7 +56,7 @@ def on_a_network(facts: Facts) -> Found | None:
 def readable_by_others(facts: Facts) -> Found | None:
     """Every user of the machine can look into the output_dir, and a token is written there, or will be."""
     place = _place(facts)
-    if not place.readable or place.writable or not _token(facts):
+    if not place.readable or place.writable:
         return None
     if place.secret:
         return Found(f"every user of this machine can read {place.path}, and there {place.secret}", ("output_dir",))
@@ -111,14 +111,10 @@ def one_directory_for_two(facts: Facts) -> Found | None:
 )
 def hub_token(facts: Facts) -> Found | None:
     """`hub_token` is given."""
-    name = _token(facts)
-    return Found(f"{name} is given: it will be written into training_args.bin", (name,)) if name else None
-
-
-def _token(facts: Facts) -> str:
-    """The setting that gives a token, empty where none does."""
-    names = ("hub_token", "push_to_hub_token")
-    return next((name for name in names if facts.settings.values.get(name) and _given(facts, name)), "")
+    for name in ("hub_token", "push_to_hub_token"):
+        if facts.settings.values.get(name) and _given(facts, name):
+            return Found(f"{name} is given: it will be written into training_args.bin", (name,))
+    return None
 
 
 def _given(facts: Facts, name: str) -> bool:
