@@ -122,10 +122,10 @@ def _commands(run: Run, one: Checkpoint) -> dict[str, str]:
         commands["export"] = f"keepstep export {path} step:{step} DIRECTORY"
     if not run.managed:
         commands["adopt"] = f"keepstep adopt {path}"
-    else:
+    elif not one.damage:
         commands["pin"] = f"keepstep pin {path} step:{step}"
-        if one.damage and not is_training(run):
-            commands["quarantine"] = f"keepstep verify {path} step:{step} --quarantine"
+    elif not is_training(run):
+        commands["quarantine"] = f"keepstep verify {path} step:{step} --quarantine"
     return commands
 
 

@@ -31,13 +31,6 @@ _STYLES = {
     "killed": "bold red",
     "new": "dim",
 }
-    "training": "bold green",
-    "finished": "bold cyan",
-    "stopped": "bold yellow",
-    "failed": "bold red",
-    "killed": "bold red",
-    "new": "dim",
-}
 _MARKS = {"gone": "·", "weights": "○", "full": "●", "best": "★"}
 _ASCII_MARKS = {"gone": ".", "weights": "o", "full": "O", "best": "*"}
 _MARK_STYLES = {"gone": "dim", "weights": "blue", "full": "", "best": "bold green"}
