@@ -28,6 +28,8 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     runs.damaged(root / "damaged")
     runs.rewound(root / "failed")
     runs.Trained(root / "killed", "latest:2", max_steps=2_000).go(600).end(None)
+    runs.Trained(root / "stopped", "latest:2", max_steps=2_000).go(300).end("stopped")
+    runs.Trained(root / "stopped", "latest:2", resume="latest", max_steps=2_000).go(600).end("stopped")
     for step in (8, 16, 24):
         checkpoint(root / "stock", step)
     (root / "stock" / "checkpoint-24" / "trainer_state.json").unlink()
@@ -62,6 +64,16 @@ def test_what_to_ship_and_where_to_resume_come_first(look: Look, ui: Ui) -> None
     assert "from step 16" in eyes.text(".verdicts") and "step 24 (torn)" in eyes.text(".verdicts")
 
 
+def test_the_ends_of_trainings_are_told_apart(look: Look, ui: Ui) -> None:
+    eyes = look(ui)
+    for name in ("stopped", "failed", "killed"):
+        page = eyes.visit(f"#/run/{ui.keys()[name]}")
+        page.wait_for_selector(DRAWN)
+        assert name in eyes.text("h1 .badge")
+    eyes.visit(f"#/run/{ui.keys()['stopped']}/health")
+    assert "stopped" in eyes.text(".attempts") and "killed" not in eyes.text(".attempts")
+
+
 def test_what_is_damaged_or_torn_offers_no_resume(look: Look, ui: Ui) -> None:
     eyes = look(ui)
     for name, word in (("damaged", "damaged"), ("stock", "torn")):
@@ -85,7 +97,10 @@ def test_a_stock_run_is_only_looked_at(look: Look, ui: Ui) -> None:
     for view in ("disk", "policy"):
         eyes.visit(f"#/run/{key}/{view}")
         assert "keepstep adopt" in eyes.text("main") and "keepstep prune" not in eyes.text("main")
-    assert page.locator("#apply").is_disabled()
+        if view == "policy":
+            assert page.locator("#apply").is_disabled()
+    eyes.visit(f"#/run/{key}/health")
+    assert "killed" not in eyes.text(".attempts")
 
 
 def test_nothing_offers_to_prune_what_trains(look: Look, tmp_path: Path) -> None:

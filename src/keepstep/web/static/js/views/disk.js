@@ -26,8 +26,8 @@ export class DiskView {
     this.table?.destroy();
     // Nothing is ahead of a run that is over.
     const over = disk.forecast?.saves_left === 0 || run.state === "finished";
-    const parts = [this.#figures(disk, over), this.#overTime(disk), h("div", { class: "two" }, this.#kinds(disk), this.#frees(disk, run)), this.#table(disk)];
-    set(this.body, parts);
+    const parts = [this.#figures(disk, over), run.managed === false ? null : this.#overTime(disk), h("div", { class: "two" }, this.#kinds(disk), this.#frees(disk, run)), this.#table(disk)];
+    set(this.body, parts.filter(Boolean));
     this.chart.show(over ? { ...disk, forecast: null } : disk);
   }
 

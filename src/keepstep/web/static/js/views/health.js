@@ -13,7 +13,7 @@ import { StallChart } from "./stalls.js";
 
 const TONES = { error: "bad", warning: "warn", hint: "info" };
 const RANK = { error: 0, warning: 1, hint: 2 };
-const ENDS = { killed: "bad", failed: "bad", finished: "good", running: "info" };
+const ENDS = { killed: "bad", failed: "bad", finished: "good", stopped: "warn", running: "info" };
 
 export class HealthView {
   constructor({ key, title }) {
@@ -45,6 +45,7 @@ export class HealthView {
     const log = card("Events", { tools: [h("label", { class: "search" }, icon("search"), this.search)], note: run.managed === false ? "None: keepstep logs events of runs that it manages." : "The newest first; all of them: keepstep events RUN" }, this.events.element);
     set(this.body, this.#findings(), h("div", { class: "two" }, this.#attempts(), this.#stalls()), log);
     this.stalls.show(health.stalls);
+    this.events.empty = run.managed === false ? "No events." : "No event matches.";
     this.#events();
   }
 

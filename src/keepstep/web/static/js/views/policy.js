@@ -138,9 +138,9 @@ export class PolicyView {
       { id: "gone", label: "Goes", value: count(gone.length), sub: gone.length ? gone.slice(0, 4).map((row) => count(row.step)).join(", ") + (gone.length > 4 ? ", …" : "") : "nothing" },
       { id: "bytes", label: "On disk afterwards", value: size(plan.kept_bytes + plan.kept_aside_bytes), sub: plan.budget_bytes ? `of a budget of ${size(plan.budget_bytes)}` : "no budget" },
       { id: "freed", label: "Freed", value: size(plan.freed_bytes), sub: plan.freed_bytes ? "at once" : "nothing to free" },
-      { id: "changes", label: "Differs from the policy in force", value: count(changes.size), sub: changes.size ? `for ${plural(changes.size, "checkpoint")}` : "for no checkpoint" },
+      this.run.managed === false ? null : { id: "changes", label: "Differs from the policy in force", value: count(changes.size), sub: changes.size ? `for ${plural(changes.size, "checkpoint")}` : "for no checkpoint" },
     ];
-    set(this.figures, strip(stats, "What these rules do"));
+    set(this.figures, strip(stats.filter(Boolean), "What these rules do"));
     const metrics = new Map(this.run.checkpoints.map((one) => [one.generation, one.metrics]));
     // Generations of a previous run are its own, and say nothing of this one's.
     const own = (row) => row.run_id === plan.run_id;
