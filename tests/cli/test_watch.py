@@ -34,7 +34,7 @@ def run(tmp_path: Path) -> Run:
 
 def test_one_frame_into_a_pipe(run: Run, call: Call) -> None:
     shown = call("watch", run.path).stdout
-    assert f"{run.path}  stopped  step 100 of 400 (25%)" in shown
+    assert f"{run.path}  failed  step 100 of 400 (25%)" in shown
     assert "loss  3 at step 100" in shown
     chart = shown.splitlines()[shown.splitlines().index("loss  3 at step 100") + 1 :][:8]
     assert [line[0:4].strip() for line in (chart[0], chart[4])] == ["4.98", "3"]
@@ -51,7 +51,7 @@ def test_one_frame_into_a_pipe(run: Run, call: Call) -> None:
 def test_another_metric_and_json(run: Run, call: Call) -> None:
     document = json.loads(call("watch", run.path, "--format", "json").stdout)
     assert (document["state"], document["step"], document["max_steps"], document["metric"]) == (
-        "stopped", 100, 400, "loss",
+        "failed", 100, 400, "loss",
     )  # fmt: skip
     assert len(document["curve"]["steps"]) == 100
     assert [row["step"] for row in document["checkpoints"]] == [60, 100]
@@ -91,7 +91,7 @@ def test_a_run_is_training_while_its_lock_is_held(run: Run) -> None:
     with training(run.path):
         assert watcher.look().activity == "training"
     history = History(run.store)
-    assert watcher.look().activity == "stopped"
+    assert watcher.look().activity == "failed"
     history.begin(from_step=100, max_steps=400)
     history.log(101, None, {"loss": 1.0})
     assert watcher.look().step == 101

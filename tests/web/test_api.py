@@ -101,13 +101,13 @@ def test_states(start: Start, root: Path) -> None:
         trained.go(200)
         page = start(root)
         states = {run["name"]: run["state"] for run in page.get("/api/runs")["runs"]}
-        assert states == {"new": "new", "stopped": "stopped", "damaged": "damaged", "training": "training"}
+        assert states == {"new": "new", "stopped": "failed", "damaged": "damaged", "training": "training"}
         key = page.key("training")
         assert page.get(f"/api/runs/{key}")["state"] == "training"
         # The page's look takes no lock: the training goes on, and a second one is refused because of the first alone.
         trained.go(300)
-    assert row(page, "training")["state"] == "stopped"
-    assert page.get(f"/api/runs/{key}")["state"] == "stopped"
+    assert row(page, "training")["state"] == "killed"
+    assert page.get(f"/api/runs/{key}")["state"] == "killed"
     problem = row(page, "damaged")["problem"]
     assert "run.json" in problem and page.client.get(f"/api/runs/{page.key('damaged')}").status_code == 500
 
@@ -200,7 +200,7 @@ def test_a_killed_training_is_seen_although_no_file_changes(
         process.kill()
         process.wait(20)
         assert (root / "a" / ".keepstep" / "owner.json").exists()
-        assert page.get(f"/api/runs/{key}")["state"] == "stopped"
+        assert page.get(f"/api/runs/{key}")["state"] == "killed"
 
 
 def test_a_process_that_has_the_id_of_the_one_that_died_is_no_training(start: Start, root: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_process_that_has_the_id_of_the_one_that_died_is_no_training(start: St
         assert page.get(f"/api/runs/{key}")["state"] == "training"
         owner = root / "a" / ".keepstep" / "owner.json"
         owner.write_text(json.dumps(json.loads(owner.read_text()) | {"since": "2001-01-01T00:00:00Z"}))
-        assert page.get(f"/api/runs/{key}")["state"] == "stopped"
+        assert page.get(f"/api/runs/{key}")["state"] == "killed"
 
 
 def test_numbers_that_json_lacks(start: Start, root: Path) -> None:

@@ -102,7 +102,7 @@ def test_the_end_of_a_training_is_told(start: Start, tmp_path: Path) -> None:
         stack = listening(page, key)
         events = stack.__enter__()
     first(events, "run", "in_flight")
-    assert page.get(f"/api/runs/{key}")["state"] == "stopped"
+    assert page.get(f"/api/runs/{key}")["state"] == "killed"
     stack.__exit__(None, None, None)
 
 

@@ -92,6 +92,7 @@ class Actions:
 
 def _apply(view: RunView, keep: str | None, budget: str | None, digest: str, *, set_policy: bool) -> dict[str, Any]:
     run = open_run(view.path)
+    run.must_be_managed()
     if is_training(run):
         raise RunLocked(
             f"{view.path} is in training: its own process prunes it", hint="Wait for its end, or stop it first."

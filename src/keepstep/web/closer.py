@@ -23,6 +23,7 @@ from keepstep.run import Run
 from keepstep.units import parse_size
 from keepstep.web.pages import course_of, curves_of
 from keepstep.web.places import parts_of
+from keepstep.web.prospects import flaws_of, obstacle
 from keepstep.web.view import Opened
 
 MOST_USES = 1_000
@@ -42,6 +43,7 @@ def checkpoint(opened: Opened, generation: int) -> dict[str, Any]:
         "name": one.name,
         "verification": check.to_json() if check else None,
         "commands": _commands(run, one),
+        **flaws_of(run, one),
         "previous": _previous(before[-1], one) if before else None,
     }
 
@@ -108,15 +110,23 @@ def health(opened: Opened) -> dict[str, Any]:
 
 
 def _commands(run: Run, one: Checkpoint) -> dict[str, str]:
-    """Command lines to copy, of this checkpoint."""
+    """Command lines to copy, of this checkpoint: no resume from what is damaged, no pin where nothing is managed."""
     path, step = shlex.quote(str(run.path)), one.step
-    return {
-        "resume": f"keepstep resume {path} --ref step:{step}",
-        "export": f"keepstep export {path} step:{step} DIRECTORY",
+    commands = {
         "show": f"keepstep show {path} step:{step}",
         "verify": f"keepstep verify {path} step:{step}",
-        "pin": f"keepstep pin {path} step:{step}",
     }
+    if obstacle(run, one) is None:
+        commands["resume"] = f"keepstep resume {path} --ref step:{step}"
+    if not one.spoiled:
+        commands["export"] = f"keepstep export {path} step:{step} DIRECTORY"
+    if not run.managed:
+        commands["adopt"] = f"keepstep adopt {path}"
+    elif not one.damage:
+        commands["pin"] = f"keepstep pin {path} step:{step}"
+    elif not is_training(run):
+        commands["quarantine"] = f"keepstep verify {path} step:{step} --quarantine"
+    return commands
 
 
 def _previous(before: Checkpoint, one: Checkpoint) -> dict[str, Any]:

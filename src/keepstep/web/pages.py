@@ -17,6 +17,8 @@ from keepstep.operations.seeing.overview import (
     stalls,
 )
 from keepstep.retention import Policy, format_spec, rank
+from keepstep.run import Run
+from keepstep.web.prospects import flaws_of, resume_of
 from keepstep.web.view import Opened, RunView
 
 CURVE_POINTS = 800
@@ -52,6 +54,8 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
     cost = stalls(past)
     return _row(view, figures.to_json(), opened) | {
         "certainty": _certainty(opened, checkpoints),
+        "resume": resume_of(run, checkpoints),
+        "oddities": list(run.oddities()),
         "policy": policy_json(listing.policy),
         "next_save": due.to_json() if due else None,
         "in_flight": flying.to_json() if flying else None,
@@ -59,7 +63,7 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
         "stalls": cost.to_json() if cost else None,
         "attempts": curves_of(opened).to_json()["attempts"],
         "timelines": _timelines(past, listing.rows),
-        "checkpoints": [checkpoint_json(item) for item in listing.rows],
+        "checkpoints": [checkpoint_json(run, item) for item in listing.rows],
         "removed": [gone.to_json() for gone in past.gone],
         "receipt": past.receipts[-1] if past.receipts else None,
         "foreign": [{"name": foreign.path.name, "reason": foreign.reason} for foreign in listing.foreign],
@@ -85,9 +89,10 @@ def curves(
     return opened.curves.curves(names=names, start=start, stop=stop, points=points).to_json()
 
 
-def checkpoint_json(item: Row) -> dict[str, Any]:
+def checkpoint_json(run: Run, item: Row) -> dict[str, Any]:
     """A checkpoint as it is drawn and listed."""
-    return item.to_json() | {"best": item.best, "newest": item.newest, "name": item.checkpoint.name}
+    more = {"best": item.best, "newest": item.newest, "name": item.checkpoint.name}
+    return item.to_json() | more | flaws_of(run, item.checkpoint)
 
 
 def policy_json(policy: Policy) -> dict[str, Any]:
@@ -104,7 +109,8 @@ def policy_json(policy: Policy) -> dict[str, Any]:
 def _row(view: RunView, figures: dict[str, Any], opened: Opened | None = None) -> dict[str, Any]:
     place = {"key": view.key, "name": view.name, "path": str(view.path)}
     budget = opened.run.limits.budget if opened else None
-    return place | figures | {"budget_bytes": budget, "findings": None, "problem": None}
+    managed = opened.run.managed if opened else True
+    return place | figures | {"managed": managed, "budget_bytes": budget, "findings": None, "problem": None}
 
 
 def _timelines(past: Past, rows: tuple[Row, ...]) -> list[dict[str, Any]]:
@@ -126,6 +132,4 @@ def curves_of(opened: Opened) -> Curves:
 
 def course_of(opened: Opened) -> Course:
     """How far the training came."""
-    found = curves_of(opened)
-    ended = found.spans[-1].attempt.ended if found.spans else None
-    return Course(found.last_step, found.max_steps, ended)
+    return Course.of(curves_of(opened))

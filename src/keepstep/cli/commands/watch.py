@@ -23,7 +23,14 @@ MOST_NAMES = 8
 """Names of metrics that are offered in place of one that was not logged."""
 LOW = 32
 """Lines below which a terminal gets a lower curve, fewer events and fewer checkpoints."""
-_STYLES = {"training": "bold green", "finished": "bold cyan", "stopped": "bold yellow", "new": "dim"}
+_STYLES = {
+    "training": "bold green",
+    "finished": "bold cyan",
+    "stopped": "bold yellow",
+    "failed": "bold red",
+    "killed": "bold red",
+    "new": "dim",
+}
 _MARKS = {"gone": "·", "weights": "○", "full": "●", "best": "★"}
 _ASCII_MARKS = {"gone": ".", "weights": "o", "full": "O", "best": "*"}
 _MARK_STYLES = {"gone": "dim", "weights": "blue", "full": "", "best": "bold green"}

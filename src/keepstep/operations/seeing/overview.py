@@ -15,6 +15,7 @@ from typing import Any
 from keepstep import layout
 from keepstep.model import Checkpoint, parse_name
 from keepstep.operations.seeing.chronicle import Past
+from keepstep.operations.seeing.curves import BEFORE, Curves
 from keepstep.retention import Metric, rank
 from keepstep.run import Run
 from keepstep.stores import Stamp
@@ -27,11 +28,17 @@ RECENT = 20
 
 
 class Activity(StrEnum):
-    """What a run is doing: `new` has no checkpoint and no training, `stopped` ended before its last step."""
+    """What a run is doing: `new` has no checkpoint and no training.
+
+    Of those that ended before their last step, `stopped` ended at a signal, or nothing says how; `failed` with an
+    error; `killed` without a word: its history has no ending, and nobody trains.
+    """
 
     TRAINING = "training"
     FINISHED = "finished"
     STOPPED = "stopped"
+    FAILED = "failed"
+    KILLED = "killed"
     NEW = "new"
     DAMAGED = "damaged"
 
@@ -40,12 +47,21 @@ class Activity(StrEnum):
 class Course:
     """How far the training of a run came, as its log of metrics says: None where it does not.
 
-    `ended` is how the last attempt ended ("finished", "failed"), None when nothing says so.
+    `ended` is how the last attempt ended ("finished", "stopped", "failed"), None when nothing says so; `begun` is True
+    where the history knows of an attempt, which says how it ended unless it was killed.
     """
 
     step: int | None = None
     max_steps: int | None = None
     ended: str | None = None
+    begun: bool = False
+
+    @classmethod
+    def of(cls, curves: Curves) -> Course:
+        """The course that a run's curves lie on."""
+        last = curves.spans[-1].attempt if curves.spans else None
+        ended, begun = (last.ended, last.number != BEFORE) if last else (None, False)
+        return cls(curves.last_step, curves.max_steps, ended, begun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +124,14 @@ def activity(run: Run, step: int | None, course: Course) -> Activity:
     """What the run is doing, told without touching its lock."""
     if is_training(run):
         return Activity.TRAINING
-    if step is None and course.ended is None:
+    if step is None and course.ended is None and not course.begun:
         return Activity.NEW
+    if course.ended == "failed":
+        return Activity.FAILED
     at_end = course.max_steps is not None and step is not None and step >= course.max_steps
-    return Activity.FINISHED if course.ended == "finished" or at_end else Activity.STOPPED
+    if course.ended == "finished" or at_end:
+        return Activity.FINISHED
+    return Activity.KILLED if course.begun and course.ended is None else Activity.STOPPED
 
 
 def is_training(run: Run) -> bool:

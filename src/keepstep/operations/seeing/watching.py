@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from keepstep import layout
 from keepstep.operations.seeing.curves import CurveReader, Curves
 from keepstep.operations.seeing.listing import Listing, list_checkpoints
 from keepstep.operations.seeing.noise import courses
+from keepstep.operations.seeing.overview import Activity, Course, activity
 from keepstep.run import Event, Run, Tail, parse_lines
 from keepstep.stores import Room
 
-Activity = Literal["training", "finished", "stopped", "new"]
 LAST_EVENTS = 20
 _GONE = {"removed", "thinned", "quarantined"}
 
@@ -42,7 +42,7 @@ class View:
     def to_json(self) -> dict[str, Any]:
         """Plain values: steps, bytes; the curve as steps and values, null for those that are not finite."""
         return {
-            "state": self.activity,
+            "state": self.activity.value,
             "step": self.step,
             "max_steps": self.max_steps,
             "kept_bytes": self.listing.size_bytes,
@@ -90,9 +90,10 @@ class Watcher:
             if strand.live
             for pair in zip(strand.steps, strand.values, strict=True)
         )
+        step = step_of(curves, listing)
         return View(
-            activity(self._run.lock.in_use, curves, listing),
-            step_of(curves, listing),
+            activity(self._run, step, Course.of(curves)),
+            step,
             curves.max_steps,
             metric,
             metrics,
@@ -113,20 +114,6 @@ class Watcher:
                 self._events.append(event)
                 if event["event"] in _GONE and isinstance(event.get("step"), int) and "previous" not in event:
                     self._gone.add(event["step"])
-
-
-def activity(in_use: bool, curves: Curves, listing: Listing) -> Activity:
-    """What a run is doing: it trains while its lock is held, and has finished when its last attempt said so."""
-    if in_use:
-        return "training"
-    if not listing.rows and not curves.spans:
-        return "new"
-    last = curves.spans[-1] if curves.spans else None
-    if last is None:
-        return "stopped"
-    # A history that begins later knows no end; a log in a checkpoint tells how far it came.
-    through = last.attempt.number == 0 and curves.max_steps is not None and last.last_step == curves.max_steps
-    return "finished" if last.attempt.ended == "finished" or through else "stopped"
 
 
 def step_of(curves: Curves, listing: Listing) -> int | None:

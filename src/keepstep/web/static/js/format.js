@@ -16,7 +16,7 @@ export function size(bytes) {
     value /= 1000;
     unit += 1;
   }
-  return `${bytes < 0 ? "-" : ""}${digits(value, unit)} ${SIZES[unit]}`;
+  return `${bytes < 0 && Number(digits(value, unit)) ? "-" : ""}${digits(value, unit)} ${SIZES[unit]}`;
 }
 
 function digits(value, unit) {
@@ -24,7 +24,7 @@ function digits(value, unit) {
 }
 
 /** A step with thousands apart: `12,400`. */
-export const count = (number) => (number === null || number === undefined ? NONE : whole.format(number));
+export const count = (number) => (number === null || number === undefined ? NONE : whole.format(Math.round(number) || 0));
 
 /** `1 checkpoint`, `3 checkpoints`. */
 export const plural = (number, noun, many = `${noun}s`) => `${count(number)} ${number === 1 ? noun : many}`;
@@ -39,6 +39,9 @@ export function metric(value) {
   if (size >= 1e6 || size < 1e-4) return value.toExponential(3).replace(/\.?0+e/, "e");
   return String(Number(value.toPrecision(5)));
 }
+
+/** An epoch: `1.50`. */
+export const epoch = (number) => (number === null || number === undefined ? NONE : (Math.round(100 * number) / 100 || 0).toFixed(2));
 
 /** Seconds in one unit: `0.83 s`, `12 ms`, `4.5 min`. */
 export function duration(seconds) {
@@ -64,7 +67,7 @@ export function age(iso, now = Date.now()) {
 export const time = (iso) => (iso ? moment.format(new Date(iso)) : NONE);
 
 /** A share of a whole, in percent. */
-export const percent = (part, all) => (all ? `${Math.round((100 * part) / all)} %` : NONE);
+export const percent = (part, all) => (all ? `${Math.round((100 * part) / all) || 0} %` : NONE);
 
 const HIDDEN = /[\u0000-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
 

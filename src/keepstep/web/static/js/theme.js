@@ -29,12 +29,27 @@ export function onTheme(listener) {
   return () => listeners.delete(listener);
 }
 
+const CATEGORIES = ["--cat-1", "--cat-3", "--cat-4", "--cat-5", "--cat-6"];
+const GOLDEN = 137.508;
+
+/** What names the colour of a line by its place: of the first few a CSS token, after that `hue:N`. */
+export const tokenOf = (place) => CATEGORIES[place] ?? `hue:${place - CATEGORIES.length}`;
+
+/** A colour as CSS takes it. Hues go round by the golden angle, so that none comes twice; each turn has its lightness. */
+export function paint(token) {
+  if (!token.startsWith("hue:")) return `var(${token})`;
+  const at = Number(token.slice(4));
+  const hue = ((285 + at * GOLDEN) % 360).toFixed(1);
+  const [light, dark] = [[34, 72], [48, 58], [26, 84]][at % 3];
+  return `light-dark(hsl(${hue} 70% ${light}%), hsl(${hue} 65% ${dark}%))`;
+}
+
 /** The colour that a CSS token has now, as canvas takes it. */
 export function colour(token) {
   if (!resolved.has(token)) {
     const probe = document.createElement("span");
     probe.hidden = true;
-    probe.style.color = `var(${token})`;
+    probe.style.color = paint(token);
     document.body.append(probe);
     resolved.set(token, getComputedStyle(probe).color);
     probe.remove();

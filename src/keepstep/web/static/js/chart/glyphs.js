@@ -7,7 +7,7 @@ import { colour } from "../theme.js";
 export const KINDS = {
   best: { label: "best", meaning: "the best by the metric", token: "--mark-best", rank: 6 },
   writing: { label: "being written", meaning: "not committed yet: a crash now would lose it", token: "--cat-1", rank: 5 },
-  quarantined: { label: "damaged", meaning: "found damaged: never resumed from; kept apart once it is in quarantine", token: "--bad", rank: 4 },
+  quarantined: { label: "damaged", meaning: "found damaged, or torn: never resumed from; kept apart once it is in quarantine", token: "--bad", rank: 4 },
   kept: { label: "kept", meaning: "whole: can be resumed from", token: "--cat-1", rank: 3 },
   thinned: { label: "thinned", meaning: "weights only: can be loaded, not resumed from", token: "--cat-1", rank: 2 },
   aside: { label: "set aside", meaning: "left behind by a rewind; kept apart on disk", token: "--cat-5", rank: 1 },

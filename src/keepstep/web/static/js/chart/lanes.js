@@ -15,7 +15,8 @@ export function storyOf(attempts, training) {
     const to = Math.max(one.last_step ?? from, from);
     // A later attempt that began at or before this one's end made the rest of it void.
     const liveTo = attempts.slice(at + 1).reduce((least, later) => Math.min(least, later.from_step ?? 0), to);
-    const end = one.ended ?? (next || !training ? "killed" : "running");
+    // Number 0 stands for what no history was written of: nothing says how that ended.
+    const end = one.ended ?? (one.number === 0 ? "ended" : next || !training ? "killed" : "running");
     const fresh = one.from_step === null || one.from_step === undefined;
     const begun = rewound(one, attempts[at - 1]) ? "rewound" : "resumed";
     const range = to > from ? `steps ${count(from)} to ${count(to)}` : `step ${count(to)}`;
@@ -28,6 +29,8 @@ export function storyOf(attempts, training) {
 const rewound = (one, before) => before !== undefined && one.timeline !== before.timeline;
 const ENDS = {
   finished: (to) => `finished at ${count(to)}`,
+  stopped: (to) => `stopped at ${count(to)}`,
+  ended: (to) => `ended at ${count(to)}`,
   failed: (to) => `failed at ${count(to)}`,
   killed: (to) => `killed at ${count(to)}`,
   running: (to) => `running, at ${count(to)}`,

@@ -34,8 +34,8 @@ export function goneOf(summary) {
 
 /** The state that a listed checkpoint is drawn in. */
 export function kindOf(row) {
-  if (row.state === "damaged" || row.state === "quarantined") return "quarantined";
-  if (row.state === "set aside") return "aside";
+  if (row.state === "damaged" || row.state === "torn" || row.state === "quarantined") return "quarantined";
+  if (row.state === "set aside" || row.state === "another course") return "aside";
   if (row.best) return "best";
   return row.kind === "weights" ? "thinned" : "kept";
 }

@@ -2,7 +2,7 @@
 
 import { h, set } from "../dom.js";
 import { count, metric, name as clean } from "../format.js";
-import { colour, faded } from "../theme.js";
+import { colour, faded, paint } from "../theme.js";
 import { drawOdds, oddAt, oddsOf } from "./odd.js";
 import { panelSeries, stylesOf } from "./series.js";
 
@@ -141,7 +141,7 @@ export class Panel {
     const items = this.group.names.map((name) => {
       const value = h("span", { class: "value" }, "–");
       this.values.set(name, value);
-      return h("span", { class: "item" }, h("i", { class: "swatch", style: { background: `var(${styles.get(name).token})` } }), clean(name), value);
+      return h("span", { class: "item" }, h("i", { class: "swatch", style: { background: paint(styles.get(name).token) } }), clean(name), value);
     });
     set(this.head, items);
     if (this.lasts) for (const [name, cell] of this.values) set(cell, metric(this.lasts.get(name)));

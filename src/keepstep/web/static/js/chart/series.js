@@ -1,7 +1,8 @@
 // The server's strands as what the chart draws: one series for the live course, few for what was abandoned.
 
+import { tokenOf } from "../theme.js";
+
 const SMOOTH = 0.9;
-const COLOURS = ["--cat-1", "--cat-3", "--cat-4", "--cat-5", "--cat-6"];
 const NOT_SHOWN = /(^epoch$|_runtime$|_per_second$|^total_flos$|^num_input_tokens|^step_time)/;
 
 /** A metric without what says on which data it was measured: `eval_loss` and `train_loss` share a panel. */
@@ -30,7 +31,7 @@ export function stylesOf(names) {
   return new Map(
     names.map((name) => {
       const strong = names.length === 1 || evaluated.includes(name) || !evaluated.length;
-      return [name, strong ? { token: COLOURS[at++ % COLOURS.length], width: 1.75 } : { token: "--cat-2", width: 1.1 }];
+      return [name, strong ? { token: tokenOf(at++), width: 1.75 } : { token: "--cat-2", width: 1.1 }];
     }),
   );
 }

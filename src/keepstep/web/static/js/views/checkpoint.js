@@ -6,7 +6,7 @@ import { kindOf } from "../chart/marks.js";
 import { card, command, facts, notice } from "../components/parts.js";
 import { Table } from "../components/table.js";
 import { announce, h, set } from "../dom.js";
-import { age, count, metric, name as clean, plural, size, time, value } from "../format.js";
+import { age, count, epoch, metric, name as clean, plural, size, time, value } from "../format.js";
 import { icon } from "../icons.js";
 import { address, go } from "../router.js";
 import { marksCell } from "./checkpoints.js";
@@ -29,6 +29,7 @@ export class CheckpointView {
     this.order = run.checkpoints.map((row) => row.generation).sort((a, b) => a - b);
     const marks = run.checkpoints.find((row) => row.generation === this.generation) ?? {};
     this.details = { ...details, best: marks.best ?? false, newest: marks.newest ?? false };
+    this.training = run.state === "training";
     this.title(`Step ${count(details.step)} · ${clean(run.name).slice(0, 40)}`);
     this.files?.destroy();
     set(this.element, this.#head(run), this.#columns(), this.#files());
@@ -70,7 +71,7 @@ export class CheckpointView {
         { class: "title-main" },
         h("p", null, h("a", { href: address(this.key) }, h("bdi", null, clean(run.name))), h("span", { class: "mute" }, " / checkpoint")),
         h("h1", null, glyph(kindOf(row)), ` Step ${count(row.step)} `, marksCell(row)),
-        h("p", { class: "mute" }, `Saved ${age(row.created)} ago · ${size(row.size_bytes)} · epoch ${row.epoch === null ? "–" : row.epoch.toFixed(2)} · `, h("span", { class: "mono path" }, clean(row.path ?? row.name))),
+        h("p", { class: "mute" }, `Saved ${age(row.created)} ago · ${size(row.size_bytes)} · epoch ${epoch(row.epoch)} · `, h("span", { class: "mono path" }, clean(row.path ?? row.name))),
       ),
       h("div", { class: "joined" }, step("left", "The checkpoint before (←)", this.order[at - 1]), step("right", "The next checkpoint (→)", this.order[at + 1])),
     );
@@ -89,13 +90,13 @@ export class CheckpointView {
   #why() {
     const row = this.details;
     const kept = row.action !== "remove";
-    const reasons = kept ? row.kept_because : ["No rule keeps it: the next save or prune removes it."];
+    const reasons = kept ? row.kept_because : [this.training ? "No rule keeps it: the training's next save removes it." : "No rule keeps it: the next save or prune removes it."];
     const list = (items) => h("ul", { class: "reasons" }, items.map((text) => h("li", null, clean(text))));
     const until = row.removed_by.length > 1 ? "It goes once all of this has happened:" : "It goes after:";
     return card(
-      kept ? "Why it is kept" : "Why it goes",
+      this.details.managed === false ? "How it stands" : kept ? "Why it is kept" : "Why it goes",
       {},
-      h("div", { class: "card-body" }, list(reasons), row.action === "thin" ? h("p", { class: "warn-text" }, "The next save or prune thins it: weights stay, optimizer state goes.") : null, kept && row.removed_by.length ? [h("h3", { class: "apart" }, "What would remove it"), h("p", { class: "mute" }, until), list(row.removed_by)] : null),
+      h("div", { class: "card-body" }, list(reasons), row.action === "thin" ? h("p", { class: "warn-text" }, "It is thinned next: weights stay, optimizer state goes.") : null, kept && row.removed_by.length ? [h("h3", { class: "apart" }, "What would remove it"), h("p", { class: "mute" }, until), list(row.removed_by)] : null),
     );
   }
 
@@ -110,23 +111,28 @@ export class CheckpointView {
   #commands() {
     const { commands, kind } = this.details;
     const rows = [
-      ["Resume the training from here", kind === "weights" ? null : commands.resume],
+      ["Resume the training from here", commands.resume],
       ["Export the weights", commands.export],
       ["Check every byte", commands.verify],
       ["Keep it whatever the policy says", this.details.pinned ? null : commands.pin],
+      ["Move it out of the way", commands.quarantine],
+      ["Have keepstep manage this run", commands.adopt],
     ].filter(([, text]) => text);
     const lost = kind === "weights" ? h("p", { class: "mute" }, "Weights only: it can be loaded and exported, not resumed from.") : null;
-    return card("Use it", {}, h("div", { class: "card-body commands" }, lost, rows.map(([label, text]) => h("div", null, h("h3", null, label), command(text, label.toLowerCase())))));
+    const { spoiled, state, can_resume: can, flaws } = this.details;
+    const bad = !can && (state === "damaged" || state === "torn") ? notice("bad", h("strong", null, `This checkpoint is ${state}: nothing resumes from it. `), spoiled ? "Its weights can't be loaded either." : "Its weights can still be exported.", flaws.length ? h("ul", { class: "reasons" }, flaws.map((text) => h("li", null, clean(text)))) : null) : null;
+    return card("Use it", {}, h("div", { class: "card-body commands" }, bad, lost, rows.map(([label, text]) => h("div", null, h("h3", null, label), command(text, label.toLowerCase())))));
   }
 
   #verification() {
     const { verification } = this.details;
     const button = h("button", { type: "button", class: "button small" }, verification ? "Verify again" : "Verify now");
     button.addEventListener("click", () => this.#verify(button));
+    if (!verification && this.details.managed === false) return [h("p", null, this.details.flaws.length ? "Torn, by its structure." : "Nothing is missing, by its structure. There are no digests to compare its bytes with."), h("p", { class: "apart" }, button)];
     if (!verification) return [h("p", null, "Not verified since it was committed. Digests were computed while it was written."), h("p", { class: "apart" }, button)];
     const when = h("span", { class: "mute", title: time(verification.time) }, ` ${age(verification.time)} ago`);
     const result = verification.ok
-      ? h("p", null, h("span", { class: "good-text" }, icon("check"), " Every byte is as it was written"), when)
+      ? h("p", null, h("span", { class: "good-text" }, icon("check"), this.details.managed === false ? " Nothing is missing" : " Every byte is as it was written"), when)
       : [h("p", null, h("span", { class: "bad-text" }, icon("cross"), " Damaged"), when), h("ul", { class: "reasons" }, verification.problems.map((text) => h("li", null, clean(text))))];
     return [result, h("p", { class: "apart" }, button)];
   }
@@ -153,7 +159,7 @@ export class CheckpointView {
 
   #written() {
     const { written_by: by, generation, timeline, parent, run_id: id } = this.details;
-    const pairs = [...Object.entries(by).map(([name, thing]) => [clean(name), value(thing)]), ["generation", `${count(generation)}: the commits of a run are counted`], ["timeline", `${count(timeline)}${timeline > 1 ? ": each rewind begins another" : ""}`], ["went on from", parent === null ? "the start" : `generation ${count(parent)}`], ["run id", h("span", { class: "mono" }, clean(id))]];
+    const pairs = [...Object.entries(by).map(([name, thing]) => [clean(name), value(thing)]), ["generation", `${count(generation)}: the commits of a run are counted`], ["timeline", `${count(timeline)}${timeline > 1 ? ": each rewind begins another" : ""}`], ["went on from", parent === null ? "the start" : `generation ${count(parent)}`], ["run id", this.details.managed === false ? null : h("span", { class: "mono" }, clean(id))]];
     return card("Who wrote it", {}, h("div", { class: "card-body" }, facts(pairs)));
   }
 
@@ -175,8 +181,8 @@ export class CheckpointView {
       columns: [
         { id: "path", label: "File", sort: (file) => file.path, cell: (file) => h("span", { class: "mono", title: clean(file.path) }, clean(file.path)) },
         { id: "size", label: "Size", width: "96px", number: true, down: true, sort: (file) => file.size_bytes, cell: (file) => size(file.size_bytes) },
-        { id: "digest", label: "Digest", wide: true, width: "44%", cell: (file) => h("span", { class: "mono mute", title: file.digest }, clean(file.digest)) },
-      ],
+        this.details.managed === false ? null : { id: "digest", label: "Digest", wide: true, width: "44%", cell: (file) => h("span", { class: "mono mute", title: file.digest }, clean(file.digest)) },
+      ].filter(Boolean),
       sort: { id: "size", down: true },
     });
     this.files.setRows(files);

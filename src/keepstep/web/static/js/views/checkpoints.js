@@ -5,7 +5,7 @@ import { goneOf, kindOf } from "../chart/marks.js";
 import { badge } from "../components/parts.js";
 import { Table } from "../components/table.js";
 import { h, set } from "../dom.js";
-import { age, count, metric, name as clean, plural, size, time } from "../format.js";
+import { age, count, epoch, metric, name as clean, plural, size, time } from "../format.js";
 import { icon } from "../icons.js";
 import { address } from "../router.js";
 
@@ -73,8 +73,9 @@ export class CheckpointList {
     this.#strangers();
     const policy = this.summary.policy;
     const doomed = this.rows.filter((row) => row.action !== "keep").length;
-    const rule = ["The policy keeps ", h("b", null, clean(policy.text)), ". ", h("a", { href: address(this.key, "policy") }, "Try another"), "."];
-    const next = doomed ? ` The next save or prune changes ${plural(doomed, "checkpoint")}: see the last column.` : "";
+    const rule = this.summary.managed === false ? ["keepstep does not manage this run, and removes nothing in it. To have it managed: ", h("code", null, `keepstep adopt ${clean(this.summary.path)}`), ". ", h("a", { href: address(this.key, "policy") }, "What would a policy keep?")] : ["The policy keeps ", h("b", null, clean(policy.text)), ". ", h("a", { href: address(this.key, "policy") }, "Try another"), "."];
+    const by = this.summary.state === "training" ? "The training's next save" : "The next save or prune";
+    const next = doomed ? ` ${by} changes ${plural(doomed, "checkpoint")}: see the last column.` : "";
     set(this.note, this.gone ? ["What is no longer in the run, and why. What was set aside or is in quarantine still takes room: see ", h("a", { href: address(this.key, "disk") }, "Disk"), "."] : [rule, next]);
   }
 
@@ -114,7 +115,7 @@ export class CheckpointList {
       { id: "step", label: "Step", width: "112px", down: true, sort: (row) => row.step * 1e6 + row.generation, cell: (row) => h("span", { title: clean(row.name ?? "") }, glyph(kindOf(row)), ` ${count(row.step)}`) },
       { id: "metric", label: clean(this.metric ?? "Metric"), width: "116px", number: true, sort: (row) => this.#value(row), cell: (row) => metric(row.metrics?.[this.metric]) },
       { id: "marks", label: "Marks", width: "212px", wide: true, cell: marksCell },
-      { id: "epoch", label: "Epoch", width: "72px", number: true, wide: "more", sort: (row) => row.epoch, cell: (row) => (row.epoch === null ? "–" : row.epoch.toFixed(2)) },
+      { id: "epoch", label: "Epoch", width: "72px", number: true, wide: "more", sort: (row) => row.epoch, cell: (row) => epoch(row.epoch) },
       { id: "size", label: "Size", width: "84px", number: true, down: true, sort: (row) => row.size_bytes, cell: (row) => size(row.size_bytes) },
       { id: "age", label: "Age", width: "68px", number: true, wide: "more", sort: (row) => -Date.parse(row.created), cell: (row) => h("span", { title: time(row.created) }, age(row.created)) },
       { id: "why", label: "Why it is kept", cell: whyCell },
@@ -141,13 +142,14 @@ export function marksCell(row) {
     row.newest ? badge("newest", "info") : null,
     row.pinned ? badge("pinned", "", icon("pin")) : null,
     row.tags.map((tag) => badge(clean(tag))),
-    row.state === "damaged" ? badge("damaged", "bad") : null,
+    row.state === "damaged" || row.state === "torn" ? badge(row.state, "bad") : null,
+    row.state === "another course" ? badge("another course", "warn") : null,
     row.kind === "weights" ? badge("weights") : null,
   );
 }
 
 function whyCell(row) {
-  if (row.action === "remove") return h("span", { class: "warn-text" }, "Goes with the next prune: no rule keeps it");
+  if (row.action === "remove") return h("span", { class: "warn-text" }, "Goes next: no rule keeps it");
   const text = row.kept_because.map(clean).join("; ");
   return h("span", { title: text }, row.action === "thin" ? h("span", { class: "warn-text" }, "Thinned next: ") : null, text);
 }

@@ -5,11 +5,9 @@ import { card } from "../components/parts.js";
 import { h, set } from "../dom.js";
 import { count, metric, name as clean, size } from "../format.js";
 import { address } from "../router.js";
-import { colour, onTheme } from "../theme.js";
+import { colour, onTheme, paint, tokenOf } from "../theme.js";
 import { courseOf } from "../chart/series.js";
 
-const MOST = 6;
-const TOKENS = ["--cat-1", "--cat-3", "--cat-4", "--cat-5", "--cat-6", "--cat-2"];
 
 export class Comparison {
   constructor() {
@@ -49,7 +47,7 @@ export class Comparison {
       h(
         "tr",
         null,
-        h("th", { scope: "row" }, h("span", { class: "run-name" }, h("i", { class: "swatch", style: { background: `var(${TOKENS[at % TOKENS.length]})` } }), h("a", { href: address(run.key, "checkpoint", run.best.generation) }, h("bdi", null, clean(run.name))))),
+        h("th", { scope: "row" }, h("span", { class: "run-name" }, h("i", { class: "swatch", style: { background: paint(tokenOf(at)) } }), h("a", { href: address(run.key, "checkpoint", run.best.generation) }, h("bdi", null, clean(run.name))))),
         h("td", { class: "number" }, h("b", null, metric(run.best.value))),
         h("td", { class: "number mute" }, at === 0 ? "the best" : `${run.best.value > best ? "+" : "−"}${metric(Math.abs(run.best.value - best))}`),
         h("td", { class: "number" }, count(run.best.step)),
@@ -59,7 +57,7 @@ export class Comparison {
     const head = ["Run", clean(name), "Difference", "At step", "Size"].map((label, at) => h("th", { scope: "col", class: at ? "number" : null }, label));
     const place = h("div", { class: "compare-plot", role: "img", "aria-label": `${clean(name)} of ${runs.length} runs by step; the table says the best of each` });
     const table = h("div", { class: "plain-scroll", tabIndex: 0, role: "region", "aria-label": `Best by ${clean(name)}` }, h("table", { class: "plain" }, h("thead", null, h("tr", null, head)), h("tbody", null, rows)));
-    this.#draw(name, ranked.slice(0, MOST), place);
+    this.#draw(name, ranked, place);
     return card(`Best against best: ${clean(name)}, ${lower ? "lower" : "higher"} is better`, {}, table, place);
   }
 
@@ -76,7 +74,7 @@ export class Comparison {
         width: place.clientWidth, height: 220, padding: [10, 12, 0, 0], legend: { show: false }, cursor: { show: false },
         scales: { x: { time: false } },
         axes: [{ ...axis, size: 28, values: (u, marks) => marks.map(count) }, { ...axis, size: 52, values: (u, marks) => marks.map(metric) }],
-        series: [{}, ...drawn.map(({ at }) => ({ stroke: () => colour(TOKENS[at % TOKENS.length]), width: 1.75, points: { show: false } }))],
+        series: [{}, ...drawn.map(({ at }) => ({ stroke: () => colour(tokenOf(at)), width: 1.75, points: { show: false } }))],
       },
       uPlot.join(drawn.map(({ course }) => course)),
       place,

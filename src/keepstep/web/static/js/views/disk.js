@@ -26,8 +26,8 @@ export class DiskView {
     this.table?.destroy();
     // Nothing is ahead of a run that is over.
     const over = disk.forecast?.saves_left === 0 || run.state === "finished";
-    const parts = [this.#figures(disk, over), this.#overTime(disk), h("div", { class: "two" }, this.#kinds(disk), this.#frees(disk, run)), this.#table(disk)];
-    set(this.body, parts);
+    const parts = [this.#figures(disk, over), run.managed === false ? null : this.#overTime(disk), h("div", { class: "two" }, this.#kinds(disk), this.#frees(disk, run)), this.#table(disk)];
+    set(this.body, parts.filter(Boolean));
     this.chart.show(over ? { ...disk, forecast: null } : disk);
   }
 
@@ -68,6 +68,8 @@ export class DiskView {
   }
 
   #frees(disk, run) {
+    if (run.managed === false) return card("What could go", {}, h("div", { class: "card-body commands" }, h("p", null, "keepstep does not manage this run, and removes nothing in it."), h("div", null, h("h3", null, "Have it managed"), command(`keepstep adopt ${quote(clean(run.path))}`)), h("p", null, h("a", { href: address(this.key, "policy") }, "Try rules"), h("span", { class: "mute" }, " and see what each would keep."))));
+    if (run.state === "training") return card("What could go", {}, h("div", { class: "card-body commands" }, h("p", null, "A training holds this run, and prunes it itself: what no rule keeps goes with its next save", disk.frees.prune_bytes ? `, ${size(disk.frees.prune_bytes)} now` : "", ". What else lies here can be freed once it has ended."), h("p", null, h("a", { href: address(this.key, "policy") }, "Try other rules"), h("span", { class: "mute" }, " and see what each would free."))));
     const { prune_bytes: prune, thin_bytes: thin } = disk.frees;
     const path = quote(clean(run.path));
     const oldest = disk.by_checkpoint.find((row) => row.thin_frees_bytes);

@@ -13,7 +13,7 @@ import { StallChart } from "./stalls.js";
 
 const TONES = { error: "bad", warning: "warn", hint: "info" };
 const RANK = { error: 0, warning: 1, hint: 2 };
-const ENDS = { killed: "bad", failed: "bad", finished: "good", running: "info" };
+const ENDS = { killed: "bad", failed: "bad", finished: "good", stopped: "warn", running: "info" };
 
 export class HealthView {
   constructor({ key, title }) {
@@ -42,9 +42,10 @@ export class HealthView {
     Object.assign(this, { health, run });
     this.title(`Health · ${clean(run.name).slice(0, 40)}`);
     set(this.head, h("div", { class: "title-main" }, h("p", null, h("a", { href: address(this.key) }, h("bdi", null, clean(run.name)))), h("h1", null, "Health")));
-    const log = card("Events", { tools: [h("label", { class: "search" }, icon("search"), this.search)], note: "The newest first; all of them: keepstep events RUN" }, this.events.element);
+    const log = card("Events", { tools: [h("label", { class: "search" }, icon("search"), this.search)], note: run.managed === false ? "None: keepstep logs events of runs that it manages." : "The newest first; all of them: keepstep events RUN" }, this.events.element);
     set(this.body, this.#findings(), h("div", { class: "two" }, this.#attempts(), this.#stalls()), log);
     this.stalls.show(health.stalls);
+    this.events.empty = run.managed === false ? "No events." : "No event matches.";
     this.#events();
   }
 
@@ -66,6 +67,7 @@ export class HealthView {
 
   #findings() {
     const { findings } = this.health;
+    if (this.run.managed === false && findings && !findings.length) return card("Findings", {}, h("p", { class: "card-body" }, "Nothing found, by the structure of its checkpoints: without digests damage inside of files can't be seen."));
     if (findings === null) return card("Findings", {}, empty("Not examined", "The doctor has nothing to examine in this run yet."));
     if (!findings.length) return card("Findings", {}, h("p", { class: "card-body all-well" }, icon("check"), " Nothing found: the run's settings and its directory look sound."));
     const rows = [...findings].sort((a, b) => RANK[a.severity] - RANK[b.severity]).map((one) =>

@@ -9,7 +9,7 @@ import { age, count, metric, name as clean, plural, size } from "../format.js";
 import { neverFinite } from "./runrow.js";
 
 const SHOWN = 5;
-const STATE = { removed: "Removed", aside: "Set aside by a rewind", quarantined: "Found damaged", writing: "Being written", best: "Best, kept", kept: "Kept", thinned: "Thinned to its weights" };
+const STATE = { removed: "Removed", aside: "Set aside by a rewind", quarantined: "Damaged", writing: "Being written", best: "Best, kept", kept: "Kept", thinned: "Thinned to its weights" };
 
 /** The note beside a mark: state, metrics, size, reason. */
 export function markTip(mark, summary) {
@@ -41,7 +41,7 @@ export function sayMark(mark, summary) {
 export function reasonOf(mark) {
   if (mark.kind === "writing") return "Not committed yet. A crash now would lose this save, and nothing before it.";
   if (mark.gone) return clean(mark.reason ?? "");
-  if (mark.action === "remove") return "The next prune removes it: no rule keeps it.";
+  if (mark.action === "remove") return "It goes next: no rule keeps it.";
   return (mark.kept_because ?? []).map(clean).join("; ");
 }
 

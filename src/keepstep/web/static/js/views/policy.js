@@ -51,14 +51,14 @@ export class PolicyView {
     this.budget.value = budget ? exact(budget) : "";
     set(
       this.head,
-      h("div", { class: "title-main" }, h("p", null, h("a", { href: address(this.key) }, h("bdi", null, clean(this.run.name)))), h("h1", null, "Policy sandbox"), h("p", { class: "mute" }, "Try rules on this run. Nothing changes until you apply them. In force now: ", h("b", null, clean(policy.text)), ".")),
+      h("div", { class: "title-main" }, h("p", null, h("a", { href: address(this.key) }, h("bdi", null, clean(this.run.name)))), h("h1", null, "Policy sandbox"), h("p", { class: "mute" }, this.run.managed === false ? "What would rules keep of this run? Nothing is in force, and nothing changes." : ["Try rules on this run. Nothing changes until you apply them. In force now: ", h("b", null, clean(policy.text)), "."])),
     );
     const choose = (spec) => {
       this.keep.value = spec;
       this.#try();
     };
     const specs = [...new Set([policy.keep, ...PRESETS])].filter((spec) => policy.metric || !spec.includes("best"));
-    set(this.presets, specs.map((spec) => h("button", { type: "button", class: "button small mono", data: { preset: spec }, on: { click: () => choose(spec) } }, spec === policy.keep ? `${spec} (in force)` : spec)));
+    set(this.presets, specs.map((spec) => h("button", { type: "button", class: "button small mono", data: { preset: spec }, on: { click: () => choose(spec) } }, spec === policy.keep && this.run.managed !== false ? `${spec} (in force)` : spec)));
     set(this.element, this.head, this.#form(), this.figures, this.result);
     await this.#try();
   }
@@ -138,9 +138,9 @@ export class PolicyView {
       { id: "gone", label: "Goes", value: count(gone.length), sub: gone.length ? gone.slice(0, 4).map((row) => count(row.step)).join(", ") + (gone.length > 4 ? ", …" : "") : "nothing" },
       { id: "bytes", label: "On disk afterwards", value: size(plan.kept_bytes + plan.kept_aside_bytes), sub: plan.budget_bytes ? `of a budget of ${size(plan.budget_bytes)}` : "no budget" },
       { id: "freed", label: "Freed", value: size(plan.freed_bytes), sub: plan.freed_bytes ? "at once" : "nothing to free" },
-      { id: "changes", label: "Differs from the policy in force", value: count(changes.size), sub: changes.size ? `for ${plural(changes.size, "checkpoint")}` : "for no checkpoint" },
+      this.run.managed === false ? null : { id: "changes", label: "Differs from the policy in force", value: count(changes.size), sub: changes.size ? `for ${plural(changes.size, "checkpoint")}` : "for no checkpoint" },
     ];
-    set(this.figures, strip(stats, "What these rules do"));
+    set(this.figures, strip(stats.filter(Boolean), "What these rules do"));
     const metrics = new Map(this.run.checkpoints.map((one) => [one.generation, one.metrics]));
     // Generations of a previous run are its own, and say nothing of this one's.
     const own = (row) => row.run_id === plan.run_id;
@@ -154,7 +154,8 @@ export class PolicyView {
   #may(plan) {
     const same = plan.keep === this.run.policy.keep && !plan.freed_bytes && (plan.budget_bytes ?? null) === (this.run.budget_bytes ?? null);
     let why = "";
-    if (!this.about?.writable) why = `To apply rules from this page, end the server with Ctrl-C and start it with: keepstep ui ${clean(this.run.path)} --allow-write`;
+    if (this.run.managed === false) why = `A what-if only: keepstep does not manage this run, and removes nothing in it. To have it managed: keepstep adopt ${clean(this.run.path)}`;
+    else if (!this.about?.writable) why = `To apply rules from this page, end the server with Ctrl-C and start it with: keepstep ui ${clean(this.run.path)} --allow-write`;
     else if (this.run.state === "training") why = "A training holds this run: stop it, or give the rules to the training itself.";
     else if (same) why = "These are the rules in force, and there is nothing to remove.";
     this.apply.disabled = Boolean(why);

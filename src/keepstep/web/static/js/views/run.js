@@ -9,8 +9,9 @@ import { address, go } from "../router.js";
 import { CheckpointList } from "./checkpoints.js";
 import { describe, markTip, sayMark } from "./marktext.js";
 import { levelOf, lines, meaning } from "./receipt.js";
-import { progress, stateBadge } from "./runrow.js";
+import { managedBadge, progress, stateBadge } from "./runrow.js";
 import { RunStrip } from "./strip.js";
+import { Verdict } from "./verdict.js";
 
 export class RunView {
   constructor({ key, title }) {
@@ -18,6 +19,7 @@ export class RunView {
     this.head = h("div", { class: "title-row" });
     this.notices = h("div", { class: "notices" });
     this.strip = new RunStrip();
+    this.verdict = new Verdict();
     this.chart = new RunChart(key, {
       open: (mark) => (mark && !mark.gone && mark.generation ? go(address(key, "checkpoint", mark.generation)) : null),
       hover: (mark) => this.list.highlight(mark?.gone ? null : mark?.generation ?? null),
@@ -27,7 +29,7 @@ export class RunView {
     });
     this.list = new CheckpointList(key, (generation) => this.chart.light(generation === null ? null : `c${generation}`));
     this.place = h("div", { class: "view-rest" });
-    this.element = h("div", { class: "view" }, this.head, this.notices, this.place);
+    this.element = h("div", { class: "view" }, this.head, this.verdict.element, this.notices, this.place);
   }
 
   async load() {
@@ -67,6 +69,7 @@ export class RunView {
     this.summary = await get(runPath(this.key));
     this.title(clean(this.summary.name).slice(0, 60));
     this.#title();
+    this.verdict.set(this.summary);
     this.#notices();
     this.strip.set(this.summary);
     if (!this.laid) this.#lay();
@@ -91,7 +94,7 @@ export class RunView {
     const share = run.max_steps && run.step !== null ? ` · ${percent(run.step, run.max_steps)}` : "";
     set(
       this.head,
-      h("div", { class: "title-main" }, h("h1", { class: "run-title" }, h("bdi", null, clean(run.name)), " ", stateBadge(run.state)), h("p", { class: "mute" }, h("span", { data: { live: "step" } }, progress(run)), share, " · ", h("span", { class: "mono path" }, clean(run.path)))),
+      h("div", { class: "title-main" }, h("h1", { class: "run-title" }, h("bdi", null, clean(run.name)), " ", stateBadge(run.state), managedBadge(run)), h("p", { class: "mute" }, h("span", { data: { live: "step" } }, progress(run)), share, " · ", h("span", { class: "mono path" }, clean(run.path)))),
     );
   }
 
@@ -99,6 +102,7 @@ export class RunView {
     const { receipt, problem } = this.summary;
     const shown = [];
     if (problem) shown.push(notice("bad", clean(problem)));
+    for (const text of this.summary.oddities) shown.push(notice("warn", clean(text)));
     if (receipt) {
       const why = lines(receipt).join("; ");
       shown.push(notice(receipt.level === "approximate" ? "warn" : "info", h("strong", null, `The last resume was ${levelOf(receipt)}. `), meaning(receipt), why ? ` ${why}.` : ""));

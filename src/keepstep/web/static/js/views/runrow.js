@@ -8,13 +8,17 @@ const STATES = {
   training: ["training", "info"],
   finished: ["finished", "good"],
   stopped: ["stopped", "warn"],
+  failed: ["failed", "bad"],
+  killed: ["killed", "bad"],
   new: ["new", ""],
   damaged: ["damaged", "bad"],
 };
 const MEANINGS = {
   training: "A process holds this run and trains",
   finished: "The training reached its end",
-  stopped: "No process trains, and the end was not reached: it can be resumed",
+  stopped: "No process trains, and the last step was not reached: it ended at a signal, or nothing says how",
+  failed: "The training ended with an error",
+  killed: "Nobody trains, and the history has no ending: the process went without a word (SIGKILL, preemption, power)",
   new: "Nothing was saved yet",
   damaged: "The run's own file can't be read",
 };
@@ -25,6 +29,14 @@ export function stateBadge(state) {
   const mark = state === "training" ? h("span", { class: "beat", "aria-hidden": "true" }) : null;
   const element = badge(label, tone, mark);
   element.title = MEANINGS[state] ?? "";
+  return element;
+}
+
+/** What says that keepstep did not write a run; null for one that it manages. */
+export function managedBadge(run) {
+  if (run.managed !== false) return null;
+  const element = badge("not managed");
+  element.title = "Others wrote its checkpoints: there are no digests, and keepstep changes nothing in it";
   return element;
 }
 

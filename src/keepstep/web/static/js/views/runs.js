@@ -8,10 +8,10 @@ import { age, count, metric, name as clean, plural, size, time } from "../format
 import { icon } from "../icons.js";
 import { address } from "../router.js";
 import { Comparison } from "./compare.js";
-import { findingBadges, progress, stateBadge } from "./runrow.js";
+import { findingBadges, managedBadge, progress, stateBadge } from "./runrow.js";
 
 const MOST_NOTICES = 4;
-const ORDER = { training: 0, damaged: 1, stopped: 2, new: 3, finished: 4 };
+const ORDER = { training: 0, damaged: 1, failed: 2, killed: 3, stopped: 4, new: 5, finished: 6 };
 
 export class RunsView {
   constructor({ title }) {
@@ -84,7 +84,7 @@ export class RunsView {
     return [
       {
         id: "name", label: "Run", sort: (run) => run.name,
-        cell: (run) => h("span", { class: "run-name", title: clean(run.path) }, h("bdi", null, clean(run.name))),
+        cell: (run) => h("span", { class: "run-cell" }, h("span", { class: "run-name", title: clean(run.path) }, h("bdi", null, clean(run.name))), managedBadge(run)),
       },
       { id: "state", label: "State", width: "100px", sort: (run) => ORDER[run.state] ?? 9, cell: (run) => stateBadge(run.state) },
       {
