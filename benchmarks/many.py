@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import statistics
 import subprocess
@@ -42,6 +43,8 @@ LONG_AGO = 1_700_000_000
 def build_stock(root: Path, runs: int, checkpoints: int) -> None:
     """Runs as the stock Trainer leaves them: ten small files a checkpoint, an evaluation at each."""
     states = [json.dumps(_state(number), indent=2) for number in range(1, checkpoints + 1)]
+    # As pickled arguments without a metric of their own.
+    arguments = pickle.dumps({"output_dir": "run", "metric_for_best_model": None}, protocol=2)
     for run in range(runs):
         home = root / f"project-{run // 50}" / f"run-{run}"
         home.mkdir(parents=True)
@@ -49,7 +52,7 @@ def build_stock(root: Path, runs: int, checkpoints: int) -> None:
             place = home / f"checkpoint-{number * EVERY}"
             place.mkdir()
             for name in NAMES:
-                (place / name).write_bytes(b"x" * 100)
+                (place / name).write_bytes(arguments if name == "training_args.bin" else b"x" * 100)
             (place / "trainer_state.json").write_text(state)
             os.utime(place, (LONG_AGO + number, LONG_AGO + number))
 

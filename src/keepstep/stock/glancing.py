@@ -35,7 +35,8 @@ class Place:
 class Glance:
     """What one look found. No file of a checkpoint was examined: nothing here says that one is whole.
 
-    `checkpoints` are in the order of their courses, without their files, each with its value of `metric` where it was
+    `checkpoints` are in the order of their courses, without their files and their paths, each with its value of
+    `metric` where it was
     evaluated at its step; `values` are those of all evaluations that the newest log has, in order of step. `lacks` are
     files that a resume needs and the newest checkpoint has not, by their names.
     """
@@ -52,7 +53,13 @@ class Glance:
         """The newest checkpoint."""
         return self.checkpoints[-1]
 
+    def path_of(self, checkpoint: Checkpoint) -> Path:
+        """Where one of the checkpoints lies."""
+        return self.path / self.places[checkpoint.generation - 1].name
 
+
+LOOKS = 3
+"""The newest checkpoints whose arguments are tried."""
 MetricOf = Callable[[Path, Sequence[Place]], Metric | None]
 """The metric that a training's own arguments name, by its directory and its checkpoints."""
 
@@ -91,7 +98,7 @@ def glance(path: Path, metric_of: MetricOf | None = None) -> Glance | None:
     if states and metric is not None:
         own |= {name: state.metrics().get(metric.name) for name, state in states.items()}
     checkpoints = tuple(
-        _checkpoint(path, place, number, metric, own[place.name]) for number, place in enumerate(places, start=1)
+        _checkpoint(place, number, metric, own[place.name]) for number, place in enumerate(places, start=1)
     )
     return Glance(path, places, checkpoints, metric, tuple(log[step] for step in sorted(log)), _lacks(path, places[-1]))
 
@@ -101,7 +108,7 @@ _USUAL = Metric(USUAL_METRIC, "min")
 
 def named_by_newest(path: Path, places: Sequence[Place]) -> Metric | None:
     """The metric that the newest arguments name, of those that can be read; None where they name none."""
-    for place in reversed(places):
+    for place in places[: -LOOKS - 1 : -1]:
         found = named_metric(path / place.name)
         if found is not False:
             return found
@@ -132,7 +139,7 @@ def _log(path: Path, places: Sequence[Place], metric: Metric) -> dict[int, float
     return {}
 
 
-def _checkpoint(path: Path, place: Place, number: int, metric: Metric | None, value: float | None) -> Checkpoint:
+def _checkpoint(place: Place, number: int, metric: Metric | None, value: float | None) -> Checkpoint:
     return Checkpoint(
         run_id=UNMANAGED,
         generation=number,
@@ -144,7 +151,6 @@ def _checkpoint(path: Path, place: Place, number: int, metric: Metric | None, va
         created=datetime.fromtimestamp(place.mtime_ns / 1e9, UTC),
         metrics={} if metric is None or value is None else {metric.name: value},
         files=(),
-        path=path / place.name,
     )
 
 

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint
 from keepstep.operations.remembering import Known, Memory, Named, is_settled
@@ -137,7 +139,9 @@ class Survey:
         if (found := self._glance(path)) is not None:
             metric, ranked = found.metric, rank(found.checkpoints, found.metric) if found.metric else ()
             sure = certainty_of(found.values, ranked, metric) if metric and ranked else None
-            size = bytes_below(ranked[0].path or path) if ranked else 0
+            if ranked:
+                ranked = (structs.replace(ranked[0], path=found.path_of(ranked[0])), *ranked[1:])
+            size = bytes_below(found.path_of(ranked[0])) if ranked else 0
             why = f"{found.latest.name} lacks {' and '.join(found.lacks)}" if found.lacks else ""
             return _best(path, metric, ranked, size, Resumable("names", why), sure, managed=False)
         run = Run.open(path)
