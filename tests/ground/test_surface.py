@@ -35,7 +35,6 @@ FACES = {
     "operations.restoring": """
         Aside CourseBack Part Restoration RestoreChanged RestoreRefused RunBack lying_aside plan_restore restore
     """,
-    "operations.many": "BestRow Resumable RunRow Survey",
     "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
