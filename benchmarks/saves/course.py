@@ -38,6 +38,8 @@ class Ruler(TrainerCallback):
         self._settled_at: int | None = None
         self._done_at: int | None = None
         self._counted = 0
+        self.asked = False
+        """Whether a save of this step is one of the course: some save the step that ends a training, too."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Step 0 ends here."""
@@ -47,7 +49,7 @@ class Ruler(TrainerCallback):
         """Take the time first, then decide."""
         self._note()
         step = state.global_step
-        control.should_save = self._due(step)
+        control.should_save = self.asked = self._due(step)
         if self._counted == self._spec.saves and not control.should_save and self._watcher.idle:
             if self._done_at is None:
                 self._done_at = step
@@ -118,6 +120,8 @@ def time_saves(trainer: Any, method: Method, watcher: Watcher, ruler: Ruler) -> 
     stock = trainer._save_checkpoint
 
     def timed(model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
+        if not ruler.asked:
+            return
         method.trainer_save = lambda: stock(model, trial, *args, **kwargs)
         method.held()
         save = Save(trainer.state.global_step, ruler.counts, monotonic())

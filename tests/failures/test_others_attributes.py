@@ -233,7 +233,7 @@ def test_an_error_in_our_own_notes_ends_no_training(
     base = "keepstep.integrations.transformers"
     for place in ("session.fingerprint", "session.describe_saves", "session.checkpoint_bytes"):
         monkeypatch.setattr(f"{base}.{place}", fail)
-    monkeypatch.setattr(f"{base}.saving.saves.written_by", fail)
+    monkeypatch.setattr(f"{base}.saving.step_record.written_by", fail)
     monkeypatch.setattr(f"{base}.resuming.loop.attributes.capture", fail)
     monkeypatch.setattr(f"{base}.setup.messages.say_commit", fail)
     crash(out, after=6)

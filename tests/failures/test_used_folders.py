@@ -122,14 +122,13 @@ def test_new_run_that_is_resumed_goes_on(out: Path) -> None:
     assert checkpointer.receipt.level == "exact"
 
 
-@pytest.mark.parametrize("resume", [None, "auto", True])
-def test_stock_checkpoints_are_in_the_way(out: Path, resume: str | bool | None) -> None:
+def test_stock_checkpoints_are_in_the_way(out: Path) -> None:
     """fresh run in a used folder: checkpoints that stock tools wrote are neither used nor lost unasked."""
     crash(out, after=4, attached=False)
     before = files(out)
 
     with pytest.raises(RunInUse) as refusal:
-        train(out, resume, save_total_limit=1)
+        train(out, save_total_limit=1)
 
     assert "that keepstep did not commit" in str(refusal.value)
     assert f'train(resume_from_checkpoint="{out / "checkpoint-4"}")' in str(refusal.value)
@@ -137,18 +136,18 @@ def test_stock_checkpoints_are_in_the_way(out: Path, resume: str | bool | None) 
 
 
 def test_stock_checkpoint_by_path(out: Path, said: Callable[[], str]) -> None:
-    """fresh run in a used folder: a stock checkpoint is resumed from by its path, and labelled."""
+    """fresh run in a used folder: a stock checkpoint is resumed from by its path, adopted, and labelled."""
     crash(out, after=4, attached=False)
     reference = stock(out.with_name("reference"))
     reference.train()
     stock_files = files(out / "checkpoint-4")
 
-    trainer, checkpointer = train(out, str(out / "checkpoint-4"), save_total_limit=1)
+    trainer, checkpointer = train(out, str(out / "checkpoint-4"))
 
     assert same(weights(trainer.model), weights(reference.model))
     assert receipt(checkpointer).level == "approximate"
-    assert "NOT verified: it has no manifest" in said()
-    assert files(out / "checkpoint-4") == stock_files, "it is not the run's: never removed"
+    assert "it adopts them" in said()
+    assert stock_files.items() <= files(out / "checkpoint-4").items(), "no byte of it is another"
     assert steps(out)[-1] == 12
 
 
@@ -164,13 +163,14 @@ def test_new_run_sets_stock_checkpoints_aside(out: Path) -> None:
     assert names(out) == ["checkpoint-12"]
 
 
-def test_new_run_with_auto_sets_stock_checkpoints_aside(out: Path) -> None:
-    """fresh run in a used folder: there is nothing of ours that "auto" could go on from, so fresh="new-run" counts."""
+def test_auto_goes_on_from_stock_checkpoints_before_it_begins_anew(out: Path) -> None:
+    """fresh run in a used folder: fresh="new-run" counts where "auto" finds nothing to go on from, and only there."""
     crash(out, after=4, attached=False)
 
-    train(out, "auto", fresh="new-run", eval_strategy="no", save_total_limit=1)
+    _, checkpointer = train(out, "auto", fresh="new-run", eval_strategy="no", save_total_limit=1)
 
-    assert len(list((out / ".keepstep" / "previous").glob("stock-*"))) == 1
+    assert receipt(checkpointer).step == 4
+    assert not (out / ".keepstep" / "previous").exists()
     assert names(out) == ["checkpoint-12"]
 
 

@@ -101,14 +101,14 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
         run = Run.open(path)
     except RunNotFound:
         present = _stock_checkpoints(path)
-        if present and not _is_fresh(resume) and (adopted := _adopted(path, resume)) is not None:
+        if present and not _is_fresh(resume) and (adopted := _adopted(path, resume, policy)) is not None:
             return adopted
         if present and external_path(resume, path) is None:
             if fresh != "new-run" or not (_is_fresh(resume) or resume == "auto"):
                 raise _used(path, present, "that keepstep did not commit", ways=_BY_PATH) from None
             Repository(LocalStore(path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
         return Run.create(path, policy)
-    if is_half_adopted(path) and not _is_fresh(resume) and (adopted := _adopted(path, resume)) is not None:
+    if is_half_adopted(path) and not _is_fresh(resume) and (adopted := _adopted(path, resume, policy)) is not None:
         return adopted
     if run.rebuilt is not None:
         logger.warning("%s", run.rebuilt)
@@ -125,7 +125,7 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
     return begin_anew(run, policy, why)
 
 
-def _adopted(path: Path, resume: Resume) -> Run | None:
+def _adopted(path: Path, resume: Resume, policy: Policy) -> Run | None:
     """The run that is made of what others wrote in the directory, where a training goes on from one of these; None
     where it goes on from elsewhere, or nothing there is whole.
     """
@@ -139,9 +139,8 @@ def _adopted(path: Path, resume: Resume) -> Run | None:
     if outside is not None and outside.resolve() not in {c.path.resolve() for c in found.checkpoints if c.path}:
         return None
     what = f"{_count(found.checkpoints)}, {format_size(found.size_bytes)} to hash"
-    logger.warning(
-        "%s has checkpoints that keepstep did not commit: it adopts them (%s), and keeps them all", path, what
-    )
+    text = "%s has checkpoints that keepstep did not commit: it adopts them (%s). They are kept as its own are: %s"
+    logger.warning(text, path, what, policy.describe())
     for torn in found.torn:
         logger.warning("%s is left as it is: %s", torn.checkpoint.path, "; ".join(torn.flaws))
     return adopt(found)
