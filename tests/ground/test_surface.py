@@ -48,11 +48,11 @@ FACES = {
         entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        DAMAGED HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks Limits
-        Observer OnDiskFull PinBoard Pins Point Reason Rebuilt Receipt Reference Resume ResumePoint Return Run RunLock
-        StockRun Tail course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest
-        holds_run is_run logged_beyond meant mend open_external open_run parse_lines policy_facts receipt_lines rescue
-        trashed way_back
+        DAMAGED HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks
+        Limits Observer OnDiskFull PinBoard Pins Point Reason Rebuilt Receipt Reference Resume ResumePoint
+        Return Run RunLock StockRun Tail commit_fields course_line examine external_path fingerprint_differences
+        finish_pending has_ended holds_manifest holds_run is_run logged_beyond meant mend open_external open_run
+        parse_lines policy_facts receipt_lines rescue trashed way_back
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings

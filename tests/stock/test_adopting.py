@@ -139,6 +139,8 @@ def test_an_adoption_that_is_killed_anywhere_goes_on(tmp_path: Path, monkeypatch
         assert [(c.step, c.generation) for c in run.checkpoints] == [(2, 1), (4, 2), (6, 3)], number
         assert all(run.verify(c).ok for c in run.checkpoints)
         assert not is_half_adopted(home)
+        commits = [event["generation"] for event in run.events.read() if event["event"] == "committed"]
+        assert commits == [1, 2, 3]
         assert len(History(run.store).points) == 6
     assert kills > 30
 

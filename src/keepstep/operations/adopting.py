@@ -16,7 +16,7 @@ from keepstep.errors import CheckpointCorrupt, KeepstepError, RunNotFound, Setti
 from keepstep.model import Checkpoint
 from keepstep.repository import MANIFEST_NAME, OnBytes
 from keepstep.retention import Policy
-from keepstep.run import History, Run, StockRun, policy_facts
+from keepstep.run import History, Run, StockRun, commit_fields, policy_facts
 from keepstep.stock import UNMANAGED
 from keepstep.stores import LocalStore, store_at
 from keepstep.version import __version__
@@ -159,6 +159,11 @@ def adopt(
                 on_start(draft)
             written_by = {**facts, ADOPTED: dict(draft.written_by)}
             run.repository.adopt(replace(draft, run_id=run.id, written_by=written_by), on_bytes)
+        logged = {event.get("generation") for event in run.events.read() if event["event"] == "committed"}
+        for checkpoint in adoption.checkpoints:
+            if checkpoint.generation not in logged:
+                fields = commit_fields(checkpoint, [])
+                run.events.append("committed", time=checkpoint.created, **fields, adopted=True)
         if log is not None and not History(store).points:
             _bring(store, log.log, log.max_steps, log.step, adoption.checkpoints[-1])
         run.events.append(

@@ -2,7 +2,7 @@
 
 from keepstep.run.course import Course, Observer, course_line, logged_beyond
 from keepstep.run.ending import has_ended
-from keepstep.run.events import Event, parse_lines
+from keepstep.run.events import Event, commit_fields, parse_lines
 from keepstep.run.external import HUB_NAME, external_path, open_external
 from keepstep.run.history import Attempt, Ending, History, Point
 from keepstep.run.hooks import Hook, Hooks
@@ -63,6 +63,7 @@ __all__ = [
     "RunLock",
     "StockRun",
     "Tail",
+    "commit_fields",
     "course_line",
     "examine",
     "external_path",
