@@ -69,7 +69,7 @@ campaign: .venv/.ready  ## the longer fault campaigns
 	$(BIN)/python -m pytest -q -m campaign -s
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
-	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile
+	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile --ignore=tests/benchmarks --ignore=tests/web
 
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt .venv/.ready
 	$(PYTHON) -m venv .venv-oldest
