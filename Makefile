@@ -66,7 +66,7 @@ matrix: .venv/.ready  ## what comes back of each kind of model, adapter and opti
 	@$(BIN)/python -m tests.matrix
 
 campaign: .venv/.ready  ## the longer fault campaigns
-	$(BIN)/python -m pytest -q -m campaign -s
+	$(BIN)/python -m pytest -q -m campaign -n 2 -rP
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
 	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile --ignore=tests/benchmarks --ignore=tests/web

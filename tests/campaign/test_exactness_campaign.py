@@ -92,7 +92,7 @@ CELLS = (
                 **ACCUMULATED, "accelerator_config": {"use_seedable_sampler": False}, "eval_strategy": "epoch",
             }
         ),
-        (2, 3, 4, 6, 8, 9),
+        (2, 4, 6, 8, 9),
         somewhere(5),
     ),
     Cell(

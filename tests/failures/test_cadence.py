@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import TrainerCallback
 
 import keepstep
 from tests.engine import chosen
-from tests.failures.build import At, crash, managed, names, steps, stock, train
+from tests.failures.build import At, crash, managed, steps, stock, train
 
 pytestmark = pytest.mark.training
 
@@ -73,27 +73,6 @@ class StopAt(TrainerCallback):
     def stop(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == self.step:
             control.should_training_stop = True
-
-
-@pytest.mark.parametrize("event", ["on_step_end", "on_log", "on_evaluate"])
-def test_whoever_ends_it_the_last_step_is_saved(out: Path, event: str) -> None:
-    """A callback ends the training at a step that is not due: the stock Trainer leaves it out, and it is lost."""
-    evaluation: dict[str, Any] = {"eval_steps": 3} if event == "on_evaluate" else {"eval_strategy": "no"}
-    settings: dict[str, Any] = {"save_steps": 4, "logging_steps": 1, "callbacks": [StopAt(6, event)], **evaluation}
-    stock(out.with_name("stock"), **settings).train()
-    assert names(out.with_name("stock")) == ["checkpoint-4"]
-
-    train(out, keep="all", **settings)
-    assert steps(out)[-2:] == [4, 6]
-
-
-def test_early_stopping_saves_what_it_stops_at(out: Path) -> None:
-    settings: dict[str, Any] = {
-        "scores": {2: 0.9, 4: 0.5, 6: 0.4}, "metric_for_best_model": "accuracy", "load_best_model_at_end": True,
-        "save_steps": 4, "callbacks": [EarlyStoppingCallback(2)],
-    }  # fmt: skip
-    train(out, keep="all", **(settings | {"save_steps": 2}))
-    assert steps(out) == [2, 4, 6]
 
 
 def test_a_save_that_is_asked_for_at_the_last_step_is_made_once(out: Path) -> None:

@@ -338,11 +338,11 @@ class Saves:
         return failed or owed or self._checkpointer.due
 
     def is_missed(self, control: Any) -> bool:
-        """True when the training ends at the present step, a callback's word included, and it is not saved yet."""
+        """True when the training has all its steps with the present one, and it is not saved yet."""
         args, state = self._trainer.args, self._trainer.state
         by_step = plain(args.save_strategy) == "steps" or self._checkpointer.cadence.every is not None
-        ends = control.should_training_stop or state.global_step >= state.max_steps
-        return by_step and ends and self._ranking.saved_step != state.global_step
+        ends = state.global_step >= state.max_steps
+        return by_step and ends and not control.should_save and self._ranking.saved_step != state.global_step
 
     def _note(self, error: BaseException | None) -> bool:
         """True when there is an error to be made good by a save of the present step; the second in a row is raised.
