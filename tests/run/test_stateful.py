@@ -94,9 +94,9 @@ class Reference:
 
 class Histories(RuleBasedStateMachine):
     restores = False
-    """Whether what was set aside comes back. Off: after a rewind that died, the run and the reference tell courses apart
-    otherwise in rare histories, and which of them is right is not settled. test_returning and the crash model stop every
-    restore.
+    """Whether what was set aside comes back. Off: after a rewind that died, the run and the reference tell courses
+    apart otherwise in rare histories, and which of them is right is not settled. test_returning and the crash model
+    stop every restore.
     """
 
     def __init__(self) -> None:
