@@ -101,14 +101,14 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
         run = Run.open(path)
     except RunNotFound:
         present = _stock_checkpoints(path)
-        if present and not _is_fresh(resume) and (adopted := _adopted(path, resume, policy)) is not None:
+        if present and (adopted := _adopted(path, resume, policy)) is not None:
             return adopted
         if present and external_path(resume, path) is None:
             if fresh != "new-run" or not (_is_fresh(resume) or resume == "auto"):
                 raise _used(path, present, "that keepstep did not commit", ways=_BY_PATH) from None
             Repository(LocalStore(path), "").set_aside_everything(f"{layout.PREVIOUS}/stock-{_short_id()}")
         return Run.create(path, policy)
-    if is_half_adopted(path) and not _is_fresh(resume) and (adopted := _adopted(path, resume, policy)) is not None:
+    if is_half_adopted(path) and (adopted := _adopted(path, resume, policy)) is not None:
         return adopted
     if run.rebuilt is not None:
         logger.warning("%s", run.rebuilt)
@@ -127,8 +127,10 @@ def _open_or_create(path: Path, policy: Policy, resume: Resume, fresh: Fresh) ->
 
 def _adopted(path: Path, resume: Resume, policy: Policy) -> Run | None:
     """The run that is made of what others wrote in the directory, where a training goes on from one of these; None
-    where it goes on from elsewhere, or nothing there is whole.
+    where it begins, or goes on from elsewhere, or nothing there is whole.
     """
+    if _is_fresh(resume):
+        return None
     outside = external_path(resume, path)
     if outside is not None and outside.resolve().parent != path.resolve():
         return None

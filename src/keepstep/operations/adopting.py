@@ -17,7 +17,7 @@ from keepstep.model import Checkpoint
 from keepstep.repository import MANIFEST_NAME, OnBytes
 from keepstep.retention import Policy
 from keepstep.run import History, Run, StockRun, commit_fields, policy_facts
-from keepstep.stock import UNMANAGED
+from keepstep.stock import UNMANAGED, TrainerState
 from keepstep.stores import LocalStore, store_at
 from keepstep.version import __version__
 
@@ -62,8 +62,13 @@ class Adoption:
     done: frozenset[int]
     torn: tuple[Torn, ...]
     policy: Policy
-    records: int
-    """Records of the training's log that are taken over."""
+    state: TrainerState | None
+    """The Trainer's at its newest save: its log is taken over."""
+
+    @property
+    def records(self) -> int:
+        """Records of the training's log."""
+        return len(self.state.log) if self.state else 0
 
     @property
     def left(self) -> tuple[Checkpoint, ...]:
@@ -131,8 +136,7 @@ def plan_adoption(path: str | os.PathLike[str]) -> Adoption:
             hint="What is torn stays as it is. Start the training anew in another output_dir.",
         )
     done = frozenset(c.generation for c in whole if store.exists(f"{_name(c)}/{MANIFEST_NAME}"))
-    state = run.trainer_state
-    return Adoption(store.root, whole, done, torn, run.policy, len(state.log) if state else 0)
+    return Adoption(store.root, whole, done, torn, run.policy, run.trainer_state)
 
 
 def adopt(
@@ -143,7 +147,6 @@ def adopt(
     Raises RunLocked, StorageError.
     """
     store = LocalStore(adoption.path)
-    log = StockRun.open(adoption.path).trainer_state
     store.make_directory(layout.META)
     if not is_half_adopted(adoption.path):
         places = [_Place(_name(c), c.generation) for c in adoption.checkpoints]
@@ -164,8 +167,8 @@ def adopt(
             if checkpoint.generation not in logged:
                 fields = commit_fields(checkpoint, [])
                 run.events.append("committed", time=checkpoint.created, **fields, adopted=True)
-        if log is not None and not History(store).points:
-            _bring(store, log.log, log.max_steps, log.step, adoption.checkpoints[-1])
+        if adoption.state is not None and not History(store).points:
+            _bring(store, adoption.state, adoption.checkpoints[-1])
         run.events.append(
             "adopted",
             steps=[c.step for c in adoption.checkpoints],
@@ -176,17 +179,17 @@ def adopt(
     return Run.open(adoption.path)
 
 
-def _bring(store: LocalStore, log: Any, max_steps: int | None, step: int, newest: Checkpoint) -> None:
+def _bring(store: LocalStore, state: TrainerState, newest: Checkpoint) -> None:
     """Take the training's log over as the first attempt of the run's history."""
     history = History(store)
-    history.begin(max_steps=max_steps, timeline=newest.timeline, first_generation=1)
+    history.begin(max_steps=state.max_steps, timeline=newest.timeline, first_generation=1)
     at = newest.created.timestamp()
-    for record in log:
+    for record in state.log:
         said = {name: float(v) for name, v in record.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         where, epoch = said.pop("step", None), said.pop("epoch", None)
         if where is not None and said:
             history.log(int(where), epoch, said, at)
-    history.end("finished" if max_steps is not None and step >= max_steps else None)
+    history.end("finished" if state.max_steps is not None and state.step >= state.max_steps else None)
 
 
 def _numbers(store: LocalStore, run: StockRun) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -14,7 +13,7 @@ from msgspec import structs
 from keepstep.errors import NotManaged, RunNotFound
 from keepstep.model import Checkpoint, parse_name
 from keepstep.repository import Verification
-from keepstep.retention import Before, Metric, Plan, Policy, default_policy
+from keepstep.retention import Metric, Plan, default_policy
 from keepstep.run.events import EventLog
 from keepstep.run.readers import Readers
 from keepstep.run.run import Run
@@ -83,40 +82,25 @@ class StockRun(Run):
         odd = "two courses lie in it, and the times of their files don't tell which is the later one (a copy?)"
         return (f"{odd}: look at the steps before you go on from one",)
 
-    def plan(
-        self,
-        policy: Policy | None = None,
-        *,
-        budget: int | None = None,
-        checkpoints: tuple[Checkpoint, ...] | None = None,
-        also_protected: dict[int, str] | None = None,
-        held_before: Mapping[Before, str] | None = None,
-    ) -> Plan:
-        """As of any run where a policy or a budget is given; without, everything stays, with what is known of it."""
-        plan = super().plan(
-            policy,
-            budget=budget,
-            checkpoints=checkpoints,
-            also_protected=also_protected,
-            held_before=held_before,
-        )
-        if policy is not None or budget is not None:
-            return plan
+    def worded(self, plan: Plan) -> Plan:
+        """Everything stays, with what is known of it."""
         decisions = tuple(structs.replace(d, reasons=self._reasons(d.checkpoint)) for d in plan.decisions)
         return replace(plan, decisions=decisions)
 
     def _reasons(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         if flaws := self.flaws(checkpoint):
             return tuple(f"torn: {flaw}" for flaw in flaws)
-        present = checkpoint.path is None or checkpoint.path.name in self._stock.courses().present
-        return (KEPT,) if present else (OTHER_COURSE,)
+        return (KEPT,) if self._is_present(checkpoint) else (OTHER_COURSE,)
+
+    def _is_present(self, checkpoint: Checkpoint) -> bool:
+        """True for a checkpoint of the course that the newest is of."""
+        return checkpoint.path is None or checkpoint.path.name in self._stock.courses().present
 
     def word_for(self, checkpoint: Checkpoint) -> str:
         """`torn`, `of another course`, or `not managed`."""
         if self.flaws(checkpoint):
             return "torn"
-        present = checkpoint.path is None or checkpoint.path.name in self._stock.courses().present
-        return "not managed" if present else "another course"
+        return "not managed" if self._is_present(checkpoint) else "another course"
 
     def note_verified(self, verification: Verification) -> None:
         """Nothing is noted in a run that is not managed."""

@@ -321,7 +321,8 @@ class RunView:
         """
         if checkpoints is None:
             checkpoints = self.checkpoints
-        if policy is None and budget is None:
+        asked = policy is not None or budget is not None
+        if not asked:
             budget = self.limits.budget
         policy, pinned = policy or self.policy, self.pins.held
         plan = make_plan(
@@ -335,8 +336,12 @@ class RunView:
             evaluated_later=self.evaluated_later(policy.metric),
         )
         if budget is None:
-            return plan
+            return plan if asked else self.worded(plan)
         return fit(plan, budget, policy.metric, why=f"over the budget of {format_size(budget)}")
+
+    def worded(self, plan: Plan) -> Plan:
+        """The run's own plan with reasons that are none of its policy's, where it has such."""
+        return plan
 
     def evaluated_later(self, metric: Metric | None) -> bool:
         """True where most values of the metric came after their checkpoints' commits: from a late evaluation."""

@@ -226,9 +226,9 @@ def lacking(found: Mapping[str, Contents]) -> dict[str, frozenset[str]]:
     return {key: nearly - own for key, own in names.items()}
 
 
-def ended_ns(contents: Contents) -> int:
+def ended_ns(checkpoint: Path) -> int:
     """When its save ended, as far as times of files tell: of its last file, or of its directory; ns since the epoch."""
-    for path in (contents.path / trainer_state.NAME, contents.path):
+    for path in (checkpoint / trainer_state.NAME, checkpoint):
         try:
             return os.stat(path, follow_symlinks=False).st_mtime_ns
         except OSError:

@@ -87,7 +87,7 @@ def glance(path: Path, metric_of: MetricOf | None = None) -> Glance | None:
     states: dict[str, TrainerState] = {}
     if any(one.mtime_ns > later.mtime_ns for one, later in pairwise(places)):
         states = _states(path, places)
-        order = courses([Saved(p.name, p.step, _ended(path, p), states.get(p.name)) for p in places]).order
+        order = courses([Saved(p.name, p.step, ended_ns(path / p.name), states.get(p.name)) for p in places]).order
         by_name = {place.name: place for place in places}
         places = tuple(by_name[name] for name in order)
     metric = (metric_of or named_by_newest)(path, places)
@@ -123,10 +123,6 @@ def _states(path: Path, places: Sequence[Place]) -> dict[str, TrainerState]:
             if isinstance(state, TrainerState) and state.step == place.step:
                 found[place.name] = state
     return found
-
-
-def _ended(path: Path, place: Place) -> int:
-    return ended_ns(Contents(path / place.name, place.step, ()))
 
 
 def _log(path: Path, places: Sequence[Place], metric: Metric) -> dict[int, float]:

@@ -89,7 +89,7 @@ class StockRepository(Repository):
             return False
 
     def _ended(self, checkpoint: Checkpoint) -> datetime:
-        return _moment(ended_ns(self._contents(self.key(checkpoint), checkpoint.step)))
+        return _moment(ended_ns(self.store.local_path(self.key(checkpoint))))
 
     def _check(self, checkpoint: Checkpoint, *, deep: bool = False, on_bytes: OnBytes | None = None) -> Verification:
         known = self._known.get(self.key(checkpoint))
@@ -130,7 +130,7 @@ class StockRepository(Repository):
         return self._seen
 
     def _judged(self, name: str, contents: Contents, lacks: frozenset[str]) -> _Known:
-        ended = ended_ns(contents)
+        ended = ended_ns(contents.path)
         before = self._known.get(name)
         if before and (before.contents, before.lacks, before.ended_ns) == (contents, lacks, ended):
             return before

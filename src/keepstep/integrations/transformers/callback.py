@@ -49,7 +49,7 @@ class SessionCallback(TrainerCallback):
 
     def _save_the_last(self, control: Any) -> None:
         """What a training ends with is saved, whoever ends it, and whether or not the schedule asks for it."""
-        if self._session.saves.is_missed(control):
+        if self._session.saves.is_missed():
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

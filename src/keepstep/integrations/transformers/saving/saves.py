@@ -337,12 +337,12 @@ class Saves:
         owed = self._checkpointer.owes and (self._loop.is_last_step or not self._checkpointer.busy)
         return failed or owed or self._checkpointer.due
 
-    def is_missed(self, control: Any) -> bool:
+    def is_missed(self) -> bool:
         """True when the training has all its steps with the present one, and it is not saved yet."""
         args, state = self._trainer.args, self._trainer.state
         by_step = plain(args.save_strategy) == "steps" or self._checkpointer.cadence.every is not None
         ends = state.global_step >= state.max_steps
-        return by_step and ends and not control.should_save and self._ranking.saved_step != state.global_step
+        return by_step and ends and self._ranking.saved_step != state.global_step
 
     def _note(self, error: BaseException | None) -> bool:
         """True when there is an error to be made good by a save of the present step; the second in a row is raised.
