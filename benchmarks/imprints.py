@@ -42,6 +42,8 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=12, help="saves to measure, half of them with imprints")
     parser.add_argument("--directory", type=Path, default=None, help="where the checkpoints go")
     options = parser.parse_args()
+    if options.directory is not None:
+        options.directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         _saves(options.model, options.saves, Path(directory) / "run")
         _resume(options.model, Path(directory) / "run")

@@ -84,7 +84,7 @@ def test_whoever_writes_writes_the_run_file_first(path: Path) -> None:
         assert Run.open(path).rebuilt is None
     again = Run.open(path)
     assert (again.id, again.policy, again.rebuilt, run.rebuilt) == (run_id, run.policy, None, None)
-    assert [event["event"] for event in again.events.read()] == ["rebuilt"]
+    assert [event["event"] for event in again.events.read()] == ["rebuilt", "committed", "committed"]
 
 
 def test_a_pin_settles_the_run(path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_pin_settles_the_run(path: Path) -> None:
     run = Run.open(path)
     assert run.rebuilt is None
     assert run.pins.held == {1}
-    assert [event["event"] for event in run.events.read()] == ["rebuilt", "pinned"]
+    assert [event["event"] for event in run.events.read()] == ["rebuilt", "committed", "committed", "pinned"]
 
 
 def test_a_training_goes_on(path: Path, caplog: pytest.LogCaptureFixture) -> None:

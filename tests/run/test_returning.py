@@ -72,6 +72,18 @@ def test_a_log_without_parents_knows_timelines(run: Run) -> None:
     assert Lineage(left, events).course(left[1]) == {1, 2, 5, 6}
 
 
+def test_a_commit_whose_process_died_before_it_was_logged_is_in_the_log_at_the_next_start(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", 2, 4, 6)
+    log = run.path / layout.EVENTS
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join(line for line in lines if '"generation":3' not in line))
+    with (run := Run.open(run.path)).writing():
+        run.remove(run.find("6"), "policy")
+    (commit,) = [e for e in run.events.read() if e["event"] == "committed" and e["generation"] == 3]
+    assert commit["parent"] == 2
+    assert sum(e["event"] == "committed" for e in run.events.read()) == 3
+
+
 def test_manifests_that_name_each_other_end_somewhere() -> None:
     one, other = make_checkpoint(3, parent=4), make_checkpoint(4, parent=3)
     assert Lineage((one, other), ()).course(other) == {3, 4}

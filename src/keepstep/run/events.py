@@ -118,6 +118,11 @@ class EventLog:
         with self._guard:
             return self._folded().last_generation
 
+    def last_commit(self) -> int:
+        """The highest generation whose commit stands in the log, 0 where none does."""
+        with self._guard:
+            return self._folded().last_commit
+
     def _folded(self) -> _Folded:
         added = self._tail.read()
         if added.anew:
@@ -137,6 +142,7 @@ class _Folded:
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     unloaded: dict[int, str] = field(default_factory=dict[int, str])
     last_generation: int = 0
+    last_commit: int = 0
     with_commits: Counter[str] = field(default_factory=Counter[str])
     afterwards: Counter[str] = field(default_factory=Counter[str])
 
@@ -151,6 +157,7 @@ class _Folded:
             self.afterwards.update(values.keys() - before.keys())
             self.late[generation] = {**before, **values}
         elif name == "committed":
+            self.last_commit = max(self.last_commit, generation)
             self.with_commits.update(name for name, _ in _numbers(event.get("metrics")))
             self.damage.pop(generation, None)
             self.lost.pop(generation, None)

@@ -94,6 +94,7 @@ class Run(RunView):
                 self.file, self.rebuilt = write_rebuilt(self.store, self.rebuilt, self.events), None
             done = self.repository.recover()
             self.pin_board.recover()
+            self._log_lost_commits()
             self._finish_moves()
         except BaseException:
             self.lock.release()
@@ -302,6 +303,15 @@ class Run(RunView):
         """Before a checkpoint goes: no link leads to what is not there."""
         if checkpoint.state is State.COMMITTED and self.links.leads_to(checkpoint.name):
             self.point_links(without=[checkpoint], beside=beside)
+
+    def _log_lost_commits(self) -> None:
+        """A process that is killed right after a commit logs it no more; what becomes of its course needs it later,
+        when the checkpoint itself is gone.
+        """
+        logged = self.events.last_commit()
+        for checkpoint in self.repository.listing().checkpoints:
+            if checkpoint.generation > logged:
+                self.events.append("committed", time=checkpoint.created, **commit_fields(checkpoint, []))
 
     def _finish_moves(self) -> None:
         self._aside_known = None
