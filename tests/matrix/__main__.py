@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 
+from keepstep.integrations.transformers.resuming import converted
 from tests.matrix import table
 from tests.matrix.playing import row
 from tests.matrix.subjects import GROUPS
@@ -21,7 +22,12 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.matrix", description=__doc__)
     parser.add_argument("--only", metavar="NAME", action="append", help="rows or groups that contain this; repeatable")
     parser.add_argument("--format", choices=("text", "json", "markdown"), default="text")
+    parser.add_argument(
+        "--without-converter", action="store_true", help="as where the library has no converter: a second model is read"
+    )
     asked = parser.parse_args(words)
+    if asked.without_converter:
+        converted.core = None
     wanted = [
         (group, subject)
         for group, subjects in GROUPS.items()

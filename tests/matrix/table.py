@@ -22,7 +22,11 @@ built with another seed; and with step 2 as the best, loaded at the end. By the 
 The columns of the resume and of the best say how much of all that trains (parameters that require a gradient, and saved
 buffers; by values) is in memory afterwards with the bits that it had at the save; a state below 100 % is that of the
 optimizer. The course is the resumed training beside the one that was left alone: weights at its end, and all that it
-logged; but for the last line's `train_loss`, which no resume of the stock Trainer gets right."""
+logged; but for the last line's `train_loss`, which no resume of the stock Trainer gets right.
+
+Where a model is saved under other names than it has in memory, the library's own converter brings it back, in place.
+`python -m tests.matrix --without-converter` plays the same as where the library has none: a second model is read, and
+copied."""
 WIDTH = 110
 
 
