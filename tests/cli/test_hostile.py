@@ -41,7 +41,10 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize("format_", ["auto", "human", "json"])
-@pytest.mark.parametrize("arguments", [["ls"], ["show", "1"], ["verify"], ["events"], ["prune", "--dry-run"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["ls"], ["ls", "--tree"], ["show", "1"], ["diff", "1", "1"], ["verify"], ["events"], ["prune", "--dry-run"]],
+)
 def test_nothing_active_comes_out(run: Run, call: Call, arguments: list[str], format_: str) -> None:
     command, *rest = arguments
     result = call(command, run.path, *rest, "--format", format_, env={"COLUMNS": "300"})

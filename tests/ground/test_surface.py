@@ -24,7 +24,7 @@ FACES = {
     "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error lower_priority",
     "engine": (
         "CHECK FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded Written mark_of "
-        "memory_of noting recording served"
+        "measure memory_of noting one_thread recording served"
     ),
     "operations.doctor": """
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together
@@ -39,8 +39,8 @@ FACES = {
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
         MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes
-        PreviousRun Problem Repository Rewritten Staging Verification check_file file_digest is_directory is_litter
-        lack_of missing_files need_of need_of_path only_records previous_runs verify_files
+        PreviousRun Problem Repository Rewritten Staging Verification check_file copy_file file_digest is_directory
+        is_litter lack_of missing_files need_of need_of_path only_records previous_runs sealed verify_files
     """,
     "retention": """
         DAMAGED FEWEST_EVALUATIONS PINNED All Before Best Certainty Context Daily Decision Every Hold Hourly
@@ -48,11 +48,11 @@ FACES = {
         entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        DAMAGED HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks
-        Limits Observer OnDiskFull PinBoard Pins Point Reason Rebuilt Receipt Reference Resume ResumePoint
-        Return Run RunLock StockRun Tail commit_fields course_line examine external_path fingerprint_differences
-        finish_pending has_ended holds_manifest holds_run is_run logged_beyond meant mend open_external open_run
-        parse_lines policy_facts receipt_lines rescue trashed way_back
+        BRANCHED DAMAGED HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks
+        Limits Lineage Observer OnDiskFull Origin PinBoard Pins Point Reason Rebuilt Receipt Reference Resume
+        ResumePoint Return Run RunLock StockRun Tail begin_branch commit_fields course_line examine external_path
+        fingerprint_differences finish_pending has_ended holds_manifest holds_run is_run logged_beyond meant
+        mend open_external open_run parse_lines policy_facts receipt_lines rescue trashed way_back
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings

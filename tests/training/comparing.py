@@ -37,6 +37,12 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
+def checkpoint_differences(one: Path, other: Path) -> list[str]:
+    """Every difference between two checkpoints, in words; their place in their runs aside."""
+    places = (f"{one.name}/keepstep.json: generation", f"{one.name}/keepstep.json: timeline")
+    return [text for text in _files(one, other, one.name) if not text.startswith(places)]
+
+
 def history_differences(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[str]:
     """Differences of two log histories, entry by entry, wall times aside."""
     found = [] if len(one) == len(other) else [f"history: {len(one)} and {len(other)} entries"]

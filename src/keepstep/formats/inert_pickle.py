@@ -34,19 +34,19 @@ class Inert:
         self.state: object = None
 
 
-def interpret(data: bytes) -> object:
+def interpret(data: bytes, *, largest: int = LARGEST, longest: int = LONGEST) -> object:
     """What the pickle describes: plain values and `Inert` ones, in lists, tuples and dicts.
 
     Keys of dicts are texts, and what is no text or number is no key: hashing what a stranger nested can take for
     ever. Raises UnreadablePickle.
     """
-    if len(data) > LARGEST:
-        raise UnreadablePickle(f"the pickle is larger than {LARGEST:,} bytes")
+    if len(data) > largest:
+        raise UnreadablePickle(f"the pickle is larger than {largest:,} bytes")
     machine = _Machine()
     try:
         for number, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-            if number >= LONGEST:
-                raise UnreadablePickle(f"the pickle has more than {LONGEST:,} instructions")
+            if number >= longest:
+                raise UnreadablePickle(f"the pickle has more than {longest:,} instructions")
             if opcode.name == "STOP":
                 return machine.stack[-1]
             machine.follow(opcode.name, argument)
@@ -57,6 +57,7 @@ def interpret(data: bytes) -> object:
     raise UnreadablePickle("the pickle has no end")
 
 
+_ORDERED = "collections.OrderedDict"
 _IGNORED = frozenset({"PROTO", "FRAME"})
 _VALUES = frozenset({
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "UNICODE", "BINUNICODE",
@@ -118,6 +119,9 @@ def _make(machine: _Machine, parts: list[Any]) -> None:
     """An object from what would make it and the arguments."""
     maker, *arguments = parts
     name = maker.name if isinstance(maker, Inert) else ""
+    if name == _ORDERED and arguments in ([()], [[]]):
+        machine.push(dict[str, Any]())  # what is put into it next is its content
+        return
     machine.push(Inert(name, arguments[0] if len(arguments) == 1 else tuple(arguments)))
 
 

@@ -52,12 +52,18 @@ def header_bytes(start: bytes | memoryview) -> int:
 
 def tensors_in(path: str | os.PathLike[str]) -> dict[str, TensorEntry]:
     """The tensors of a file by name. Raises OSError, ValueError for what is no safetensors file."""
-    with open(path, "rb") as file:
-        start = file.read(LENGTH_BYTES)
-        if len(start) < LENGTH_BYTES or header_bytes(start) > LONGEST:
-            raise ValueError("is no safetensors file")
-        entries = read_header(start + file.read(header_bytes(start)))
+    _, entries = raw_entries(path)
     try:
         return {name: TensorEntry(str(e["dtype"]), tuple(map(int, e["shape"]))) for name, e in entries.items()}
     except (KeyError, TypeError) as error:
         raise ValueError("has a header that is not one of safetensors") from error
+
+
+def raw_entries(path: str | os.PathLike[str]) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Where the data begins in a file, in bytes, and the header's entries by name. Raises as `tensors_in` does."""
+    with open(path, "rb") as file:
+        start = file.read(LENGTH_BYTES)
+        if len(start) < LENGTH_BYTES or header_bytes(start) > LONGEST:
+            raise ValueError("is no safetensors file")
+        length = header_bytes(start)
+        return LENGTH_BYTES + length, read_header(start + file.read(length))

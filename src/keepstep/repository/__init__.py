@@ -1,6 +1,7 @@
 """Checkpoints in one store: manifest, catalog, stage, commit, seal, verify, set aside, remove."""
 
 from keepstep.repository.catalog import Foreign, Listing
+from keepstep.repository.linking import copy_file
 from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path
 from keepstep.repository.manifest import MANIFEST_NAME
 from keepstep.repository.previous import PreviousRun, only_records, previous_runs
@@ -17,6 +18,7 @@ from keepstep.repository.verification import (
     file_digest,
     is_litter,
     missing_files,
+    sealed,
     verify_files,
 )
 
@@ -40,6 +42,7 @@ __all__ = [
     "Staging",
     "Verification",
     "check_file",
+    "copy_file",
     "file_digest",
     "is_directory",
     "is_litter",
@@ -49,5 +52,6 @@ __all__ = [
     "need_of_path",
     "only_records",
     "previous_runs",
+    "sealed",
     "verify_files",
 ]

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from keepstep.errors import StorageError
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.repository.loadable import Need, lack_of
-from keepstep.repository.verification import added_to, file_digest, sealed
+from keepstep.repository.verification import OnBytes, added_to, file_digest, sealed
 from keepstep.stores import Entry, Store
 
 logger = logging.getLogger("keepstep")
@@ -68,7 +68,7 @@ def link_files(store: Store, source: str, target: str, files: Iterable[FileEntry
             store.make_directory(f"{target}/{parent}", durable=False)
         if not store.link(f"{source}/{file.path}", f"{target}/{file.path}"):
             copied += file.size
-            _copy(store, f"{source}/{file.path}", f"{target}/{file.path}", file)
+            copy_file(store, f"{source}/{file.path}", store, f"{target}/{file.path}", file=file)
         linked[file.path] = file
     if copied:
         where = store.local_path(source)
@@ -76,15 +76,22 @@ def link_files(store: Store, source: str, target: str, files: Iterable[FileEntry
     return linked
 
 
-def _copy(store: Store, source: str, target: str, file: FileEntry) -> None:
-    for piece in store.chunks(source, size=COPY_LIMIT):
+def copy_file(
+    home: Store, source: str, store: Store, target: str, *, file: FileEntry, on_bytes: OnBytes | None = None
+) -> None:
+    """Write a file of one store anew in another, durably. Raises OSError, and StorageError where the bytes are not what
+    its entry says; an entry without a digest says nothing of them.
+    """
+    for piece in home.chunks(source, size=COPY_LIMIT):
         store.append(target, bytes(piece), durable=False)
+        if on_bytes is not None:
+            on_bytes(len(piece))
     if not store.exists(target):
         store.write(target, b"")
     store.sync_file(target)
-    if file_digest(store, target) != file.digest:
+    if file.digest and file_digest(store, target) != file.digest:
         raise StorageError(
-            f"{store.local_path(source)} has other bytes than were written (digest differs)",
-            hint="It was not thinned. Inspect it with: keepstep verify",
+            f"{home.local_path(source)} has other bytes than were written (digest differs)",
+            hint="Nothing was made of it. Inspect it with: keepstep verify",
             errno=errno.EIO,
         )

@@ -1,5 +1,6 @@
 """One run directory: identity, lock, events, history, pins, readers, references, limits, receipt, resume point."""
 
+from keepstep.run.branching import begin_branch
 from keepstep.run.course import Course, Observer, course_line, logged_beyond
 from keepstep.run.ending import has_ended
 from keepstep.run.events import Event, commit_fields, parse_lines
@@ -7,10 +8,11 @@ from keepstep.run.external import HUB_NAME, external_path, open_external
 from keepstep.run.history import Attempt, Ending, History, Point
 from keepstep.run.hooks import Hook, Hooks
 from keepstep.run.limits import Limits, OnDiskFull
+from keepstep.run.lineage import Lineage
 from keepstep.run.lock import RunLock
 from keepstep.run.meaning import Resume, meant
 from keepstep.run.pins import PinBoard, Pins
-from keepstep.run.rebuilding import Rebuilt, policy_facts
+from keepstep.run.rebuilding import BRANCHED, Rebuilt, policy_facts
 from keepstep.run.receipt import (
     Difference,
     Evidence,
@@ -25,7 +27,7 @@ from keepstep.run.references import Reference, way_back
 from keepstep.run.resume_point import ResumePoint
 from keepstep.run.returning import Return
 from keepstep.run.run import Run
-from keepstep.run.runfile import holds_manifest, is_run
+from keepstep.run.runfile import Origin, holds_manifest, is_run
 from keepstep.run.swapping import finish_pending
 from keepstep.run.tail import Tail
 from keepstep.run.trash import rescue, trashed
@@ -33,6 +35,7 @@ from keepstep.run.unmanaged import StockRun, holds_run, open_run
 from keepstep.run.view import DAMAGED
 
 __all__ = [
+    "BRANCHED",
     "DAMAGED",
     "HUB_NAME",
     "Attempt",
@@ -47,8 +50,10 @@ __all__ = [
     "Hook",
     "Hooks",
     "Limits",
+    "Lineage",
     "Observer",
     "OnDiskFull",
+    "Origin",
     "PinBoard",
     "Pins",
     "Point",
@@ -63,6 +68,7 @@ __all__ = [
     "RunLock",
     "StockRun",
     "Tail",
+    "begin_branch",
     "commit_fields",
     "course_line",
     "examine",

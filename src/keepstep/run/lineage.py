@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 from keepstep.model import Checkpoint
@@ -28,15 +28,22 @@ class Lineage:
 
     def course(self, checkpoint: Checkpoint) -> frozenset[int]:
         """Generations of the course that ends with a checkpoint, its own among them; some of them may be gone."""
-        found: set[int] = set()
+        return frozenset(self._upwards(checkpoint))
+
+    def nearest(self, checkpoint: Checkpoint, among: Container[int]) -> int | None:
+        """The last generation before a checkpoint on its course that is one of `among`; None where none is."""
+        upwards = self._upwards(checkpoint)
+        next(upwards)
+        return next((generation for generation in upwards if generation in among), None)
+
+    def _upwards(self, checkpoint: Checkpoint) -> Iterator[int]:
         generation: int | None = checkpoint.generation
         timeline = checkpoint.timeline
         while generation is not None:
-            found.add(generation)
+            yield generation
             timeline = self._timelines.get(generation, timeline)
             before = self._before(generation, timeline)
             generation = before if before is not None and before < generation else None
-        return frozenset(found)
 
     def _before(self, generation: int, timeline: int) -> int | None:
         if generation in self._parents:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from keepstep import layout
 from keepstep.errors import CheckpointCorrupt, KeepstepError, PolicyError, RunNotFound
@@ -14,11 +17,13 @@ from keepstep.model import Checkpoint, parse_name
 from keepstep.repository import Repository
 from keepstep.retention import Metric, Policy, default_policy, format_spec, known_mode, parse
 from keepstep.run.events import EventLog
-from keepstep.run.runfile import RUN_ID, RunFile, RunFileDamaged, read_run_file, write_run_file
+from keepstep.run.runfile import RUN_ID, Origin, RunFile, RunFileDamaged, read_run_file, write_run_file
 from keepstep.stores import LocalStore
 
 KEEP, METRIC, MODE = "keep", "metric", "mode"
 """Members of a manifest's `written_by`: the policy under which the checkpoint was written."""
+BRANCHED = "branched"
+"""Member of the `written_by` of the first checkpoint of a branch: the one that it is, in the run that it came from."""
 _USUAL_METRIC = "eval_loss"
 
 
@@ -98,7 +103,8 @@ def rebuild(store: LocalStore, why: str) -> Rebuilt | None:
     run_id = named if named in runs else max(runs, key=lambda one: max(c.created for c in runs[one]))
     mine = sorted(runs.pop(run_id), key=lambda checkpoint: checkpoint.generation)
     policy, known = _policy(mine, begun if run_id == named else {})
-    file = RunFile.for_policy(policy, run_id=run_id, created=min(checkpoint.created for checkpoint in mine))
+    created = min(checkpoint.created for checkpoint in mine)
+    file = RunFile.for_policy(policy, run_id=run_id, created=created, branched=_origin(mine))
     return Rebuilt(file, store.root, why, len(mine), _lost(store, known), tuple(sorted(runs)))
 
 
@@ -139,6 +145,13 @@ def _policy(checkpoints: list[Checkpoint], begun: dict[str, Any]) -> tuple[Polic
     names = {name for checkpoint in checkpoints for name in checkpoint.metrics}
     guessed = Metric(_USUAL_METRIC, known_mode(_USUAL_METRIC) or "min") if _USUAL_METRIC in names else None
     return default_policy(None, _metric(begun) or guessed), False
+
+
+def _origin(checkpoints: list[Checkpoint]) -> Origin | None:
+    """Where the run was branched off, as its first checkpoint says while it is there."""
+    with suppress(msgspec.ValidationError):
+        return msgspec.convert(checkpoints[0].written_by.get(BRANCHED), Origin | None)
+    return None
 
 
 def _metric(said: Any) -> Metric | None:

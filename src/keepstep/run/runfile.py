@@ -34,9 +34,24 @@ class _Identity(msgspec.Struct):
     run_id: str
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """The checkpoint that a run was branched off: the id of its run and its generation there (None: of a directory that
+    is not managed), its step, and where its run lay then.
+    """
+
+    run_id: str | None
+    generation: int | None
+    step: int
+    path: str
+
+    def __str__(self) -> str:
+        named = "" if self.run_id is None else f" (run {self.run_id}, generation {self.generation})"
+        return f"step {self.step} of {self.path}{named}"
+
+
 class RunFile(msgspec.Struct, frozen=True):
-    """The content of `run.json`: format version, run id, creation time (UTC), policy as a spec, metric and mode; and
-    the limits that the last training was begun with: budget and free space in bytes.
+    """The content of `run.json`: format version, run id, creation time (UTC), policy as a spec, metric and mode; the
+    limits that the last training was begun with: budget and free space in bytes; and where the run was branched off.
     """
 
     format: int
@@ -48,9 +63,18 @@ class RunFile(msgspec.Struct, frozen=True):
     budget: Annotated[int, Meta(gt=0)] | None = None
     min_free: Annotated[int, Meta(ge=0)] = 0
     on_disk_full: OnDiskFull = "finish"
+    branched: Origin | None = None
 
     @classmethod
-    def for_policy(cls, policy: Policy, limits: Limits | None = None, *, run_id: str, created: datetime) -> RunFile:
+    def for_policy(
+        cls,
+        policy: Policy,
+        limits: Limits | None = None,
+        *,
+        run_id: str,
+        created: datetime,
+        branched: Origin | None = None,
+    ) -> RunFile:
         """A run file that puts `policy`, and `limits` where there are any, in force."""
         limits = limits or Limits()
         metric = policy.metric
@@ -64,11 +88,13 @@ class RunFile(msgspec.Struct, frozen=True):
             limits.budget,
             limits.min_free,
             limits.on_disk_full,
+            branched,
         )
 
     def with_policy(self, policy: Policy, limits: Limits | None = None) -> RunFile:
         """The same run under another policy, and other limits where they are given."""
-        return RunFile.for_policy(policy, limits or self.limits(), run_id=self.run_id, created=self.created)
+        limits = limits or self.limits()
+        return RunFile.for_policy(policy, limits, run_id=self.run_id, created=self.created, branched=self.branched)
 
     def policy(self) -> Policy:
         """The policy in force. Raises PolicyError when the file was edited into nonsense."""

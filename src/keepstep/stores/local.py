@@ -124,8 +124,12 @@ class LocalStore:
         return exchange_names(self.local_path(one), self.local_path(other))
 
     def link(self, source: str, target: str) -> bool:
+        return self.link_from(self.local_path(source), target)
+
+    def link_from(self, source: Path, target: str) -> bool:
+        """As `link`, for a file that may lie outside of the store."""
         try:
-            os.link(self.local_path(source), self.local_path(target), follow_symlinks=False)
+            os.link(source, self.local_path(target), follow_symlinks=False)
         except OSError as error:
             if error.errno in _NO_LINKS:
                 return False

@@ -31,6 +31,7 @@ STYLES = {
     "rebuilt": "yellow",
     "repaired": "yellow",
     "restored": "cyan",
+    "branched": "cyan",
     "resumed": "cyan",
     "course": "cyan",
     "timeline": "cyan",
@@ -234,6 +235,13 @@ def _restored(event: Event) -> str:
     return _sentence(back, f"set aside: steps {aside}" if event["set_aside"] else "")
 
 
+def _branched(event: Event) -> str:
+    if "into_run" in event:
+        return f"run {event['into_run']} begins with it in {event['path']}"
+    run, generation = event["from_run"], event["from_generation"]
+    return f"this run begins with that of {event['path']}" + (f", generation {generation} of run {run}" if run else "")
+
+
 def _repaired(event: Event) -> str:
     more = [f"{name}: {in_words(event[name])}" for name in ("lost", "kept") if event[name]]
     return _sentence(*map(str, event["what"]), *more)
@@ -287,6 +295,7 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "timeline": _timeline,
     "restored": _restored,
     "repaired": _repaired,
+    "branched": _branched,
     "set_aside": _set_aside,
     "forgotten": _forgotten,
     "finished": _finished,

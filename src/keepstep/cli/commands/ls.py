@@ -17,6 +17,7 @@ from keepstep.cli.drawing.live import show_live
 from keepstep.cli.drawing.render import Block, Line, Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import count, shorten
+from keepstep.cli.growth import show_tree
 from keepstep.cli.many import Outcomes, runs_argument
 from keepstep.cli.selecting import Keys, Selection, selection_options
 from keepstep.model import Kind
@@ -38,10 +39,12 @@ COLUMNS = (
 
 
 def _together(
-    *, paths: Sequence[Path], outcomes: Outcomes, output: Output, aside: bool, watch: bool, **chosen: Any
+    *, paths: Sequence[Path], outcomes: Outcomes, output: Output, aside: bool, watch: bool, tree: bool, **chosen: Any
 ) -> None:
-    if aside or watch:
-        raise click.UsageError(f"{'--all' if aside else '--watch'} shows one run: name it alone.")
+    if aside or watch or tree:
+        raise click.UsageError(
+            f"{'--all' if aside else '--watch' if watch else '--tree'} shows one run: name it alone."
+        )
     list_runs(paths, Selection.of(**chosen), outcomes, output)
 
 
@@ -53,6 +56,7 @@ def _together(
             "keepstep ls runs/sft --all",
             "also those set aside by a rewind, quarantined ones, and those of previous runs",
         ),
+        ("keepstep ls runs/sft --tree", "what grew from what: timelines, previous runs, and branches"),
         ("keepstep ls runs/sft --sort metric --limit 3", "the best three"),
         ("keepstep ls", "the run here, or a table of the runs below"),
         ("keepstep ls --root runs --since 2d --sort age", "runs that saved in the last two days, the newest first"),
@@ -63,15 +67,21 @@ def _together(
 @click.option(
     "--all", "aside", is_flag=True, help="Also list what a rewind or a fresh start set aside and what is in quarantine."
 )
+@click.option("--tree", is_flag=True, help="Draw what grew from what: rewinds, previous runs and branches as well.")
 @click.option("--watch", is_flag=True, help="Go on and show it anew every two seconds, until q or Ctrl-C.")
 @selection_options
 @format_option
-def ls(*, run: Run, aside: bool, watch: bool, output: Output, **chosen: Any) -> None:
+def ls(*, run: Run, aside: bool, watch: bool, tree: bool, output: Output, **chosen: Any) -> None:
     """What the policy would drop at the next save is marked; nothing is removed by listing.
 
     Of several runs a table: what each does, its newest step, its best value as it was logged. No file is verified.
     """
     selection = Selection.of(**chosen)
+    if tree:
+        if watch or selection != Selection():
+            raise click.UsageError("--tree shows all of a run, once: leave the other options out.")
+        show_tree(run, output, marks)
+        return
     if watch and output.is_rich:
         show_live(output, lambda height: _blocks(run, _listed(run, aside, selection), selection), WATCH_SECONDS)
         return
@@ -81,6 +91,8 @@ def ls(*, run: Run, aside: bool, watch: bool, output: Output, **chosen: Any) -> 
         output.json(rows, columns=selection.columns or COLUMNS)
     elif listing.rows:
         _print(run, listing, selection, output)
+    if run.file.branched:
+        output.note(f"note: it was branched off {run.file.branched}")
     for foreign in listing.foreign:
         output.note(f"note: {foreign.path.name} is not counted, and left alone: {foreign.reason}")
     if not listing.rows:

@@ -12,11 +12,12 @@ from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import clean, count, in_words, shorten
 from keepstep.model import Checkpoint, Kind, State
+from keepstep.operations.seeing.growth import offshoots_of
 from keepstep.operations.seeing.receipts import told
 from keepstep.operations.seeing.showing import Details
 from keepstep.operations.seeing.showing import show as find_details
 from keepstep.repository import missing_files
-from keepstep.run import Run, way_back
+from keepstep.run import BRANCHED, Run, way_back
 from keepstep.units import format_age, format_moment, format_number, format_size
 
 LONGEST_VALUE = 400
@@ -49,14 +50,16 @@ def show(run: Run, reference: str, output: Output) -> None:
       inferred  from the files' bytes and the settings alone
     """
     details = find_details(run, reference)
-    if output.is_json:
-        output.json(details.to_json())
-        return
     checkpoint = details.row.checkpoint
+    branches = offshoots_of(run.whose(checkpoint), checkpoint.generation)
+    if output.is_json:
+        output.json({**details.to_json(), "branches": [one.to_json() for one in branches]})
+        return
     output.line((checkpoint.name, "bold"), f" of {run.path}")
     _facts(output, "", _identity(run, details))
     _facts(output, "Metrics", _metrics(details))
     _list(output, "Receipt of the last resume from it", told(details.receipt))
+    _list(output, "Branched off it", [str(one) for one in branches])
     _list(output, "How sure", [sure] if (sure := details.sure()) else [])
     _list(output, "Kept because" if details.row.keep else "Not kept", why(details.row))
     _list(output, "What would remove it", _removal(details))
@@ -77,6 +80,8 @@ def _identity(run: Run, details: Details) -> Facts:
     gone = missing_files(checkpoint.lost) if checkpoint.lost else ""
     yield "kind", (f"weights only: {gone}", "yellow") if gone else _KINDS[checkpoint.kind]
     yield "generation", f"{checkpoint.generation} of timeline {checkpoint.timeline}, {parent}"
+    if run.file.branched and BRANCHED in checkpoint.written_by:
+        yield "branched", f"from {run.file.branched}"
     yield "created", f"{format_moment(checkpoint.created)} ({format_age(checkpoint.created, datetime.now(UTC))} ago)"
     yield "size", f"{format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}"
     yield "path", str(checkpoint.path)

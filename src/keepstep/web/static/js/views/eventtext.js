@@ -2,7 +2,7 @@
 
 import { count, duration, metric, name as clean, size } from "../format.js";
 
-const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", restored: "warn", recovered: "warn", rebuilt: "warn", repaired: "warn", skipped: "warn" };
+const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", restored: "warn", branched: "info", recovered: "warn", rebuilt: "warn", repaired: "warn", skipped: "warn" };
 
 /** The colour of an event: what went wrong stands out. */
 export const toneOf = (event) => (event.event === "verified" ? (event.ok ? "good" : "bad") : TONES[event.event] ?? "");
@@ -35,6 +35,7 @@ const SENTENCES = {
   skipped: (event, step) => `The save of ${step} was left out: one was still being written`,
   rebuilt: (event) => `It ${event.why}: rebuilt from ${count(event.checkpoints)} manifests; lost where there were any: ${(event.lost ?? []).join(", ")}`,
   restored: (event) => restored(event),
+  branched: (event, step) => (event.into_run ? `Run ${event.into_run} begins with ${step} in ${event.path}` : `This run begins with ${step} of ${event.path}${event.from_run ? `, generation ${event.from_generation} of run ${event.from_run}` : ""}`),
   repaired: (event) => `Repaired: ${[event.what].flat().join("; ")}${(event.lost ?? []).length ? `; lost: ${event.lost.join(", ")}` : ""}`,
   recovered: (event) => `Put in order at the start: ${[event.what].flat().join(", ")}`,
   set_aside: (event) => `The run that was here, ${event.run_id}, is set aside in ${event.path}: ${event.why}`,

@@ -1,0 +1,1 @@
+"""Two checkpoints side by side: what they were made with, and how far each tensor moved. Nothing is unpickled."""
