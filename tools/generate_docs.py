@@ -30,6 +30,11 @@ def cli_page() -> str:
         command = cli.get_command(context, name)
         assert command is not None
         parts.append(f"\n## keepstep {name}\n\n" + _block(_help(command, f"keepstep {name}")))
+        inner = command.commands if isinstance(command, click.Group) else {}
+        parts += [
+            f"\n### keepstep {name} {part}\n\n" + _block(_help(one, f"keepstep {name} {part}"))
+            for part, one in inner.items()
+        ]
     codes = sorted({(error.exit_code, error.code, (error.__doc__ or "").split("\n")[0]) for error in _errors()})
     rows = "".join(f"| {code} | {name} | {text} |\n" for code, name, text in codes)
     parts.append(

@@ -1,4 +1,4 @@
-"""Names of keepstep's own files below a run directory, and how its JSON files may fail."""
+"""Names of keepstep's own files below a run directory and a tree of runs, and how its JSON files may fail."""
 
 META = ".keepstep"
 RUN = f"{META}/run.json"
@@ -20,6 +20,12 @@ PINS_LOCK = f"{META}/pins.lock"
 LINKS = f"{META}/links.json"
 EVENTS = f"{META}/events.jsonl"
 METRICS = f"{META}/metrics.jsonl"
+
+TREE = ".keepstep-tree"
+TREE_BUDGET = f"{TREE}/budget.json"
+TREE_LOCK = f"{TREE}/lock"
+TREE_CLAIMS = f"{TREE}/claims"
+TREE_ASKS = f"{TREE}/asks"
 
 NOT_JSON = (ValueError, RecursionError)
 """What a JSON decoder raises for bytes that are none: bad syntax or shape, bad UTF-8, or too deep."""

@@ -19,6 +19,8 @@ WITHOUT_RUN = {"plan", "simulate", "doctor", "adopt"}
 """Commands about a training that has not begun."""
 _OF_ONE_FORMAT = {"metrics"}
 """Commands whose output is for one reader."""
+_PARTS = {name: entry.parts for name, entry in COMMANDS.items() if entry.parts}
+"""Commands that are groups of commands."""
 REPORT = """
 import json, sys
 from keepstep.cli.main import main
@@ -70,9 +72,18 @@ def test_every_command_explains_itself_with_examples(call: Call, name: str) -> N
     shown = call(name, "--help").stdout
     assert COMMANDS[name].sentence in shown
     assert f"Examples:\n  keepstep {name} " in shown
-    if name not in _OF_ONE_FORMAT:
+    if name not in _OF_ONE_FORMAT | set(_PARTS):
         assert "--format [auto|human|json|agent]" in shown
     assert name in WITHOUT_RUN or "RUN" in shown
+
+
+@pytest.mark.parametrize(("name", "part"), [(name, part) for name, parts in _PARTS.items() for part in parts])
+def test_every_part_of_a_command_explains_itself_with_examples(call: Call, name: str, part: str) -> None:
+    shown = call(name, part, "--help").stdout
+    assert COMMANDS[name].parts[part] in shown
+    assert COMMANDS[name].parts[part] in call(name, "--help").stdout
+    assert f"Examples:\n  keepstep {name} {part} " in shown
+    assert "--format [auto|human|json|agent]" in shown
 
 
 @pytest.mark.parametrize(

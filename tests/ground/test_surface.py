@@ -35,6 +35,10 @@ FACES = {
     "operations.restoring": """
         Aside CourseBack Part Restoration RestoreChanged RestoreRefused RunBack lying_aside plan_restore restore
     """,
+    "operations.tree": """
+        Budget Lack LocksRefused Member NoTreeBudget Planned Share TreeLimit TreeReport TreeRoom Way ask_by_hand
+        clear_budget in_order limits_of must_have_budget new_budget report set_budget shares tree_above way_for
+    """,
     "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
 from keepstep.checkpointer.cadence import Cadence
 from keepstep.checkpointer.description import describe
-from keepstep.checkpointer.drafts import Writer, attempt, draft_of, fill
+from keepstep.checkpointer.drafts import Writer, attempt_twice, begin_staging, draft_of
 from keepstep.checkpointer.entrance import (
     Fresh,
     begin_anew,
@@ -75,7 +75,9 @@ class Checkpointer:
     checkpoint stays, until another takes its place. `links` keeps `best` and `latest` as links in the directory.
     `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what the
     policy decided last. `save_every` ("20m", "2h", "90s") makes `due` true when so much training has passed since the
-    last save. As a context manager it closes itself.
+    last save. `shared=True` lets other trainings below a directory with a budget (`keepstep budget`) have the room of
+    what this run can give up by its policy: at once when it does not train, else at its next save.
+    As a context manager it closes itself.
     """
 
     def __init__(
@@ -92,11 +94,12 @@ class Checkpointer:
         prometheus: str | None = None,
         links: bool = False,
         save_every: str | None = None,
+        shared: bool = False,
     ) -> None:
         self.path = Path(path)
         self.links = links
         self._observers = Observers(hooks, prometheus)
-        self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full))
+        self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full, shared=shared))
         self.cadence = Cadence(save_every)
         self._refusals = Refusals()
         self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
@@ -202,6 +205,7 @@ class Checkpointer:
         except BaseException:
             self._run = None
             self._observers.end()
+            self.headroom.tree.leave()
             run.lock.release()
             raise
         return point
@@ -276,6 +280,7 @@ class Checkpointer:
                     self._janitor.finish()
             finally:  # a second Ctrl-C must not leave the lock with nobody
                 self._run = self._janitor = self._in_flight = None
+                self.headroom.tree.leave()
                 run.lock.release()
                 self._observers.end()
 
@@ -298,16 +303,10 @@ class Checkpointer:
         """
         run, began = self.run, time.monotonic()
         self.make_room(facts.step)
-        draft = self._draft(run, facts)
         try:
-            checkpoint = attempt(run, draft, write)
-        except StorageError as error:
-            run.events.append("failed", step=facts.step, error=error.message, retried=True)
-            logger.warning("%s Writing it anew.", error.message)
-            if error.is_full:
-                self.headroom.strike(error)
-                self.make_room(facts.step)
-            checkpoint = attempt(run, draft, write)
+            checkpoint = attempt_twice(run, self._draft(run, facts), write, partial(self._after_failure, facts.step))
+        finally:
+            self.headroom.tree.release()
         durable = time.monotonic() - began
         self.committed(checkpoint)
         self.note_kept(checkpoint, blocked=time.monotonic() - began, durable=durable)
@@ -326,12 +325,11 @@ class Checkpointer:
         self._writer.wait()
         run = self.run
         self.make_room(facts.step)
-        draft = self._draft(run, facts)
-        staging = run.repository.stage()
         try:
-            finish = fill(staging, draft, stage)
+            draft = self._draft(run, facts)
+            staging, finish = begin_staging(run, draft, stage)
         except BaseException:
-            run.repository.discard(staging)
+            self.headroom.tree.release()
             raise
         self._in_flight = InFlight(run, draft, staging, finish)
         self._writer.submit(
@@ -339,7 +337,10 @@ class Checkpointer:
         )
 
     def _complete(self, in_flight: InFlight, on_commit: OnCommit, decides: bool) -> None:
-        checkpoint = in_flight.complete()
+        try:
+            checkpoint = in_flight.complete()
+        finally:
+            self.headroom.tree.release()
         durable_at = time.monotonic()
         self.committed(checkpoint, decides=decides)
         on_commit(checkpoint, durable_at)
@@ -395,6 +396,11 @@ class Checkpointer:
     def make_room(self, step: int) -> None:
         """Return when there is room for the checkpoint of `step`. Raises DiskFull."""
         self._keep.make_room(step, self._dispose_now)
+
+    def _after_failure(self, step: int, error: StorageError) -> None:
+        if error.is_full:
+            self.headroom.strike(error)
+            self.make_room(step)
 
     def refuse(self, step: int, error: StorageError) -> None:
         """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""

@@ -20,6 +20,7 @@ def describe(path: Path, policy: Policy, limits: Limits, every: str, run: Run | 
     parts += [f"metric {policy.metric.name} ({policy.metric.direction})"] if policy.metric else ["no metric"]
     parts += [f"budget {format_size(limits.budget)}"] if limits.budget is not None else []
     parts += [f"{format_size(limits.min_free)} stay free"] if limits.min_free else []
+    parts += ["shares its room with others of its tree"] if limits.shared else []
     parts += [f"a save {every} at least"] if every else []
     parts.append(_there(path, run))
     return "; ".join(parts)

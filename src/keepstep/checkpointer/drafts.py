@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,10 +10,13 @@ from typing import TypeVar
 
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.inflight import as_storage_error
+from keepstep.errors import StorageError
 from keepstep.model import Checkpoint
 from keepstep.repository import Staging
 from keepstep.retention import Policy
 from keepstep.run import Run, policy_facts
+
+logger = logging.getLogger("keepstep")
 
 T = TypeVar("T")
 Writer = Callable[[Path], None]
@@ -43,6 +47,29 @@ def attempt(run: Run, draft: Checkpoint, write: Writer) -> Checkpoint:
     try:
         fill(staging, draft, write)
         return run.commit(staging, draft)
+    except BaseException:
+        run.repository.discard(staging)
+        raise
+
+
+def attempt_twice(
+    run: Run, draft: Checkpoint, write: Writer, before_again: Callable[[StorageError], None]
+) -> Checkpoint:
+    """As `attempt`; what a failure of the disk has spoiled is written anew once, after `before_again`."""
+    try:
+        return attempt(run, draft, write)
+    except StorageError as error:
+        run.events.append("failed", step=draft.step, error=error.message, retried=True)
+        logger.warning("%s Writing it anew.", error.message)
+        before_again(error)
+        return attempt(run, draft, write)
+
+
+def begin_staging(run: Run, draft: Checkpoint, stage: Callable[[Path], T]) -> tuple[Staging, T]:
+    """A staging directory that `stage` has filled, and what that returned. Whatever fails leaves nothing behind."""
+    staging = run.repository.stage()
+    try:
+        return staging, fill(staging, draft, stage)
     except BaseException:
         run.repository.discard(staging)
         raise

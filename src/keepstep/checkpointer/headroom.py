@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from keepstep.checkpointer.tree_part import TreePart
 from keepstep.errors import DiskFull, StorageError
 from keepstep.model import Checkpoint, State
 from keepstep.operations.removing.carrying_out import apply_plan
@@ -25,13 +26,19 @@ MARGIN = 64 * 2**20
 SPARE_ENTRIES = 8
 """Inodes beside a checkpoint's own: staging, the event log, a directory in the trash."""
 
+_WAYS_OUT = (
+    "Free space on the disk, move the run to a larger one, unpin or remove checkpoints (keepstep prune), or raise the "
+    "budget."
+)
+
 
 class _Shortage(NamedTuple):
-    """What is short, in words, and how much of it the checkpoints on disk may take so that it suffices."""
+    """What is short, in words, how much of it the checkpoints on disk may take so that it suffices, and a way out."""
 
     why: str
     limit: int
     measure: Measure
+    hint: str = ""
 
 
 class Headroom:
@@ -45,6 +52,7 @@ class Headroom:
         self._struck: int | None = None
         self._may_thin = True
         self._told = False
+        self.tree = TreePart()
 
     def learn(self, checkpoint: Checkpoint) -> None:
         """The next checkpoint will be as large as this one."""
@@ -59,12 +67,13 @@ class Headroom:
 
         Raises DiskFull when no more may be given up, or when all of that would not suffice: then nothing is.
         """
-        if (short := self._after_strike(run)) is not None:
-            self._give_up(run, policy, short, plan())
+        for short in (self._after_strike(run), self._asked_for(run)):
+            if short is not None:
+                self._give_up(run, policy, short, plan())
+        self.tree.keep_promises(run)
         self._struck, wait = None, FIRST_WAIT
-        while (short := self._shortage(run)) is not None:
-            dispose()
-            if (short := self._shortage(run)) is None or self._free(run, policy, short, plan()):
+        while (short := self._short(run, policy, plan, dispose)) is not None:
+            if self._free(run, policy, short, plan()):
                 continue
             error = self._refusal(run, step, short, plan())
             if self.limits.on_disk_full != "pause":
@@ -74,8 +83,33 @@ class Headroom:
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
 
+    def _short(
+        self, run: Run, policy: Policy, plan: Callable[[], Plan], dispose: Callable[[], None]
+    ) -> _Shortage | None:
+        """What is short for one more checkpoint, of its own limits or of its tree's, once what was given up is gone."""
+        if self._shortage(run) is not None:
+            dispose()
+            if (short := self._shortage(run)) is not None:
+                return short
+
+        def spare() -> int:
+            if self._keeps_all(policy):
+                return 0
+            taken = plan()
+            return taken.taken_bytes - sum(map(size, fit(taken, -1, policy.metric, why="").left))
+
+        lack = self.tree.take(run, self.expected, spare, dispose)
+        if lack is None:
+            return None
+        return _Shortage(lack.why, _taken(run, size) - lack.own if lack.own else -1, size, lack.hint)
+
+    def _asked_for(self, run: Run) -> _Shortage | None:
+        """What others of its tree ask for."""
+        lack = self.tree.asked(run)
+        return None if lack is None else _Shortage(lack.why, max(_taken(run, size) - lack.own, 0), size)
+
     def _shortage(self, run: Run) -> _Shortage | None:
-        """What is short for one more checkpoint, None when nothing is."""
+        """What its own limits are short of for one more checkpoint, None when nothing is."""
         return self._over_budget(run) or self._below_floor(run)
 
     def _over_budget(self, run: Run) -> _Shortage | None:
@@ -118,7 +152,7 @@ class Headroom:
 
     def _give_up(self, run: Run, policy: Policy, short: _Shortage, plan: Plan) -> bool:
         """Give up what it takes, as far as it may go; False when nothing was."""
-        if self.limits.on_disk_full == "stop" and any(isinstance(rule, All) for rule in policy.rules):
+        if self._keeps_all(policy):
             return False
         tight = fit(plan, short.limit, policy.metric, why=short.why, measure=short.measure, may_thin=self._may_thin)
         if not tight.changes:
@@ -128,6 +162,10 @@ class Headroom:
         done = apply_plan(run, tight)
         self._may_thin = not done.not_thinned
         return True
+
+    def _keeps_all(self, policy: Policy) -> bool:
+        """True where the training is to stop rather than to give up anything."""
+        return self.limits.on_disk_full == "stop" and any(isinstance(rule, All) for rule in policy.rules)
 
     def _say(self, policy: Policy, short: _Shortage, plan: Plan) -> None:
         gives_up_its_own = bool(plan.remove or plan.thin)
@@ -157,8 +195,7 @@ class Headroom:
         return DiskFull(
             f"checkpoint step {step} can't be saved: {short.why}. {run.path} keeps {format_size(plan.kept_bytes)} "
             f"(steps {steps}), and giving up all that may go would not be enough.",
-            hint="Free space on the disk, move the run to a larger one, unpin or remove checkpoints (keepstep prune), "
-            "or raise the budget. What was committed before is untouched.",
+            hint=f"{short.hint or _WAYS_OUT} What was committed before is untouched.",
             errno=errno.ENOSPC,
         )
 

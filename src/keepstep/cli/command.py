@@ -62,6 +62,10 @@ class Command(click.Command):
                 formatter.write(f"{'':>{formatter.current_indent + 4}}{purpose}\n")
 
 
+class Group(Command, click.Group):
+    """A command of several commands, each with its own help."""
+
+
 class Argument(click.Argument):
     """A positional argument with an explanation."""
 
@@ -95,15 +99,34 @@ def opened(value: str | os.PathLike[str]) -> Run:
 
 
 def command(
-    name: str, *, examples: Sequence[Example], cls: type[Command] = Command, takes_command: bool = False
+    name: str,
+    *,
+    examples: Sequence[Example],
+    cls: type[Command] = Command,
+    takes_command: bool = False,
+    of: str | None = None,
 ) -> Callable[[Callable[..., Any]], Command]:
-    """Make a function the command of that name; the registry's sentence stands before its docstring."""
-    sentence = COMMANDS[name].sentence
+    """Make a function the command of that name, `of` a group of them where one is named; the registry's sentence stands
+    before its docstring.
+    """
+    entry = COMMANDS[name] if of is None else COMMANDS[of].parts[name]
+    sentence = entry if isinstance(entry, str) else entry.sentence
 
     def decorate(function: Callable[..., Any]) -> Command:
         text = f"{sentence}\n\n{inspect.cleandoc(function.__doc__ or '')}"
         more: Any = {"examples": examples, "takes_command": takes_command}
         return click.command(name, cls=cls, help=text, short_help=sentence, **more)(function)
+
+    return decorate
+
+
+def group(name: str, *, examples: Sequence[Example]) -> Callable[[Callable[..., Any]], Group]:
+    """Make a function the group of that name; its commands are added to it."""
+
+    def decorate(function: Callable[..., Any]) -> Group:
+        made = command(name, examples=examples, cls=Group)(function)
+        assert isinstance(made, Group)
+        return made
 
     return decorate
 

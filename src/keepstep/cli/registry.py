@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A command: its sentence in every help, and its module, by default the one of its name in `cli/commands/`."""
+    """A command: its sentence in every help, and its module, by default the one of its name in `cli/commands/`; the
+    sentences of its `parts`, where it is a group of commands.
+    """
 
     sentence: str
     module: str = ""
+    parts: Mapping[str, str] = {}
 
 
 COMMANDS = {
@@ -28,6 +32,14 @@ COMMANDS = {
     "adopt": Entry("Make a managed run of checkpoints that others wrote, after showing it."),
     "branch": Entry("Begin a new run from a checkpoint, and leave the old one as it is."),
     "prune": Entry("Remove what a retention policy drops, after showing it."),
+    "budget": Entry(
+        "Set, show or clear a budget for all runs below a directory.",
+        parts={
+            "set": "Put a budget in force for all runs below a directory.",
+            "show": "Say what each run takes, may take, and would give up.",
+            "clear": "Take the budget of a directory away.",
+        },
+    ),
     "thin": Entry("Leave a checkpoint's weights only, and free the rest."),
     "export": Entry("Write a clean, checked model directory: copied, merged, cast or averaged."),
     "evaluate": Entry("Run a command for each checkpoint, and record the metrics that it prints."),

@@ -237,6 +237,18 @@ class Repository:
         recovery.clear_leftovers(self.store)
         return done
 
+    def sweep(self) -> list[str]:
+        """Take saves and removals that a killed process left unfinished out of the way, by renames alone; returns the
+        keys of what is to be deleted, all in the trash.
+        """
+        trashed = [f"{layout.TRASH}/{entry.path}" for entry in self._entries(layout.TRASH)]
+        staged = [f"{layout.STAGING}/{entry.path}" for entry in self._entries(layout.STAGING)]
+        if trashed or staged:  # it may be an older save of a step: what took its place must be durable first
+            self._make_durable()
+        for key in trashed:
+            self.store.delete(f"{key}/{MANIFEST_NAME}")
+        return [*trashed, *(self._move(key, layout.TRASH, uuid.uuid4().hex) for key in staged)]
+
     def _make_durable(self) -> None:
         recovery.make_durable(self.store)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ _CLOCK_SLACK = 60.0
 """Seconds by which a process that seems to have begun after it took the lock may be the same all the same."""
 GRACE_SECONDS = 15.0
 """How long to wait for a lock whose holder is dead: its data loader workers outlive it by some seconds."""
+MOMENT_SECONDS = 1.0
+"""How long to wait for a lock that nobody has put a note to: it is held for a moment, or the disk was full."""
 
 
 class Owner(msgspec.Struct):
@@ -85,6 +88,24 @@ class RunLock:
                 self._store.delete(layout.OWNER)
             self._lock.release()
 
+    @contextmanager
+    def momentarily(self) -> Generator[bool]:
+        """Hold the lock while the block lasts where nobody has it; gives False, at once, where somebody does.
+
+        No note says who holds it: whoever begins meanwhile waits for the moment that it takes.
+        """
+        from filelock import Timeout
+
+        try:
+            self._lock.acquire(timeout=0)
+        except (Timeout, OSError, NotImplementedError):
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            self._lock.release()
+
     def owner(self) -> Owner | None:
         """Who last took the lock and did not give it back, None when unknown."""
         try:
@@ -95,15 +116,17 @@ class RunLock:
     def _take(self) -> None:
         from filelock import Timeout
 
-        deadline = time.monotonic() + GRACE_SECONDS
+        began = time.monotonic()
         while True:
             try:
                 self._lock.acquire(timeout=0)
                 return
             except Timeout:
-                if not _is_dead(self.owner()) or time.monotonic() > deadline:
+                owner = self.owner()
+                patience = MOMENT_SECONDS if owner is None else GRACE_SECONDS * _is_dead(owner)
+                if time.monotonic() > began + patience:
                     raise
-                time.sleep(0.1)
+                time.sleep(0.02 if owner is None else 0.1)
 
     def _refusal(self) -> RunLocked:
         owner = self.owner()

@@ -51,7 +51,8 @@ class Origin(msgspec.Struct, frozen=True):
 
 class RunFile(msgspec.Struct, frozen=True):
     """The content of `run.json`: format version, run id, creation time (UTC), policy as a spec, metric and mode; the
-    limits that the last training was begun with: budget and free space in bytes; and where the run was branched off.
+    limits that the last training was begun with: budget and free space in bytes, and whether others may have its
+    room; and where the run was branched off.
     """
 
     format: int
@@ -63,6 +64,7 @@ class RunFile(msgspec.Struct, frozen=True):
     budget: Annotated[int, Meta(gt=0)] | None = None
     min_free: Annotated[int, Meta(ge=0)] = 0
     on_disk_full: OnDiskFull = "finish"
+    shared: bool = False
     branched: Origin | None = None
 
     @classmethod
@@ -88,6 +90,7 @@ class RunFile(msgspec.Struct, frozen=True):
             limits.budget,
             limits.min_free,
             limits.on_disk_full,
+            limits.shared,
             branched,
         )
 
@@ -103,7 +106,7 @@ class RunFile(msgspec.Struct, frozen=True):
 
     def limits(self) -> Limits:
         """The limits in force."""
-        return Limits(self.budget, self.min_free, self.on_disk_full)
+        return Limits(self.budget, self.min_free, self.on_disk_full, self.shared)
 
 
 def write_run_file(store: Store, file: RunFile) -> None:

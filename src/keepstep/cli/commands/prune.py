@@ -16,10 +16,13 @@ from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.cli.many import runs_argument
+from keepstep.cli.within_tree import tree_limit
+from keepstep.errors import PolicyError
 from keepstep.model import Checkpoint, State
 from keepstep.operations.removing.carrying_out import Pruned
 from keepstep.operations.removing.pruning import plan_for, policy_for, prune_as_shown
 from keepstep.operations.removing.unmanaged import prune_unmanaged
+from keepstep.operations.tree import TreeLimit, ask_by_hand
 from keepstep.repository import OnBytes
 from keepstep.retention import Decision, Mode, Outcome, Plan, Policy, format_spec, rule_table
 from keepstep.run import Run
@@ -55,6 +58,7 @@ _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_tab
         ("keepstep prune runs/sft --previous", "also the runs that a fresh start in this directory set aside"),
         ("keepstep prune runs/sft --keep best:1 --metric eval_accuracy --mode max --yes", "from a script"),
         ("keepstep prune --root runs", "each run below a directory by its own policy: all plans, then one question"),
+        ("keepstep prune --root runs --dry-run", "what goes, and who gives up, within the budget of the tree"),
     ],
 )
 @runs_argument(agree=_agree)
@@ -97,8 +101,11 @@ def prune(
     policy of the run does not change. A budget counts what lies aside too, and gives up, in this order: previous runs,
     the oldest first; what a rewind set aside, the oldest first; what is in quarantine; the optimizer states of what is
     kept for its metric alone; the lowest-ranked best; the oldest milestone; the oldest of the latest; never the last
-    best. Without a terminal to ask on, nothing is removed unless --yes is given. Of several runs all plans are shown
-    before anything is asked, and one answer is for all.
+    best. With --root, runs below a directory with a budget (keepstep budget) also give up what is over that, less its
+    reserve: those at rest first, of them the one that saved last longest ago, each down to what stays under any
+    budget before the next one gives; one that trains is asked, and gives at its next save. Without a terminal to ask
+    on, nothing is removed unless --yes is given. Of several runs all plans are shown before anything is asked, and
+    one answer is for all.
     """
     if mode is not None and metric is None:
         raise click.UsageError("--mode needs --metric: name the metric that it is the direction of.")
@@ -106,7 +113,11 @@ def prune(
     limit = run.limits.budget if budget is None else parse_size(budget, "--budget")
     chosen = ((State.PREVIOUS, previous), (State.SET_ASIDE, aside), (State.QUARANTINED, quarantined))
     drop = frozenset(state for state, wanted in chosen if wanted)
-    plan = plan_for(run, policy, limit, drop=drop)
+    tree = tree_limit(
+        run, partial(_planned, keep=keep, metric=metric, mode=mode, budget=budget, drop=drop, unmanaged=unmanaged)
+    )
+    within = tree.bound if tree is not None else None
+    plan = plan_for(run, policy, limit, drop=drop, within=within)
     if not output.is_json:
         _print_plan(run, policy, plan, limit, output)
     if limit is not None and _stays(plan) > limit:
@@ -115,19 +126,51 @@ def prune(
     for checkpoint in (d.checkpoint for d in plan.decisions if d.checkpoint.damage):
         output.note(f"{checkpoint.name} is damaged and takes no place of another: keepstep verify {run.path} says more")
     if run.managed:
-        carry_out = partial(prune_as_shown, run, policy, plan, budget=limit, drop=drop)
+        carry_out = partial(prune_as_shown, run, policy, plan, budget=limit, drop=drop, within=within)
     else:
-        carry_out = partial(prune_unmanaged, run, policy, plan, budget=limit)
+        carry_out = partial(prune_unmanaged, run, policy, plan, budget=limit, within=within)
     does = plan.changes and not dry_run
     if does and not run.managed:
         does = type_name(run, _todo(plan), output) if unmanaged else run.must_be_managed()
     agreed = does and (yes or not run.managed or (yield plan))
-    done = _carry_out(carry_out, output) if agreed else None
+    asks = bool(agreed and tree is not None and tree.trains)
+    if tree is not None and asks:
+        ask_by_hand(tree.root, run.path)
+        output.note(f"{run.path} trains: it is asked, and gives up what is over at its next save")
+    done = _carry_out(carry_out, output) if agreed and not asks else None
     if output.is_json:
-        output.json(_to_json(policy, plan, limit, done), rows="decisions")
+        found = _to_json(policy, plan, limit, done)
+        output.json({**found, "tree": _tree_json(tree, asked=asks)}, rows="decisions")
 
 
 prune.help = f"{prune.help}\n\n\b\nRules:\n{_RULES}"
+
+
+def _planned(
+    run: Run,
+    *,
+    keep: str | None,
+    metric: str | None,
+    mode: Mode | None,
+    budget: str | None,
+    drop: frozenset[State],
+    unmanaged: bool,
+) -> tuple[Plan, Policy] | None:
+    """What becomes of a run before the budget of its tree is looked at; None where it is not touched."""
+    if not (run.managed or unmanaged):
+        return None
+    try:
+        policy = policy_for(run, keep, metric, mode)
+    except PolicyError:
+        return None
+    limit = None if budget is None else parse_size(budget, "--budget")
+    return plan_for(run, policy, limit, drop=drop), policy
+
+
+def _tree_json(tree: TreeLimit | None, *, asked: bool) -> dict[str, Any] | None:
+    if tree is None:
+        return None
+    return {"root": str(tree.root), "may_take_bytes": tree.bound.bytes, "asked": asked}
 
 
 def _stays(plan: Plan) -> int:

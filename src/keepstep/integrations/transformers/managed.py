@@ -266,6 +266,7 @@ def attach(
     prometheus: str | None = None,
     links: bool = False,
     save_every: str | None = None,
+    shared: bool = False,
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`). Attached once
     more, a trainer is managed as the last call says, by the same checkpointer.
@@ -286,12 +287,13 @@ def attach(
     while the training runs, `prometheus="/path/sft.prom"` writes them for a node exporter. `links=True` keeps `best`
     and `latest` in the `output_dir`, links to these checkpoints. `save_every="20m"` ("2h", "90s") saves, beside what
     the arguments schedule, when so much training has passed since the last save, that of killed attempts included, and
-    at the last step. Raises SettingsError, PolicyError.
+    at the last step. `shared=True` lets other trainings of a tree with a budget (`keepstep budget set`) have the room
+    of what this run can give up. Raises SettingsError, PolicyError.
     """
     options = Options(
         keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
         budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus, links=links,
-        save_every=save_every,
+        save_every=save_every, shared=shared,
         on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
     )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):

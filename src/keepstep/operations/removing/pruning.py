@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from keepstep.errors import CheckpointCorrupt, KeepstepError, PolicyError
 from keepstep.model import Checkpoint, State
@@ -20,6 +21,13 @@ class PlanChanged(KeepstepError):
     """The run changed between showing a plan and carrying it out."""
 
     code = "plan-changed"
+
+
+class Bound(NamedTuple):
+    """Bytes that the checkpoints of a run may take, and why no more, as the beginning of a reason."""
+
+    bytes: int
+    why: str
 
 
 def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None) -> Policy:
@@ -39,18 +47,27 @@ def policy_for(run: Run, keep: str | None, metric: str | None, mode: Mode | None
     return policy
 
 
-def plan_for(run: Run, policy: Policy, budget: int | None = None, *, drop: Iterable[State] = ()) -> Plan:
+def plan_for(
+    run: Run,
+    policy: Policy,
+    budget: int | None = None,
+    *,
+    drop: Iterable[State] = (),
+    within: Bound | None = None,
+) -> Plan:
     """What the policy keeps, thins and removes, and what is given up to stay within a budget (bytes): the run's own
-    unless one is given. `drop` are states in which nothing that lies aside stays, unless it is pinned. What stays while
-    others go has all its files, in their sizes.
+    unless one is given, and `within` what others leave it. `drop` are states in which nothing that lies aside stays,
+    unless it is pinned. What stays while others go has all its files, in their sizes.
     """
     limit = run.limits.budget if budget is None else budget
+    bounds = [] if limit is None else [Bound(limit, f"over the budget of {format_size(limit)}")]
+    bounds += [] if within is None else [within]
 
     def plan(*, checkpoints: tuple[Checkpoint, ...]) -> Plan:
         found = without_aside(run.plan(policy, checkpoints=checkpoints), drop, "asked for")
-        return (
-            found if limit is None else fit(found, limit, policy.metric, why=f"over the budget of {format_size(limit)}")
-        )
+        for bound in bounds:
+            found = fit(found, bound.bytes, policy.metric, why=bound.why)
+        return found
 
     return run.settled(plan)
 
@@ -62,6 +79,7 @@ def prune_as_shown(
     *,
     budget: int | None = None,
     drop: Iterable[State] = (),
+    within: Bound | None = None,
     on_bytes: OnBytes | None = None,
     on_done: Callable[[Checkpoint], None] | None = None,
 ) -> Pruned:
@@ -71,7 +89,7 @@ def prune_as_shown(
     resumable checkpoint does not hold; nothing is removed then.
     """
     with alone_in(run, "a prune"):
-        plan = plan_for(run, policy, budget, drop=drop)
+        plan = plan_for(run, policy, budget, drop=drop, within=within)
         if not same_decisions(plan, shown):
             raise PlanChanged(
                 f"{run.path} changed after the plan was shown: nothing was removed", hint="Run it again to see it anew."

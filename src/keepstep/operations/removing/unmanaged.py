@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from keepstep.errors import KeepstepError
 from keepstep.model import FULL_PREFIX, WEIGHTS_PREFIX, Checkpoint, Role, role_of
 from keepstep.operations.removing.carrying_out import Pruned
-from keepstep.operations.removing.pruning import PlanChanged, check_recovery_point, plan_for, same_decisions
+from keepstep.operations.removing.pruning import Bound, PlanChanged, check_recovery_point, plan_for, same_decisions
 from keepstep.operations.removing.thinning import Thinned, ThinRefused, check_thinnable
 from keepstep.repository import OnBytes
 from keepstep.retention import Plan, Policy
@@ -45,6 +45,7 @@ def prune_unmanaged(
     shown: Plan,
     *,
     budget: int | None = None,
+    within: Bound | None = None,
     on_bytes: OnBytes | None = None,
     on_done: Callable[[Checkpoint], None] | None = None,
 ) -> Pruned:
@@ -55,7 +56,7 @@ def prune_unmanaged(
     """
     refuse_while_alive(run)
     now = open_run(run.path)
-    plan = plan_for(now, policy, budget)
+    plan = plan_for(now, policy, budget, within=within)
     if now.managed or not same_decisions(plan, shown):
         raise PlanChanged(
             f"{run.path} changed after the plan was shown: nothing was removed", hint="Run it again to see it anew."

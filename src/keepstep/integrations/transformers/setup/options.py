@@ -34,6 +34,7 @@ class Options:
     prometheus: str | None = None
     links: bool = False
     save_every: str | None = None
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if self.back_pressure not in get_args(BackPressure):
@@ -60,6 +61,6 @@ class Options:
         return Checkpointer(
             path, policy, fresh=self.fresh, back_pressure=self.back_pressure, budget=self.budget,
             min_free=self.min_free, on_disk_full=self.on_disk_full, prometheus=self.prometheus, links=self.links,
-            save_every=self.save_every,
+            save_every=self.save_every, shared=self.shared,
             hooks=Hooks(self.on_commit, self.on_remove, self.on_resume, self.on_failure),
         )  # fmt: skip
