@@ -160,6 +160,12 @@ class DiskFull(StorageError):
     code = "disk-full"
 
 
+class ReadOnly(StorageError):
+    """What was to be written lies on a file system that is mounted read-only."""
+
+    code = "read-only"
+
+
 class LayoutTooNew(KeepstepError):
     """The run was written by a newer format than this version reads."""
 

@@ -16,6 +16,7 @@ from keepstep.cli import commands
 from keepstep.cli.main import main
 from keepstep.run import Run
 from tests.small_run import make_run
+from tests.stock.written import run_of
 
 COLLEAGUE = 65534
 GROUP = 4321
@@ -42,7 +43,17 @@ def home() -> Iterator[Path]:
 def ask() -> Ask:
     """Run `keepstep` as the colleague; returns the exit code and what was said."""
     # The colleague need not be able to read this Python: what is imported late is imported now.
-    late = ["grp", "pwd", "filelock", "rich.console", "rich.table", "rich.progress", "rich.text", "asyncio"]
+    late = [
+        "grp",
+        "pwd",
+        "filelock",
+        "rich.console",
+        "rich.table",
+        "rich.progress",
+        "rich.text",
+        "asyncio",
+        "encodings.cp437",
+    ]
     for name in (*late, *(f"{commands.__name__}.{found.name}" for found in pkgutil.iter_modules(commands.__path__))):
         import_module(name)
 
@@ -157,3 +168,24 @@ def test_what_takes_up_room_and_may_not_be_read_is_said(home: Path, ask: Ask, ma
     (run.path / ".keepstep").chmod(0o700)
     _, text = ask("du", home)
     assert "could not be read, and is not counted" in text
+
+
+@pytest.mark.parametrize("closed", ["", "model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_the_newest_of_a_stock_run_that_can_not_be_read_is_passed_over_in_these_words(
+    home: Path, ask: Ask, closed: str
+) -> None:
+    run = home / "stock"
+    run_of(run, [2, 4, 6])
+    (run / "checkpoint-6" / closed).chmod(0)
+    code, text = ask("resume", run)
+    assert (code, "BUG" in text) == (0, False), text
+    what = "that directory" if not closed else "that file"
+    assert f"passed over: checkpoint-6 (generation 3): {closed or '.'} can't be read by user" in text
+    assert f": {what} belongs to user root" in text and "have it opened before you go on from an older one" in text
+    assert text.split()[-1] == str(run / "checkpoint-4") or str(run / "checkpoint-4") in text
+    code, text = ask("ls", run)
+    assert code == 0 and "  unreadable  " in text and "torn" not in text
+    code, text = ask("verify", run)
+    assert code == 1 and "1 of 3 checkpoints can't be read." in text and "torn" not in text
+    code, text = ask("doctor", run)
+    assert code == 1 and "the newest checkpoint can't be read" in text and "torn" not in text

@@ -10,6 +10,7 @@ import pytest
 from keepstep.operations.doctor import RULES
 from tests.cli.conftest import Call
 from tests.operations.runs import flip, make_run
+from tests.stock.written import run_of
 
 SOUND = """\
 import keepstep
@@ -207,6 +208,26 @@ def test_sizes_and_times_let_more_rules_judge(folder: Path, call: Call) -> None:
     assert "W501" in shown
     smaller = call("doctor", "wrong.py", *options, "--lora-r", "8").stdout
     assert "E503" not in smaller
+
+
+def test_every_run_below_a_directory(tmp_path: Path, call: Call) -> None:
+    make_run(tmp_path / "sound", {1: 0.3, 2: 0.2})
+    run_of(tmp_path / "torn", [2, 4])
+    (tmp_path / "torn" / "checkpoint-4" / "trainer_state.json").unlink()
+    newer = make_run(tmp_path / "broken", {1: 0.3}).path / ".keepstep" / "run.json"
+    newer.write_bytes(b'{"format": 2, "run_id": "0", "who": "knows"}')
+    shown = call("doctor", "--root", tmp_path)
+    assert shown.exit_code > 0 and "E702" in shown.stdout and "1 error" in shown.stdout.splitlines()[-1]
+    lines = [json.loads(line) for line in call("doctor", "--root", tmp_path, "--format", "json").stdout.splitlines()]
+    by_name = {Path(line["run"]).name: line for line in lines}
+    assert by_name["sound"]["result"]["ok"] and "result" not in by_name["broken"]
+    assert by_name["torn"]["exit_code"] == 1
+    assert [f["id"] for f in by_name["torn"]["result"]["reports"][0]["findings"]] == ["E702"]
+    assert shown.exit_code == max(line["exit_code"] for line in lines)
+    quiet = call("doctor", "--root", tmp_path, "--ignore", "E702", "--format", "json").stdout.splitlines()
+    assert [line["exit_code"] for line in map(json.loads, quiet) if line["run"].endswith("torn")] == [0]
+    alone = call("doctor", "train.py", "--root", tmp_path)
+    assert (alone.exit_code, "leave the other targets out" in alone.stderr) == (2, True)
 
 
 def test_a_run(tmp_path: Path, call: Call) -> None:

@@ -108,3 +108,19 @@ def test_a_place_without_any_run(tmp_path: Path, call: Call) -> None:
         assert f"there is no run in or below {tmp_path}" in result.stderr
     (tmp_path / "stock" / "checkpoint-5").mkdir(parents=True)
     assert "1 directory that keepstep does not manage" in call("du", tmp_path).stdout
+
+
+def test_other_writers_checkpoints_have_their_writer(tmp_path: Path, call: Call) -> None:
+    place = tmp_path / "lightning_logs" / "version_0" / "checkpoints"
+    place.mkdir(parents=True)
+    (place / "epoch=0-step=8.ckpt").write_bytes(b"l" * 700)
+    (tmp_path / "checkpoint_3").mkdir()
+    (tmp_path / "checkpoint_3" / "optimizer.bin").write_bytes(b"o" * 900)
+    shown = call("du", tmp_path)
+    assert shown.exit_code == 0
+    rows = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    assert f"{place / 'epoch=0-step=8.ckpt'} Lightning 8 700 B" in rows
+    assert f"{tmp_path / 'checkpoint_3'} Accelerate (save_state) 3 900 B" in rows
+    document = json.loads(call("du", tmp_path, "--format", "json").stdout)
+    assert [one["by_checkpoint"][0]["writer"] for one in document["stock"]] == ["Accelerate (save_state)", "Lightning"]
+    assert "\tLightning\t700" in call("du", tmp_path, "--format", "agent").stdout

@@ -157,3 +157,25 @@ def test_a_reader_that_goes_away_is_no_error(run: Run) -> None:
         process.wait(timeout=30)
     assert errors == ""
     assert process.returncode == 141
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["prune", "{}", "--keep", "latest:1", "--yes"],
+        ["thin", "{}", "1"],
+        ["reseal", "{}", "1", "--yes"],
+        ["verify", "{}", "--quarantine"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_beside_a_training_a_command_says_what_to_do_in_its_place(run: Run, call: Call, command: list[str]) -> None:
+    (run.path / "checkpoint-1" / "config.json").write_text("{}")
+    with training(run.path):
+        done = call(*(word.format(run.path) for word in command))
+    assert done.exit_code == 5, done.output
+    assert "would get in its way, and nothing was changed" in done.stderr
+    assert "output_dir" not in done.stderr, "nobody begins a run here"
+    assert (
+        "A training applies its own policy" if command[0] in ("prune", "thin") else "Wait until it is over"
+    ) in done.stderr

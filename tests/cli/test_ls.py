@@ -30,6 +30,28 @@ def test_piped_text_has_one_aligned_line_each(tmp_path: Path, call: Call) -> Non
     assert all(line.isascii() for line in lines)
 
 
+def test_committed_verified_and_damaged_are_told_apart(tmp_path: Path, call: Call) -> None:
+    run = make_run(tmp_path / "run", {1: 0.3, 2: 0.2, 3: 0.1})
+    flip(run.path / "checkpoint-2" / "model.safetensors")
+    assert "None verified since the commit." in call("ls", run.path, "--format", "human").stdout
+    for reference in ("1", "2"):
+        call("verify", run.path, reference)
+    rows = json.loads(call("ls", run.path, "--format", "json").stdout)
+    assert [(row["state"], row["verified"] is not None) for row in rows] == [
+        ("committed", True), ("damaged", False), ("committed", False),
+    ]  # fmt: skip
+    lines = call("ls", run.path).stdout.splitlines()
+    states = ("  verified 0 s ago  ", "  damaged  ", "  committed, not verified  ")
+    assert [[state for state in states if state in line.replace("1 s ago", "0 s ago")] for line in lines[1:]] == [
+        [state] for state in states
+    ]
+    assert "All but 1 verified since the commit." in " ".join(call("ls", run.path, "--format", "human").stdout.split())
+    assert "committed, not verified" in call("show", run.path, "3").stdout
+    # What was put into it since is another content: nobody has read that back yet.
+    run.events.append("sealed", step=1, generation=1, added=["config.json"], rewritten=[], removed=[], by=["somebody"])
+    assert "committed, not verified" in call("show", run.path, "1").stdout
+
+
 def test_json_is_a_list_of_what_the_operation_says(tmp_path: Path, call: Call) -> None:
     run = make_run(tmp_path / "run", {1: math.nan, 2: 0.3})
 

@@ -141,8 +141,8 @@ def test_prune_shows_all_plans_before_it_asks_once(root: Path, call: Call, monke
     assert everything_below(root) == before
 
     asked: list[str] = []
-    monkeypatch.setattr("keepstep.cli.commands.prune._on_terminal", lambda: True)
-    monkeypatch.setattr("keepstep.cli.commands.prune.click.confirm", lambda text, **more: asked.append(text) or True)
+    monkeypatch.setattr("keepstep.cli.drawing.render.Output.can_ask", True)
+    monkeypatch.setattr("keepstep.cli.drawing.render.click.confirm", lambda text, **more: asked.append(text) or True)
     done = call("prune", root / "a", root / "b", "--keep", "latest:1")
     assert asked == ["Remove 3 checkpoints in 2 runs?"]
     assert done.stdout.count("freed") == 2

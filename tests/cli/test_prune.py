@@ -52,7 +52,7 @@ def test_dry_run_wins_over_yes(run: Run, call: Call) -> None:
 def test_on_a_terminal_it_asks(
     run: Run, call: Call, monkeypatch: pytest.MonkeyPatch, answer: str, left: list[int]
 ) -> None:
-    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: self.name != "<stderr>")
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True)
     result = call("prune", run.path, "--keep", "latest:1", input=answer)
     assert result.exit_code == 0
     assert "Remove 2 checkpoints?" in result.stderr
@@ -60,7 +60,7 @@ def test_on_a_terminal_it_asks(
 
 
 def test_no_answer_is_an_interruption(run: Run, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: self.name != "<stderr>")
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda self: True)
     result = call("prune", run.path, "--keep", "latest:1", input="")
     assert result.exit_code == 130
     assert "interrupted" in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,31 @@ def test_one_frame_into_a_pipe(run: Run, call: Call) -> None:
     assert "best 1 of 1 by eval_loss" in shown
     assert "2.0 kB kept" in shown
     assert "step 80     1.0 kB freed" in shown
+
+
+def test_into_a_pipe_each_event_is_a_line_until_the_training_ends(run: Run, tmp_path: Path) -> None:
+    with training(run.path) as checkpointer:
+        program = [str(keepstep(tmp_path)), "watch", str(run.path), "--interval", "0.1"]
+        watching = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert watching.stdout is not None
+        shown = [watching.stdout.readline()]
+        while "Last events" not in shown[-1]:
+            shown.append(watching.stdout.readline())
+        checkpointer.save(Facts(120, metrics={"eval_loss": 0.1}), write)
+        while "committed   step 120" not in shown[-1]:
+            shown.append(watching.stdout.readline())
+    rest, errors = watching.communicate(timeout=60)
+    assert (watching.returncode, errors) == (0, "")
+    shown += rest.splitlines()
+    assert "  training  step 100 of 400" in shown[0] and "  training  " not in shown[-1]
+    assert sum("committed   step 120" in line for line in shown) == 1, "no line is drawn twice"
+    assert "\x1b" not in "".join(shown)
+
+
+def test_one_look_at_a_run_that_trains(run: Run, call: Call) -> None:
+    with training(run.path):
+        shown = call("watch", run.path, "--once")
+    assert shown.exit_code == 0 and "  training  step 100" in shown.stdout.splitlines()[0]
 
 
 def test_another_metric_and_json(run: Run, call: Call) -> None:

@@ -12,6 +12,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 import keepstep
+from keepstep.integrations.transformers import managed as managed_room
+from keepstep.integrations.transformers.saving.size import Size
 from keepstep.integrations.transformers.setup import diagnosis
 from keepstep.operations.doctor import RULES
 from tests.failures.build import managed, stock, train
@@ -102,7 +104,7 @@ def test_a_grace_period_under_a_scheduler(out: Path, said: Callable[[], str], mo
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     managed(out)
     assert "E503" not in _ids(said())
-    monkeypatch.setattr(diagnosis, "checkpoint_bytes", lambda _: 10**12)
+    monkeypatch.setattr(managed_room, "size_of", lambda _: Size(10**12, 10**12, 10**12))
     managed(out)
     assert "the grace period of SLURM is 30 s" in said()
 

@@ -60,12 +60,12 @@ FACES = {
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings
-        StockRepository TrainerState Verdict examine flaw_of glance named_by_newest other_layout places_of read_state
-        settings_of
+        StockRepository TrainerState Verdict examine flaw_of glance is_other is_unread named_by_newest other_layout
+        places_of read_state settings_of
     """,
     "stores": """
-        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names is_leftover_of
-        open_as_directory rename_without_replacing store_at
+        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names in_words
+        is_leftover_of open_as_directory read_only rename_without_replacing require_writable store_at
     """,
     "transformers": "ManagedTrainer attach verified",
 }

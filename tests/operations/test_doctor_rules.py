@@ -232,3 +232,38 @@ def test_options_reach_examine(script: Path) -> None:
     (only,) = examine(script, Options(ignore=frozenset({"W201"})))
     assert "W201" not in {finding.id for finding in only.findings}
     assert only.ignored == ("W201",)
+
+
+CLOCK = 'save_every="20m"'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ('save_strategy="no"', {}),
+        ('save_strategy="epoch", num_train_epochs=1', {}),
+        ("save_steps=500, max_steps=500", {}),
+        ("save_steps=500", {"step_seconds": 60.0, "mtbf": 3600.0}),
+        ('save_strategy="no"', {"step_seconds": 60.0, "mtbf": 3600.0, "steps": 500}),
+    ],
+)
+def test_saves_by_the_clock_are_part_of_the_schedule(script: Path, arguments: str, options: dict[str, float]) -> None:
+    scheduled = {"W301", "W302", "W501"}
+    assert scheduled & found(script, S(arguments, attach=""), **options).keys(), "without the clock there is a finding"
+    assert not scheduled & found(script, S(arguments, attach=CLOCK), **options).keys()
+
+
+def test_a_clock_that_comes_too_late_or_too_often_is_found(script: Path) -> None:
+    late = found(script, S('save_strategy="no"', attach='save_every="2h"'), mtbf=3600.0)
+    assert late["W501"].what.startswith("a save every 2 h, a failure every 1 h")
+    assert late["W501"].fix == 'Set save_every to "6 min" or less.'
+    last = found(script, S("max_steps=100, save_steps=100", attach='save_every="2h"'), step_seconds=1.0)
+    assert "W301" in last, "the end comes first"
+    often = {"step_seconds": 1.0, "checkpoint_bytes": 60 * 10**9}
+    assert "W502" in found(script, S("save_steps=500", attach='save_every="30s"'), **often)
+    assert "W502" not in found(script, S("save_steps=500", attach=CLOCK), **often)
+
+
+def test_a_clock_that_nobody_can_read_leaves_it_open(script: Path) -> None:
+    told = found(script, S('save_strategy="no"', attach="save_every=args.every"))
+    assert "W302" not in told

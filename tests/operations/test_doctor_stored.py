@@ -11,6 +11,7 @@ import pytest
 
 from keepstep.errors import RunNotFound
 from keepstep.operations.doctor import Report, examine_together
+from tests.stock.written import run_of
 
 SCRIPT = """\
 from transformers import HfArgumentParser, Trainer, TrainingArguments
@@ -61,6 +62,23 @@ def test_a_directory_without_arguments_is_judged_by_its_checkpoints() -> None:
     report = _report("out")
     assert report.kind == "run"
     assert "W703" in {finding.id for finding in report.findings}
+
+
+def test_what_is_torn_in_a_stock_run_is_told_in_words_that_are_true_there() -> None:
+    for steps, name in (([2, 4, 6], "newest"), ([2, 4], "older"), ([2], "alone")):
+        run_of(Path(name), steps)
+    for torn in ("newest/checkpoint-6", "older/checkpoint-2", "alone/checkpoint-2"):
+        Path(torn, "trainer_state.json").unlink()
+    found = {name: {f.id: f for f in _report(name).findings} for name in ("newest", "older", "alone")}
+    told = [found["newest"]["E702"], found["older"]["W703"], found["alone"]["E701"]]
+    assert [finding.title for finding in told[:2]] == ["the newest checkpoint is torn", "torn checkpoints"]
+    assert found["newest"].keys().isdisjoint({"E701", "W703"}) and "E702" not in found["older"]
+    for finding, step in zip(told, (6, 2, 2), strict=True):
+        assert f"step {step} (torn: trainer_state.json is missing" in finding.what
+        text = json.dumps(finding.to_json())
+        assert "copy" in text
+        assert not [word for word in ("quarantine", "bytes", "verify", "failed its", "restore") if word in text]
+    assert "highest step" in told[0].why and "save_total_limit" in told[1].why
 
 
 def test_a_directory_without_checkpoints_is_no_run() -> None:

@@ -12,7 +12,7 @@ from tests.operations.runs import SIZE, flip, make_run, training, write
 
 FIELDS = [
     "step", "epoch", "generation", "timeline", "parent", "kind", "metrics", "action", "kept_because", "pinned", "tags",
-    "size_bytes", "created", "state", "path",
+    "size_bytes", "created", "state", "verified", "path",
 ]  # fmt: skip
 
 
@@ -75,6 +75,7 @@ def test_json_has_exactly_the_documented_fields(tmp_path: Path) -> None:
         "tags": [],
         "size_bytes": SIZE,
         "state": "committed",
+        "verified": None,
         "path": str(tmp_path / "run" / "checkpoint-2"),
     }
 

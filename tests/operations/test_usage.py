@@ -316,3 +316,57 @@ def test_previous_runs_count_with_what_frees_them(run: Run) -> None:
     assert (shown["previous_bytes"], shown["budget_used_bytes"]) == (3 * SIZE, 4 * SIZE)
     assert shown["litter"][0]["prune_option"] == "--previous"
     _agrees(usage(Run.open(run.path), check=True), run.path)
+
+
+def _others(root: Path) -> Path:
+    """What Lightning and Accelerate leave below a directory, in a layout of each."""
+    logs = root / "lightning_logs" / "version_0"
+    (logs / "checkpoints" / "last.ckpt").parent.mkdir(parents=True)
+    (logs / "checkpoints" / "epoch=0-step=8.ckpt").write_bytes(b"l" * 700)
+    (logs / "checkpoints" / "last.ckpt").write_bytes(b"l" * 300)
+    (logs / "metrics.csv").write_bytes(b"m" * 50)
+    for step in (0, 10):
+        place = root / "acc" / "checkpoints" / f"checkpoint_{step}"
+        place.mkdir(parents=True)
+        (place / "model.safetensors").write_bytes(b"w" * 90)
+        (place / "optimizer.bin").write_bytes(b"o" * 180)
+    (root / "acc" / "train.py").write_bytes(b"t" * 20)
+    return root
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_what_other_writers_left_is_counted_checkpoint_by_checkpoint(tmp_path: Path, check: bool) -> None:
+    root = _others(tmp_path / "all")
+    make_run(root / "run", {1: 0.1})
+    before = sorted(root.rglob("*"))
+    tree = usage_of_tree([root], check=check)
+    found = {
+        other.name: (stock.path.relative_to(root).as_posix(), other) for stock in tree.stock for other in stock.others
+    }
+    assert {name: (place, o.writer, o.step, o.size_bytes) for name, (place, o) in found.items()} == {
+        "checkpoint_0": ("acc/checkpoints", "Accelerate (save_state)", 0, 270),
+        "checkpoint_10": ("acc/checkpoints", "Accelerate (save_state)", 10, 270),
+        "epoch=0-step=8.ckpt": ("lightning_logs/version_0/checkpoints", "Lightning", 8, 700),
+        "last.ckpt": ("lightning_logs/version_0/checkpoints", "Lightning", None, 300),
+    }
+    assert tree.elsewhere_bytes == 70, "what lies beside them is none of theirs"
+    assert sorted(root.rglob("*")) == before
+    if check:
+        _agrees(tree, root)
+
+
+def test_the_directory_of_another_writer_alone(tmp_path: Path) -> None:
+    place = _others(tmp_path) / "acc" / "checkpoints"
+    tree = usage_of_tree([place], check=True)
+    assert [(stock.checkpoints, stock.size_bytes, stock.reason) for stock in tree.stock] == [
+        (2, 540, "checkpoints of Accelerate (save_state)")
+    ]
+    _agrees(tree, place)
+
+
+def test_what_lies_in_a_run_is_counted_with_the_run(run: Run) -> None:
+    (run.path / "logs").mkdir()
+    (run.path / "logs" / "last.ckpt").write_bytes(b"l" * 300)
+    tree = usage_of_tree([run.path], check=True)
+    assert not tree.stock
+    _agrees(tree, run.path)

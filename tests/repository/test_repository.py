@@ -90,13 +90,36 @@ def test_weights_and_full_of_one_step_stand_beside_each_other(store: AnyStore) -
     assert [c.name for c in Repository(store, RUN_ID).listing().checkpoints] == ["checkpoint-6", "weights-6"]
 
 
-def test_a_foreign_directory_in_the_way_is_set_aside_whole(store: AnyStore) -> None:
+def test_a_foreign_directory_in_the_way_is_set_aside_whole_and_said(
+    store: AnyStore, caplog: pytest.LogCaptureFixture
+) -> None:
     put(store, "checkpoint-6/precious.bin", b"precious")
     commit(store, 1, step=6)
     assert generations(store) == [1]
     kept = [entry.path for entry in store.walk(layout.PREVIOUS) if entry.kind == "file"]
     assert len(kept) == 1
     assert kept[0].endswith("checkpoint-6/precious.bin")
+    (line,) = caplog.messages
+    there, here = store.local_path("checkpoint-6"), store.local_path(f"{layout.PREVIOUS}/{kept[0]}").parent
+    assert line == f"{there} is none of this run's, and has the name of a checkpoint of it: moved to {here}"
+
+
+def test_a_foreign_directory_comes_back_where_the_commit_fails(
+    store: AnyStore, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, "checkpoint-6/precious.bin", b"precious")
+    rename = type(store).rename
+
+    def fail(self: AnyStore, source: str, target: str) -> None:
+        if source.startswith(layout.STAGING):
+            raise OSError(5, "Input/output error")
+        rename(self, source, target)
+
+    monkeypatch.setattr(type(store), "rename", fail)
+    with pytest.raises(StorageError):
+        commit(store, 1, step=6)
+    assert store.read("checkpoint-6/precious.bin", limit=100) == b"precious"
+    assert [" moved to " in line for line in caplog.messages] == [True, False] and "is back" in caplog.messages[1]
 
 
 def test_empty_directories_are_left_out_so_that_the_checkpoint_verifies(store: AnyStore) -> None:

@@ -26,6 +26,7 @@ from keepstep.checkpointer.entrance import (
     why_displaced,
 )
 from keepstep.checkpointer.facts import Facts
+from keepstep.checkpointer.foresight import require_room
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight
 from keepstep.checkpointer.janitor import Janitor
@@ -401,6 +402,15 @@ class Checkpointer:
         if error.is_full:
             self.headroom.strike(error)
             self.make_room(step)
+
+    def require_room(self, one: int, saves: int) -> None:
+        """Before the first step, for a loop that knows how large a checkpoint will be at least, and how many are to
+        come. Raises SettingsError where the limits can't hold them.
+        """
+        limits = self.headroom.limits
+        if limits.budget is not None or limits.min_free:
+            plan = self._keep.planned(always=True)
+            require_room(self.run, limits, plan, metric=self.policy.metric, one=one, saves=saves)
 
     def refuse(self, step: int, error: StorageError) -> None:
         """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""

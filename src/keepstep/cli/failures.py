@@ -28,13 +28,12 @@ def exit_code_of(error: BaseException) -> int | None:
         case BrokenPipeError():
             _silence_stdout()
             return BROKEN_PIPE
-        case PermissionError() if isinstance(error.filename, (str, bytes)):
-            from keepstep.stores import denied  # it brings msgspec along, which no command needs to say its help
-
-            found = denied(os.fsdecode(error.filename), error)
-            _report(found.message, found.hint)
-            return found.exit_code
         case OSError():
+            from keepstep.stores import in_words  # it brings msgspec along, which no command needs to say its help
+
+            if (found := in_words(error)) is not None:
+                _report(found.message, found.hint)
+                return found.exit_code
             what = error.strerror or str(error) or type(error).__name__
             _report(f"{what}: {error.filename}" if error.filename else what)
             return StorageError.exit_code

@@ -219,6 +219,14 @@ def _given(words: Sequence[str], roots: Sequence[str], *, here: bool) -> Given:
     return Given(ordered, alone=not roots and not patterns and len(ordered) == 1, code=code)
 
 
+def each_below(roots: Sequence[str], output: Output, act: Callable[[Any, Output], None]) -> Outcomes:
+    """Does something for every run below some directories, as for one alone: a failing one stops no other."""
+    found, code = _below(roots)
+    outcomes = Outcomes(code)
+    _Each(found, outcomes, output, None).call(act)
+    return outcomes
+
+
 def places_of(words: Sequence[str], roots: Sequence[str]) -> list[Path]:
     """The directories of names, patterns and roots, for a command that searches them itself."""
     if not words and not roots:
@@ -348,6 +356,10 @@ def line_of(path: Path, code: int, error: KeepstepError | OSError | None, result
 
 def error_of(error: KeepstepError | OSError) -> dict[str, str]:
     """An error as plain values."""
+    from keepstep.stores import in_words
+
+    if isinstance(error, OSError) and not isinstance(error, KeepstepError):
+        error = in_words(error) or error
     if isinstance(error, KeepstepError):
         return {"code": error.code, "message": error.message, "hint": error.hint}
     return {"code": StorageError.code, "message": str(error), "hint": ""}

@@ -152,7 +152,7 @@ def adopt(
         places = [_Place(_name(c), c.generation) for c in adoption.checkpoints]
         store.replace(layout.ADOPTING, msgspec.json.encode(_Intent(places)))
     run = Run.create(adoption.path, adoption.policy)
-    with run.writing():
+    with run.writing("an adoption"):
         highest = max(c.generation for c in adoption.checkpoints)
         # No commit of a training in between may take one of these numbers.
         run.events.append("adopting", generation=highest, steps=[c.step for c in adoption.checkpoints])

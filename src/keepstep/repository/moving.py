@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from contextlib import ExitStack, suppress
 
 from keepstep import layout
 from keepstep.stores import Store
+
+logger = logging.getLogger("keepstep")
 
 
 def move(store: Store, key: str, home: str, name: str) -> str:
@@ -39,3 +42,17 @@ def drop_emptied(store: Store, key: str) -> None:
     with suppress(OSError):
         if home and home.rpartition("/")[0] != layout.TIMELINES and not store.list(home):
             store.delete(home)
+
+
+def make_way(store: Store, name: str) -> str:
+    """Move aside what is none of the run's and has the name of a checkpoint of it, and say so; returns its new key."""
+    key = move(store, name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}", name)
+    text = "%s is none of this run's, and has the name of a checkpoint of it: moved to %s"
+    logger.warning(text, store.local_path(name), store.local_path(key))
+    return key
+
+
+def give_back(store: Store, key: str, name: str) -> None:
+    """What made way comes back, and that is said."""
+    store.rename(key, name)
+    logger.warning("%s is back: the checkpoint in its place did not come about", store.local_path(name))

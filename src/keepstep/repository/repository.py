@@ -143,7 +143,7 @@ class Repository:
         if not self.store.exists(name):
             return False
         if not self._is_ours(name):
-            undo.callback(self.store.rename, self._move_foreign(name), name)
+            undo.callback(moving.give_back, self.store, moving.make_way(self.store, name), name)
             return False
         if self.store.exchange(staged, name):
             undo.callback(self.store.exchange, staged, name)
@@ -208,7 +208,7 @@ class Repository:
         """
         key, name = self.key(checkpoint), checkpoint.name
         if self.store.exists(name) and not self._is_ours(name):
-            self._move_foreign(name)
+            moving.make_way(self.store, name)
         self.move(key, "", name)
         moving.drop_emptied(self.store, key)
 
@@ -259,7 +259,7 @@ class Repository:
             self.store.delete(replaced)
             return False
         if self.store.exists(name):
-            self._move_foreign(name)
+            moving.make_way(self.store, name)
         self.store.rename(replaced, name)
         self.store.sync_directory("")
         return True
@@ -405,9 +405,6 @@ class Repository:
 
     def _entries(self, room: str) -> list[Entry]:
         return recovery.entries_of(self.store, room)
-
-    def _move_foreign(self, name: str) -> str:
-        return self.move(name, f"{layout.PREVIOUS}/foreign-{uuid.uuid4().hex[:8]}")
 
     def move(self, key: str, home: str, name: str = "") -> str:
         """Durably move a directory into `home`, which is made ("": the run's own), under the same name unless one is

@@ -97,6 +97,13 @@ class EventLog:
         with self._guard:
             return dict(self._folded().damage)
 
+    def verified(self) -> dict[int, datetime]:
+        """When every byte held at the last verification, by generation; without those that were never checked, or were
+        sealed anew since.
+        """
+        with self._guard:
+            return dict(self._folded().verified)
+
     def arrivals(self) -> tuple[dict[str, int], dict[str, int]]:
         """By name, how many values of a metric came with a commit, and how many were recorded afterwards."""
         with self._guard:
@@ -139,6 +146,7 @@ class _Folded:
 
     late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
     damage: dict[int, Damage] = field(default_factory=dict[int, Damage])
+    verified: dict[int, datetime] = field(default_factory=dict[int, datetime])
     lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
     unloaded: dict[int, str] = field(default_factory=dict[int, str])
     last_generation: int = 0
@@ -160,12 +168,14 @@ class _Folded:
             self.last_commit = max(self.last_commit, generation)
             self.with_commits.update(name for name, _ in _numbers(event.get("metrics")))
             self.damage.pop(generation, None)
+            self.verified.pop(generation, None)
             self.lost.pop(generation, None)
         elif name == "thinned":
             if self.damage.get(generation) is Damage.RESUME:
                 del self.damage[generation]  # it went with the rest
         elif name == "sealed":
             self.lost.pop(generation, None)  # its manifest knows
+            self.verified.pop(generation, None)
         elif name == "unloaded":
             self.unloaded[generation] = str(event.get("why", ""))
         elif name == "verified":
@@ -176,6 +186,10 @@ class _Folded:
             self.damage[generation] = damage
         else:
             self.damage.pop(generation, None)
+        self.verified.pop(generation, None)
+        if event.get("ok"):
+            with suppress(ValueError):
+                self.verified[generation] = datetime.fromisoformat(str(event.get("time")))
         if lost := tuple(_texts(event.get("lost"))):
             self.lost[generation] = lost
         else:

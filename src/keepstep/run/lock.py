@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Generator
@@ -14,7 +15,7 @@ import msgspec
 
 from keepstep import layout
 from keepstep.errors import RunLocked, StorageError
-from keepstep.stores import HubSnapshot, Store, denied
+from keepstep.stores import HubSnapshot, Store, denied, read_only
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -60,8 +61,10 @@ class RunLock:
         owner = self.owner()
         return self.held or (owner is not None and not _is_dead(owner))
 
-    def acquire(self) -> None:
-        """Take the lock. Raises RunLocked, naming the holder and the ways out; StorageError in a cache of the Hub."""
+    def acquire(self, what: str = "") -> None:
+        """Take the lock. Raises RunLocked, naming the holder and the ways out; StorageError in a cache of the Hub,
+        ReadOnly, AccessDenied. `what` is to be done, where that is no training.
+        """
         from filelock import Timeout
 
         if isinstance(self._store, HubSnapshot):
@@ -73,9 +76,13 @@ class RunLock:
             self._store.make_directory(layout.META)
             self._take()
         except Timeout:
-            raise self._refusal() from None
+            raise self._refusal(what) from None
         except PermissionError as error:
             raise denied(self._store.local_path(layout.LOCK), error, write=True) from error
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            raise read_only(self._store.local_path("")) from error
         owner = Owner(os.getpid(), os.uname().nodename, datetime.now(UTC))
         # Only a note for messages: a full disk must not keep a run from clearing what filled it.
         with suppress(OSError):
@@ -128,12 +135,17 @@ class RunLock:
                     raise
                 time.sleep(0.02 if owner is None else 0.1)
 
-    def _refusal(self) -> RunLocked:
+    def _refusal(self, what: str) -> RunLocked:
         owner = self.owner()
         who = "another process"
         if owner is not None:
             who = f"process {owner.pid} on {owner.host} since {owner.since:%Y-%m-%d %H:%M:%S} UTC"
         run = self._store.local_path("")
+        if what:
+            return RunLocked(
+                f"{run} is in use by {who}: {what} would get in its way, and nothing was changed",
+                hint="Wait until it is over, or stop it.",
+            )
         return RunLocked(
             f"{run} is in use by {who}: two runs in one directory would destroy each other's checkpoints",
             hint="Wait for it or stop it, or give this run its own output_dir.",

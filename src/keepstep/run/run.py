@@ -70,17 +70,17 @@ class Run(RunView):
             lock.release()
 
     @contextmanager
-    def writing(self) -> Generator[Run]:
-        """Hold the run's lock, after clearing what a killed process left. Raises RunLocked."""
-        self.begin_writing()
+    def writing(self, what: str = "") -> Generator[Run]:
+        """Hold the run's lock, after clearing what a killed process left. Raises RunLocked; `what` is to be done."""
+        self.begin_writing(what)
         try:
             yield self
         finally:
             self.lock.release()
 
-    def begin_writing(self) -> None:
+    def begin_writing(self, what: str = "") -> None:
         """Take the lock and recover; `lock.release()` ends it. Raises RunLocked; StorageError in a cache of the Hub."""
-        self.lock.acquire()
+        self.lock.acquire(what)
         self._generations_known, self._aside_known = False, None
         self.previous_runs.changed()
         try:

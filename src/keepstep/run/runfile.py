@@ -157,9 +157,9 @@ def read_run_file(store: LocalStore) -> RunFile:
 def is_run(path: str | os.PathLike[str]) -> bool:
     """True for a directory with a run.json, or with a checkpoint that has a manifest: a run that can be rebuilt."""
     place = Path(path)
-    if (place / layout.RUN).is_file():
-        return True
     try:
+        if (place / layout.RUN).is_file():
+            return True
         return holds_manifest(place, [name for name in os.listdir(place) if parse_name(name) is not None])
     except OSError:
         return False

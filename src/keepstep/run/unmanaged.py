@@ -89,7 +89,7 @@ class StockRun(Run):
 
     def _reasons(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         if flaws := self.flaws(checkpoint):
-            return tuple(f"torn: {flaw}" for flaw in flaws)
+            return tuple(f"{self.word_for(checkpoint)}: {flaw}" for flaw in flaws)
         return (KEPT,) if self._is_present(checkpoint) else (OTHER_COURSE,)
 
     def _is_present(self, checkpoint: Checkpoint) -> bool:
@@ -97,9 +97,10 @@ class StockRun(Run):
         return checkpoint.path is None or checkpoint.path.name in self._stock.courses().present
 
     def word_for(self, checkpoint: Checkpoint) -> str:
-        """`torn`, `of another course`, or `not managed`."""
+        """`torn`, `unreadable`, `of another course`, or `not managed`."""
         if self.flaws(checkpoint):
-            return "torn"
+            verdict = self._stock.verdict(checkpoint)
+            return "unreadable" if verdict and verdict.unread else "torn"
         return "not managed" if self._is_present(checkpoint) else "another course"
 
     def note_verified(self, verification: Verification) -> None:
@@ -115,7 +116,7 @@ class StockRun(Run):
             hint=f"Make it a managed run first: keepstep adopt {self.path} --dry-run",
         )
 
-    def begin_writing(self) -> None:
+    def begin_writing(self, what: str = "") -> None:
         """Raises NotManaged, as everything that writes."""
         self.must_be_managed()
 

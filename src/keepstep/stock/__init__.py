@@ -1,9 +1,9 @@
 """Checkpoints that others wrote, by what lies on the disk: layout, whole or torn, metrics, course. It only reads."""
 
-from keepstep.stock.contents import Contents, Verdict, examine
+from keepstep.stock.contents import Contents, Verdict, examine, is_unread
 from keepstep.stock.course import Courses
 from keepstep.stock.glancing import Glance, Place, glance, named_by_newest, places_of
-from keepstep.stock.layouts import Layout, Other, other_layout
+from keepstep.stock.layouts import Layout, Other, is_other, other_layout
 from keepstep.stock.repository import LOADER, NOTES, UNMANAGED, StockRepository
 from keepstep.stock.settings import USUAL_METRIC, Settings, settings_of
 from keepstep.stock.structure import flaw_of
@@ -29,6 +29,8 @@ __all__ = [
     "examine",
     "flaw_of",
     "glance",
+    "is_other",
+    "is_unread",
     "named_by_newest",
     "other_layout",
     "places_of",

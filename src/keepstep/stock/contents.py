@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -19,7 +19,7 @@ from keepstep.stock import trainer_state
 from keepstep.stock.layouts import OPTIMIZERS, RANDOM, SCHEDULER, SHARD, WHOLE_WEIGHTS, Layout, layout_of
 from keepstep.stock.structure import OnBytes, flaw_of
 from keepstep.stock.trainer_state import TrainerState
-from keepstep.stores import Entry
+from keepstep.stores import Entry, denied
 
 ESSENTIAL = frozenset({"config.json", "adapter_config.json"})
 """Without which `from_pretrained` fails, where it is looked for."""
@@ -44,6 +44,22 @@ class Contents:
         )
 
 
+_UNREAD = "can't be read"
+"""How it begins what is said of a file that could not be looked into."""
+
+
+def unread(path: Path, error: OSError) -> str:
+    """What keeps this user from reading a file: whose it is, or what the system says."""
+    if isinstance(error, PermissionError):
+        return denied(path, error, write=False).message.removeprefix(f"{os.path.abspath(path)} ")
+    return f"{_UNREAD}: {error.strerror or error}"
+
+
+def is_unread(problems: Sequence[Problem]) -> bool:
+    """True where all that is wrong is that it can't be read: nobody knows whether it is torn."""
+    return bool(problems) and all(problem.what.startswith(_UNREAD) for problem in problems)
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the structure of a checkpoint says: what is wrong with it, which files that a resume needs it was saved
@@ -55,6 +71,11 @@ class Verdict:
     notes: tuple[str, ...]
     layout: Layout
     state: TrainerState | None = field(repr=False, default=None)
+
+    @property
+    def unread(self) -> bool:
+        """True where it is not torn as far as is known: what is wrong is that this user may not read it."""
+        return is_unread(self.problems)
 
     @property
     def kind(self) -> Kind:
@@ -194,7 +215,7 @@ class _Looked:
             try:
                 flaw = flaw_of(self.contents.path / name, deep=deep, on_bytes=on_bytes)
             except OSError as error:
-                flaw = f"can't be read: {error.strerror or error}"
+                flaw = unread(self.contents.path / name, error)
             if flaw and name != trainer_state.NAME:
                 yield Problem(name, flaw, need_of_path(name))
 

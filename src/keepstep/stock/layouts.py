@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,6 +49,14 @@ _OTHERS = (
     (re.compile(r"epoch=\d+.*step=(\d+).*\.ckpt|last.*\.ckpt|.*\.ckpt"), "Lightning"),
     (re.compile(r"checkpoint_(\d+)"), "Accelerate (save_state)"),
 )
+
+
+def is_other(entry: os.DirEntry[str]) -> bool:
+    """True for what another writer than a Trainer calls a checkpoint, and is of the kind that it makes."""
+    name = entry.name
+    if name.endswith(".ckpt"):
+        return not entry.is_symlink()  # Lightning's is a file; of a sharded strategy it is a directory
+    return name.startswith("checkpoint_") and other_layout(name) is not None and entry.is_dir(follow_symlinks=False)
 
 
 def other_layout(name: str) -> Other | None:

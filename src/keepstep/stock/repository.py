@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from keepstep.model import Checkpoint, Damage, parse_name
 from keepstep.repository import Foreign, Listing, OnBytes, Problem, Repository, Verification
-from keepstep.stock.contents import Contents, Verdict, ended_ns, examine, lacking
+from keepstep.stock.contents import Contents, Verdict, ended_ns, examine, lacking, unread
 from keepstep.stock.course import Courses, Saved, courses
 from keepstep.stock.layouts import Layout, other_layout
 from keepstep.stores import Entry, LocalStore
@@ -94,11 +96,11 @@ class StockRepository(Repository):
     def _check(self, checkpoint: Checkpoint, *, deep: bool = False, on_bytes: OnBytes | None = None) -> Verification:
         known = self._known.get(self.key(checkpoint))
         lacks = known.lacks if known else frozenset[str]()
-        contents = self._contents(self.key(checkpoint), checkpoint.step)
         try:
+            contents = self._contents(self.key(checkpoint), checkpoint.step)
             problems = examine(contents, lacks=lacks, deep=deep, on_bytes=on_bytes).problems
         except OSError as error:
-            problems = (Problem(".", f"can't be read: {error.strerror or error}"),)
+            problems = (_unread(self.store.local_path(self.key(checkpoint)), error),)
         return Verification(checkpoint, problems)
 
     def _contents(self, key: str, step: int) -> Contents:
@@ -107,11 +109,16 @@ class StockRepository(Repository):
     def _look(self) -> _Seen:
         entries = self.store.list("")
         found: dict[str, Contents] = {}
+        closed: dict[str, OSError] = {}
         foreign: list[Foreign] = []
         for entry in entries:
             parsed = parse_name(entry.path)
             if parsed is not None and entry.kind == "directory":
-                found[entry.path] = self._contents(entry.path, parsed[1])
+                try:
+                    found[entry.path] = self._contents(entry.path, parsed[1])
+                except OSError as error:
+                    closed[entry.path] = error
+                    found[entry.path] = Contents(self.store.local_path(entry.path), parsed[1], ())
             elif parsed is not None and entry.kind == "link":
                 foreign.append(
                     Foreign(self.store.local_path(entry.path), "it is a link: what it leads to is elsewhere")
@@ -121,24 +128,28 @@ class StockRepository(Repository):
                 foreign.append(
                     Foreign(self.store.local_path(entry.path), f"it is a checkpoint{step} of {other.writer}")
                 )
-        lacks = lacking(found)
-        known = {name: self._judged(name, contents, lacks[name]) for name, contents in found.items()}
+        lacks = lacking({name: contents for name, contents in found.items() if name not in closed})
+        known = {
+            name: self._judged(name, contents, lacks.get(name, frozenset()), closed.get(name))
+            for name, contents in found.items()
+        }
         told = courses([Saved(name, k.contents.step, k.ended_ns, k.verdict.state) for name, k in known.items()])
         self._known = known
         checkpoints = tuple(self._checkpoint(name, place, told) for place, name in enumerate(told.order, start=1))
         self._seen = _Seen(Listing(checkpoints, tuple(foreign)), known, told)
         return self._seen
 
-    def _judged(self, name: str, contents: Contents, lacks: frozenset[str]) -> _Known:
+    def _judged(self, name: str, contents: Contents, lacks: frozenset[str], closed: OSError | None) -> _Known:
         ended = ended_ns(contents.path)
+        if closed is not None:
+            return _Known(contents, lacks, ended, Verdict((_unread(contents.path, closed),), (), (), Layout.TRAINER))
         before = self._known.get(name)
         if before and (before.contents, before.lacks, before.ended_ns) == (contents, lacks, ended):
             return before
         try:
             verdict = examine(contents, lacks=lacks)
         except OSError as error:
-            problem = Problem(".", f"can't be read: {error.strerror or error}")
-            verdict = Verdict((problem,), (), (), Layout.TRAINER)
+            verdict = Verdict((_unread(contents.path, error),), (), (), Layout.TRAINER)
         return _Known(contents, lacks, ended, verdict)
 
     def _checkpoint(self, name: str, place: int, told: Courses) -> Checkpoint:
@@ -163,6 +174,13 @@ class StockRepository(Repository):
         )
         verification = Verification(bare, verdict.problems)
         return bare.known(Damage.NONE if verification.sound else verification.damage)
+
+
+def _unread(checkpoint: Path, error: OSError) -> Problem:
+    """What of a checkpoint this user may not read, and why."""
+    path = Path(os.fsdecode(error.filename)) if error.filename else checkpoint
+    name = os.path.relpath(path, checkpoint) if path.is_relative_to(checkpoint) else "."
+    return Problem(name, unread(checkpoint / name, error))
 
 
 def _moment(ns: int) -> datetime:

@@ -1,6 +1,6 @@
 """Where bytes live; a store knows directories and files, and nothing of checkpoints."""
 
-from keepstep.stores.access import denied, open_as_directory
+from keepstep.stores.access import denied, in_words, open_as_directory, read_only, require_writable
 from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
 from keepstep.stores.hub_cache import HubSnapshot, store_at
 from keepstep.stores.local import LocalStore
@@ -17,8 +17,11 @@ __all__ = [
     "Store",
     "denied",
     "exchange_names",
+    "in_words",
     "is_leftover_of",
     "open_as_directory",
+    "read_only",
     "rename_without_replacing",
+    "require_writable",
     "store_at",
 ]

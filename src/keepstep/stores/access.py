@@ -9,7 +9,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from keepstep.errors import AccessDenied
+from keepstep.errors import AccessDenied, KeepstepError, ReadOnly
 
 
 def open_as_directory(path: Path) -> None:
@@ -53,6 +53,42 @@ def denied(
         f"(o+{grant} for everybody); or be {owner}, or of the group.",
         path=target,
     )
+
+
+def read_only(path: str | os.PathLike[str]) -> ReadOnly:
+    """That nothing can be written there, as its file system is mounted read-only; names the mount point."""
+    target = Path(os.path.abspath(path))
+    mount = next(place for place in (target, *target.parents) if place.exists())
+    while not os.path.ismount(mount) and _is_read_only(mount.parent):
+        mount = mount.parent
+    return ReadOnly(
+        f"{target} can't be written: {mount} is mounted read-only",
+        hint=f"Mount it for writing (mount -o remount,rw {shlex.quote(os.fspath(mount))}), or copy the run to another "
+        "disk. A system mounts a disk that failed read-only by itself: dmesg says so. Looking (ls, show, verify) goes "
+        "on as ever.",
+        errno=errno.EROFS,
+    )
+
+
+def in_words(error: OSError) -> KeepstepError | None:
+    """Of an error that names a file and says no more: whose the file is, or that its disk is mounted read-only."""
+    if not isinstance(error.filename, (str, bytes)):
+        return None
+    if isinstance(error, PermissionError):
+        return denied(os.fsdecode(error.filename), error)
+    return read_only(os.fsdecode(error.filename)) if error.errno == errno.EROFS else None
+
+
+def require_writable(directory: Path) -> None:
+    """Raises ReadOnly or AccessDenied where nothing can be made in a directory that is there."""
+    if _is_read_only(directory):
+        raise read_only(directory)
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise denied(directory, write=True)
+
+
+def _is_read_only(directory: Path) -> bool:
+    return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
 
 
 def _barrier(target: Path, *, write: bool) -> Path | None:

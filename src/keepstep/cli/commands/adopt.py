@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -93,13 +92,8 @@ def _table(found: Adoption) -> Table:
 
 
 def _carry_out(found: Adoption, output: Output, *, yes: bool, nice: bool) -> Run | None:
-    if not yes:
-        if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            output.note("dry run: nothing was written; add --yes to adopt")
-            return None
-        if not click.confirm("Adopt?", err=True):
-            output.note("nothing was written")
-            return None
+    if not (yes or output.agrees("Adopt?", nothing="nothing was written", way="adopt")):
+        return None
     if nice:
         lower_priority()
     with output.progress("adopting", found.size_bytes) as progress:

@@ -14,6 +14,7 @@ from keepstep.cli.many import runs_argument
 from keepstep.operations.checking import best_that_holds, safe_to_resume, unreadable
 from keepstep.operations.seeing.certainty import certainty_of_best
 from keepstep.run import ResumePoint, Run
+from keepstep.stock import is_unread
 
 
 @command(
@@ -78,6 +79,8 @@ def _answer(run: Run, point: ResumePoint, output: Output, **more: object) -> Non
         output.note(f"passed over: {verification.summary()}")
     if point.passed_over and run.managed:
         output.note(point.passed_over[0].way_out())
+    if not run.managed and any(is_unread(verification.problems) for verification in point.passed_over):
+        output.note("what can't be read may be whole, and newer: have it opened before you go on from an older one")
     output.note(point.reason)
     if output.is_json:
         output.json(_to_json(point) | more)

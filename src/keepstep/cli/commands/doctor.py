@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from keepstep.cli.command import Argument, Command, command, format_option
 from keepstep.cli.drawing.quantities import DURATION, PARAMETERS, RATE, SIZE
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.text import clean, count
+from keepstep.cli.many import each_below, root_option
 from keepstep.operations.doctor import (
     COMMAND_LINE,
     Finding,
@@ -27,6 +29,7 @@ from keepstep.paths import expanded
 
 if TYPE_CHECKING:
     from keepstep.operations.planning.sizes import CheckpointSize
+    from keepstep.run import Run
 
 _STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.HINT: "cyan"}
 _TITLES = {Severity.ERROR: "Errors", Severity.WARNING: "Warnings", Severity.HINT: "Hints"}
@@ -71,6 +74,7 @@ class _DoctorCommand(Command):
         ("keepstep doctor train.py --step-time 2.5s --params 13B --mtbf 8h --grace 30s",
          "how often to save, and whether a preemption leaves time to"),
         ("keepstep doctor train.py --ignore W204 --format json", "for a CI job: exit code 1 on an error"),
+        ("keepstep doctor --root runs --format json", "every run below a directory: a line each, the worst exit code"),
         ("keepstep doctor --explain W204", "a rule in full"),
     ],
 )  # fmt: skip
@@ -83,6 +87,7 @@ class _DoctorCommand(Command):
     explanation="a Python script or a notebook, a training's YAML file (TRL, LLaMA-Factory, axolotl), a shell script "
     "or a job file (sbatch, Kubernetes), or the output_dir of a run; several of them are examined together",
 )
+@root_option
 @click.option("--explain", metavar="ID", help="Print one rule in full, and nothing else.")
 @click.option("--ignore", metavar="ID", multiple=True, help="Leave a rule out; may be given several times.")
 @click.option("--step-time", type=DURATION, help="Time of one optimizer step, such as 2.5s.")
@@ -102,6 +107,7 @@ def doctor(
     /,
     *,
     targets: tuple[Path, ...],
+    roots: tuple[str, ...],
     explain: str | None,
     ignore: tuple[str, ...],
     step_time: float | None,
@@ -119,12 +125,15 @@ def doctor(
     to. A comment on the line of a setting silences a rule there: # keepstep: ignore W204. Every rule is explained in
     docs/doctor.md.
 
-    Exit code 1 when there is an error.
+    Exit code 1 when there is an error. With --root every run below a directory is examined by itself: the exit code is
+    the worst, JSON is a line for each.
     """
     if explain is not None:
         _explain(rule_named(explain), output)
         return
-    if not targets:
+    if targets and roots:
+        raise click.UsageError("--root examines runs, each by itself: leave the other targets out.")
+    if not targets and not roots:
         raise click.UsageError("Give a script, a YAML file, a job's script or a run directory, or --explain ID.")
     if params is not None and checkpoint_size is not None:
         raise click.UsageError("--params and --checkpoint-size are two ways to say the same: give one.")
@@ -142,17 +151,49 @@ def doctor(
         steps=steps,
         ignore=frozenset(rule_named(id_).id for id_ in ignore),
     )
+    if roots:
+        _each(roots, options, output)
+        return
     reports = list(examine_together([expanded(target) for target in targets], options, ctx.meta.get(_ARGUMENTS)))
-    if output.is_agent:
-        output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
-    elif output.is_json:
-        output.json({"ok": all(r.ok for r in reports), "reports": [report.to_json() for report in reports]})
+    if output.is_json:
+        _json(reports, output)
     else:
         for report in reports:
             _print(report, output)
         _summary(reports, output)
     if not all(report.ok for report in reports):
         ctx.exit(1)
+
+
+def _each(roots: Sequence[str], options: Options, output: Output) -> None:
+    """Every run below some directories, each by itself."""
+    reports: list[Report] = []
+
+    def examine(run: Run, output: Output) -> None:
+        found = examine_together([run.path], options)
+        reports.extend(found)
+        if output.is_json:
+            _json(found, output)
+        elif not any(report.findings for report in found):
+            output.line("  nothing found")
+        else:
+            for report in found:
+                _findings(report, output)
+        if not all(report.ok for report in found):
+            raise click.exceptions.Exit(1)
+
+    outcomes = each_below(roots, output, examine)
+    if reports and not output.is_json:
+        output.line()
+        _summary(reports, output)
+    outcomes.end()
+
+
+def _json(reports: Sequence[Report], output: Output) -> None:
+    if output.is_agent:
+        output.json([finding for report in reports for finding in report.to_json()["findings"]], columns=COLUMNS)
+    else:
+        output.json({"ok": all(r.ok for r in reports), "reports": [report.to_json() for report in reports]})
 
 
 def _size(parameters: int, lora_rank: int | None) -> CheckpointSize:
@@ -173,23 +214,27 @@ def _print(report: Report, output: Output) -> None:
     started = f", with the arguments of {report.command}" if report.command not in ("", report.target) else ""
     output.line((report.target, "bold"), f" ({_KINDS[report.kind]}{started})")
     output.line()
+    _findings(report, output)
+    _not_known(report, output)
+
+
+def _findings(report: Report, output: Output) -> None:
     for severity in Severity:
         found = [finding for finding in report.findings if finding.severity is severity]
         if found:
             output.line((_TITLES[severity], "bold"))
         for finding in found:
             _finding(finding, report, output)
-    _not_known(report, output)
 
 
 def _finding(finding: Finding, report: Report, output: Output) -> None:
     where = "" if str(finding.where) == report.target else f"{finding.where}: "
     end = "" if finding.sentence.endswith(("?", ")")) else "."
-    output.line("  ", (finding.id, _STYLES[finding.severity]), "  ", (finding.rule.title, "bold"))
+    output.line("  ", (finding.id, _STYLES[finding.severity]), "  ", (finding.title, "bold"))
     _paragraph(f"{where}{finding.sentence}{end}", output)
     if sources := _sources(finding):
         _paragraph(f"{sources}.", output, "Known from")
-    _paragraph(finding.rule.why, output, "Why")
+    _paragraph(finding.why, output, "Why")
     _paragraph(finding.fix, output, "Fix")
     if finding.rule.solved:
         _paragraph(f"{finding.rule.solved}.", output, "With keepstep.attach")
@@ -223,7 +268,7 @@ def _not_known(report: Report, output: Output) -> None:
     output.line()
 
 
-def _summary(reports: list[Report], output: Output) -> None:
+def _summary(reports: Sequence[Report], output: Output) -> None:
     numbers = {severity: sum(report.count(severity) for report in reports) for severity in Severity}
     spans = [(count(number, severity.value), _STYLES[severity]) for severity, number in numbers.items() if number]
     if not spans:

@@ -57,9 +57,10 @@ FLAT = ("run", "step", "generation", "kind", "size_bytes", "weights_bytes", "opt
 def du(*, paths: tuple[str, ...], roots: tuple[str, ...], sort: Sort, check: bool, output: Output) -> None:
     """Weights can be loaded; optimizer is all that only a resume needs, which a thin frees; other is small files and
     the run's records; litter is what lies below .keepstep and is no checkpoint of the run now. Checkpoints of the
-    Trainer alone are counted, as not managed; what was measured of them is kept in the user's cache directory for as
-    long as their directories do not change (KEEPSTEP_NO_CACHE=1 keeps nothing, --check measures anew). Sizes are those
-    of files: what du -b says, without the directories themselves.
+    Trainer alone are counted, as not managed, and so are those of Lightning and Accelerate, each with its writer. What
+    was measured is kept in the user's cache directory for as long as the directories do not change (KEEPSTEP_NO_CACHE=1
+    keeps nothing, --check measures anew). Sizes are those of files: what du -b says, without the directories
+    themselves.
     """
     places = places_of(paths, roots)
     tree = usage_of_tree(places, check=check, memory=Memory.of_user())
@@ -94,6 +95,10 @@ def _sorted_json(tree: TreeUsage, sort: Sort) -> dict[str, Any]:
 
 def _flat_rows(tree: TreeUsage, sort: Sort) -> Iterator[dict[str, Any]]:
     """A row for each checkpoint and its run, then one for what else lies in the run."""
+    for found in tree.stock:
+        for other in found.others:
+            named = {"run": str(found.path), "step": other.step, "kind": other.writer, "size_bytes": other.size_bytes}
+            yield {**dict.fromkeys(FLAT), **named, "path": str(found.path / other.name)}
     details = [found.detail for found in tree.stock if found.detail is not None]
     for run in _in_order([*tree.runs, *details], sort, _size_of_run, _freed_of_run):
         for share in _ordered_shares(run, sort):
@@ -195,6 +200,9 @@ def _print_tree(tree: TreeUsage, sort: Sort, output: Output) -> None:
         bars = _Bars.of(kinds, output)
         output.table(_by_run(tree, sort, bars))
         _print_legend(bars, output)
+    if any(found.others for found in tree.stock):
+        output.table(_by_other(tree, sort))
+        output.line()
     if tree.elsewhere_bytes:
         output.line(f"{format_size(tree.elsewhere_bytes)} belong to no run.")
     total = f"{format_size(tree.kinds.total)} in {count(len(tree.runs), 'run')}"
@@ -248,6 +256,31 @@ def _by_run(tree: TreeUsage, sort: Sort, bars: _Bars) -> Table:
                 *(Cell.of("") for _ in range(2)),
             )
         )
+    return Table(columns, tuple(rows)).informative()
+
+
+def _by_other(tree: TreeUsage, sort: Sort) -> Table:
+    """Checkpoint by checkpoint what other writers left."""
+    columns = (
+        Column("Checkpoint", essential=True, folds=True, minimum=16),
+        Column("Writer", folds=True),
+        Column("Step", "right"),
+        Column("Size", "right", essential=True),
+        Column("Allocated", "right"),
+    )
+    found = [(stock.path / other.name, other) for stock in tree.stock for other in stock.others]
+    if sort == "size":
+        found.sort(key=lambda pair: -pair[1].size_bytes)
+    rows = (
+        (
+            Cell.of(str(path), "bold"),
+            Cell.of(other.writer),
+            Cell.of("" if other.step is None else str(other.step)),
+            Cell.of(format_size(other.size_bytes)),
+            Cell.of(_size(other.allocated) if tree.checked else ""),
+        )
+        for path, other in found
+    )
     return Table(columns, tuple(rows)).informative()
 
 

@@ -89,6 +89,8 @@ def export(
     def carry_out(plan: ExportPlan) -> tuple[ExportPlan, Export]:
         nonlocal destination
         _need_packages(plan)
+        if not output.is_json:
+            output.note(f"{_margin(plan)}.")
         if push is not None:
             destination = _destination(plan, push, private=private or None, revision=revision)
         return plan, _carry_out(plan, output)
@@ -145,8 +147,13 @@ def _show_plan(plan: ExportPlan, output: Output) -> None:
     columns = (Column("File", essential=True), Column("Size", "right"), Column("Export", essential=True))
     output.table(Table(columns, tuple(tuple(map(Cell.of, row)) for row in rows)))
     output.line()
+    output.line((f"{_margin(plan)}. Nothing was written.", "bold"))
+
+
+def _margin(plan: ExportPlan) -> str:
+    """The bytes that it takes at the worst moment, against what is free."""
     size = "as many bytes as the base has" if plan.bytes_written is None else format_size(plan.bytes_written)
-    output.line((f"At most {size} on disk. Nothing was written.", "bold"))
+    return f"At most {size} on disk, {format_size(plan.target.free_bytes)} free there"
 
 
 def _short(path: Path) -> str:

@@ -20,7 +20,7 @@ from keepstep.cli.drawing.text import count, shorten
 from keepstep.cli.growth import show_tree
 from keepstep.cli.many import Outcomes, runs_argument
 from keepstep.cli.selecting import Keys, Selection, selection_options
-from keepstep.model import Kind
+from keepstep.model import Kind, State
 from keepstep.operations.seeing.listing import Listing, Row, list_checkpoints
 from keepstep.operations.seeing.noise import NOISE
 from keepstep.retention import Metric, Plan
@@ -33,7 +33,7 @@ OTHERS = "Other metrics"
 WATCH_SECONDS = 2.0
 COLUMNS = (
     "step", "epoch", "generation", "timeline", "parent", "kind", "metrics", "action", "kept_because", "pinned", "tags",
-    "size_bytes", "created", "state", "path",
+    "size_bytes", "created", "state", "verified", "path",
 )  # fmt: skip
 """What `Row.to_json` names: the heading of a list without rows."""
 
@@ -149,6 +149,8 @@ def _summary(listing: Listing) -> str:
         text += f" Budget {format_size(budget)}, {format_size(plan.taken_bytes)} used."
     if plan.changes:
         text += f" The next prune {what_it_does(plan)} and frees {format_size(plan.freed_bytes)}."
+    if unread := sum(row.state == State.COMMITTED.value and row.verified is None for row in listing.rows):
+        text += f" {'None' if unread == len(listing.rows) else f'All but {unread}'} verified since the commit."
     return text
 
 
@@ -191,10 +193,17 @@ def _cells(row: Row, value: str, metric: Metric | None, now: datetime) -> tuple[
         Cell(why(row)),
         Cell.of(format_size(checkpoint.size_bytes), style),
         Cell.of(format_age(checkpoint.created, now), style),
-        Cell.of(row.state, "bold red" if row.state == DAMAGED else style),
+        Cell.of(standing(row, now), "bold red" if row.state == DAMAGED else style),
         Cell.of(str(checkpoint.timeline), style),
         Cell(tuple(_other_metrics(checkpoint.metrics, metric)), separator=", "),
     )
+
+
+def standing(row: Row, now: datetime) -> str:
+    """Its state; of one that is committed whether its bytes were ever read again since, and when last."""
+    if row.state != State.COMMITTED.value:
+        return row.state
+    return f"verified {format_age(row.verified, now)} ago" if row.verified else "committed, not verified"
 
 
 def marks(row: Row) -> tuple[Span, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -30,19 +29,9 @@ from keepstep.units import SIZES, align_numbers, format_size, parse_size
 
 
 def _agree(plans: Sequence[Plan], output: Output) -> bool:
-    """The one question, whatever the number of runs; nobody is asked where nobody can answer."""
-    if output.is_json or not _on_terminal():
-        output.note("dry run: nothing was removed; add --yes to remove")
-        return False
+    """The one question, whatever the number of runs."""
     where = f" in {len(plans)} runs" if len(plans) > 1 else ""
-    if click.confirm(f"{_todo(*plans)}{where}?", err=True):
-        return True
-    output.note("nothing was removed")
-    return False
-
-
-def _on_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty()
+    return output.agrees(f"{_todo(*plans)}{where}?", nothing="nothing was removed", way="remove")
 
 
 _RULES = "\n".join(f"  {example:<12} {meaning}" for example, meaning in rule_table())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
@@ -44,13 +43,8 @@ def repair(run: str, dry_run: bool, yes: bool, output: Output) -> None:
 
 
 def _carry_out(found: Repair, output: Output, *, yes: bool) -> Repair | None:
-    if not yes:
-        if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            output.note("dry run: nothing was repaired; add --yes to repair")
-            return None
-        if not click.confirm("Rebuild this?", err=True):
-            output.note("nothing was repaired")
-            return None
+    if not (yes or output.agrees("Rebuild this?", nothing="nothing was repaired", way="repair")):
+        return None
     return carry_out(found)
 
 

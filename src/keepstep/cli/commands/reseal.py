@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import click
@@ -52,13 +51,8 @@ def reseal(run: Run, reference: str, dry_run: bool, yes: bool, output: Output) -
 
 
 def _carry_out(run: Run, found: Resealing, output: Output, *, yes: bool) -> Checkpoint | None:
-    if not (yes or found.refusals):
-        if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            output.note("dry run: nothing was sealed; add --yes to seal")
-            return None
-        if not click.confirm("Take this over?", err=True):
-            output.note("nothing was sealed")
-            return None
+    if not (yes or found.refusals or output.agrees("Take this over?", nothing="nothing was sealed", way="seal")):
+        return None
     with output.progress("sealing") as progress:
         return carry_out(run, found, progress.advance)
 

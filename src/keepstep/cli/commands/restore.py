@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -67,13 +66,8 @@ def restore(*, run: Run, reference: str | None, timeline: int | None, dry_run: b
 
 
 def _carry_out(run: Run, found: Restoration, output: Output, *, yes: bool) -> Path | None:
-    if not yes:
-        if output.is_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
-            output.note("dry run: nothing was moved; add --yes to restore")
-            return None
-        if not click.confirm("Bring this back?", err=True):
-            output.note("nothing was moved")
-            return None
+    if not (yes or output.agrees("Bring this back?", nothing="nothing was moved", way="restore")):
+        return None
     return carry_out(run, found)
 
 

@@ -73,7 +73,7 @@ def _looked(
     from keepstep.operations.remembering import Memory
 
     survey, rows = Survey(Memory.of_user()), list[Row]()
-    with output.progress("looking at runs", len(paths)) as progress:
+    with output.progress("looking", len(paths), unit="runs") as progress:
         for path in paths:
             row, _ = outcomes.of(path, lambda: look(survey, path))  # noqa: B023
             rows += [] if row is None else [row]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from keepstep.cli.command import command, format_option, reference_argument, run_argument
-from keepstep.cli.commands.ls import marks, why
+from keepstep.cli.commands.ls import marks, standing, why
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import clean, count, in_words, shorten
@@ -73,7 +73,7 @@ def _identity(run: Run, details: Details) -> Facts:
     epoch = "" if checkpoint.epoch is None else f" (epoch {checkpoint.epoch:.2f})"
     parent = "the first" if checkpoint.parent is None else f"continues generation {checkpoint.parent}"
     yield "step", f"{checkpoint.step}{epoch}"
-    yield "state", (row.state, "" if row.state == checkpoint.state.value else "bold red")
+    yield "state", (standing(row, datetime.now(UTC)), "" if row.state == checkpoint.state.value else "bold red")
     found = marks(row)
     if found:
         yield "marks", ", ".join(span if isinstance(span, str) else span[0] for span in found)

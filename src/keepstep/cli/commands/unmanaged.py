@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,7 +25,7 @@ def unmanaged_option(function: F) -> F:
 
 def type_name(run: Run, what: str, output: Output) -> bool:
     """True where a person typed the name of the run's directory; without a terminal nobody can."""
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not output.can_ask:
         output.note(f"dry run: nothing in {run.path} was changed. --unmanaged asks on a terminal; in a script adopt it")
         return False
     name = run.path.resolve().name

@@ -14,6 +14,7 @@ from keepstep.cli.many import runs_argument
 from keepstep.operations.checking import Checked, candidates, check
 from keepstep.repository import missing_files
 from keepstep.run import Run
+from keepstep.stock import is_unread
 from keepstep.stores import Entry
 from keepstep.units import format_size
 
@@ -40,7 +41,7 @@ def verify(ctx: click.Context, run: Run, reference: str | None, quarantine: bool
     """Reads all files of the checkpoints and compares names, sizes and digests. The outcome goes to the event log.
     What others put beside them and no loader reads is listed, and is no damage.
     """
-    with run.writing() if quarantine else nullcontext():
+    with run.writing("moving what is damaged aside") if quarantine else nullcontext():
         outcomes = _check(run, reference, quarantine, output)
     if output.is_json:
         output.json([outcome.to_json() for outcome in outcomes])
@@ -80,6 +81,8 @@ def _print(run: Run, outcomes: tuple[Checked, ...], output: Output, *, quarantin
         output.line(f"{text} Of {stripped} only the weights are left." if stripped else text)
     else:
         word = "damaged" if run.managed else "torn"
+        if not run.managed and all(is_unread(outcome.problems) for outcome in bad):
+            word = "can't be read"
         output.line((f"{len(bad)} of {count(len(outcomes), 'checkpoint')} {word}.", "bold red"))
         if run.managed and not quarantine and any(outcome.checkpoint for outcome in bad):
             output.line(f"Move aside what is damaged: keepstep verify {run.path} --quarantine")
@@ -91,7 +94,8 @@ def _print(run: Run, outcomes: tuple[Checked, ...], output: Output, *, quarantin
 
 
 def _print_one(outcome: Checked, output: Output, width: int, words: tuple[str, str]) -> None:
-    mark = (f"{words[0]:<9}", "green") if outcome.ok else (f"{words[1]:<9}", "bold red")
+    bad = "unread" if is_unread(outcome.problems) and words[1] == "torn" else words[1]
+    mark = (f"{words[0]:<9}", "green") if outcome.ok else (f"{bad:<9}", "bold red")
     checkpoint = outcome.checkpoint
     size = f"  {format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}" if checkpoint else ""
     output.line(mark, (f"{outcome.path.name:<{width}}", "bold" if outcome.ok else "bold red"), (size, "dim"))

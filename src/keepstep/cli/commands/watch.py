@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import time
+
 import click
 
 from keepstep.cli.command import command, format_option, run_argument
@@ -12,8 +15,9 @@ from keepstep.cli.drawing.live import show_live
 from keepstep.cli.drawing.plotting import FULL, SHADE
 from keepstep.cli.drawing.render import Block, Line, Output
 from keepstep.cli.drawing.tables import Span, Table, columns_of
-from keepstep.cli.drawing.text import clean, count
+from keepstep.cli.drawing.text import clean, count, redraws
 from keepstep.model import Kind
+from keepstep.operations.seeing.overview import Activity
 from keepstep.operations.seeing.watching import View, Watcher
 from keepstep.run import Run
 from keepstep.units import format_number, format_size
@@ -42,7 +46,8 @@ _MARK_TEXTS = {"best": "best", "full": "kept", "weights": "weights only", "gone"
     examples=[
         ("keepstep watch runs/sft", "state, curve, checkpoints, disk and last events, until q or Ctrl-C"),
         ("keepstep watch runs/sft --metric eval_loss --interval 10", "another curve, looked at every ten seconds"),
-        ("keepstep watch runs/sft > report.txt", "once, as text"),
+        ("keepstep watch runs/sft | tee watch.txt", "as text, then a line for each event while it trains"),
+        ("keepstep watch runs/sft --once > report.txt", "one look, as text"),
     ],
 )
 @run_argument
@@ -50,15 +55,36 @@ _MARK_TEXTS = {"best": "best", "full": "kept", "weights": "weights only", "gone"
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds between two looks."
 )
+@click.option("--once", is_flag=True, help="One look, then end.")
 @format_option
-def watch(run: Run, metric: str | None, interval: float, output: Output) -> None:
-    """Looks on and takes no lock: a training is not disturbed. Into a pipe it prints one frame and ends."""
+def watch(run: Run, metric: str | None, interval: float, once: bool, output: Output) -> None:
+    """Looks on and takes no lock: a training is not disturbed. Into a pipe it prints what there is, then a line for
+    each event, and ends when the training does; as JSON one look.
+    """
     watcher = Watcher(run, metric=metric)
     if output.is_json:
         output.json(watcher.look().to_json())
         return
+    if once or not redraws(sys.stdout):
+        _tell(run, watcher, interval, output, once=once)
+        return
     # With a height it is for a terminal, whatever the format says.
     show_live(output, lambda height: frame(run, watcher.look(), output, height), interval)
+
+
+def _tell(run: Run, watcher: Watcher, interval: float, output: Output, *, once: bool) -> None:
+    """Where nothing is redrawn: all that there is, then what happens, a line each, and at last how it ended."""
+    view = watcher.look()
+    output.frame(frame(run, view, output, None))
+    if once or view.activity is not Activity.TRAINING:
+        return
+    while view.activity is Activity.TRAINING:
+        sys.stdout.flush()
+        time.sleep(interval)
+        view = watcher.look()
+        for event in view.news:
+            output.entry(*entry_of(event))
+    output.frame([_headline(run, view)])
 
 
 def frame(run: Run, view: View, output: Output, height: int | None) -> list[Block]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 from keepstep.cli.drawing.render import Block, Output
+from keepstep.cli.drawing.text import redraws
 
 Draw = Callable[[int | None], Sequence[Block]]
 """What is to be shown in so many lines (None: as many as it takes)."""
@@ -20,7 +21,7 @@ _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def show_live(output: Output, draw: Draw, interval: float) -> None:
     """Draw every `interval` seconds on a terminal, once where there is none; q and Ctrl-C end it."""
-    if not (sys.stdout.isatty() and os.environ.get("TERM") != "dumb"):
+    if not redraws(sys.stdout):
         output.frame(draw(None))
         return
     from rich.live import Live

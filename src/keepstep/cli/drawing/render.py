@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from keepstep.cli.drawing.tables import Span, Table, plain_lines
-from keepstep.cli.drawing.text import clean, wants_colour
+from keepstep.cli.drawing.text import clean, redraws, wants_colour
 from keepstep.strict import changed, finite_or_name, valid_text
 
 if TYPE_CHECKING:
@@ -129,16 +129,37 @@ class Output:
         else:
             click.echo("\n".join(plain_lines(table)))
 
-    @contextmanager
-    def progress(self, what: str, total: int | None = None) -> Generator[Progress]:
-        """A progress bar over `total` bytes on stderr; nothing where stderr is no terminal."""
-        from keepstep.cli.drawing.progress import NoProgress, bar
+    @property
+    def can_ask(self) -> bool:
+        """True where a person can read what is asked, and what it is about, and answer."""
+        return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
-        if sys.stderr.isatty():
-            with bar(clean(what), total) as progress:
+    def agrees(self, question: str, *, nothing: str, way: str) -> bool:
+        """The one question before something is changed: True when a person said yes.
+
+        Nobody is asked where nobody could read the plan or the question, or answer; then, as after a no, `nothing` is
+        said, with the way: "add --yes to" do what `way` calls it.
+        """
+        if self.is_json or not self.can_ask:
+            self.note(f"dry run: {nothing}; add --yes to {way}")
+            return False
+        if click.confirm(question, err=True):
+            return True
+        self.note(nothing)
+        return False
+
+    @contextmanager
+    def progress(self, what: str, total: int | None = None, *, unit: str = "") -> Generator[Progress]:
+        """A progress bar over `total` bytes, or so many of a `unit`, on stderr; where nothing can be redrawn, a line
+        now and then.
+        """
+        from keepstep.cli.drawing.progress import Lines, bar
+
+        if redraws(sys.stderr):
+            with bar(clean(what), total, unit) as progress:
                 yield progress
         else:
-            yield NoProgress()
+            yield Lines(what, total, self.note, unit=unit)
 
     def _rich(self) -> Console:
         if self._console is None:

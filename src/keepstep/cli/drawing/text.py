@@ -46,9 +46,14 @@ def in_words(value: object) -> str:
     return "none" if value is None else str(value)
 
 
+def redraws(stream: IO[str]) -> bool:
+    """True where what was drawn can be drawn over: on a terminal that is no dumb one."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def wants_colour(stream: IO[str]) -> bool:
     """True on a terminal, unless NO_COLOR (https://no-color.org) is set or the terminal is a dumb one."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return redraws(stream) and not os.environ.get("NO_COLOR")
 
 
 def paint(text: str, colour: str, stream: IO[str]) -> str:

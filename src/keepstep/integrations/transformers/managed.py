@@ -19,6 +19,7 @@ from keepstep.integrations.transformers.resuming import callback_states
 from keepstep.integrations.transformers.resuming.loading import load_weights
 from keepstep.integrations.transformers.resuming.optimizer_order import in_order
 from keepstep.integrations.transformers.resuming.serving import serving
+from keepstep.integrations.transformers.saving.size import size_of
 from keepstep.integrations.transformers.session import Session
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
@@ -61,7 +62,7 @@ class ManagedTrainer(_Base):
         ranks = ranks_of(self)
         if ranks.leads:
             say_versions()
-            say_findings(self, policy, options)
+            say_findings(self, policy, options, lambda trainer: size_of(trainer).whole)
         self._keepstep_options = options
         self._keepstep_cwd = os.getcwd()
         checkpointer = options.checkpointer(os.path.abspath(str(self.args.output_dir)), policy)

@@ -27,15 +27,16 @@ from keepstep.integrations.transformers.resuming.fitness import (
 from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.stock_words import in_stock_words
+from keepstep.integrations.transformers.saving.estimate import describe_saves, planned_saves
 from keepstep.integrations.transformers.saving.hub import Uploads, leave_ours_here
 from keepstep.integrations.transformers.saving.on_save import OnSave
 from keepstep.integrations.transformers.saving.saves import Saves
 from keepstep.integrations.transformers.saving.signalled import Signalled
+from keepstep.integrations.transformers.saving.size import UNKNOWN, size_of
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.engine_choice import Choice
-from keepstep.integrations.transformers.setup.estimate import checkpoint_bytes, describe_saves, planned_saves
 from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
 from keepstep.model import Checkpoint, State
@@ -281,13 +282,16 @@ class Session:
         if over:
             resume += ", which is the end: nothing is left to train"
         headroom = self.checkpointer.headroom
-        one = self._books.attempt("the estimate of a checkpoint's size", partial(checkpoint_bytes, self.trainer), 0)
+        one = self._books.attempt("the estimate of a checkpoint's size", partial(size_of, self.trainer), UNKNOWN)
         if not self.checkpointer.run.checkpoints:
-            headroom.expected = one
-        every = str(self.checkpointer.cadence)
-        describe = partial(describe_saves, self.trainer, state, self.checkpointer.policy, headroom, every)
+            headroom.expected = one.whole
+        scheduled, every = planned_saves(self.trainer.args, state), str(self.checkpointer.cadence)
+        self.checkpointer.require_room(one.at_least, 0 if over else max(scheduled, int(bool(every))))
+        describe = partial(
+            describe_saves, self.trainer, state, self.checkpointer.policy, headroom, weights=one.weights, every=every
+        )
         saves = self._books.attempt("the estimate of what will be saved", describe, "saves as scheduled")
-        if self.saves.engine is not None and planned_saves(self.trainer.args, state):
-            self.saves.engine.prepare(one)
+        if self.saves.engine is not None and scheduled:
+            self.saves.engine.prepare(one.whole)
         engine = self._engine_text if self.ranks.single else f"{self._engine_text}, {self.ranks.size} processes"
         messages.say_start(self.checkpointer, resume=resume, saves=f"{saves}; {engine}")

@@ -157,7 +157,7 @@ def judge(facts: Facts, ignore: Iterable[str] = (), ignored: Ignored | None = No
             continue
         values = used(facts, asking.settings.asked or ())
         unless = " or ".join(dict.fromkeys(filter(None, (*(v.unless for v in values), *_left_open(facts, asking)))))
-        findings.append(Finding(rule, found.what, found.fix or rule.fix, where, values, unless))
+        findings.append(Finding(rule, found.what, found.fix or rule.fix, where, values, unless, found.title, found.why))
     missing = () if facts.source in QUIET else tuple(Gap(what, tuple(ids)) for what, ids in gaps.items())
     return Report(
         facts.where.path if not facts.where.line else str(facts.at(0)),

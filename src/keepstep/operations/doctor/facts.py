@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from keepstep.errors import QuantityError
 from keepstep.operations.doctor.found import Found, Where
 from keepstep.operations.doctor.settings import Argument, Given, NotKnown, Settings, Unread
 from keepstep.retention import Metric, Mode, Policy
+from keepstep.units import parse_duration
 
 DEFAULT_MTBF = 24 * 3600.0
 """Seconds between two failures where nothing is said: a machine of one's own; spot nodes fail far more often."""
@@ -110,7 +112,8 @@ class RunState:
     """What lies in a run directory: steps of whole checkpoints and of weights alone, and what is wrong among them.
 
     `quarantined` are the steps that were moved aside as damaged; `newest_quarantined` says that the last of them is
-    newer than everything that is left.
+    newer than everything that is left. `torn` says, in a run that keepstep did not write, what each of the damaged
+    lacks; None in one of its own.
     """
 
     whole: tuple[int, ...] = ()
@@ -124,6 +127,7 @@ class RunState:
     unranked: tuple[int, ...] = ()
     aside: int = 0
     failed: str = ""
+    torn: Mapping[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,7 @@ class Facts:
     mode: Argument | None = None
     metric: Argument | None = None
     budget: Argument | None = None
+    save_every: Argument | None = None
     fresh: Argument | None = None
     resume: tuple[Argument, ...] = ()
     resume_known: bool = True
@@ -173,10 +178,10 @@ class Facts:
 
     @property
     def saves(self) -> bool:
-        """True when anything is saved by schedule, or was. Raises NotKnown."""
+        """True when anything is saved by schedule or by the clock, or was. Raises NotKnown."""
         if self.run is not None and (self.run.whole or self.run.weights):
             return True
-        return self.settings.word("save_strategy") != "no"
+        return self.settings.word("save_strategy") != "no" or self.clock is not None
 
     @property
     def ranks(self) -> bool:
@@ -203,7 +208,29 @@ class Facts:
         return most if most > 0 else self.pace.steps
 
     @property
-    def save_every(self) -> int | None:
+    def clock(self) -> float | None:
+        """Seconds of training between two saves by the clock, attach's `save_every`; None without. Raises NotKnown."""
+        given = self.value(self.save_every, "save_every")
+        if given is None:
+            return None
+        try:
+            return parse_duration(given)
+        except QuantityError as error:
+            raise NotKnown(f"save_every={given!r}") from error
+
+    @property
+    def interval(self) -> float | None:
+        """Seconds between two saves, by steps or by the clock, whichever comes first; None where neither says it.
+
+        Raises NotKnown.
+        """
+        every, clock = self.steps_between_saves, self.clock
+        if every is None:
+            return clock
+        return every * self.pace.step if clock is None else min(every * self.pace.step, clock)
+
+    @property
+    def steps_between_saves(self) -> int | None:
         """Steps between two saves by schedule, None where that isn't counted in steps. Raises NotKnown."""
         if self.settings.word("save_strategy") != "steps":
             return None

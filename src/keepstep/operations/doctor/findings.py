@@ -88,6 +88,18 @@ class Finding:
     where: Where
     values: tuple[Used, ...] = ()
     unless: str = ""
+    own_title: str = ""
+    own_why: str = ""
+
+    @property
+    def title(self) -> str:
+        """The rule's title, unless this case has a truer one."""
+        return self.own_title or self.rule.title
+
+    @property
+    def why(self) -> str:
+        """Why it matters, here."""
+        return self.own_why or self.rule.why
 
     @property
     def sentence(self) -> str:
@@ -111,9 +123,9 @@ class Finding:
         return {
             "id": self.id,
             "severity": self.severity.value,
-            "title": self.rule.title,
+            "title": self.title,
             "what": self.sentence,
-            "why": self.rule.why,
+            "why": self.why,
             "fix": self.fix,
             "where": str(self.where),
             "path": self.where.path,

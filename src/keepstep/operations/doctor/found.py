@@ -24,10 +24,12 @@ class Where:
 class Found:
     """What a rule sees in one target: the sentence that names the values; the settings that it is about.
 
-    `fix` takes the place of the rule's own where it can be said more exactly.
+    `fix`, `title` and `why` take the place of the rule's own where they can be said more exactly.
     """
 
     what: str
     about: tuple[str, ...] = ()
     fix: str = ""
     where: Where | None = None
+    title: str = ""
+    why: str = ""

@@ -14,7 +14,7 @@ from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.settings import DEFAULTS, Given, Settings
 from keepstep.operations.doctor.surroundings import look_at
 from keepstep.retention import Metric
-from keepstep.run import Run
+from keepstep.run import Run, StockRun
 
 _PAST = 50
 """Commits from whose times the pace is told."""
@@ -80,7 +80,12 @@ def _state(run: Run, checkpoints: tuple[Checkpoint, ...], foreign: tuple[str, ..
         unranked=tuple(c.step for c in unranked),
         aside=sum(c.size_bytes for c in (*run.aside, *run.previous)),
         failed=_last_failure(run),
+        torn=_torn(run, checkpoints) if isinstance(run, StockRun) else None,
     )
+
+
+def _torn(run: StockRun, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:
+    return {c.step: f"{run.word_for(c)}: {'; '.join(run.flaws(c))}" for c in checkpoints if c.damage}
 
 
 def _unranked(metric: Metric, checkpoint: Checkpoint) -> bool:

@@ -29,7 +29,7 @@ _LIBRARIES = ("transformers", "trl", "Trainer", "TrainingArguments", "llamafacto
 _SEEDERS = frozenset({"set_seed", "manual_seed", "manual_seed_all", "seed_everything"})
 _ONLY_LOOKING = frozenset({"evaluate", "predict", "log_metrics", "save_metrics", "log", "args", "model"})
 """What is asked of a trainer that trains nothing."""
-_OPTIONS = ("keep", "mode", "metric", "budget", "fresh")
+_OPTIONS = ("keep", "mode", "metric", "budget", "fresh", "save_every")
 
 
 @dataclass(frozen=True, slots=True)

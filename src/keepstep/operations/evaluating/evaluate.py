@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from keepstep import layout
 from keepstep.errors import SettingsError
 from keepstep.model import Checkpoint
 from keepstep.operations.evaluating.child import PLACE, Child, Ended
 from keepstep.run import Reference, Run
-from keepstep.stores import denied
+from keepstep.stores import denied, require_writable
 from keepstep.strict import finite_or_name
 
 WHY = "being evaluated"
@@ -83,6 +84,8 @@ def evaluate(
     or by closing the iterator, ends what runs; what was yielded stays recorded.
     """
     check_command(command)
+    if (records := run.path / layout.META).is_dir():
+        require_writable(records)  # what an hour of evaluation finds must have a place
     work = _Work(run, command, timeout, on_start)
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="keepstep-evaluate")
     try:

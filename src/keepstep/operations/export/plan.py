@@ -107,6 +107,7 @@ class ExportPlan:
             "weights": "copied" if self.copies else "written anew",
             "left_out": self.left,
             "size_bytes": self.bytes_written,
+            "free_bytes": self.target.free_bytes,
             "replaces": self.target.replaces,
             "checked": self.request.check,
         }

@@ -18,7 +18,7 @@ from keepstep.operations.export.marker import MARKER, read_marker
 from keepstep.operations.export.workplace import workplace
 from keepstep.paths import expanded
 from keepstep.repository import MANIFEST_NAME
-from keepstep.stores import exchange_names, rename_without_replacing
+from keepstep.stores import exchange_names, rename_without_replacing, require_writable
 from keepstep.units import format_size
 
 MARGIN = 64 * 2**20
@@ -57,13 +57,25 @@ class Target:
         _check_only_ours(path)
         return cls(path, replaces=True)
 
+    @property
+    def nearest(self) -> Path:
+        """The directory that is there already, which it will be in."""
+        return next(parent for parent in self.path.parents if parent.exists())
+
+    @property
+    def free_bytes(self) -> int:
+        """What is free where it will be."""
+        return shutil.disk_usage(self.nearest).free
+
     def check_room(self, size: int) -> None:
-        """Raises DiskFull where there are not `size` bytes, and a margin, on the disk that it will be on."""
-        nearest = next(parent for parent in (self.path, *self.path.parents) if parent.exists())
-        free = shutil.disk_usage(nearest).free
-        if free < size + MARGIN:
+        """Raises ReadOnly and AccessDenied where it can't be written, DiskFull where there are not `size` bytes, and a
+        margin, on the disk that it will be on.
+        """
+        require_writable(self.nearest)
+        if (free := self.free_bytes) < size + MARGIN:
             raise DiskFull(
-                f"an export to {self.path} takes {format_size(size)}, and {format_size(free)} are free there",
+                f"an export to {self.path} takes {format_size(size)}, and {format_size(MARGIN)} are to stay free; "
+                f"{format_size(free)} are free there: {format_size(size + MARGIN - free)} short",
                 hint="Free space, or name a directory on another disk.",
                 errno=errno.ENOSPC,
             )

@@ -14,13 +14,11 @@ from keepstep.run import Run
 def alone_in(run: Run, what: str) -> Generator[None]:
     """Hold the run's lock while the block lasts. Raises RunLocked: `what` is to be done, and how to get there."""
     try:
-        run.begin_writing()
+        run.begin_writing(what)
     except RunLocked as error:
-        owner = run.lock.owner()
-        who = f"process {owner.pid} on {owner.host}" if owner is not None else "another process"
         path = shlex.quote(str(run.path))
         raise RunLocked(
-            f"{run.path} is in use by {who}: {what} would get in its way, and nothing was changed",
+            error.message,
             hint="A training applies its own policy after each save, so that need not be done by hand.\n"
             f"Now: keep one (keepstep pin {path} REF), or look (keepstep prune {path} --dry-run).\n"
             'At its next start: attach(trainer, keep="best:3,latest:2", budget="200GB"). Else when it is over.',

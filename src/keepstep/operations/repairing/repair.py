@@ -68,7 +68,7 @@ def repair(shown: Repair) -> Repair:
     """
     store = LocalStore(shown.path)
     lock = RunLock(store)
-    lock.acquire()
+    lock.acquire("a repair")
     try:
         now = plan_repair(shown.path)
         if _lasting(now) != _lasting(shown):
@@ -80,7 +80,7 @@ def repair(shown: Repair) -> Repair:
     finally:
         lock.release()
     run = Run.open(shown.path)
-    with run.writing():  # which does what any start does
+    with run.writing("a repair"):  # which does what any start does
         what = [f"{record.key} {record.what}: {record.repair}" for record in shown.mendable]
         run.events.append("repaired", what=what, lost=[r.lost for r in shown.damaged if r.lost], kept=list(kept))
     return Repair(shown.path, shown.run_id, shown.damaged, kept)

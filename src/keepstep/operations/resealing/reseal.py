@@ -84,7 +84,7 @@ def reseal(run: Run, shown: Resealing, on_bytes: OnBytes | None = None) -> Check
             hint="What can't be read by a loader stays damage. Put the files right, or move the checkpoint aside: "
             f"keepstep verify {run.path} {shown.checkpoint.step} --quarantine",
         )
-    with run.writing():
+    with run.writing("a reseal"):
         changes = _as_shown(run, shown, on_bytes)
         sealed = run.seal_changes(shown.checkpoint, changes, (BY,))
         # Every byte was read, and is what the new manifest says.

@@ -115,7 +115,7 @@ def restore_course(run: Run, shown: CourseBack) -> Checkpoint:
     checkpoint = shown.what.checkpoint
     if shown.from_trash:
         rescue(run, checkpoint)
-    with run.writing():
+    with run.writing("a restore"):
         now = run.way_back(run.find(way_back(checkpoint), aside=True))
         left = {one.checkpoint.generation for one in shown.left}
         now = replace(now, back=tuple(one for one in now.back if one.generation not in left))

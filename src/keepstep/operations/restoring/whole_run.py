@@ -83,11 +83,11 @@ def restore_run(run: Run, shown: RunBack) -> Path:
 
     Raises RunLocked while a process works in one of them, RestoreChanged when something is another by now, OSError.
     """
-    with run.writing():
+    with run.writing("a restore"):
         if _generations(run.checkpoints) != _generations(shown.leaves) or run.id != shown.left:
             raise _changed(run)
         old = Run.open(run.path / shown.previous.home)
-        with old.writing():
+        with old.writing("a restore"):
             _set_damaged_apart(old, shown)
             if _generations(old.checkpoints) != _generations(shown.back):
                 raise _changed(run)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from keepstep import layout
 from keepstep.errors import KeepstepError, RunNotFound
 from keepstep.model import parse_name
 from keepstep.run import holds_manifest
+from keepstep.stock import is_other
 
 DEPTH = 8
 """Levels below the root that are looked at."""
@@ -37,11 +38,15 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Runs, directories of checkpoints that belong to no run, and what could not be read; each ordered by path."""
+    """Runs, directories of checkpoints that belong to no run, and what could not be read; each ordered by path.
+
+    `others` are files and directories that other writers than a Trainer left, by the directory that they lie in.
+    """
 
     runs: tuple[Path, ...]
     stock: tuple[Path, ...]
     unreadable: tuple[Unreadable, ...]
+    others: Mapping[Path, tuple[str, ...]] = field(default_factory=dict[Path, tuple[str, ...]])
 
 
 def find_runs(root: str | os.PathLike[str], *, depth: int = DEPTH) -> list[Path]:
@@ -75,6 +80,7 @@ def search(root: str | os.PathLike[str], *, depth: int = DEPTH) -> Found:
         tuple(sorted(search_.runs)),
         tuple(sorted(search_.stock)),
         tuple(sorted(search_.unreadable, key=lambda item: item.path)),
+        {path: tuple(sorted(names)) for path, names in sorted(search_.others.items())},
     )
 
 
@@ -83,10 +89,12 @@ class _Search:
         self.runs: list[Path] = []
         self.stock: list[Path] = []
         self.unreadable: list[Unreadable] = []
+        self.others: dict[Path, list[str]] = {}
 
     def look(self, place: str, depth: int) -> None:
         below: list[str] = []
         checkpoints: list[str] = []
+        others: list[str] = []
         hidden = False
         try:
             with os.scandir(place) as entries:
@@ -95,6 +103,8 @@ class _Search:
                         hidden = True
                     elif parse_name(entry.name) is not None:
                         checkpoints += [entry.name] if entry.is_dir(follow_symlinks=False) else []
+                    elif is_other(entry):
+                        others.append(entry.name)
                     elif not entry.name.startswith(".") and entry.is_dir(follow_symlinks=False):
                         below.append(entry.path)
             is_run = hidden and os.path.isfile(os.path.join(place, layout.RUN))
@@ -106,6 +116,8 @@ class _Search:
             self.runs.append(Path(place))
         elif checkpoints:
             self.stock.append(Path(place))
+        elif others:
+            self.others[Path(place)] = others
         if depth:
             for directory in below:
                 self.look(directory, depth - 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -20,7 +20,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     """One checkpoint as it is listed.
 
     `keep` and `reasons` are the plan's decision: reasons to keep it, or one sentence why the next prune removes it.
-    `thin`: of what is kept, the next prune leaves the weights alone.
+    `thin`: of what is kept, the next prune leaves the weights alone. `verified`: when every byte last held, None of one
+    that was never checked since its commit, or did not hold.
     """
 
     checkpoint: Checkpoint
@@ -32,6 +33,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     best: bool
     newest: bool
     thin: bool = False
+    verified: datetime | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -58,6 +60,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
             "size_bytes": checkpoint.size_bytes,
             "created": checkpoint.created.astimezone(UTC).isoformat(),
             "state": self.state,
+            "verified": None if self.verified is None else self.verified.astimezone(UTC).isoformat(),
             "path": None if checkpoint.path is None else str(checkpoint.path),
         }
 
@@ -101,7 +104,7 @@ def list_checkpoints(run: Run, *, aside: bool = False) -> Listing:
 
 def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
     """A row for every decision of a plan."""
-    pins = run.pins
+    pins, verified = run.pins, run.events.verified()
     everything = [decision.checkpoint for decision in plan.decisions]
     best = _first_generation(rank(everything, metric) if metric else ())
     newest = _first_generation(reversed(everything))
@@ -120,6 +123,7 @@ def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
                 best=generation == best,
                 newest=generation == newest,
                 thin=decision.outcome is Outcome.THIN,
+                verified=verified.get(generation),
             )
         )
     return rows

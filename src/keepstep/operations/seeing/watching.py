@@ -25,7 +25,8 @@ class View:
 
     `step` is the last that is known of, None before the first. `curve` is the live course of `metric` as pairs of step
     and value, None without a metric. `metrics` are names that were logged and make a curve. `gone` are steps whose
-    checkpoint was removed or set aside, and is not there now.
+    checkpoint was removed or set aside, and is not there now. `events` are the last, `news` what came
+    since the look before.
     """
 
     activity: Activity
@@ -38,6 +39,7 @@ class View:
     gone: tuple[int, ...]
     room: Room
     events: tuple[Event, ...]
+    news: tuple[Event, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: steps, bytes; the curve as steps and values, null for those that are not finite."""
@@ -71,6 +73,7 @@ class Watcher:
         self._curves = CurveReader(run)
         self._tail = Tail(run.store, layout.EVENTS)
         self._events: deque[Event] = deque(maxlen=LAST_EVENTS)
+        self._news: list[Event] = []
         self._gone: set[int] = set()
 
     def look(self) -> View:
@@ -102,16 +105,19 @@ class Watcher:
             tuple(sorted(self._gone - steps)),
             self._run.store.room(),
             tuple(self._events),
+            tuple(self._news),
         )
 
     def _hear(self) -> None:
         added = self._tail.read()
+        self._news.clear()
         if added.anew:
             self._events.clear()
             self._gone.clear()
         for lines in added.lines:
             for event in parse_lines(lines):
                 self._events.append(event)
+                self._news.append(event)
                 if event["event"] in _GONE and isinstance(event.get("step"), int) and "previous" not in event:
                     self._gone.add(event["step"])
 

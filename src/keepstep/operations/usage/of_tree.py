@@ -11,9 +11,10 @@ from keepstep.operations.remembering import Memory
 from keepstep.operations.seeing.finding import Found, Unreadable, search
 from keepstep.operations.usage.inodes import Inodes
 from keepstep.operations.usage.of_run import usage
-from keepstep.operations.usage.report import Stock, TreeUsage, Usage
+from keepstep.operations.usage.report import OtherCheckpoint, Stock, TreeUsage, Usage
 from keepstep.operations.usage.sizes import Sizes
 from keepstep.run import Run, StockRun
+from keepstep.stock import other_layout
 
 
 def usage_of_tree(
@@ -30,10 +31,12 @@ def usage_of_tree(
         tuple(path for one in searched for path in one.runs),
         tuple(path for one in searched for path in one.stock),
         tuple(item for one in searched for item in one.unreadable),
+        {path: names for one in searched for path, names in one.others.items()},
     )
     tree = _Tree(found, check, memory or Memory(None), places)
     tree.take_runs()
     tree.take_stock()
+    tree.take_others()
     sums = [tree.inodes.sum(place, without=frozenset(tree.counted) - {os.fspath(place)}) for place in tree.open(places)]
     return TreeUsage(
         roots=tuple(places),
@@ -80,6 +83,26 @@ class _Tree:
             self.stock.append(self._stock(path, reason, frozenset(everything)))
         self._memory.trim()
         self.counted = everything
+
+    def take_others(self) -> None:
+        """What other writers left, where it lies in no run and in no directory that is counted as a whole."""
+        for path, names in self._found.others.items():
+            if not {os.fspath(above) for above in (path, *path.parents)} & self.counted:
+                self.stock.append(self._others(path, names))
+        self.counted |= {os.fspath(found.path / o.name) for found in self.stock for o in found.others}
+
+    def _others(self, path: Path, names: Iterable[str]) -> Stock:
+        found: list[OtherCheckpoint] = []
+        directories = 0
+        for name in names:
+            took, other = self.inodes.sum(path / name), other_layout(name)
+            assert other is not None
+            directories += took.directories
+            found.append(OtherCheckpoint(name, other.writer, other.step, took.files, took.allocated))
+        found.sort(key=lambda one: (one.step is None, one.step or 0, one.name))
+        writers = " and ".join(dict.fromkeys(one.writer for one in found))
+        size, allocated = sum(one.size_bytes for one in found), sum(one.allocated for one in found)
+        return Stock(path, len(found), f"checkpoints of {writers}", size, allocated, directories, others=tuple(found))
 
     def _stock(self, path: Path, reason: str, everything: frozenset[str]) -> Stock:
         """A directory of checkpoints: those by what is remembered of them, or a walk; the rest by a walk."""

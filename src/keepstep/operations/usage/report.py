@@ -220,10 +220,32 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherCheckpoint:
+    """A file or a directory that another writer than a Trainer left; `step` is the one in its name, where one is."""
+
+    name: str
+    writer: str
+    step: int | None
+    size_bytes: int
+    allocated: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for machines; sizes in bytes."""
+        return {
+            "name": self.name,
+            "writer": self.writer,
+            "step": self.step,
+            "size_bytes": self.size_bytes,
+            "allocated_bytes": self.allocated,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Stock:
     """A directory with checkpoints and without a run, as the Trainer alone leaves it: counted, and not managed.
 
-    `detail` is there where it is what was asked for: checkpoint by checkpoint.
+    `detail` is there where it is what was asked for: checkpoint by checkpoint. `others` are the checkpoints of a
+    directory of another writer's; of that they alone are counted.
     """
 
     path: Path
@@ -233,6 +255,7 @@ class Stock:
     allocated: int
     directories_bytes: int
     detail: Usage | None = None
+    others: tuple[OtherCheckpoint, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines; sizes in bytes."""
@@ -243,6 +266,8 @@ class Stock:
             "size_bytes": self.size_bytes,
             "allocated_bytes": self.allocated,
         }
+        if self.others:
+            return found | {"by_checkpoint": [other.to_json() for other in self.others]}
         if self.detail is None:
             return found
         return found | {"by_checkpoint": [share.to_json() for share in self.detail.shares]}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from typing import Any
 
 from keepstep.integrations.transformers.setup.arguments import plain
-from keepstep.integrations.transformers.setup.estimate import checkpoint_bytes
 from keepstep.integrations.transformers.setup.options import Options
 from keepstep.integrations.transformers.setup.policy import said_by_user
 from keepstep.operations.doctor import Finding, Severity, judge
@@ -19,20 +19,19 @@ from keepstep.retention import Policy
 
 logger = logging.getLogger("keepstep")
 
-NO_SAVES = "W302"
-"""No save is scheduled; by the clock there are."""
 _WORDS = ("eval_strategy", "save_strategy")
 
 
-def say_findings(trainer: Any, policy: Policy, options: Options) -> None:
-    """Log what doctor finds in a trainer: a line for each error and warning, one for all hints. Raises nothing."""
+def say_findings(trainer: Any, policy: Policy, options: Options, checkpoint_bytes: Callable[[Any], int]) -> None:
+    """Log what doctor finds in a trainer: a line for each error and warning, one for all hints. Raises nothing.
+
+    `checkpoint_bytes` is asked for the size of one where that matters.
+    """
     try:
-        found = judge(facts_of(trainer, policy, options)).findings
+        found = judge(facts_of(trainer, policy, options, checkpoint_bytes)).findings
     except Exception:  # advice must not keep anybody from training
         logger.debug("doctor could not examine this trainer", exc_info=True)
         return
-    if options.save_every is not None:
-        found = tuple(finding for finding in found if finding.id != NO_SAVES)
     for finding in found:
         if finding.severity is not Severity.HINT:
             logger.warning("%s", _line(finding))
@@ -41,7 +40,7 @@ def say_findings(trainer: Any, policy: Policy, options: Options) -> None:
         logger.info("%s", "; ".join(hints))
 
 
-def facts_of(trainer: Any, policy: Policy, options: Options) -> Facts:
+def facts_of(trainer: Any, policy: Policy, options: Options, checkpoint_bytes: Callable[[Any], int]) -> Facts:
     """Facts of a trainer as it was made, and of attach's options; `policy` is what was chosen of both."""
     directory = str(trainer.args.output_dir)
     return Facts(
@@ -55,11 +54,12 @@ def facts_of(trainer: Any, policy: Policy, options: Options) -> Facts:
         metric=_given(options.metric),
         mode=_given(options.mode),
         budget=_given(options.budget),
+        save_every=_given(options.save_every),
         resume_known=False,
         place=look_at(directory),
         places_before=loggers_before(directory),
         model=Model(lost_adapter=_lost_adapter(trainer.model)),
-        pace=_pace(trainer),
+        pace=_pace(trainer, checkpoint_bytes),
     )
 
 
@@ -71,7 +71,7 @@ def _settings(args: Any) -> Settings:
     return Settings({name: Given(value) for name, value in values.items()})
 
 
-def _pace(trainer: Any) -> Pace:
+def _pace(trainer: Any, checkpoint_bytes: Callable[[Any], int]) -> Pace:
     """Only a scheduler's grace period makes the size of a checkpoint matter here."""
     name, grace = scheduler(os.environ)
     return Pace(grace=grace, scheduler=name, checkpoint_bytes=checkpoint_bytes(trainer)) if name else Pace()

@@ -20,15 +20,17 @@ DOMINATES = 0.1
 )
 def longer_than_between_failures(facts: Facts) -> Found | None:
     """The time between two saves is longer than the usual time between two failures (`--mtbf`; 24 h by default)."""
-    every = facts.save_every
-    if every is None or (facts.total_steps or every) < every:
+    every = facts.steps_between_saves
+    if facts.clock is None and every is not None and (facts.total_steps or every) < every:
         return None
-    interval = every * facts.pace.step
-    if interval <= facts.pace.mtbf:
+    if facts.clock is not None and facts.clock <= facts.pace.mtbf:
+        return None  # whatever a step takes
+    interval = facts.interval
+    if interval is None or interval <= facts.pace.mtbf:
         return None
     assumed = "" if facts.pace.mtbf_given else " (assumed; --mtbf)"
     what = f"a save every {format_duration(interval)}, a failure every {format_duration(facts.pace.mtbf)}{assumed}"
-    return Found(what, ("save_steps",), _advice(facts))
+    return Found(what, ("save_steps",), _by_clock(facts) or _advice(facts))
 
 
 @rule(
@@ -40,10 +42,10 @@ def longer_than_between_failures(facts: Facts) -> Found | None:
 )
 def saving_dominates(facts: Facts) -> Found | None:
     """Saves take more than a tenth of the time; with keepstep, longer than the time between them."""
-    every = facts.save_every
-    if every is None:
+    interval = facts.interval
+    if interval is None:
         return None
-    cost, interval = facts.pace.save_seconds, every * facts.pace.step
+    cost = facts.pace.save_seconds
     part = cost / (interval + cost)
     if part <= DOMINATES or (facts.attached and cost <= interval):
         return None
@@ -51,7 +53,7 @@ def saving_dominates(facts: Facts) -> Found | None:
         f"a save of {_size(facts)} takes {format_duration(cost)}{_assumed(facts)}, and comes every "
         f"{format_duration(interval)} of training: {part:.0%} of the time"
     )
-    return Found(what, ("save_steps",), _advice(facts))
+    return Found(what, ("save_steps",), _by_clock(facts) or _advice(facts))
 
 
 @rule(
@@ -123,14 +125,25 @@ def starts_anew(facts: Facts) -> Found | None:
 )
 def ends_before_a_save(facts: Facts) -> Found | None:
     """`#SBATCH --time` is shorter than the time between two saves."""
-    job, every = facts.job, None
-    if job is None or job.limit is None or (every := facts.save_every) is None:
+    job = facts.job
+    if job is None or job.limit is None or (facts.clock or job.limit) < job.limit:
         return None
-    interval = every * facts.pace.step
-    if interval <= job.limit:
+    interval = facts.interval
+    if interval is None or interval <= job.limit:
         return None
     what = f"a save every {format_duration(interval)}, and {job.at(job.limit_line)} limits the job to "
     return Found(what + format_duration(job.limit), ("save_steps",))
+
+
+def _by_clock(facts: Facts) -> str:
+    """The same for what is saved by the clock before its steps are due."""
+    if facts.clock is None or facts.clock != facts.interval:
+        return ""
+    if facts.pace.checkpoint_bytes is None:
+        return f'Set save_every to "{format_duration(facts.pace.mtbf / 10)}" or less.'
+    failures = Failures(facts.pace.save_seconds, facts.pace.mtbf)
+    best = failures.optimum()
+    return f"Set save_every to about {format_duration(best)}: there the least is lost, {failures.overhead(best):.1%}."
 
 
 def _advice(facts: Facts) -> str:

@@ -122,7 +122,7 @@ def larger_than_the_disk(facts: Facts) -> Found | None:
 def peak_does_not_fit(facts: Facts) -> Found | None:
     """What is kept, and the one being written beside it, is more than what is free."""
     one, free = _sizes(facts)
-    limit, every, total = facts.settings.limit, facts.save_every, facts.total_steps
+    limit, every, total = facts.settings.limit, facts.steps_between_saves, facts.total_steps
     saves = None if every is None or total is None else -(-total // every)
     kept = min(limit + 1, saves or limit + 1) if limit else saves
     if kept is None:
@@ -171,10 +171,11 @@ def _place(facts: Facts) -> str:
 
 def _until_the_end(facts: Facts) -> str:
     try:
-        every, total = facts.save_every, facts.total_steps
+        every, total = facts.steps_between_saves, facts.total_steps
     except NotKnown:
         return ""
     if every is None or total is None:
         return ""
     saves, one = -(-total // every), facts.pace.checkpoint_bytes
-    return f", {saves:,} by the end" + (f", {format_size(saves * one)}" if one else "")
+    least = "at least " if facts.save_every is not None else ""  # and what the clock asks for
+    return f", {least}{saves:,} by the end" + (f", {format_size(saves * one)}" if one else "")

@@ -19,16 +19,25 @@ from keepstep.operations.doctor.settings import NotKnown, Unread
 def no_recovery_point(facts: Facts) -> Found | None:
     """`save_strategy="epoch"` with one epoch, or a `save_steps` that the training never reaches."""
     settings, strategy = facts.settings, facts.settings.word("save_strategy")
+    if _saves_by_clock_before_the_end(facts):
+        return None
     if strategy == "epoch" and settings.number("max_steps") <= 0 and settings.number("num_train_epochs") <= 1:
         epochs = settings.number("num_train_epochs")
         what = f"save_strategy='epoch' with num_train_epochs={epochs:g}: the first save is the last"
         return Found(what, ("save_strategy", "num_train_epochs"))
     if strategy != "steps":
         return None
-    every, total = facts.save_every, facts.total_steps
+    every, total = facts.steps_between_saves, facts.total_steps
     if every is None or total is None or every < total:
         return None
     return Found(f"save_steps={every:,} of {total:,} steps: the first save is the last", ("save_steps", "max_steps"))
+
+
+def _saves_by_clock_before_the_end(facts: Facts) -> bool:
+    if facts.clock is None:
+        return False
+    total, step = facts.total_steps, facts.pace.step_seconds
+    return total is None or step is None or facts.clock < total * step
 
 
 @rule(
@@ -38,7 +47,7 @@ def no_recovery_point(facts: Facts) -> Found | None:
     fix="Set save_strategy='steps'.",
 )
 def nothing_saved(facts: Facts) -> Found | None:
-    """`save_strategy` is "no"."""
+    """`save_strategy` is "no", and nothing is saved by the clock (`save_every`)."""
     if facts.saves:
         return None
     return Found("save_strategy='no': no checkpoint is written", ("save_strategy",))

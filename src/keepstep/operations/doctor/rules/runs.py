@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from keepstep.operations.doctor.facts import Facts, RunState
 from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import RUN, rule
@@ -9,6 +11,21 @@ from keepstep.operations.doctor.settings import NotKnown
 from keepstep.units import format_size
 
 _HERE = frozenset({RUN})
+_TORN = "A save, or a copy of one, was broken off: files are missing, or end early."
+_TAKEN = (
+    "The stock Trainer takes the highest step for the newest: it fails on this one, or goes on without its optimizer."
+)
+_COUNTED = "Nothing can be resumed from them, and save_total_limit counts them as if they were whole."
+_CLOSED = "Who may not read it can't go on from it: a resume passes it over, and repeats the steps since an older one."
+_OPEN = (
+    "Have it opened by whose it is, before anything goes on from an older one; keepstep ls RUN names what is closed."
+)
+_AWAY = (
+    "keepstep ls RUN says what each lacks, and keepstep resume RUN names the newest that is whole: give that as "
+    "resume_from_checkpoint. Where no training is saving it right now, put back what is missing from a copy, or move "
+    "the directory away by hand: keepstep removes nothing that it did not commit."
+)
+"""In a run that keepstep did not write nothing is known of bytes, and nothing is moved."""
 
 
 @rule(
@@ -28,6 +45,10 @@ def no_resume_point(facts: Facts) -> Found | None:
     kind = "only weights are left" if not run.whole else "every whole checkpoint failed its last check"
     if not run.whole and not run.weights:
         kind = "every checkpoint is in quarantine"
+    if run.torn:
+        kind = _lacking(run, run.damaged)
+        fix = "Put back what is missing from a copy (keepstep ls RUN says what it is), or start the training anew."
+        return Found(f"{kind}: no checkpoint can be resumed from", fix=fix)
     return Found(f"{kind}: no checkpoint can be resumed from")
 
 
@@ -41,8 +62,15 @@ def no_resume_point(facts: Facts) -> Found | None:
     sources=_HERE,
 )
 def newest_damaged(facts: Facts) -> Found | None:
-    """The last check of the newest checkpoint failed; in quarantine, until the training has saved a newer one."""
+    """The last check of the newest checkpoint failed; in quarantine, until the training has saved a newer one. In a
+    directory that keepstep did not write: it is torn.
+    """
     run = _run(facts)
+    if run.newest_damaged and run.whole and run.torn is not None:
+        what = _lacking(run, run.whole[-1:])
+        if "unreadable: " in what:
+            return Found(what, fix=_OPEN, title="the newest checkpoint can't be read", why=_CLOSED)
+        return Found(what, fix=_AWAY, title="the newest checkpoint is torn", why=f"{_TORN} {_TAKEN}")
     if run.newest_damaged and run.whole:
         return Found(f"step {run.whole[-1]} failed its last check")
     if run.newest_quarantined and run.whole:
@@ -63,10 +91,15 @@ def newest_damaged(facts: Facts) -> Found | None:
     sources=_HERE,
 )
 def others_damaged(facts: Facts) -> Found | None:
-    """The last check of a checkpoint other than the newest failed, in quarantine or not."""
+    """The last check of a checkpoint other than the newest failed, in quarantine or not. In a directory that keepstep
+    did not write: it is torn.
+    """
     run = _run(facts)
     newest = {run.whole[-1]} if run.newest_damaged and run.whole else set[int]()
     steps = [step for step in run.damaged if step not in newest]
+    if run.torn is not None:
+        what = _lacking(run, steps)
+        return Found(what, fix=_AWAY, title="torn checkpoints", why=f"{_TORN} {_COUNTED}") if steps else None
     moved = list(run.quarantined[:-1] if run.newest_quarantined and run.whole else run.quarantined)
     parts = [f"failed their last check: steps {_some(steps)}"] if steps else []
     parts += [f"in quarantine: steps {_some(moved)}"] if moved else []
@@ -147,6 +180,12 @@ def _run(facts: Facts) -> RunState:
     return facts.run
 
 
-def _some(items: list[int] | tuple[object, ...]) -> str:
+def _lacking(run: RunState, steps: Sequence[int]) -> str:
+    """Of torn checkpoints, what each lacks."""
+    torn = run.torn or {}
+    return _some([f"step {step} ({torn.get(step) or 'torn'})" for step in steps])
+
+
+def _some(items: Sequence[object]) -> str:
     shown = ", ".join(map(str, items[:5]))
     return f"{shown} and {len(items) - 5} more" if len(items) > 5 else shown

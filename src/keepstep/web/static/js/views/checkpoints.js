@@ -142,7 +142,7 @@ export function marksCell(row) {
     row.newest ? badge("newest", "info") : null,
     row.pinned ? badge("pinned", "", icon("pin")) : null,
     row.tags.map((tag) => badge(clean(tag))),
-    row.state === "damaged" || row.state === "torn" ? badge(row.state, "bad") : null,
+    ["damaged", "torn", "unreadable"].includes(row.state) ? badge(row.state, "bad") : null,
     row.state === "another course" ? badge("another course", "warn") : null,
     row.kind === "weights" ? badge("weights") : null,
   );

@@ -1,4 +1,4 @@
-"""How many checkpoints a training will write and about how large they are, before the first one is written."""
+"""How many checkpoints a training will write, and what they will take of the disk, before the first one is written."""
 
 from __future__ import annotations
 
@@ -10,23 +10,6 @@ from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.operations.planning.disk import Kept, free_bytes, most_of
 from keepstep.retention import Policy
 from keepstep.units import format_size
-
-_MOMENTS = {"sgd": 0.0, "adafactor": 0.05, "lion": 1.0, "rmsprop": 1.0, "adagrad": 1.0}
-"""Optimizer state per trainable value, by the word that an optimizer's name begins with; AdamW keeps two."""
-
-
-def checkpoint_bytes(trainer: Any) -> int:
-    """About the bytes of one checkpoint: what is saved of the weights, and the optimizer's moments."""
-    model, args = trainer.model, trainer.args
-    weights = _weights(trainer)
-    if args.save_only_model:
-        return weights
-    name = plain(args.optim).lower()
-    moments = next((count for word, count in _MOMENTS.items() if name.startswith(word)), 2.0)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    if "8bit" in name:
-        return weights + int(moments * sum(p.numel() for p in trained))
-    return weights + int(moments * sum(p.numel() * p.element_size() for p in trained))
 
 
 def planned_saves(args: Any, state: Any) -> int:
@@ -42,17 +25,17 @@ def planned_saves(args: Any, state: Any) -> int:
     return 0
 
 
-def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom, every: str = "") -> str:
+def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom, *, weights: int, every: str) -> str:
     """For the start line: saves to come, the size of one, the most that will be on disk, what is free, the verdict.
 
-    `every` is how often one is due by the clock, in words.
+    `weights` is what is left of one once it is thinned or exported; `every` how often one is due by the clock.
     """
     saves = planned_saves(trainer.args, state)
     if saves == 0:
         return f"a save {every} and at the end" if every else "nothing is scheduled to be saved"
     one, limits = headroom.expected, headroom.limits
     kept = _most_kept(policy, saves, trainer.args, state)
-    export = min(_weights(trainer), one)
+    export = min(weights, one)
     peak = kept.bytes(one, export) + one
     if limits.budget is not None:
         peak = min(peak, limits.budget)
@@ -66,11 +49,6 @@ def describe_saves(trainer: Any, state: Any, policy: Policy, headroom: Headroom,
         f"{count}, about {format_size(one)} each; at most "
         f"{format_size(peak)} on disk (kept, one in flight, one export), {format_size(free)} free: {fits}"
     )
-
-
-def _weights(trainer: Any) -> int:
-    adapter = hasattr(trainer.model, "peft_config")
-    return sum(p.numel() * p.element_size() for p in trainer.model.parameters() if p.requires_grad or not adapter)
 
 
 def _most_kept(policy: Policy, saves: int, args: Any, state: Any) -> Kept:
