@@ -14,7 +14,7 @@ from keepstep.version import __version__ as __version__
 if TYPE_CHECKING:
     from keepstep import transformers
     from keepstep.checkpointer import Checkpointer, Facts
-    from keepstep.errors import KeepstepError
+    from keepstep.errors import KeepstepError, Preempted
     from keepstep.integrations.transformers.exporting.exporter import export
     from keepstep.integrations.transformers.managed import attach
     from keepstep.model import Checkpoint, FileEntry, Kind, State
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "keepstep.checkpointer": ("Checkpointer", "Facts"),
-    "keepstep.errors": ("KeepstepError",),
+    "keepstep.errors": ("KeepstepError", "Preempted"),
     "keepstep.integrations.transformers.exporting.exporter": ("export",),
     "keepstep.integrations.transformers.managed": ("attach",),
     "keepstep.model": ("Checkpoint", "FileEntry", "Kind", "State"),
@@ -66,6 +66,7 @@ __all__ = [
     "Pinned",
     "Plan",
     "Policy",
+    "Preempted",
     "Receipt",
     "ResumePoint",
     "Run",

@@ -166,6 +166,40 @@ class ReadOnly(StorageError):
     code = "read-only"
 
 
+class NobodyTrains(KeepstepError):
+    """Something is asked of a training, and there is none."""
+
+    code = "nobody-trains"
+    exit_code = 11
+
+
+class NotAnswered(KeepstepError, TimeoutError):
+    """A training was asked for something, and has not answered in time, or is gone."""
+
+    code = "not-answered"
+
+
+class Preempted(SystemExit):
+    """A training was stopped early, and is to be started again: it ends the process with 75 (EX_TEMPFAIL).
+
+    `message` says why, and where a resume goes on; `preemption` has the same as values. A SystemExit, so that no
+    script goes on with a model that is not trained to its end.
+    """
+
+    EXIT_CODE: ClassVar[int] = 75
+
+    def __init__(self, message: str, preemption: Any = None) -> None:
+        super().__init__(self.EXIT_CODE)
+        self.message = message
+        self.preemption = preemption
+
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.preemption)
+
+
 class LayoutTooNew(KeepstepError):
     """The run was written by a newer format than this version reads."""
 

@@ -18,6 +18,8 @@ READERS = f"{META}/readers"
 PINS = f"{META}/pins.json"
 PINS_LOCK = f"{META}/pins.lock"
 LINKS = f"{META}/links.json"
+REQUESTS = f"{META}/requests"
+BEAT = f"{META}/beat.json"
 EVENTS = f"{META}/events.jsonl"
 METRICS = f"{META}/metrics.jsonl"
 

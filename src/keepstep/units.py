@@ -19,6 +19,8 @@ COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 """What each letter behind a parameter count stands for."""
 _LARGEST = 10**21
 _QUANTITY = re.compile(r"([0-9]{1,22}(?:\.[0-9]{1,22})?) ?([A-Za-z]*)")
+_PART = re.compile(r"[0-9]+ ?[A-Za-z]+")
+_PARTS = re.compile(rf"(?:{_PART.pattern} ?){{2,6}}")
 _ROUNDS_TO_1000 = 999.5
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _AGE_UNITS = ((60, 1, "s"), (3_600, 60, "min"), (48 * 3_600, 3_600, "h"), (60 * 86_400, 86_400, "d"))
@@ -63,10 +65,12 @@ def parse_size(text: object, what: str | None = None) -> int:
 
 
 def parse_duration(text: object, what: str | None = None) -> float:
-    """Seconds of a duration such as `30s`, `5min` or `1.5h`; `what` names the setting in errors.
+    """Seconds of a duration such as `30s`, `5min`, `1.5h` or `7h50m`; `what` names the setting in errors.
 
     Raises QuantityError, also without a unit.
     """
+    if isinstance(text, str) and _PARTS.fullmatch(text.strip()):
+        return sum(_parse(part, DURATIONS, "a duration", "30s", name=what) for part in _PART.findall(text))
     return _parse(text, DURATIONS, "a duration", "30s", name=what)
 
 

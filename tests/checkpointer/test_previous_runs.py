@@ -267,7 +267,7 @@ def test_an_end_that_is_broken_off_gives_the_lock_back(path: Path) -> None:
     checkpointer = make_checkpointer(path)
     checkpointer.begin(None)
     save(checkpointer, 2)
-    checkpointer._janitor = BrokenOff(checkpointer.run.store)  # pyright: ignore[reportPrivateUsage]
+    checkpointer._tenure.janitor = BrokenOff(checkpointer.run.store)  # pyright: ignore[reportPrivateUsage]
     with pytest.raises(KeyboardInterrupt):
         checkpointer.close()
     assert steps(again(path)) == []

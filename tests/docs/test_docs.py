@@ -41,7 +41,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_commands_exist(page: Path) -> None:
     for language, block in _CODE.findall(page.read_text(encoding="utf-8")):
         if language == "console":
-            used = set(re.findall(r"keepstep ([a-z]+)", block))
+            used = set(re.findall(r"keepstep ([a-z]+(?:-[a-z]+)*)", block))
             assert used <= set(COMMANDS), f"{page.name} names commands that do not exist"
 
 

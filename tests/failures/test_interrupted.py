@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Trainer
 
+import keepstep
+from keepstep.run import Exactness, Run
 from tests.failures.build import (
     SAVE_POINTS,
     At,
@@ -24,6 +28,7 @@ from tests.failures.build import (
     managed,
     names,
     receipt,
+    rows,
     same,
     steps,
     stock,
@@ -210,3 +215,64 @@ def test_checkpoint_removed_by_somebody(out: Path) -> None:
 
     assert names(out) == ["checkpoint-10", "checkpoint-12"]
     assert files(out / "checkpoint-12")
+
+
+# -- the last step of a training that an exception ends ----------------------------------------------------------
+
+
+class BadBatch:
+    """Rows, of which one raises when it is read, once."""
+
+    def __init__(self, at: int) -> None:
+        self._rows, self._left = rows(), at
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            raise Crashed("a bad row")
+        torch.rand(1)  # as augmentation does: what reading draws must not be missing
+        return self._rows[index]
+
+
+def rescued(out: Path, **settings: Any) -> Trainer:
+    """A training that saves when an exception ends it; it does."""
+    trainer = stock(out, **settings)
+    keepstep.attach(trainer, save_on_exception=True)
+    with pytest.raises(Crashed):
+        trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(("at", "last"), [(34, 7), (30, 6)], ids=["in mid-epoch", "at an epoch's start"])
+def test_a_bad_batch_costs_no_step_and_the_resume_is_exact(out: Path, at: int, last: int) -> None:
+    """A loader reads one batch ahead."""
+    whole, _ = train(out.with_name("whole"), data=BadBatch(0), save_steps=5)
+    rescued(out, data=BadBatch(at), save_steps=5)
+    assert steps(out) == [5, last]
+    trainer, checkpointer = train(out, "auto", data=BadBatch(0), save_steps=5)
+    assert receipt(checkpointer).level is Exactness.EXACT
+    assert same(weights(trainer.model), weights(whole.model))
+
+
+def test_what_is_half_done_is_not_saved_and_it_is_said(out: Path, said: Callable[[], str]) -> None:
+    def crash_in_the_middle(**_: Any) -> None:
+        raise Crashed
+
+    rescued(out, callbacks=[At(5, crash_in_the_middle, "on_pre_optimizer_step")])
+    assert steps(out) == [2, 4]
+    assert "step 5 is not saved: the exception came in the middle of the step after it" in said()
+
+
+def test_a_save_that_fails_as_well_is_shown_beside_what_ended_the_training(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(Run, "commit", full)
+    with pytest.raises(Crashed, match="after step 2") as raised:
+        train(out, callbacks=[CrashAfter(2)])
+    assert "what was being saved failed as well" in "".join(raised.value.__notes__)

@@ -7,16 +7,14 @@ import importlib
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import HfApi, constants, hf_api
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from keepstep import layout
 from keepstep.errors import ResumeRefused, StorageError
@@ -322,107 +320,3 @@ def test_the_policy_and_the_best_come_along(out: Path) -> None:
     assert run.policy == policy
     assert run.best is not None
     assert run.best.step == 4
-
-
-# -- told to stop ----------------------------------------------------------------------------------------------
-
-ARGUMENT_NAMES = {field.name for field in fields(TrainingArguments)}
-jit = pytest.mark.skipif("enable_jit_checkpoint" not in ARGUMENT_NAMES, reason="this transformers has no such setting")
-
-
-class Told(TrainerCallback):
-    """What the stock handler does some seconds after a SIGTERM, at a moment of the training."""
-
-    def __init__(self, step: int, event: str) -> None:
-        def on_event(args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == step:
-                manager_of(self.trainer).is_checkpoint_requested = True
-
-        self.trainer: Any = None
-        setattr(self, event, on_event)
-
-
-def manager_of(trainer: Trainer) -> Any:
-    """What stands between the signal and the stock callback."""
-    (found,) = [c for c in trainer.callback_handler.callbacks if type(c).__name__ == "JITCheckpointCallback"]
-    return found.jit_manager
-
-
-def told(out: Path, step: int, event: str, **settings: Any) -> Trainer:
-    """A training that is told to stop."""
-    callback = Told(step, event)
-    trainer, _ = managed(out, enable_jit_checkpoint=True, callbacks=[callback], **settings)
-    callback.trainer = trainer
-    trainer.train()
-    return trainer
-
-
-@jit
-@pytest.mark.parametrize(
-    ("step", "event", "stops_at"),
-    [
-        (2, "on_step_begin", 3), (2, "on_pre_optimizer_step", 3), (2, "on_substep_end", 3), (4, "on_step_end", 4),
-        (4, "on_evaluate", 5), (5, "on_step_begin", 6), (6, "on_step_end", 6), (6, "on_evaluate", 6),
-        (6, "on_epoch_end", 6), (6, "on_epoch_begin", 7),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("strategy", ["steps", "epoch", "no"])
-def test_a_training_that_is_told_to_stop_saves_its_step_and_goes_on_exactly(
-    out: Path, step: int, event: str, stops_at: int, strategy: str
-) -> None:
-    settings: dict[str, Any] = {"save_strategy": strategy, "per_device_train_batch_size": 2, "logging_steps": 1}
-    settings |= {"gradient_accumulation_steps": 2, "eval_strategy": "epoch" if strategy == "epoch" else "steps"}
-    if strategy == "epoch" and event == "on_evaluate":
-        pytest.skip("there it is evaluated at the end of the epoch")
-    whole, _ = train(out.with_name("whole"), **settings)
-    stopped = told(out, step, event, **settings)
-    assert stopped.state.global_step == stops_at
-    assert names(out)[-1] == f"checkpoint-{stops_at}"
-    assert not manager_of(stopped).is_checkpoint_requested
-    trainer, checkpointer = train(out, resume="auto", **settings)
-    assert receipt(checkpointer).level is Exactness.EXACT
-    assert same(weights(trainer.model), weights(whole.model))
-    assert _losses(trainer) == _losses(whole)
-
-
-def _losses(trainer: Trainer) -> list[Any]:
-    log = trainer.state.log_history
-    return [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in log]
-
-
-@jit
-def test_it_is_said_and_the_run_is_unfinished(out: Path, said: Callable[[], str]) -> None:
-    told(out, 2, "on_step_begin")
-    text = said()
-    assert "a SIGTERM ends the training with the step under way, saved" in text
-    assert 'told to stop: the training ends here; go on with train(resume_from_checkpoint="auto")' in text
-    assert b'"ended":"stopped"' in (out / layout.METRICS).read_bytes()
-
-
-@jit
-def test_the_signal_itself_is_heard(out: Path) -> None:
-    """The stock handler's way, without its wait of some seconds."""
-    tells = At(2, lambda **_: signal.raise_signal(signal.SIGTERM))
-    trainer, _ = managed(out, enable_jit_checkpoint=True, callbacks=[tells])
-    manager_of(trainer).kill_wait = 0
-    trainer.train()
-    assert names(out)[-1] == f"checkpoint-{trainer.state.global_step}"
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, "stock gives the handler back"
-
-
-@jit
-def test_a_save_under_way_turns_none_away_that_nothing_can_make_up_for(out: Path) -> None:
-    """back_pressure="skip" leaves saves out, not the last one."""
-    trainer = told(out, 2, "on_step_begin", keep="latest:1")
-    assert names(out) == [f"checkpoint-{trainer.state.global_step}"]
-
-
-@jit
-def test_outside_of_a_managed_training_the_stock_callback_does_as_ever(out: Path) -> None:
-    trainer, _ = managed(out, enable_jit_checkpoint=True)
-    saved: list[int] = []
-    trainer._save_checkpoint = lambda *_, **__: saved.append(trainer.state.global_step)  # type: ignore[method-assign]
-    manager_of(trainer).is_checkpoint_requested = True
-    trainer.callback_handler.on_step_begin(trainer.args, trainer.state, trainer.control)
-    assert trainer.control.should_training_stop
-    assert saved == [0]

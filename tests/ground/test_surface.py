@@ -18,10 +18,13 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 HOME = Path(keepstep.__file__).parent
 PUBLIC = """
     All Best Checkpoint Checkpointer Daily Every Exactness Facts FileEntry Hourly KeepstepError Kind Latest Metric
-    Pending Pinned Plan Policy Receipt ResumePoint Run State Within attach export open_run transformers
+    Pending Pinned Plan Policy Preempted Receipt ResumePoint Run State Within attach export open_run transformers
 """
 FACES = {
-    "checkpointer": "BackPressure Checkpointer Facts Fresh Headroom as_storage_error lower_priority",
+    "checkpointer": (
+        "HEARD BackPressure Checkpointer Facts Fresh Headroom Preemption Signals Stopping Told as_storage_error "
+        "lower_priority"
+    ),
     "engine": (
         "CHECK FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded Written mark_of "
         "measure memory_of noting one_thread recording served"
@@ -52,11 +55,12 @@ FACES = {
         entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        BRANCHED DAMAGED HUB_NAME Attempt Course Damaged Difference Ending Event Evidence Exactness History Hook Hooks
-        Limits Lineage Observer OnDiskFull Origin PinBoard Pins Point Reason Rebuilt Receipt Reference Resume
-        ResumePoint Return Run RunLock StockRun Tail begin_branch commit_fields course_line examine external_path
-        fingerprint_differences finish_pending has_ended holds_manifest holds_run is_run logged_beyond meant
-        mend open_external open_run parse_lines policy_facts receipt_lines rescue trashed way_back
+        BRANCHED DAMAGED HUB_NAME Attempt Beat Course Damaged Difference Ending Event Evidence Exactness History Hook
+        Hooks Limits Lineage Observer OnDiskFull Origin PinBoard Pins Point Pulse Reason Rebuilt Receipt Reference
+        Request Requests Resume ResumePoint Return Run RunLock StockRun Tail Wish begin_branch commit_fields
+        course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest holds_run
+        is_run logged_beyond meant mend open_external open_run parse_lines policy_facts receipt_lines rescue trashed
+        way_back
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import tempfile
 import time
 from dataclasses import replace
@@ -146,6 +147,9 @@ def _try(rank: int, home: Path, recipe: Recipe, trouble: str, resume: Any) -> No
         trainer.train(resume_from_checkpoint=resume)
         steps = [checkpoint.step for checkpoint in checkpointer.run.checkpoints]
         _report(home, rank, ["ended", trainer.state.global_step, trainer.state.best_model_checkpoint, steps])
+    except keepstep.Preempted as preempted:
+        _report(home, rank, ["preempted", preempted.preemption.to_json()])
+        raise
     except Exception as error:
         _report(home, rank, [type(error).__name__, str(error), getattr(error, "errno", None)])
         raise
@@ -239,15 +243,28 @@ def _told(rank: int, trainer: Any) -> None:
     class Tell(TrainerCallback):
         def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if rank == 1 and state.global_step == 1:
-                (stock,) = [c for c in trainer.callback_handler.callbacks if "JIT" in type(c).__name__]
-                stock.jit_manager.is_checkpoint_requested = True
+                signal.raise_signal(signal.SIGTERM)
+
+    trainer.add_callback(Tell())
+
+
+def _told_and_left(rank: int, trainer: Any) -> None:
+    """A SIGTERM that all hear of at the end of step 3, where rank 1 is killed."""
+
+    class Tell(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if rank == 0 and state.global_step == 2:
+                signal.raise_signal(signal.SIGTERM)
+            if rank == 1 and state.global_step == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
 
     trainer.add_callback(Tell())
 
 
 _TROUBLES = {
     "none": _no_trouble, "slow": _slow, "no scratch": _no_scratch, "raises": _raising, "elsewhere": _elsewhere,
-    "reads": _reading, "told": _told, "one write fails": _failing(FileSink, "write", 1),
+    "reads": _reading, "told": _told, "told and left": _told_and_left,
+    "one write fails": _failing(FileSink, "write", 1),
     "all writes fail": _failing(FileSink, "write", *range(3, 100)),
     "all commits fail": _failing(LocalStore, "write", *range(2, 100)),
     "the stock writers fail": _failing(LlamaForCausalLM, "save_pretrained", *range(2, 100)),
@@ -323,11 +340,32 @@ def test_a_busy_disk_turns_every_rank_away(back_pressure: str, tmp_path: Path) -
     assert one[1] == 8 and one[3][-1] == 8 and len(one[3]) < 8
 
 
-@pytest.mark.skipif(not NEWEST, reason="this transformers has no such setting")
-def test_a_signal_to_one_rank_stops_all_at_the_same_step(tmp_path: Path) -> None:
-    recipe = Recipe(rows=32, arguments={**SHORT, "save_steps": 100, "enable_jit_checkpoint": True})
-    for ended, step, _, steps in _tried(tmp_path / "home", "told", recipe=recipe):
-        assert (ended, step, steps) == ("ended", 2, [2])
+def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_they_go_on_exactly(
+    tmp_path: Path, uninterrupted: Any
+) -> None:
+    """Heard in the second step, agreed during the third: all save that, and end as who is to come again."""
+    home = tmp_path / "home"
+    assert run_ranks(home, _try, home, FULL, "told", "auto") == [75, 75], logs_of(home)
+    one, other = _reports(home)
+    assert one == other
+    assert (one[0], one[1]["step"], one[1]["resumes_at"], one[1]["lost_steps"]) == ("preempted", 3, 3, 0)
+    assert course(home, FULL) == [0, 0], logs_of(home)
+    for rank in range(WORLD):
+        found = differences(home_of(uninterrupted(FULL), rank), home_of(home, rank))
+        # One checkpoint more is what it was about.
+        assert [text for text in found if "generation" not in text and not text.startswith("checkpoints:")] == [], rank
+
+
+def test_a_rank_that_is_gone_does_not_keep_the_others_from_the_save(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    told = replace(FULL, keepstep={"preempt_deadline": "8s"})
+    assert run_ranks(home, _try, home, told, "told and left", "auto") == [75, -signal.SIGKILL], logs_of(home)
+    stopped = json.loads((home / "report-0.json").read_text())[1]
+    assert (stopped["step"], stopped["resumes_at"]) == (3, 3)
+    assert course(home, FULL) == [0, 0], logs_of(home)
+    receipt = load(home / "outcome")["receipt"]
+    assert (receipt["step"], receipt["level"]) == (3, "approximate")
+    assert any("another process was gone" in reason["text"] for reason in receipt["reasons"])
 
 
 def test_who_reads_a_checkpoint_finds_it_committed_on_every_rank(tmp_path: Path) -> None:

@@ -7,5 +7,21 @@ from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import as_storage_error
 from keepstep.checkpointer.priority import lower_priority
+from keepstep.checkpointer.stopping.signals import HEARD, Signals
+from keepstep.checkpointer.stopping.stopping import Stopping
+from keepstep.checkpointer.stopping.told import Preemption, Told
 
-__all__ = ["BackPressure", "Checkpointer", "Facts", "Fresh", "Headroom", "as_storage_error", "lower_priority"]
+__all__ = [
+    "HEARD",
+    "BackPressure",
+    "Checkpointer",
+    "Facts",
+    "Fresh",
+    "Headroom",
+    "Preemption",
+    "Signals",
+    "Stopping",
+    "Told",
+    "as_storage_error",
+    "lower_priority",
+]

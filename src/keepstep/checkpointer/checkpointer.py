@@ -16,43 +16,24 @@ from keepstep.checkpointer.background import BackgroundWriter, BackPressure
 from keepstep.checkpointer.cadence import Cadence
 from keepstep.checkpointer.description import describe
 from keepstep.checkpointer.drafts import Writer, attempt_twice, begin_staging, draft_of
-from keepstep.checkpointer.entrance import (
-    Fresh,
-    begin_anew,
-    come_back,
-    enter,
-    reopen,
-    resume_point,
-    why_displaced,
-)
+from keepstep.checkpointer.entrance import Fresh, enter, reopen, resume_point
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.foresight import require_room
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import InFlight
-from keepstep.checkpointer.janitor import Janitor
-from keepstep.checkpointer.journal import Causes, Journal, no_causes
 from keepstep.checkpointer.judged import Judged
 from keepstep.checkpointer.keeping import Keeping
+from keepstep.checkpointer.ledger import Ledger
 from keepstep.checkpointer.observers import Observers
-from keepstep.checkpointer.own_runs import remember
 from keepstep.checkpointer.refusals import Refusals
+from keepstep.checkpointer.stopping.stopping import Stopping
+from keepstep.checkpointer.stopping.told import Preemption, Told
+from keepstep.checkpointer.tenure import Tenure, Terms
 from keepstep.errors import StorageError
 from keepstep.model import Checkpoint
 from keepstep.repository import Check, Finish
 from keepstep.retention import Plan, Policy
-from keepstep.run import (
-    Ending,
-    Hooks,
-    Limits,
-    OnDiskFull,
-    Receipt,
-    Resume,
-    ResumePoint,
-    Run,
-    external_path,
-    meant,
-    open_external,
-)
+from keepstep.run import Hooks, Limits, OnDiskFull, Resume, ResumePoint, Run, external_path, meant, open_external
 
 if TYPE_CHECKING:
     from keepstep.operations.export.report import Export
@@ -65,7 +46,7 @@ OnCommit = Callable[[Checkpoint, float], None]
 """Hears, in the writer's thread, of a committed checkpoint and of the moment (`time.monotonic`) it became durable."""
 
 
-class Checkpointer:
+class Checkpointer(Ledger):
     """Saves, keeps and finds the checkpoints of one run directory for one training process.
 
     `budget` ("200GB") bounds what the checkpoints take, the one being written included; `min_free` stays free on
@@ -79,6 +60,8 @@ class Checkpointer:
     last save. `shared=True` lets other trainings below a directory with a budget (`keepstep budget`) have the room of
     what this run can give up by its policy: at once when it does not train, else at its next save.
     As a context manager it closes itself.
+    `heed` at the end of each step says whether to stop: after `max_time` ("7h50m"), once there is a `stop_file`, when
+    another process asked for it, or `request_stop` was called; a loop that stops early sets `preempted`.
     """
 
     def __init__(
@@ -96,6 +79,9 @@ class Checkpointer:
         links: bool = False,
         save_every: str | None = None,
         shared: bool = False,
+        max_time: str | None = None,
+        stop_file: str | os.PathLike[str] | None = None,
+        preempt_deadline: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.links = links
@@ -106,18 +92,10 @@ class Checkpointer:
         self.policy = Policy.from_spec(policy) if isinstance(policy, str) else policy
         self.fresh: Fresh = fresh
         self.back_pressure: BackPressure = back_pressure
-        self.receipt: Receipt | None = None
-        self.plan: Plan | None = None
-        self._run: Run | None = None
-        self._parent: int | None = None
-        self._trained: tuple[Path, str | None] = (self.path, None)
-        self._keeping: Keeping | None = None
-        self._unsettled: ResumePoint | None = None
-        self._displaced = ""
         self.judged = Judged()
+        self.stopping = Stopping(max_time=max_time, stop_file=stop_file, preempt_deadline=preempt_deadline)
+        self.preempted: Preemption | None = None
         self._writer = BackgroundWriter()
-        self._janitor: Janitor | None = None
-        self._journal: Journal | None = None
         self._in_flight: InFlight | None = None
         self._owed = False
 
@@ -129,19 +107,41 @@ class Checkpointer:
         """
         if self._run is not None:
             return self._run
-        trained_in, run_id = self._trained
-        return reopen(self.path, run_id if trained_in == self.path else None)
+        trained = self._tenure
+        return reopen(self.path, trained.run_id if trained is not None and trained.path == self.path else None)
 
     def configure(self, other: Checkpointer) -> None:
         """Take over the settings of another one, between two sessions: all that it was made with."""
         self.path, self.policy = other.path, other.policy
         self.fresh, self.back_pressure, self.links = other.fresh, other.back_pressure, other.links
         self.headroom, self._observers, self.cadence = other.headroom, other._observers, other.cadence
+        self.stopping = other.stopping
 
     @property
     def due(self) -> bool:
         """True when `save_every` has passed since the last save began: a loop that saves then is saved in time."""
         return self.cadence.due
+
+    # -- being told ------------------------------------------------------------------------------------
+
+    def request_stop(self, why: str = "request_stop()") -> None:
+        """Have the training saved and stopped at the end of its step; from any thread."""
+        self.stopping.tell(Told(why))
+
+    def request_save(self) -> None:
+        """Have the training saved at the end of its step; from any thread."""
+        self.stopping.wants_save = True
+
+    def heed(self, step: int, max_steps: int | None = None) -> Told | None:
+        """Once a step, in the process that writes: show that it is done, and hear what others ask.
+
+        Returns what has told the training to stop, None while nothing has; a save that is asked for makes `stopping`
+        want one.
+        """
+        if self._tenure is not None and self._run is not None:
+            self._tenure.pulse.beat(step, max_steps)
+            self._tenure.errands.look(step)
+        return self.stopping.look()
 
     def __enter__(self) -> Self:
         """Nothing is begun yet: that is `begin`'s, which says where to go on from."""
@@ -178,7 +178,7 @@ class Checkpointer:
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
         """
         resume = meant(resume, self.path)
-        self.receipt = None
+        self.receipt = self.preempted = None
         if (left := self.failure(wait=True)) is not None:
             logger.warning("The save that was in flight when the session before was broken off failed: %s", left)
         outside = external_path(resume, self.path)
@@ -186,78 +186,36 @@ class Checkpointer:
         try:
             self._observers.begin(run)
             point = open_external(outside, check) if outside is not None else resume_point(run, resume, check)
-            own = point is None or point.checkpoint.run_id == run.id
-            self._displaced = "" if own or point is None else why_displaced(run, point, self.fresh)
             self.judged = Judged()
-            self._take(run, point)
+            self.stopping.start(self.path)
+            terms = Terms(
+                self.path, self.policy, self.fresh, self.headroom, self.judged, self.links, self._observers,
+                self.stopping,
+            )  # fmt: skip
+            self._tenure = Tenure(terms, run, point)
             self._owed = False
             self._refusals = Refusals()
             known = run.checkpoints
             for checkpoint in [c for c in known if c.resumable][-1:] or known[-1:]:
                 self.headroom.learn(checkpoint)
-            self._parent, self._unsettled = None, point
-            if point is None:
-                remember(run)
-            elif own:  # also in another place, as a download of it
-                self._parent = point.checkpoint.generation
             if settle and (path := self.settle()) is not None and point is not None:
                 point = point.moved_to(path)
-            self.cadence.start(self._spent() if self.cadence.every is not None else 0.0)
+            self.cadence.start(self._tenure.journal.spent() if self.cadence.every is not None else 0.0)
         except BaseException:
-            self._run = None
+            if self._tenure is not None:
+                self._tenure.run = None
             self._observers.end()
             self.headroom.tree.leave()
             run.lock.release()
             raise
         return point
 
-    def _take(self, run: Run, point: ResumePoint | None) -> None:
-        """Work in this run, which is locked, from now on; what is about to go aside is left as it is."""
-        if not self._displaced:
-            run.set_policy(self.policy, self.headroom.limits)
-            run.switch_links(self.links)
-        self._run, self._trained = run, (self.path, run.id)
-        self._janitor = Janitor(run.store)
-        self._journal = Journal(run, point)
-        self._keeping = Keeping(run, self.policy, self.headroom, self.judged)
-
-    def _spent(self) -> float:
-        return self._journal.spent() if self._journal is not None else 0.0
-
     def settle(self) -> Path | None:
         """Make the resume final: what is newer than the resume point belongs to an older course, and is set aside, and
         a resume point that lay aside itself comes back; so is all that lies here set aside where the point is another
         run's. Returns where the run's own resume point is now, None where it is another's, or there is none.
         """
-        point, self._unsettled = self._unsettled, None
-        if point is None:
-            return None
-        if self._displaced:
-            self._displace(self.run, point)
-        if self._parent is None:  # it may lie in a previous run of this directory
-            self._keep.hold(point.checkpoint)
-            remember(self.run)
-            return None
-        checkpoint = come_back(self.run, point.checkpoint)
-        for newer in self.run.rewind(checkpoint):
-            logger.warning("%s belongs to an older course of the run and is set aside", newer.name)
-        self._keep.hold(checkpoint)
-        remember(self.run)
-        return checkpoint.path
-
-    def _displace(self, old: Run, point: ResumePoint) -> None:
-        """Set the run that is here aside for a new one: a course is of one run."""
-        why, self._displaced = self._displaced, ""
-        self._observers.end()
-        self._run = None
-        run = begin_anew(old, self.policy, why, what=f"Going on from {point.path}")
-        try:
-            self._observers.begin(run)
-            self._take(run, point)
-        except BaseException:
-            self._run = None
-            run.lock.release()
-            raise
+        return None if self._tenure is None else self._tenure.settle()
 
     def close(self, *, finished: bool = False) -> None:
         """End the session: wait for what is in flight, apply the policy once more, now without regard to what was
@@ -265,25 +223,20 @@ class Checkpointer:
 
         `finished` says that the run has come to its end: a fresh start, in whichever process, then sets it aside.
         """
-        run = self._run
-        if run is None:
+        run, tenure = self._run, self._tenure
+        if run is None or tenure is None:
             return
         try:
             self.end_log("finished" if finished else None)
             self._writer.wait()
-            if self._keeping is not None:
-                self._keeping.let_go()
+            tenure.keeping.let_go()
+            if self.preempted is not None:
+                run.events.append("preempted", **self.preempted.to_json())
             if finished:
                 run.events.append("finished")
         finally:
-            try:
-                if self._janitor is not None:
-                    self._janitor.finish()
-            finally:  # a second Ctrl-C must not leave the lock with nobody
-                self._run = self._janitor = self._in_flight = None
-                self.headroom.tree.leave()
-                run.lock.release()
-                self._observers.end()
+            self._in_flight = None
+            tenure.end(stopped=self.preempted is not None)
 
     def export(self, directory: str | os.PathLike[str], **options: Any) -> Export:
         """Write a clean, checked model directory from a committed checkpoint, the best one unless `reference` names
@@ -365,29 +318,12 @@ class Checkpointer:
 
     def committed(self, checkpoint: Checkpoint, *, decides: bool = True) -> None:
         """Go on from a committed checkpoint: it is the parent of the next one, and the policy decides anew."""
-        self._parent = checkpoint.generation
         self.headroom.learn(checkpoint)
+        if self._tenure is not None:
+            self._tenure.parent = checkpoint.generation
+            self._tenure.errands.committed(checkpoint)
         if decides:
             self.decide()
-
-    def note_kept(self, checkpoint: Checkpoint, *, blocked: float, durable: float, **more: Any) -> None:
-        """Put into the event log what a save cost, in seconds of training held up and until it was durable, and why
-        the policy keeps it.
-        """
-        metric, plan = self.policy.metric, self.plan
-        self.run.events.append(
-            "kept",
-            generation=checkpoint.generation,
-            step=checkpoint.step,
-            name=checkpoint.name,
-            size_bytes=checkpoint.size_bytes,
-            metric=None if metric is None else metric.name,
-            value=None if metric is None else metric.value(checkpoint.metrics),
-            reasons=list(plan.reasons(checkpoint.generation)) if plan else [],
-            blocked_seconds=blocked,
-            durable_seconds=durable,
-            **more,
-        )
 
     @property
     def refused(self) -> list[int]:
@@ -414,6 +350,8 @@ class Checkpointer:
 
     def refuse(self, step: int, error: StorageError) -> None:
         """Go on without the checkpoint of a step that there is no room for; with `on_disk_full="stop"` raise."""
+        if self._tenure is not None:
+            self._tenure.errands.refused(step, error.message)
         self._refusals.add(self.run, step, error, self.headroom.limits.on_disk_full)
 
     def end_well(self) -> None:
@@ -422,12 +360,14 @@ class Checkpointer:
             self._refusals.end(self.run, self.headroom.limits.on_disk_full)
 
     def _dispose_now(self) -> None:
-        if self._janitor is not None:
-            self._janitor.finish()
+        if self._tenure is not None:
+            self._tenure.dispose_now()
 
     @property
     def _keep(self) -> Keeping:
-        return self._keeping or Keeping(self.run, self.policy, self.headroom, self.judged)
+        if self._tenure is not None:
+            return self._tenure.keeping
+        return Keeping(self.run, self.policy, self.headroom, self.judged)
 
     @property
     def busy(self) -> bool:
@@ -446,34 +386,9 @@ class Checkpointer:
 
     def decide(self) -> Plan:
         """Apply the policy to what is committed now; returns the plan that was carried out."""
-        self.plan = self._keep.decide(self._janitor.dispose if self._janitor else None)
+        janitor = None if self._tenure is None else self._tenure.janitor
+        self.plan = self._keep.decide(janitor.dispose if janitor is not None else None)
         return self.plan
-
-    def note_resumed(self, receipt: Receipt) -> Receipt:
-        """Keep the receipt of a resume here and in the event log; returns it with what its course is compared with."""
-        self.receipt = receipt if self._journal is None else self._journal.expect(receipt)
-        self.run.events.append("resumed", **self.receipt.to_json())
-        return self.receipt
-
-    def log(self, step: int, values: Mapping[str, float], *, epoch: float | None = None) -> None:
-        """Put numbers of a step into the run's history, and compare them with what an interrupted attempt had logged.
-
-        `receipt` then says how they came out. Outside of a session it does nothing; it never fails.
-        """
-        if self._journal is not None and self._run is not None:
-            self.receipt = self._journal.log(self.receipt, step, epoch, values)
-
-    def begin_log(self, max_steps: int, causes: Causes = no_causes) -> None:
-        """Begin an attempt of the history anew, of so many steps; without it the first `log` does. `causes` are asked
-        for what may have made a resumed course another one.
-        """
-        if self._journal is not None and self._run is not None:
-            self._journal.begin(self.receipt, max_steps, causes)
-
-    def end_log(self, how: Ending | None) -> None:
-        """End the attempt, where one is under way; None where it is not known how, as of one that is killed."""
-        if self._journal is not None:
-            self.receipt = self._journal.end(self.receipt, how)
 
     def record(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Add metrics to the newest committed checkpoint of `step`; False when that step was not saved."""
@@ -489,4 +404,7 @@ class Checkpointer:
 
     def _draft(self, run: Run, facts: Facts) -> Checkpoint:
         self.cadence.saved()
-        return draft_of(run, facts, self.policy, self._parent)
+        if self._tenure is None:
+            return draft_of(run, facts, self.policy, None)
+        self._tenure.errands.save_begins()
+        return draft_of(run, facts, self.policy, self._tenure.parent)

@@ -30,7 +30,7 @@ class LazyGroup(click.Group):
         if cmd_name not in self.entries:
             return None
         module = self.entries[cmd_name].module or f"keepstep.cli.commands.{cmd_name}"
-        return getattr(import_module(module), cmd_name)
+        return getattr(import_module(module), cmd_name.replace("-", "_"))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -14,7 +14,7 @@ _HELP = """Checkpoint management for fine-tuning: what is saved, what is kept an
 
 RUN is the output_dir of a training. Exit codes: 0 fine, 1 a check failed, 2 wrong usage, 3 no such run or
 checkpoint, 4 damaged, 5 in use by another process, 6 directory already used, 7 resume refused, 8 storage,
-9 written by a newer keepstep, 130 interrupted.
+9 written by a newer keepstep, 11 nobody trains there, 130 interrupted.
 """
 
 

@@ -19,6 +19,9 @@ class Entry(NamedTuple):
 COMMANDS = {
     "ls": Entry("List checkpoints: metrics, size, and why each is kept."),
     "watch": Entry("Watch a run: state, curve, checkpoints, disk and last events."),
+    "status": Entry("Say whether a run trains, how far and how fast, and what a resume would use."),
+    "save-now": Entry("Ask a running training to save at its next step's end.", "keepstep.cli.commands.requesting"),
+    "stop": Entry("Ask a running training to save and stop.", "keepstep.cli.commands.requesting"),
     "show": Entry("Show one checkpoint: files, origin, and what would remove it."),
     "diff": Entry("Say what differs between two checkpoints, down to each tensor."),
     "events": Entry("Print the event log: what was saved, removed and checked, and why."),

@@ -1,5 +1,6 @@
 """One run directory: identity, lock, events, history, pins, readers, references, limits, receipt, resume point."""
 
+from keepstep.run.beat import Beat, Pulse
 from keepstep.run.branching import begin_branch
 from keepstep.run.course import Course, Observer, course_line, logged_beyond
 from keepstep.run.ending import has_ended
@@ -24,6 +25,7 @@ from keepstep.run.receipt import (
 )
 from keepstep.run.records import Damaged, examine, mend
 from keepstep.run.references import Reference, way_back
+from keepstep.run.requests import Request, Requests, Wish
 from keepstep.run.resume_point import ResumePoint
 from keepstep.run.returning import Return
 from keepstep.run.run import Run
@@ -39,6 +41,7 @@ __all__ = [
     "DAMAGED",
     "HUB_NAME",
     "Attempt",
+    "Beat",
     "Course",
     "Damaged",
     "Difference",
@@ -57,10 +60,13 @@ __all__ = [
     "PinBoard",
     "Pins",
     "Point",
+    "Pulse",
     "Reason",
     "Rebuilt",
     "Receipt",
     "Reference",
+    "Request",
+    "Requests",
     "Resume",
     "ResumePoint",
     "Return",
@@ -68,6 +74,7 @@ __all__ = [
     "RunLock",
     "StockRun",
     "Tail",
+    "Wish",
     "begin_branch",
     "commit_fields",
     "course_line",

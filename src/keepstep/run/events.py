@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +27,8 @@ DURABLE = frozenset(
     {"metrics", "timeline", "restored", "removed", "thinned", "quarantined", "resumed", "run", "sealed"}
 )
 """Events that are on disk before the call returns; the others only tell of what the manifests know anyway."""
+_SAVES = 5
+"""The last saves by which it is told how long one takes."""
 TELLING = frozenset({"removed", "thinned", "sealed"})
 """Of these, events of what is done already: where there is no room for the line, it is only warned about."""
 
@@ -120,6 +122,11 @@ class EventLog:
         with self._guard:
             return dict(self._folded().unloaded)
 
+    def save_seconds(self) -> float:
+        """How long a save takes until it is durable, by the longest of the last ones; 0 where none was measured."""
+        with self._guard:
+            return max(self._folded().took, default=0.0)
+
     def last_generation(self) -> int:
         """The highest generation that was ever committed, 0 when none was."""
         with self._guard:
@@ -151,6 +158,7 @@ class _Folded:
     unloaded: dict[int, str] = field(default_factory=dict[int, str])
     last_generation: int = 0
     last_commit: int = 0
+    took: deque[float] = field(default_factory=lambda: deque[float](maxlen=_SAVES))
     with_commits: Counter[str] = field(default_factory=Counter[str])
     afterwards: Counter[str] = field(default_factory=Counter[str])
 
@@ -178,6 +186,8 @@ class _Folded:
             self.verified.pop(generation, None)
         elif name == "unloaded":
             self.unloaded[generation] = str(event.get("why", ""))
+        elif name == "kept":
+            self.took.extend(value for _, value in _numbers({"": event.get("durable_seconds")}))
         elif name == "verified":
             self._verified(generation, event)
 

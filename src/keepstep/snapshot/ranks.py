@@ -41,6 +41,8 @@ class Ranks:
         self._group: Any = None
         self._world: Any = None
         self._deciding = False
+        self.alone = False
+        """True once others are gone: from then on this process agrees with itself."""
 
     @property
     def leads(self) -> bool:
@@ -57,7 +59,7 @@ class Ranks:
 
         An agreement that rank 0 comes to inside of another is its own: the others wait for the outer one.
         """
-        if self.single or self._deciding:
+        if self.single or self.alone or self._deciding:
             return decide()
         outcome = _Outcome()
         if self.leads:
@@ -73,7 +75,7 @@ class Ranks:
 
         What one raises is raised on every rank; of several, each rank raises its own, and others the first.
         """
-        if self.single:
+        if self.single or self.alone:
             return [act()]
         outcome = _attempt(act)
         outcomes: list[Any] | None = [None] * self.size if self.leads else None
@@ -83,6 +85,19 @@ class Ranks:
         first = next((one for one in all_of_them if one.failure is not None), _Outcome())
         _result(self._broadcast(first), outcome)
         return [one.value for one in all_of_them]
+
+    def all_here(self, patience: float) -> bool:
+        """Whether every rank comes to this call within so many seconds; each has to ask."""
+        if self.single:
+            return True
+        try:
+            dist.monitored_barrier(self._open(), timedelta(seconds=patience))
+        except (
+            RuntimeError,
+            ValueError,
+        ):  # what torch raises of a rank that is missing, or a connection that is closed
+            return False
+        return True
 
     @contextmanager
     def apart(self) -> Iterator[None]:
@@ -102,9 +117,12 @@ class Ranks:
     def _open(self) -> Any:
         """The group of these agreements: made at the first, and anew where the training's own was."""
         if self._group is None or self._world is not dist.group.WORLD:
-            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self._patience))
-            self._world = dist.group.WORLD
+            self._group, self._world = self.new_group(), dist.group.WORLD
         return self._group
+
+    def new_group(self) -> Any:
+        """One more group of all ranks, over the CPU; every rank makes it."""
+        return dist.new_group(backend="gloo", timeout=timedelta(seconds=self._patience))
 
 
 def _attempt(act: Callable[[], T]) -> _Outcome:

@@ -33,6 +33,7 @@ STYLES = {
     "restored": "cyan",
     "branched": "cyan",
     "resumed": "cyan",
+    "preempted": "yellow",
     "course": "cyan",
     "timeline": "cyan",
     "pinned": "magenta",
@@ -151,6 +152,20 @@ def _forgotten(event: Event) -> str:
 
 def _finished(event: Event) -> str:
     return "the run has come to its end"
+
+
+def _preempted(event: Event) -> str:
+    lost = f"{event['lost_steps']} steps lost, {format_duration(event['lost_seconds'])}" if event["lost_steps"] else ""
+    at = event["resumes_at"]
+    return _sentence(str(event["why"]), lost, "nothing was saved" if at is None else f"a resume goes on from step {at}")
+
+
+def _requested(event: Event) -> str:
+    return f"{'a save' if event['what'] == 'save' else 'to stop'}, by {event['by']}"
+
+
+def _answered(event: Event) -> str:
+    return f"{'save' if event['what'] == 'save' else 'stop'}: {event['answer']}"
 
 
 def _thinned(event: Event) -> str:
@@ -299,6 +314,9 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "set_aside": _set_aside,
     "forgotten": _forgotten,
     "finished": _finished,
+    "preempted": _preempted,
+    "requested": _requested,
+    "answered": _answered,
     "run": _began,
     "rebuilt": _rebuilt,
 }

@@ -27,25 +27,28 @@ class SessionCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.active:
             self._session.begin(kwargs.get("train_dataloader"))
+            self._session.stops.begins(control)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.active:
+            self._session.rescue.fetches()
             self._session.loop.epoch_begins()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.loop.step_ends()
+        self._session.rescue.step_ends()
         if not self._session.active:
             return
+        self._session.stops.step_ends(control)  # first: it asks whether the others are there still
         if self._session.saves.asks_for_save(logs=control.should_log):
             control.should_save = True
         self._save_the_last(control)
-        self._session.signalled.step_ends(control)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.loop.epoch_ends()
         if self._session.active:
             self._save_the_last(control)
-            self._session.signalled.epoch_ends(control)
+            self._session.stops.epoch_ends(control)
 
     def _save_the_last(self, control: Any) -> None:
         """What a training ends with is saved, whoever ends it, and whether or not the schedule asks for it."""
@@ -55,7 +58,7 @@ class SessionCallback(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._session.active:
             self._session.share_receipt()
-            self._session.signalled.stop(control)
+            self._session.stops.saved(control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """An evaluation that others run counts where the Trainer runs none itself."""
@@ -63,11 +66,17 @@ class SessionCallback(TrainerCallback):
             self._session.ranking.note(kwargs.get("metrics") or {}, join=True)
         if self._session.active:
             self._save_the_last(control)
+            self._session.stops.evaluated(control)
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._session.active:
+            self._session.stops.predicts()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if self._session.active:
             self._session.logbook.log(state.global_step, logs or {})
             self._save_the_last(control)
+            self._session.stops.holds(control)
 
 
 class GateCallback(TrainerCallback):

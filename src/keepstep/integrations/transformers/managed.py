@@ -25,7 +25,7 @@ from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.diagnosis import say_findings
 from keepstep.integrations.transformers.setup.engine_choice import EngineName, choose_engine
-from keepstep.integrations.transformers.setup.options import Options
+from keepstep.integrations.transformers.setup.options import OnPreempt, Options
 from keepstep.integrations.transformers.setup.parallel import ranks_of
 from keepstep.integrations.transformers.setup.policy import Keep, asks_for_best, choose_policy
 from keepstep.integrations.transformers.setup.versions import say_versions
@@ -73,7 +73,14 @@ class ManagedTrainer(_Base):
         else:
             before.checkpointer.configure(checkpointer)
             checkpointer = before.checkpointer
-        self._keepstep = Session(self, checkpointer, engine, ranks)
+        self._keepstep = Session(
+            self,
+            checkpointer,
+            engine,
+            ranks,
+            on_preempt=options.on_preempt,
+            save_on_exception=options.save_on_exception,
+        )
         if ranks.leads:
             known_missing = warn_of_unknown(self, policy.metric)
             self._keepstep.ranking.evaluations.known_missing = known_missing
@@ -109,20 +116,24 @@ class ManagedTrainer(_Base):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """`Trainer.train`, with the references of this class for `resume_from_checkpoint`.
 
-        Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused before anything is trained.
+        Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused before anything is trained, and Preempted where
+        it is told to stop.
         """
         trial = args[0] if args else kwargs.get("trial")
         self._keepstep_hear(super()._get_output_dir(trial))
-        with listening(self._keepstep), self._keepstep.training(resume_from_checkpoint) as path:
+        session = self._keepstep
+        with session.stops.hearing(), listening(session), session.training(resume_from_checkpoint) as path:
             return super().train(path, *args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         if self._keepstep.loop.ended:
             return [], None
+        self._keepstep.rescue.fetches()
         fetch = super().get_batch_samples
         return self._keepstep.loop.epochs.fetch(lambda: fetch(*args, **kwargs))
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._keepstep.rescue.trains()
         loss = super().training_step(*args, **kwargs)
         if self._keepstep.loop.owes_loss and bool(torch.isfinite(loss)):
             # Where the running loss is a local of the loop, the first loss brings the restored sum along.
@@ -144,7 +155,9 @@ class ManagedTrainer(_Base):
         ranking = self._keepstep.ranking
         ranking.evaluated = None
         try:
-            return super()._evaluate(*args, **kwargs)
+            with self._keepstep.stops.evaluating():
+                return super()._evaluate(*args, **kwargs)
+            return {}
         except KeyError:
             if not ranking.lacks_schedule_metric():
                 raise
@@ -152,6 +165,8 @@ class ManagedTrainer(_Base):
 
     def _determine_best_metric(self, metrics: dict[str, Any], trial: Any) -> bool:
         """A new best that is asked for is saved even when no save is due; a missing or NaN metric is said, no more."""
+        if self._keepstep.stops.cut_short:
+            return plain(self.args.save_strategy) == "best"
         judge = super()._determine_best_metric
         own = None if judge.__func__ is Trainer._determine_best_metric else partial(judge, metrics, trial)
         is_best = self._keepstep.ranking.judge(metrics, own, join=self._keepstep.active)
@@ -169,8 +184,11 @@ class ManagedTrainer(_Base):
         if not session.active:
             super()._save_checkpoint(model, trial, *args, **kwargs)
             return
+        if session.stops.saves_none:
+            return
         callback_states.make_room(self)
-        session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
+        with session.rescue.of_save():
+            session.saves.save(partial(super()._save_checkpoint, model, trial, *args, **kwargs))
 
     def store_flos(self) -> None:
         """Counted over all ranks, so not while one of them saves apart from the others; it is done before."""
@@ -237,6 +255,8 @@ class ManagedTrainer(_Base):
             callback_states.restore(self, restored.callbacks if restored and restored.callbacks else newest)
 
     def _load_best_model(self) -> None:
+        if self._keepstep.loop.stops_here:
+            return  # it is to be gone on with, and time may be short
         if not self._keepstep.active:
             super()._load_best_model()
             return
@@ -268,6 +288,11 @@ def attach(
     links: bool = False,
     save_every: str | None = None,
     shared: bool = False,
+    on_preempt: OnPreempt = "exit",
+    preempt_deadline: str | None = None,
+    max_time: str | None = None,
+    stop_file: str | os.PathLike[str] | None = None,
+    save_on_exception: bool = False,
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`). Attached once
     more, a trainer is managed as the last call says, by the same checkpointer.
@@ -289,12 +314,21 @@ def attach(
     and `latest` in the `output_dir`, links to these checkpoints. `save_every="20m"` ("2h", "90s") saves, beside what
     the arguments schedule, when so much training has passed since the last save, that of killed attempts included, and
     at the last step. `shared=True` lets other trainings of a tree with a budget (`keepstep budget set`) have the room
-    of what this run can give up. Raises SettingsError, PolicyError.
+    of what this run can give up.
+
+    SIGTERM, SIGUSR1, SIGUSR2 and the first Ctrl-C stop the training with the step under way, evaluated and saved; so do
+    `max_time="7h50m"` and a `stop_file` (a relative one in the `output_dir`) that appears. Then `train()` raises
+    Preempted, a SystemExit with 75; with `on_preempt="return"` it returns, `ckpt.preempted` set, and "ignore" leaves
+    the signals alone. `preempt_deadline="90s"` is the time between the signal and the kill, told by the environment
+    where it can be (SLURM, Kubernetes, torchrun): a save that would not fit is not begun.
+    `save_on_exception=True` saves the last step when an exception ends the training between two steps. Raises
+    SettingsError, PolicyError.
     """
     options = Options(
         keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
         budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus, links=links,
-        save_every=save_every, shared=shared,
+        save_every=save_every, shared=shared, on_preempt=on_preempt, preempt_deadline=preempt_deadline,
+        max_time=max_time, stop_file=stop_file, save_on_exception=save_on_exception,
         on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
     )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):

@@ -30,15 +30,17 @@ from keepstep.integrations.transformers.resuming.stock_words import in_stock_wor
 from keepstep.integrations.transformers.saving.estimate import describe_saves, planned_saves
 from keepstep.integrations.transformers.saving.hub import Uploads, leave_ours_here
 from keepstep.integrations.transformers.saving.on_save import OnSave
+from keepstep.integrations.transformers.saving.rescue import Rescue
 from keepstep.integrations.transformers.saving.saves import Saves
-from keepstep.integrations.transformers.saving.signalled import Signalled
 from keepstep.integrations.transformers.saving.size import UNKNOWN, size_of
+from keepstep.integrations.transformers.saving.stops import Stops
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.engine_choice import Choice
 from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
+from keepstep.integrations.transformers.setup.options import OnPreempt
 from keepstep.model import Checkpoint, State
 from keepstep.retention import Policy
 from keepstep.run import Receipt, ResumePoint
@@ -54,7 +56,16 @@ class Session:
     the training that runs was resumed from.
     """
 
-    def __init__(self, trainer: Any, checkpointer: Checkpointer, engine: Choice, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        checkpointer: Checkpointer,
+        engine: Choice,
+        ranks: Ranks,
+        *,
+        on_preempt: OnPreempt,
+        save_on_exception: bool,
+    ) -> None:
         self.trainer = trainer
         self.ranks = ranks
         self.checkpointer = checkpointer
@@ -76,7 +87,11 @@ class Session:
             books=self._books,
         )
         self._on_save = OnSave(trainer, checkpointer, ranks, saves=self.saves, ranking=self.ranking, books=self._books)
-        self.signalled = Signalled(trainer, ranks, self.loop, self.ranking, is_active=lambda: self.active)
+        self.stops = Stops(
+            trainer, checkpointer, ranks, self.loop, self.ranking,
+            on_preempt=on_preempt, save=self._save_last, is_active=lambda: self.active,
+        )  # fmt: skip
+        self.rescue = Rescue(trainer, ranks, self.loop, self.ranking, asked=save_on_exception)
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
         self.held = HeldFiles(hold=loads_whole_files(trainer))
@@ -112,19 +127,38 @@ class Session:
             greater = self.ranking.greater_is_better
             own = self._arguments.held_back(resuming=point is not None, greater_is_better=greater)
             with own, self._on_save.told():
-                yield str(point.path) if point else None
+                try:
+                    yield str(point.path) if point else None
+                except (Exception, KeyboardInterrupt) as error:
+                    self.rescue.save(error, self._save_last)
+                    raise
             self.ranking.judgement.show(self.ranks.agree(self._conclude))
+            self.stops.share()
             self.logbook.end("stopped" if self.loop.stops_here else "finished")
             self.share_receipt()
             self.best.end_well()
+        except BaseException as error:
+            self._leave(error)
+            raise
+        self._leave(None)
+
+    def _leave(self, error: BaseException | None) -> None:
+        """Give the run back; what fails there is shown beside `error`, never instead of it."""
+        self.active = False
+        self.logbook.end("failed")
+        self.held.clear()
+        try:
+            self.checkpointer.close()
+        except Exception as second:
+            if error is None:
+                raise
+            error.add_note(f"keepstep: what was being saved failed as well: {second}")
         finally:
-            self.active = False
-            self.logbook.end("failed")
-            self.held.clear()
-            try:
-                self.checkpointer.close()
-            finally:
-                self.saves.close()
+            self.saves.close()
+
+    def _save_last(self) -> None:
+        self.trainer._save_checkpoint(self.trainer.model, None)
+        self.saves.drain()
 
     def _begin(self, resume: Any) -> ResumePoint | None:
         """Where to resume from, None for a fresh start; raises as `Checkpointer.begin`."""
@@ -135,6 +169,7 @@ class Session:
         self.point, self._moved = point, {}
         self.loop.start()
         self.ranking.start()
+        self.rescue.start()
         self._trainer_state = {}
         self._fingerprint, self._compared = {}, False
         self.comparison.start(point.path if point else None)
@@ -176,8 +211,13 @@ class Session:
             self.checkpointer.receipt = self.ranks.agree(lambda: self.checkpointer.receipt)
 
     def _conclude(self) -> str | None:
-        """The end of a training that nothing interrupted; returns the path of the best checkpoint. Raises DiskFull."""
+        """The end of a training, or its stop; returns the path of the best checkpoint. Raises DiskFull."""
         self.saves.drain()
+        if self.loop.stops_here:
+            self.ranking.name_best()
+            self.stops.conclude()
+            self.checkpointer.close()
+            return self.trainer.state.best_model_checkpoint
         self.ranking.name_best_at_the_end()
         messages.say_end(self.checkpointer, plain(self.trainer.args.save_strategy))
         self.checkpointer.close()
@@ -211,7 +251,7 @@ class Session:
         """
         self.compare()
         self.held.clear()
-        self.signalled.say()
+        self.stops.say()
         nothing: list[str] = []
         lost = self._books.attempt("the note of what moves beside the model", self.loop.begin, nothing)
         trainer, state = self.trainer, self.trainer.state

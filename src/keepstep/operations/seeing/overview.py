@@ -144,7 +144,7 @@ def is_training(run: Run) -> bool:
     owner = run.lock.owner()
     if owner is None or owner.host == os.uname().nodename:
         return True
-    stamps = [run.store.stamp(path) for path in (layout.EVENTS, layout.METRICS, layout.OWNER)]
+    stamps = [run.store.stamp(path) for path in (layout.EVENTS, layout.METRICS, layout.OWNER, layout.BEAT)]
     changed = max((stamp.changed_ns for stamp in stamps if stamp), default=0)
     return datetime.now(UTC).timestamp() - changed / 1e9 < ELSEWHERE.total_seconds()
 

@@ -24,7 +24,7 @@ class Loop:
 
     `restored` is the state that a resume goes on from, None where there is none; `ended` is True when a resumed
     training turns out to be over: no further step may run. `stops_here` is True when the training is to end with the
-    present step, and be resumed.
+    present step, and be resumed; `lacks` says what a save has not got of other processes.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -41,6 +41,8 @@ class Loop:
         self._seen_beside = -1
         self.ended = False
         self.stops_here = False
+        self.noted: LoopState | None = None
+        self.lacks = ""
         self.epochs = Epochs(self._trainer, resuming=False)
         self._position: Position = "step_end"
         self._tr_loss: torch.Tensor | None = None
@@ -93,7 +95,9 @@ class Loop:
         return value
 
     def capture(self) -> LoopState:
-        """What a save adds to the stock files."""
+        """What a save adds to the stock files; what was `noted` before, where the loop has gone on since."""
+        if self.noted is not None:
+            return self.noted
         trainer, own = self._trainer, self.epochs.own
         kept, left_out = attributes.capture(trainer)
         callbacks, lost = callback_states.capture(trainer)
@@ -131,7 +135,7 @@ class Loop:
             buffered=buffer is not None,
             buffers=buffer,
             in_force=in_force(trainer),
-            inexact=[*lost, *filter(None, [unkept, self._not_kept_beside()])],
+            inexact=[*lost, *filter(None, [unkept, self._not_kept_beside(), self.lacks])],
         )
 
     def _not_kept_beside(self) -> str:

@@ -112,7 +112,7 @@ class Saves:
         self.present = self.pending_push = None
         if ranks.agree(self._turns_away):
             return None
-        if not (ranks.single or state.is_hyper_param_search):
+        if not (ranks.single or ranks.alone or state.is_hyper_param_search):
             self._trainer.store_flos()
         parts = ranks.together(partial(self._part, write_stock))
         added = {path: data for part in parts for path, data in part.items()}

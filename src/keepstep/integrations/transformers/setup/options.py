@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
@@ -11,6 +12,9 @@ from keepstep.integrations.transformers.setup.engine_choice import EngineName
 from keepstep.integrations.transformers.setup.policy import Keep
 from keepstep.retention import Mode, Policy
 from keepstep.run import Hook, Hooks, OnDiskFull
+
+OnPreempt = Literal["exit", "return", "ignore"]
+"""What `train()` does once it was told to stop: raise Preempted, return, or not listen to signals at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,21 @@ class Options:
     links: bool = False
     save_every: str | None = None
     shared: bool = False
+    on_preempt: OnPreempt = "exit"
+    preempt_deadline: str | None = None
+    max_time: str | None = None
+    stop_file: str | os.PathLike[str] | None = None
+    save_on_exception: bool = False
 
     def __post_init__(self) -> None:
         if self.back_pressure not in get_args(BackPressure):
             raise SettingsError(f"back_pressure is {self.back_pressure!r}", hint="It is 'wait', 'skip' or 'latest'.")
         if self.fresh not in ("refuse", "new-run"):
             raise SettingsError(f"fresh is {self.fresh!r}", hint="It is 'refuse' (the default) or 'new-run'.")
+        if self.on_preempt not in get_args(OnPreempt):
+            raise SettingsError(
+                f"on_preempt is {self.on_preempt!r}", hint="It is 'exit' (the default), 'return' or 'ignore'."
+            )
 
     @classmethod
     def of(cls, given: Any) -> Options:
@@ -61,6 +74,7 @@ class Options:
         return Checkpointer(
             path, policy, fresh=self.fresh, back_pressure=self.back_pressure, budget=self.budget,
             min_free=self.min_free, on_disk_full=self.on_disk_full, prometheus=self.prometheus, links=self.links,
-            save_every=self.save_every, shared=self.shared,
+            save_every=self.save_every, shared=self.shared, max_time=self.max_time, stop_file=self.stop_file,
+            preempt_deadline=self.preempt_deadline,
             hooks=Hooks(self.on_commit, self.on_remove, self.on_resume, self.on_failure),
         )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import { count, duration, metric, name as clean, size } from "../format.js";
 
-const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", restored: "warn", branched: "info", recovered: "warn", rebuilt: "warn", repaired: "warn", skipped: "warn" };
+const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", preempted: "warn", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", restored: "warn", branched: "info", recovered: "warn", rebuilt: "warn", repaired: "warn", skipped: "warn" };
 
 /** The colour of an event: what went wrong stands out. */
 export const toneOf = (event) => (event.event === "verified" ? (event.ok ? "good" : "bad") : TONES[event.event] ?? "");
@@ -40,6 +40,9 @@ const SENTENCES = {
   recovered: (event) => `Put in order at the start: ${[event.what].flat().join(", ")}`,
   set_aside: (event) => `The run that was here, ${event.run_id}, is set aside in ${event.path}: ${event.why}`,
   forgotten: (event) => `Nothing is left of the previous run ${event.previous}`,
+  preempted: (event) => `Told to stop (${event.why}) at step ${count(event.step)}${event.lost_steps ? `; ${count(event.lost_steps)} steps are lost` : ""}`,
+  requested: (event) => `${event.what === "save" ? "A save" : "A stop"} is asked for, by ${event.by}`,
+  answered: (event) => `Asked for a ${event.what}: ${event.answer}`,
   finished: () => "The training reached its end",
 };
 
