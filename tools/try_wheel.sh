@@ -44,6 +44,8 @@ keepstep --version
 keepstep --help
 keepstep demo --script
 keepstep simulate --steps 1000 --save-every 100 --eval-every 100 --limit 2 --crash-at 500 >/dev/null
+# The hook came along, and is found by the command.
+keepstep run -- "$bin/python" -c 'import sys; sys.exit(not any(type(one).__module__ == "keepstep_boot" for one in sys.meta_path))'
 if "$bin/keepstep" demo 2>"$home/said"; then
   echo "try_wheel: the demonstration ran without what it needs" >&2
   exit 1

@@ -22,6 +22,7 @@ REQUESTS = f"{META}/requests"
 BEAT = f"{META}/beat.json"
 EVENTS = f"{META}/events.jsonl"
 METRICS = f"{META}/metrics.jsonl"
+SUPERVISED = f"{META}/supervised"
 
 TREE = ".keepstep-tree"
 TREE_BUDGET = f"{TREE}/budget.json"

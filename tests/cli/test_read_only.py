@@ -62,8 +62,10 @@ WRITING = {
     "verify": ["hurt", "--quarantine"],
 }
 """Every command that changes a run, or makes a directory."""
-LOOKING = {"status", "ls", "show", "diff", "best", "resume", "events", "watch", "du", "metrics", "doctor", "plan", "simulate"}
-ELSEWHERE = {"save-now", "stop", "ui", "demo", "completion"}
+LOOKING = {
+    "status", "ls", "show", "diff", "best", "resume", "events", "watch", "du", "metrics", "doctor", "plan", "simulate",
+}  # fmt: skip
+ELSEWHERE = {"save-now", "stop", "ui", "demo", "completion", "run", "slurm", "k8s"}
 
 
 def test_every_command_is_known_to_write_or_not() -> None:

@@ -32,9 +32,7 @@ REFERENCES = "best, latest, a step (300 or step:300), gen:N, a tag, a path, or p
 class Command(click.Command):
     """A command whose help explains its arguments and ends with examples."""
 
-    def __init__(
-        self, *args: Any, examples: Sequence[Example] = (), takes_command: bool = False, **kwargs: Any
-    ) -> None:
+    def __init__(self, *args: Any, examples: Sequence[Example] = (), takes_command: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.examples = examples
         self.takes_command = takes_command
@@ -46,7 +44,7 @@ class Command(click.Command):
         return super().parse_args(ctx, args)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return super().collect_usage_pieces(ctx) + (["-- CMD {}"] if self.takes_command else [])
+        return super().collect_usage_pieces(ctx) + ([f"-- {self.takes_command}"] if self.takes_command else [])
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         arguments = [(p.metavar or "", p.explanation) for p in self.params if isinstance(p, Argument)]
@@ -103,11 +101,11 @@ def command(
     *,
     examples: Sequence[Example],
     cls: type[Command] = Command,
-    takes_command: bool = False,
+    takes_command: str = "",
     of: str | None = None,
 ) -> Callable[[Callable[..., Any]], Command]:
     """Make a function the command of that name, `of` a group of them where one is named; the registry's sentence stands
-    before its docstring.
+    before its docstring. With `takes_command`, as its usage shows it, another command stands behind `--`.
     """
     entry = COMMANDS[name] if of is None else COMMANDS[of].parts[name]
     sentence = entry if isinstance(entry, str) else entry.sentence

@@ -30,7 +30,7 @@ FAILED = 1
         ),
         ("keepstep evaluate runs/sft best 300 --jobs 2 -- ./bench.sh {}", "these two, at once"),
     ],
-    takes_command=True,
+    takes_command="CMD {}",
 )
 @run_argument
 @click.argument(

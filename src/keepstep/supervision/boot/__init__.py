@@ -1,0 +1,1 @@
+"""What runs inside of a supervised Python: found as `sitecustomize` on its path. The standard library alone."""
