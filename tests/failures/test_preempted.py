@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 import keepstep
 from keepstep import Preempted, layout
 from keepstep.checkpointer import HEARD, Preemption
+from keepstep.checkpointer.stopping import signals
 from keepstep.run import Exactness, Run
 from tests.failures.build import (
     At,
@@ -203,7 +204,9 @@ def test_a_signal_at_the_last_step_is_handed_on_once_all_is_done(out: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_it_at_once(out: Path, number: int) -> None:
+def test_a_second_signal_ends_it_at_once(out: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "ECHO", 0.0)
+
     def work() -> str:
         twice = At(5, lambda **_: [signal.raise_signal(number) for _ in range(2)])
         managed(out, callbacks=[twice])[0].train()
@@ -212,6 +215,14 @@ def test_a_second_signal_ends_it_at_once(out: Path, number: int) -> None:
     assert in_child(work) == (-number, "")
     assert steps(out) == [2, 4]
     assert receipt(train(out, "auto")[1]).step == 4
+
+
+def test_a_sigterm_that_comes_by_two_ways_is_one(out: Path) -> None:
+    """A scheduler tells every process of a job, and a launcher hands on what it was told."""
+    twice = At(5, lambda **_: [signal.raise_signal(signal.SIGTERM) for _ in range(2)])
+    with pytest.raises(Preempted):
+        managed(out, callbacks=[twice])[0].train()
+    assert steps(out)[-1] == 6, "the step under way"
 
 
 def test_a_forked_child_ends_by_a_signal_as_ever(out: Path) -> None:

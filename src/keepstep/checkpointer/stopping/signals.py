@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,8 @@ from keepstep.checkpointer.stopping.told import Told
 HEARD = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 AT_ONCE = (signal.SIGTERM, signal.SIGINT)
 """Those that end the process at once when they come a second time."""
+ECHO = 2.0
+"""Seconds within which a SIGTERM counts as the one before: a scheduler tells a job, a launcher hands it on."""
 _SAID = """keepstep: told to stop once more: it ends at once. The newest commit is what counts;
   what was being written is cleared at the next start.
 """
@@ -37,6 +41,7 @@ class Signals:
         self._left_out: Callable[[Any], bool] = left_out or _no
         self._before: dict[int, Any] = {}
         self._heard: list[int] = []
+        self._terminated = -math.inf
         self._tell: Tell | None = None
         self._process = os.getpid()
 
@@ -47,6 +52,7 @@ class Signals:
             yield False
             return
         self._tell, self._heard, self._process = tell, [], os.getpid()
+        self._terminated = -math.inf
         self._before = {}
         foreign = _caught()
         try:
@@ -78,6 +84,10 @@ class Signals:
                 _end_by(number, before)
             return
         again = number in self._heard and number in AT_ONCE
+        if number == signal.SIGTERM:
+            before_that, self._terminated = self._terminated, time.monotonic()
+            if again and self._terminated - before_that < ECHO:
+                return
         self._heard.append(number)
         if again:
             os.write(2, _SAID.encode())
