@@ -108,9 +108,11 @@ def test_ten_signals_at_random_moments(tmp_path: Path, whole: Any) -> None:
 
 
 @pytest.mark.campaign
-def test_a_hundred_and_twenty_signals_at_random_moments(tmp_path: Path, whole: Any) -> None:
+def test_many_signals_at_random_moments(tmp_path: Path, whole: Any) -> None:
+    """`KEEPSTEP_TEST_SIGNALS` says how many."""
+    count = int(os.environ.get("KEEPSTEP_TEST_SIGNALS", "40"))
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
-    found = drill(tmp_path, random.Random(seed), 120, whole)
+    found = drill(tmp_path, random.Random(seed), count, whole)
     print(found)
-    assert found.get(75, 0) >= 40, found
+    assert found.get(75, 0) >= count // 3, found
