@@ -231,7 +231,7 @@ def test_an_error_in_our_own_notes_ends_no_training(
         raise RuntimeError("a fault of our own")
 
     base = "keepstep.integrations.transformers"
-    for place in ("session.fingerprint", "session.describe_saves", "session.checkpoint_bytes"):
+    for place in ("session.fingerprint", "session.describe_saves", "session.size_of"):
         monkeypatch.setattr(f"{base}.{place}", fail)
     monkeypatch.setattr(f"{base}.saving.step_record.written_by", fail)
     monkeypatch.setattr(f"{base}.resuming.loop.attributes.capture", fail)

@@ -219,8 +219,7 @@ def _watch_saves(trap: Trap) -> None:
 
     def complete_it(self: Checkpointer, *arguments: Any) -> None:
         complete(self, *arguments)
-        assert self._janitor is not None
-        self._janitor.finish()
+        self._dispose_now()
         trap.inside = False
 
     Checkpointer.save_in_background, Checkpointer._complete = save_in_background, complete_it

@@ -20,6 +20,8 @@ from tests.training.tiny import Recipe, adapter, build, tokenizer
 pytestmark = [
     pytest.mark.training,
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # PEFT asks for it
+    pytest.mark.filterwarnings("ignore:Could not find a config file in:UserWarning"),  # PEFT before 0.19
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),  # the same
 ]
 
 
