@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("trl")
 
 import torch
+from accelerate.state import AcceleratorState
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import keepstep
@@ -95,6 +96,14 @@ def _large_tokenizer(words: int) -> Any:
     built = tokenizer()
     built.add_tokens([f"word{number}" for number in range(words)])
     return built
+
+
+@pytest.fixture(autouse=True)
+def _to_itself(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What one asks of mixed precision is for it alone: transformers 4 puts it into the environment."""
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.mark.parametrize("kind", KINDS)
