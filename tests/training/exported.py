@@ -24,6 +24,11 @@ TRAINING = {
 """What a checkpoint holds beside the model."""
 
 
+def complaints(stderr: str) -> list[str]:
+    """What an export says on stderr, but for how far it is: a slow machine hears that now and then."""
+    return [line for line in stderr.splitlines() if not line.startswith("loading torch and transformers")]
+
+
 def llama(seed: int = 1) -> Any:
     """The tiny Llama, with other weights for every seed."""
     set_seed(seed)
