@@ -128,8 +128,9 @@ def _print(found: TreeReport, output: Output) -> None:
         output.table(_table(found))
         output.line()
     leaving = f"; {format_size(found.leaving_bytes)} are being deleted" if found.leaving_bytes else ""
-    runs = count(len(found.shares), "run")
-    output.line((f"{runs} take {format_size(found.taken_bytes)}{leaving}.", "bold"))
+    number = len(found.shares)
+    runs, takes = count(number, "run"), "takes" if number == 1 else "take"
+    output.line((f"{runs} {takes} {format_size(found.taken_bytes)}{leaving}.", "bold"))
     if not found.over_bytes:
         free = found.budget.budget - found.taken_bytes
         output.line(f"{format_size(free)} of the budget are free.")
