@@ -73,8 +73,7 @@ NO_MATTER_HOW_OLD = benchmarks web examples failures/test_leaving.py failures/te
   failures/test_drill.py failures/test_bringing_back.py training/test_tree.py training/test_branching.py training/test_simulating.py
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
-	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile $(addprefix --ignore=tests/,$(NO_MATTER_HOW_OLD)) \
-	  --deselect tests/supervision/test_attached.py::test_a_hang_shows_its_stacks_is_ended_and_goes_on
+	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile $(addprefix --ignore=tests/,$(NO_MATTER_HOW_OLD))
 
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt .venv/.ready
 	$(PYTHON) -m venv .venv-oldest

@@ -110,7 +110,7 @@ def test_ten_signals_at_random_moments(tmp_path: Path, whole: Any) -> None:
 @pytest.mark.campaign
 def test_many_signals_at_random_moments(tmp_path: Path, whole: Any) -> None:
     """`KEEPSTEP_TEST_SIGNALS` says how many."""
-    count = int(os.environ.get("KEEPSTEP_TEST_SIGNALS", "40"))
+    count = int(os.environ.get("KEEPSTEP_TEST_SIGNALS", "30"))
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
     found = drill(tmp_path, random.Random(seed), count, whole)
