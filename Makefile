@@ -66,7 +66,7 @@ matrix: .venv/.ready  ## what comes back of each kind of model, adapter and opti
 	@$(BIN)/python -m tests.matrix
 
 campaign: .venv/.ready  ## the longer fault campaigns
-	$(BIN)/python -m pytest -q -m campaign -n 2 -rP tests/supervision tests  # what takes longest comes first
+	$(BIN)/python -m pytest -q -m campaign -n 2 -rP
 
 # What no version of the libraries has a part in, or what another test shows for them.
 NO_MATTER_HOW_OLD = benchmarks web examples failures/test_leaving.py failures/test_direction.py failures/test_doctor_attach.py \
