@@ -21,7 +21,7 @@ from transformers import Trainer, TrainingArguments, default_data_collator
 from keepstep.errors import KeepstepError, PolicyError
 from keepstep.operations.doctor import RULES
 from keepstep.operations.doctor.settings import DEFAULTS, TRL_DEFAULTS
-from keepstep.operations.doctor.surroundings import filesystem_of
+from keepstep.stores import file_system_of
 from tests.failures.build import (
     ARGUMENTS,
     At,
@@ -320,8 +320,8 @@ def test_stock_neither_looks_at_the_file_system_nor_syncs() -> None:
 @evidence("W401")
 @pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="this system has no memory there")
 def test_memory_is_told_from_a_disk() -> None:
-    assert filesystem_of(Path("/dev/shm")) == "tmpfs"
-    assert filesystem_of(Path("/proc")) == "proc"
+    assert file_system_of(Path("/dev/shm")) == "tmpfs"
+    assert file_system_of(Path("/proc")) == "proc"
 
 
 @evidence("I403", "W404")

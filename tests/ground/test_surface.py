@@ -68,8 +68,9 @@ FACES = {
         places_of read_state settings_of
     """,
     "stores": """
-        TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names in_words
-        is_leftover_of open_as_directory read_only rename_without_replacing require_writable store_at
+        MOUNTS TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names
+        file_system_of in_words is_leftover_of open_as_directory read_only rename_without_replacing require_writable
+        store_at
     """,
     "transformers": "ManagedTrainer attach verified",
 }

@@ -17,9 +17,10 @@ from keepstep.operations import tree
 from keepstep.operations.pinning import pin
 from keepstep.operations.tree.census import Census, Counted
 from keepstep.operations.tree.ledger import Ledger, TreeBusy
-from keepstep.operations.tree.locks import LocksRefused, check_locks, file_system_of
+from keepstep.operations.tree.locks import LocksRefused, check_locks
 from keepstep.retention import Policy
 from keepstep.run import Run
+from keepstep.stores import file_system_of
 from tests.operations.runs import LOSS
 from tests.racing import bytes_of
 

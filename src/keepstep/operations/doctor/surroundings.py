@@ -11,8 +11,7 @@ from keepstep.formats.arguments_file import ARGUMENTS_NAME, HIDDEN, UnreadableAr
 from keepstep.model import parse_name
 from keepstep.operations.doctor.facts import DEFAULT_GRACE, Place
 from keepstep.paths import expanded
-
-_MOUNTS = Path("/proc/self/mountinfo")
+from keepstep.stores import file_system_of
 
 
 def look_at(directory: str | os.PathLike[str]) -> Place:
@@ -30,7 +29,7 @@ def look_at(directory: str | os.PathLike[str]) -> Place:
     reached = exists and all(parent.stat().st_mode & stat.S_IXOTH for parent in path.resolve().parents)
     return Place(
         shown,
-        filesystem_of(there),
+        file_system_of(there),
         disk.f_bavail * disk.f_frsize,
         readable=reached and bool(mode & stat.S_IROTH),
         writable=reached and bool(mode & stat.S_IWOTH and mode & stat.S_IXOTH),
@@ -52,26 +51,6 @@ def _secret_in(directory: Path) -> str:
         if hidden:
             return f"{hidden} in {path.relative_to(directory)}"
     return ""
-
-
-def filesystem_of(path: Path) -> str:
-    """The type of the file system that holds a path, such as `ext4` or `nfs4`; empty where the system doesn't tell."""
-    try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    real, best, kind = os.path.realpath(path), "", ""
-    for line in lines:
-        # 36 35 98:0 /root /mount/point options - type source options (proc(5))
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if len(fields) < 5 or not after:
-            continue
-        point = fields[4].replace("\\040", " ")
-        inside = real == point or real.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= len(best):
-            best, kind = point, after.split()[0]
-    return kind
 
 
 def checkpoints_in(directory: str | os.PathLike[str]) -> tuple[int, ...]:

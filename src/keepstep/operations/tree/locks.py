@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,9 +11,8 @@ from pathlib import Path
 
 from keepstep import layout
 from keepstep.errors import KeepstepError
+from keepstep.stores import MOUNTS, file_system_of
 
-MOUNTS = Path("/proc/self/mountinfo")
-"""What is mounted where, on Linux (proc_pid_mountinfo(5))."""
 SHARED_BY_MACHINES = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "virtiofs", "ceph", "lustre", "glusterfs", "beegfs",
     "gpfs", "orangefs", "pvfs2", "ocfs2", "gfs2", "coda", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs",
@@ -40,26 +38,6 @@ def check_locks(root: Path, *, mounts: Path = MOUNTS, lock: Lock = fcntl.flock) 
         raise _refused(root, f"it lies on {kind}, which several machines may write to: locks of one may not hold there")
     if why := _why_not_held(root, lock):
         raise _refused(root, why)
-
-
-def file_system_of(path: Path, mounts: Path = MOUNTS) -> str:
-    """The type of the file system that a path lies on, "" where nobody says."""
-    place = os.path.realpath(path)
-    found: tuple[int, str] = (0, "")
-    try:
-        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        before, _, after = line.partition(" - ")
-        fields, kinds = before.split(), after.split()
-        if len(fields) < 5 or not kinds:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), fields[4])
-        inside = place == point or place.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= found[0]:  # of two at one place the later one lies on top
-            found = (len(point), kinds[0])
-    return found[1]
 
 
 def _why_not_held(root: Path, lock: Lock) -> str:

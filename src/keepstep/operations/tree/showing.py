@@ -19,10 +19,11 @@ from keepstep.operations.tree.budget import FORMAT_VERSION, Budget, must_have_bu
 from keepstep.operations.tree.census import Census, Counted
 from keepstep.operations.tree.giving import as_member, least_of
 from keepstep.operations.tree.ledger import Ledger
-from keepstep.operations.tree.locks import MOUNTS, check_locks
+from keepstep.operations.tree.locks import check_locks
 from keepstep.operations.tree.shares import Member, Share, shares
 from keepstep.retention import Plan, Policy
 from keepstep.run import Run
+from keepstep.stores import MOUNTS
 from keepstep.units import format_size
 
 
