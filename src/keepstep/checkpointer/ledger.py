@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from keepstep.retention import Plan, Policy
 from keepstep.run import Ending, Receipt, Run
 
 
-class Ledger:
+class Ledger(ABC):
     """The event log and the history of the run that a checkpointer holds, as it writes them.
 
     `receipt` says, after a resume, how exact it is and why (None before, and after a fresh start); `plan` is what the
@@ -25,9 +26,9 @@ class Ledger:
     _tenure: Tenure | None = None
 
     @property
+    @abstractmethod
     def run(self) -> Run:
         """The run on disk that is trained."""
-        raise NotImplementedError
 
     @property
     def _run(self) -> Run | None:
