@@ -25,8 +25,8 @@ TRAINING = {
 
 
 def complaints(stderr: str) -> list[str]:
-    """What an export says on stderr, but for how far it is: a slow machine hears that now and then."""
-    return [line for line in stderr.splitlines() if not line.startswith("loading torch and transformers")]
+    """What an export says on stderr, but for what it will take and how far it is: a slow machine hears that now and then."""
+    return [line for line in stderr.splitlines() if not line.startswith(("loading torch and transformers", "At most "))]
 
 
 def llama(seed: int = 1) -> Any:
