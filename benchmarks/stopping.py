@@ -4,7 +4,8 @@ python benchmarks/stopping.py --steps 400
 torchrun --nproc-per-node 2 benchmarks/stopping.py --steps 400
 
 One training, in which blocks of steps with and without alternate; a step is measured from its begin to the next one's.
-Only the ratio within one run means something.
+Only the ratio within one run means something: that of each block to the next one, their median, and between which two
+values half of them lie.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Clock(TrainerCallback):
     """Measures steps, and switches between the blocks."""
 
     def __init__(self) -> None:
-        self.found: dict[str, list[float]] = {WITH: [], WITHOUT: []}
+        self.found: dict[str, dict[int, list[float]]] = {WITH: {}, WITHOUT: {}}
         self._began = 0.0
         self._off = mock.patch.object(Stops, "step_ends", return_value=None)
 
@@ -49,7 +50,7 @@ class Clock(TrainerCallback):
             else:
                 self._off.stop()
         elif step % BLOCK > 1:
-            self.found[way].append(now - self._began)
+            self.found[way].setdefault(step // (2 * BLOCK), []).append(now - self._began)
         self._began = time.perf_counter()
 
 
@@ -76,11 +77,14 @@ def main() -> None:
             _print(clock.found, trainer.args.world_size)
 
 
-def _print(found: dict[str, list[float]], world: int) -> None:
-    medians = {way: statistics.median(times) for way, times in found.items()}
-    for way, times in found.items():
-        print(f"{way:<8} {medians[way] * 1e3:8.3f} ms a step (median of {len(times)}), {world} process(es)")
-    print(f"a step with it takes {medians[WITH] / medians[WITHOUT]:.4f} of one without")
+def _print(found: dict[str, dict[int, list[float]]], world: int) -> None:
+    for way, blocks in found.items():
+        times = [time for block in blocks.values() for time in block]
+        print(f"{way:<8} {statistics.median(times) * 1e3:8.3f} ms a step (median of {len(times)}), {world} process(es)")
+    pairs = found[WITH].keys() & found[WITHOUT].keys()
+    ratios = [statistics.median(found[WITH][one]) / statistics.median(found[WITHOUT][one]) for one in pairs]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    print(f"a step with it takes {middle:.4f} [{low:.4f}, {high:.4f}] of one without ({len(ratios)} pairs of blocks)")
 
 
 if __name__ == "__main__":

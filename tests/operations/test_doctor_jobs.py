@@ -14,7 +14,11 @@ import pytest
 from keepstep.errors import SettingsError
 from keepstep.operations.doctor import Finding, Options, Report, examine, examine_together
 from keepstep.operations.doctor.job_file import read_job_file
+from keepstep.operations.doctor.settings import NotKnown
+from keepstep.operations.doctor.targets import read_targets
+from keepstep.supervision.slurm import SlurmJob
 from tests.operations.doctoring import RANKED, S
+from tests.supervision.commands import is_alive, until
 
 TRAINING = S(f'"runs/a", save_total_limit=3, {RANKED}').text
 RESUMING = S(f'"runs/a", save_total_limit=3, {RANKED}', train="resume_from_checkpoint=True").text
@@ -160,6 +164,94 @@ def _has(report: Report, id_: str) -> bool:
 )
 def test_w504_who_hears_the_signal(signal_: str, body: str, *, speaks: bool) -> None:
     assert ("W504" in _ids(_job(f"--signal={signal_}", body=body))) is speaks
+
+
+HANDS_ON = "--signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+
+
+@pytest.mark.parametrize(
+    ("signal_", "body", "speaks"),
+    [
+        ("USR1@300", "srun torchrun train.py", True),
+        ("SIGUSR2", "srun --label \\\n  torchrun --nproc-per-node 4 train.py", True),
+        ("10@300", "RUN='python -m torch.distributed.run'\nsrun $RUN train.py", True),
+        ("USR1@300", "srun bash -c 'torchrun train.py'", True),
+        ("R:USR1@300", "srun torchrun train.py", True),
+        ("TERM@300", "srun torchrun train.py", False),
+        ("15@300", "srun torchrun train.py", False),
+        ("USR1@300", f"srun torchrun {HANDS_ON} train.py", False),
+        ("USR1@300", f"srun torchrun {HANDS_ON.replace(' ', '=')} train.py", False),
+        ("USR2@300", f"srun torchrun {HANDS_ON} train.py", True),
+        ("USR1@300", "srun python train.py", False),
+        ("USR1@300", "srun keepstep run --attach -- torchrun train.py", False),
+        ("USR1@300", "torchrun train.py", False),
+        ("B:USR1@300", "exec torchrun train.py", True),
+        ("B:USR1@300", "trap 'kill -USR1 $pid' USR1\ntorchrun train.py & pid=$!\nwait $pid", True),
+        ("B:USR1@300", "trap 'kill -s SIGUSR1 $pid' USR1\ntorchrun train.py & pid=$!\nwait $pid", True),
+        ("B:USR1@300", "trap 'kill -TERM $pid' USR1\ntorchrun train.py & pid=$!\nwait $pid", False),
+        ("B:USR1@300", "torchrun train.py", False),
+    ],
+)
+def test_w507_which_signal_reaches_torchrun(signal_: str, body: str, *, speaks: bool) -> None:
+    found = _ids(_job(f"--signal={signal_}", body=body))
+    assert ("W507" in found) is speaks
+    if speaks:
+        assert f"--signal={signal_}: torchrun does not know SIGUSR" in found["W507"].what
+        assert found["W507"].where.line == 3
+
+
+def test_a_job_that_keepstep_makes_has_a_signal_that_torchrun_knows() -> None:
+    Path("job.sbatch").write_text(SlurmJob(("torchrun", "train.py", "{run}"), options=()).script())
+    assert not {"W504", "W507"} & _ids(Path("job.sbatch")).keys()
+
+
+@pytest.mark.parametrize("hands_on", [False, True])
+def test_a_signal_that_torchrun_does_not_know_ends_it_and_not_its_workers(tmp_path: Path, *, hands_on: bool) -> None:
+    """The reason for W507, with the real one."""
+    pytest.importorskip("torch")
+    worker = tmp_path / "worker.sh"
+    worker.write_text("trap 'echo heard > heard; exit 0' USR1\necho $$ > pid\nwhile :; do sleep 0.05; done\n")
+    command = [sys.executable, "-m", "torch.distributed.run", *(HANDS_ON.split() if hands_on else []), "--standalone"]
+    with subprocess.Popen([*command, "--no-python", "bash", str(worker)], cwd=tmp_path) as agent:
+        until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip())
+        agent.send_signal(signal.SIGUSR1)
+        code = agent.wait(60)
+    pid = int((tmp_path / "pid").read_text())
+    try:
+        if hands_on:
+            until((tmp_path / "heard").exists)
+        else:
+            assert code == -signal.SIGUSR1
+            time.sleep(0.3)
+            assert is_alive(pid) and not (tmp_path / "heard").exists()
+    finally:
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
+MANAGED = S(f'"runs/a", enable_jit_checkpoint=True, save_total_limit=3, {RANKED}').text
+
+
+def test_what_keepstep_run_manages_is_judged_as_that() -> None:
+    """The script says nothing of keepstep: its command does."""
+    training = _training(MANAGED)
+    alone = _ids(_job("--requeue", body="srun python train.py"), training)
+    assert {"E306", "E505"} <= alone.keys()
+    managed = _ids(
+        _job("--requeue", body='srun keepstep run --attach --keep "best:2,latest:2" -- python train.py'), training
+    )
+    assert not {"E306", "E505"} & managed.keys()
+    watched = _ids(_job("--requeue", body="srun keepstep run -- python train.py"), training)
+    assert {"E306", "E505"} <= watched.keys(), "without --attach nothing is managed"
+
+
+def test_what_keepstep_run_keeps_is_read_from_its_command() -> None:
+    job = _job(body="srun keepstep run --attach --keep=latest:1 --budget $ROOM -- python train.py")
+    facts = read_targets([_training(), job])[0].facts[0]
+    assert facts.attached and facts.keep is not None and facts.budget is not None
+    assert facts.value(facts.keep, "keep") == "latest:1"
+    with pytest.raises(NotKnown):
+        facts.value(facts.budget, "budget")
 
 
 def test_w504_is_silent_without_a_signal_and_where_it_is_asked_to_be() -> None:

@@ -17,7 +17,7 @@ from tests.operations.doctoring import BIG, CASES, RANKED, Case, S, found, repor
 ELSEWHERE = {
     "I109": "tests/failures/test_doctor_attach.py",
     **dict.fromkeys(("W310", "E311", "W401", "I402", "I403", "W404", "E503", "E206", "W207"), "below"),
-    **dict.fromkeys(("W504", "E505", "W506"), "tests/operations/test_doctor_jobs.py"),
+    **dict.fromkeys(("W504", "E505", "W506", "W507"), "tests/operations/test_doctor_jobs.py"),
     **dict.fromkeys((id_ for id_ in RULES if RULES[id_].number > 700), "tests/operations/test_doctor_runs.py"),
 }
 """Rules that a script alone can't show, and where they are tested."""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from keepstep.retention import Policy
+from keepstep.run import Run as TrainedRun
 from keepstep.supervision.ends import Facts, Kind, ending_of, kind_of
+from keepstep.supervision.marks import End
 from keepstep.supervision.memory import oom_kills, rose
+from keepstep.supervision.progress import stopped_since
 from tests.supervision.commands import python
-from tests.supervision.conftest import Run
+from tests.supervision.conftest import Run, Start
 
 
 def test_done_is_quiet_and_the_console_is_as_before(run: Run, tmp_path: Path) -> None:
@@ -43,10 +52,91 @@ def test_what_no_restart_makes_better_stops_at_the_second_time_and_is_quoted(run
     assert last in report["report"]
 
 
+def test_what_launchers_hide_is_told_by_the_event_log_of_the_run() -> None:
+    """torchrun exits with 1; an exception that ended a training counts more than a stop before it."""
+    hidden = Facts(status=1, stopped="SIGTERM")
+    assert ending_of(hidden).kind is Kind.PREEMPTED
+    assert ending_of(hidden).reason == "it was told to stop (SIGTERM), and saved"
+    assert ending_of(Facts(status=1)).kind is Kind.ERROR
+    assert ending_of(Facts(status=0, stopped="SIGTERM")).kind is Kind.DONE
+    killed = Facts(status=-9, stopped="SIGTERM")
+    assert ending_of(killed).kind is Kind.SIGNAL, "a launcher that was killed, whose workers we have told"
+    failed = End(1, "0", 0.0, "ValueError", (), "bad", None, None, None, (), "", 3, False)
+    assert ending_of(Facts(status=1, stopped="SIGTERM", ends=(failed,))).kind is Kind.ERROR
+
+
+def test_a_rank_that_was_killed_counts_and_not_what_the_others_heard_of_it() -> None:
+    def end(name: str, text: str, at: float) -> End:
+        return End(1, "1", at, name, (), text, None, None, None, (), "", 3, False)
+
+    heard = end("RuntimeError", "[gloo] Read error: Connection reset by peer", 1.0)
+    launcher = end(
+        "torch.distributed.elastic.ChildFailedError", "exitcode: -9\ntraceback: Signal 9 (SIGKILL) received", 2.0
+    )
+    ended = ending_of(Facts(status=1, ends=(heard, launcher)))
+    assert (ended.kind, ended.reason) == (Kind.SIGNAL, "a process below it was ended by SIGKILL")
+    assert ending_of(Facts(status=1, ends=(heard,))).kind is Kind.NETWORK
+    odd = end("RuntimeError", "what came of it has no name that we know", 1.0)
+    assert ending_of(Facts(status=1, ends=(odd, launcher))).kind is Kind.ERROR
+    first = replace(launcher, text=f"Failures: none\nRoot Cause (first observed failure):\n[0]: {launcher.text}")
+    assert ending_of(Facts(status=1, ends=(odd, first))).kind is Kind.SIGNAL
+
+
+def test_the_last_stop_of_a_run_is_that_of_this_attempt(tmp_path: Path) -> None:
+    run = TrainedRun.create(tmp_path, Policy.from_spec("latest:2"))
+    began = datetime.now(UTC)
+    assert stopped_since(tmp_path, began) == ""
+    run.events.append("preempted", why="SIGUSR1", step=3, resumes_at=3)
+    assert stopped_since(tmp_path, began) == "SIGUSR1"
+    assert stopped_since(tmp_path, datetime.now(UTC)) == "", "that was another attempt"
+    run.events.append("resumed", step=3, level="exact")
+    assert stopped_since(tmp_path, began) == "", "and gone on with since"
+    assert stopped_since(tmp_path / "nowhere", began) == ""
+
+
 def test_host_memory_is_told_from_an_error_and_may_get_better(run: Run) -> None:
     limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
     ended = run(python(f"{limit}x = bytearray(2**31) if attempt < 3 else 0"))
     assert (ended.code, ended.kinds) == (0, [Kind.HOST_MEMORY, Kind.HOST_MEMORY, Kind.DONE])
+
+
+@pytest.fixture
+def small_memory() -> Iterator[Callable[[], None]]:
+    """Puts a process, and what it starts, into a group of processes that may have 200 MiB together."""
+    size = str(200 * 2**20)
+    for root, limits in (
+        (Path("/sys/fs/cgroup/memory"), {"memory.limit_in_bytes": size, "memory.memsw.limit_in_bytes": size}),
+        (Path("/sys/fs/cgroup"), {"memory.max": size, "memory.swap.max": "0"}),
+    ):
+        group = root / f"keepstep-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError as error:
+            reason = str(error)
+            continue
+        try:
+            for name, text in limits.items():
+                with suppress(FileNotFoundError):  # swap is not counted everywhere
+                    (group / name).write_text(text)
+            if any((group / name).exists() for name in limits):
+                yield lambda group=group: (group / "cgroup.procs").write_text(str(os.getpid())) and None
+                return
+            reason = f"{root} has no controller of memory"
+        finally:
+            group.rmdir()
+    pytest.skip(f"memory can't be limited here: {reason}")
+
+
+def test_a_kill_by_the_kernel_for_want_of_memory(start: Start, small_memory: Callable[[], None]) -> None:
+    """A real one: the process is gone without a word, and the counter of its group says why."""
+    grabs = "if attempt < 3: x = bytearray(b'1') * (400 * 2**20)"
+    ended = start(python(grabs), preexec_fn=small_memory).wait()
+    assert (ended.code, ended.kinds) == (0, [Kind.HOST_MEMORY, Kind.HOST_MEMORY, Kind.DONE])
+    assert "the kernel killed it for want of host memory" in ended.stderr
+
+    # A kill of another kind in the same group is none of that.
+    ended = start(python("if attempt < 2: os.kill(os.getpid(), 9)"), preexec_fn=small_memory).wait()
+    assert ended.kinds[-2:] == [Kind.SIGNAL, Kind.DONE]
 
 
 def test_a_full_disk(run: Run, tmp_path: Path) -> None:

@@ -56,12 +56,13 @@ def test_who_does_not_end_is_killed_when_the_grace_is_over(start: Start) -> None
     assert one.wait().code == 128 + signal.SIGKILL
 
 
-def test_a_worker_whose_launcher_just_dies_is_told_and_waited_for(start: Start) -> None:
-    """As under `accelerate launch` and `bash -c`, which end at once and tell nobody."""
+@pytest.mark.parametrize("name", ["TERM", "USR1"])
+def test_a_worker_whose_launcher_just_dies_is_told_and_waited_for(start: Start, name: str) -> None:
+    """As under `accelerate launch` and `bash -c`, which end at once and tell nobody; torchrun does at a SIGUSR1."""
     worker = "import time" + SAVES.format("TERM").replace("def save(*_):", "def save(*_):\n    time.sleep(0.5)")
     one = start(["bash", "-c", '"$@"; true', "bash", sys.executable, "-c", worker])
     assert one.process.stdout is not None and one.process.stdout.readline() == "up\n"
-    one.tell(signal.SIGTERM)
+    one.tell(signal.Signals[f"SIG{name}"])
     ended = one.wait()
     assert ended.stdout == "saved\n"
     assert ended.code == 75

@@ -261,9 +261,29 @@ def _told_and_left(rank: int, trainer: Any) -> None:
     trainer.add_callback(Tell())
 
 
+def _told_late(rank: int, trainer: Any) -> None:
+    """A SIGTERM that reaches rank 1 alone, in an evaluation after which no save would fit any more."""
+    seen: list[int] = []
+
+    class Tell(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if rank == 0 and state.global_step == 1:
+                trainer.checkpointer.run.events.append("kept", generation=1, durable_seconds=55.0)
+
+        def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            seen.append(state.global_step)
+            if rank == 1 and seen == [1]:
+                signal.raise_signal(signal.SIGTERM)
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            Path(f"seen-{rank}").write_text(repr(seen))
+
+    trainer.add_callback(Tell())
+
+
 _TROUBLES = {
     "none": _no_trouble, "slow": _slow, "no scratch": _no_scratch, "raises": _raising, "elsewhere": _elsewhere,
-    "reads": _reading, "told": _told, "told and left": _told_and_left,
+    "reads": _reading, "told": _told, "told and left": _told_and_left, "told late": _told_late,
     "one write fails": _failing(FileSink, "write", 1),
     "all writes fail": _failing(FileSink, "write", *range(3, 100)),
     "all commits fail": _failing(LocalStore, "write", *range(2, 100)),
@@ -349,11 +369,24 @@ def test_a_signal_to_one_rank_stops_all_at_the_same_step_and_they_go_on_exactly(
     one, other = _reports(home)
     assert one == other
     assert (one[0], one[1]["step"], one[1]["resumes_at"], one[1]["lost_steps"]) == ("preempted", 3, 3, 0)
+    assert one[1]["why"] == "SIGTERM to rank 1"
     assert course(home, FULL) == [0, 0], logs_of(home)
     for rank in range(WORLD):
         found = differences(home_of(uninterrupted(FULL), rank), home_of(home, rank))
         # One checkpoint more is what it was about.
         assert [text for text in found if "generation" not in text and not text.startswith("checkpoints:")] == [], rank
+
+
+def test_an_evaluation_that_would_outlast_the_time_ends_at_the_same_batch_on_every_rank(tmp_path: Path) -> None:
+    """Said by one rank in its first batch, heard by all in the second; the third is never begun, and all save."""
+    cut: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 1, "save_steps": 9}
+    recipe = Recipe(rows=32, arguments={**SHORT, **cut}, keepstep={"preempt_deadline": "56s"})
+    assert run_ranks(tmp_path, _try, tmp_path, recipe, "told late", "auto") == [75, 75], logs_of(tmp_path)
+    one, other = _reports(tmp_path)
+    assert one == other
+    assert (one[0], one[1]["step"], one[1]["resumes_at"]) == ("preempted", 1, 1)
+    assert [(tmp_path / f"seen-{rank}").read_text() for rank in range(WORLD)] == ["[1, 1]", "[1, 1]"]
+    assert "the evaluation of step 1 is cut short" in log_path(tmp_path, 0).read_text()
 
 
 def test_a_rank_that_is_gone_does_not_keep_the_others_from_the_save(tmp_path: Path) -> None:

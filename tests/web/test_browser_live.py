@@ -133,6 +133,43 @@ def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, 
         process.wait()
 
 
+@pytest.mark.training
+@pytest.mark.timeout(900)
+def test_a_real_training_is_asked_to_save_and_to_stop(look: Look, tmp_path: Path) -> None:
+    text = TRAINING.replace('"save_steps": 4', '"save_steps": 4000').replace('"max_steps": 24', '"max_steps": 6000')
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", text, str(tmp_path / "run")], cwd=Path(__file__).parents[2]
+    )
+    try:
+        with serving(tmp_path, "--allow-write") as ui, serving(tmp_path) as reading:
+            eyes = look(ui)
+            page = eyes.page
+            page.locator("a[data-row]").first.wait_for(timeout=240_000)
+            page.locator("a[data-row]").first.click()
+            page.wait_for_selector(".title-main >> text=training", timeout=120_000)
+            only = look(reading).visit(f"#/run/{reading.keys()['run']}")
+            only.wait_for_selector(".title-main >> text=training")
+            assert not only.locator("[data-ask]:visible").count(), "a page that only reads has no buttons"
+            page.click("[data-ask=save]")
+            page.wait_for_selector(".asked >> text=Saved as checkpoint-", timeout=120_000)
+            page.wait_for_selector("a[data-row]", timeout=120_000)
+            eyes.picture("run-asked")
+            page.click("[data-ask=stop]")
+            page.get_by_role("button", name="Cancel").click()
+            assert process.poll() is None
+            page.click("[data-ask=stop]")
+            eyes.picture("run-stop", full=False)
+            page.click("[data-action=confirm]")
+            page.wait_for_selector(".asked >> text=The training is stopped", timeout=120_000)
+            page.wait_for_selector(".title-main >> text=stopped", timeout=120_000)
+            assert not page.locator("[data-ask]:visible").count(), "nobody is there to be asked"
+            eyes.picture("run-stopped", full=False)
+            assert process.wait(60) == 75
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_nothing_moves_for_who_wants_it_still(look: Look, tmp_path: Path) -> None:
     with runs.training(tmp_path / "run", "best:2,latest:1", max_steps=900) as trained, serving(tmp_path) as ui:
         trained.go(300)

@@ -58,13 +58,16 @@ class Ending:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What is known of an attempt that is over; `status` as `os.waitstatus_to_exitcode` gives it, `others` those of
-    processes below that came to us, `told` the signals that were handed on, `tail` the last that it said on stderr.
+    processes below that came to us, `told` the signals that were handed on, `tail` the last that it said on stderr,
+    `stopped` what a run's event log says of a training that saved and stopped: torchrun exits with 1 whatever its
+    workers exit with.
     """
 
     status: int
     others: Sequence[int] = ()
     told: frozenset[int] = frozenset()
     ends: Sequence[End] = ()
+    stopped: str = ""
     oom_killed: bool = False
     hung: str = ""
     tail: str = ""
@@ -91,8 +94,11 @@ def _judge(facts: Facts, code: int) -> tuple[Kind, str, str, str]:
     by_launcher = any(_SAVED_BELOW.search(text) for text in _of_launchers(facts)) or (
         bool(facts.told) and PREEMPTED in facts.others
     )
-    if code == PREEMPTED or by_launcher or (cause is not None and cause.code == PREEMPTED):
-        return Kind.PREEMPTED, "it was told to stop, and saved", "", ""
+    by_itself = cause.code == PREEMPTED if cause is not None else bool(facts.stopped)
+    if facts.status == -signal.SIGKILL and not facts.told and not facts.oom_killed and (by_itself or by_launcher):
+        return Kind.SIGNAL, "ended by SIGKILL; what it had started was told to stop, and saved", "", ""
+    if code == PREEMPTED or by_launcher or by_itself:
+        return Kind.PREEMPTED, f"it was told to stop{facts.stopped and f' ({facts.stopped})'}, and saved", "", ""
     if signal.SIGINT in facts.told or facts.status in (-signal.SIGINT, 128 + signal.SIGINT):
         return Kind.INTERRUPTED, "Ctrl-C", "", ""
     if facts.told & {signal.SIGTERM, signal.SIGHUP}:
@@ -102,14 +108,19 @@ def _judge(facts: Facts, code: int) -> tuple[Kind, str, str, str]:
     worker = cause is not None and _WORKER_KILLED in cause.text
     if facts.oom_killed and (worker or -signal.SIGKILL in statuses or 128 + signal.SIGKILL in statuses):
         return Kind.HOST_MEMORY, "the kernel killed it for want of host memory", "", ""
-    if cause is None and below:
+    first = below and any(_ENDED_BY.search(text.partition(_ROOT)[2]) for text in _of_launchers(facts))
+    if below and (first or cause is None or _kind_of(cause) is Kind.NETWORK):
+        # Whoever talked to it heard of that first.
         return Kind.SIGNAL, f"a process below it was ended by {_name(-below)}", _last_lines(facts.tail), ""
     if cause is not None and not isinstance(cause.code, int):
-        kind = kind_of(cause.type, cause.text, cause.bases, cause.errno, cause.files)
-        return kind, _reason(cause), cause.trace.rstrip(), f"{cause.type} in {_place(cause)}"
+        return _kind_of(cause), _reason(cause), cause.trace.rstrip(), f"{cause.type} in {_place(cause)}"
     if facts.status < 0:
         return Kind.SIGNAL, f"ended by {_name(facts.status)}", _last_lines(facts.tail), ""
     return _by_words(facts.tail, code)
+
+
+def _kind_of(end: End) -> Kind:
+    return kind_of(end.type, end.text, end.bases, end.errno, end.files)
 
 
 def _cause(ends: Sequence[End]) -> End | None:
@@ -163,6 +174,8 @@ def kind_of(
 _LAUNCHERS = frozenset({"CalledProcessError", "ChildFailedError", "SignalException", "ProcessRaisedException",
                         "ProcessExitedException"})  # fmt: skip
 _ENDED_BY = re.compile(r"died with <Signals\.(SIG\w+)|[Ss]ignal \d+ \((SIG\w+)\)|terminated with signal (SIG\w+)")
+_ROOT = "Root Cause (first observed failure)"
+"""What torchrun writes above the process that failed first."""
 _SAVED_BELOW = re.compile(rf"exitcode\s*: {PREEMPTED}\b|exit (?:status|code) {PREEMPTED}\b")
 _WORKER_KILLED = "is killed by signal: Killed"
 """What a DataLoader says of a worker."""
@@ -174,7 +187,9 @@ _NETWORK = frozenset(
     {"ConnectionError", "TimeoutError", "HTTPError", "RequestException", "TransportError", "DistBackendError",
      "DistNetworkError", "DistStoreError"}
 )  # fmt: skip
-_NETWORK_TEXT = re.compile(r"Connection (reset|refused)|timed out|Temporary failure in name resolution|Service Unavail")
+_NETWORK_TEXT = re.compile(
+    r"Connection (reset|refused|closed)|timed out|Temporary failure in name resolution|Service Unavail"
+)
 _OF_DATA = re.compile(r"Caught \w+ in DataLoader worker process")
 _DATA_FILES = (
     "/torch/utils/data/_utils/fetch.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from keepstep.errors import KeepstepError
@@ -37,6 +38,19 @@ def safe_in(path: Path) -> Safe | None:
         return Safe(path, len(run.checkpoints), resumable[-1] if resumable else None, generation)
     except (KeepstepError, OSError):
         return None
+
+
+def stopped_since(path: Path, began: datetime) -> str:
+    """Why the last training in a run, since then, was told to stop, and did so with a step to go on from; empty where
+    it ended otherwise.
+    """
+    with suppress(KeepstepError, OSError):
+        run = open_run(path)
+        if run.managed:
+            ends = [event for event in run.events.read() if event["event"] in ("resumed", "committed", "preempted")]
+            if ends and ends[-1]["event"] == "preempted" and datetime.fromisoformat(str(ends[-1]["time"])) >= began:
+                return str(ends[-1].get("why") or "no reason is said")
+    return ""
 
 
 def before_newest(path: Path) -> Checkpoint | None:

@@ -23,7 +23,7 @@ from keepstep.supervision.hook import environment, without_hook
 from keepstep.supervision.marks import Marks
 from keepstep.supervision.memory import oom_kills, rose
 from keepstep.supervision.processes import HEARD, take_orphans
-from keepstep.supervision.progress import Safe, before_newest, go_back, safe_in
+from keepstep.supervision.progress import Safe, before_newest, go_back, safe_in, stopped_since
 from keepstep.supervision.report import report
 from keepstep.supervision.restarts import Decision, Limits, Restarts, What
 from keepstep.supervision.telling import Teller
@@ -126,7 +126,7 @@ class Supervisor:
         self._interrupts = 0
         place = self._home / f"attempt-{self._attempt}"
         place.mkdir()
-        marks, oom_before = Marks(place), oom_kills()
+        marks, oom_before, began = Marks(place), oom_kills(), datetime.now(UTC)
         watch = HangWatch(marks, settings.hang)
         self._console.begin()
         try:
@@ -159,6 +159,7 @@ class Supervisor:
                 others=child.others,
                 told=frozenset(self._told),
                 ends=marks.ends(),
+                stopped=next(filter(None, (stopped_since(one, began) for one, own in self._runs.items() if own)), ""),
                 oom_killed=not child.killed and rose(oom_before, oom_kills()),
                 hung=hung,
                 tail=self._console.tail(),

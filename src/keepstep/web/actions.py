@@ -48,23 +48,20 @@ class Actions:
 
     async def apply(self, request: Request) -> Response:
         """Carry out the plan of a digest. Refused without `--allow-write`, in training, and when it changed."""
-        if not self._writable:
-            raise Refused(
-                403, "this page only reads", hint="Start it with: keepstep ui --allow-write", code="read-only"
-            )
+        must_write(self._writable)
         view = await self._sources.view(request.path_params["key"])
-        fields = await _fields(request)
+        fields = await fields_of(request)
         keep, budget = (_text(fields, name, needed=False) for name in ("keep", "budget"))
         digest, set_policy = _text(fields, "digest", needed=True), fields.get("set_policy", False)
         if not isinstance(set_policy, bool):
             raise Refused(400, "set_policy is neither true nor false", code="body")
         work = partial(_apply, view, keep, budget, digest or "", set_policy=set_policy)
-        return answer(request, await _in_thread(work, f"applying to {view.path}"))
+        return answer(request, await in_thread(work, f"applying to {view.path}"))
 
     async def verify(self, request: Request) -> Response:
         """Begin to check every byte of one checkpoint; what comes of it is told by the stream."""
         view = await self._sources.view(request.path_params["key"])
-        generation = (await _fields(request)).get("generation")
+        generation = (await fields_of(request)).get("generation")
         if not isinstance(generation, int) or isinstance(generation, bool):
             raise Refused(400, "the generation is no whole number", code="body")
         known = await view.read(lambda opened: {one.generation for one in opened.run.checkpoints})
@@ -79,7 +76,7 @@ class Actions:
     async def _verify(self, view: RunView, generation: int) -> None:
         told: dict[str, Any] = {"key": view.key, "generation": generation}
         try:
-            found = await _in_thread(partial(_verified, view, generation), f"verifying in {view.path}")
+            found = await in_thread(partial(_verified, view, generation), f"verifying in {view.path}")
         except KeepstepError as error:
             told |= {"ok": None, "problems": [], "error": error.message}
         except Exception:
@@ -126,7 +123,13 @@ def _verified(view: RunView, generation: int) -> Verification:
     return verification
 
 
-async def _in_thread(work: Callable[[], T], what: str) -> T:
+def must_write(writable: bool) -> None:
+    """Raises Refused on a page that only reads."""
+    if not writable:
+        raise Refused(403, "this page only reads", hint="Start it with: keepstep ui --allow-write", code="read-only")
+
+
+async def in_thread(work: Callable[[], T], what: str) -> T:
     """What `work` returns, from a thread of its own that the end of the server does not wait for."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
@@ -154,7 +157,8 @@ async def _in_thread(work: Callable[[], T], what: str) -> T:
     return await answer
 
 
-async def _fields(request: Request) -> dict[str, Any]:
+async def fields_of(request: Request) -> dict[str, Any]:
+    """The object that a request brings. Raises Refused."""
     try:
         fields: object = json.loads(await request.body())
     except (ValueError, RecursionError):

@@ -14,6 +14,7 @@ from keepstep.errors import (
     CheckpointCorrupt,
     CheckpointNotFound,
     KeepstepError,
+    NobodyTrains,
     PolicyError,
     RunLocked,
     RunNotFound,
@@ -96,7 +97,7 @@ def status_of(error: KeepstepError) -> int:
             return 404
         case PolicyError() | SettingsError():
             return 400
-        case RunLocked() | PlanChanged() | CheckpointCorrupt():
+        case RunLocked() | NobodyTrains() | PlanChanged() | CheckpointCorrupt():
             return 409
         case NoAnswer():
             return 504

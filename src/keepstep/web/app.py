@@ -14,6 +14,7 @@ from keepstep.errors import KeepstepError
 from keepstep.web.actions import Actions
 from keepstep.web.answers import Refused, error_answer
 from keepstep.web.api import Api
+from keepstep.web.asking import Asking
 from keepstep.web.files import Files
 from keepstep.web.guard import Guard, Secrets
 from keepstep.web.sources import Sources
@@ -35,6 +36,7 @@ def make_app(
     table = files or Files()
     api = Api(sources, csrf=keys.csrf, writable=writable)
     actions = Actions(sources, hub, writable=writable)
+    asking = Asking(sources, hub, writable=writable)
 
     async def index(request: Request) -> Response:
         return table.index(request)
@@ -49,6 +51,7 @@ def make_app(
             Route("/api/stream", hub.stream),
             *api.routes(),
             *actions.routes(),
+            *asking.routes(),
         ],
         exception_handlers={KeepstepError: _ours, HTTPException: _http, Exception: _bug},
     )

@@ -25,7 +25,7 @@ NEEDED = ("starlette", "uvicorn")
         ("keepstep ui runs/sft", "one run"),
         ("keepstep ui runs", "every run below a directory"),
         ("keepstep ui runs --port 8765 --no-open", "on a server; then: ssh -L 8765:127.0.0.1:8765 server"),
-        ("keepstep ui runs/sft --allow-write", "prune and change the policy from the page, after it showed the plan"),
+        ("keepstep ui runs/sft --allow-write", "prune, set the policy, have a training save or stop, from the page"),
     ],
 )
 @click.argument(
@@ -38,7 +38,11 @@ NEEDED = ("starlette", "uvicorn")
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, show_default=True, help="0 finds a free one.")
 @click.option("--no-open", is_flag=True, help="Don't open a browser; only print the link.")
-@click.option("--allow-write", is_flag=True, help="Let the page prune and set the policy. Without it, it only reads.")
+@click.option(
+    "--allow-write",
+    is_flag=True,
+    help="Let the page prune, set the policy, and have a training save or stop. Without it, it only reads.",
+)
 @format_option
 def ui(places: tuple[Path, ...], port: int, no_open: bool, allow_write: bool, output: Output) -> None:
     """The first line is the link, with a token that lets a browser in. The server answers on this machine alone

@@ -70,7 +70,8 @@ class Pace:
 class Job:
     """A job file. `grace` are the seconds that it leaves to save, None where that can't be read, and `said` how it says
     so; `limit` are those of the whole job. `restarts` is the option that starts it anew after a preemption, `unheard`
-    why its signal does not reach the training; both empty where there is no such thing. `starts` are the files that its
+    why its signal does not reach the training, `kills` why it would end the launcher and not the training; empty where
+    there is no such thing. `starts` are the files that its
     commands name; `known` is false where nothing of a job was found in it.
     """
 
@@ -85,6 +86,7 @@ class Job:
     restarts_line: int = 0
     starts: tuple[str, ...] = ()
     unheard: str = ""
+    kills: str = ""
     known: bool = True
 
     def at(self, line: int) -> Where:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _SIGNAL = re.compile(r"(?:(?P<flags>[RB]+):)?(?P<name>[A-Za-z]\w*|\d+)(?:@(?P<se
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _UNLIMITED = {"UNLIMITED", "INFINITE", "-1"}
 _SHORT = {"-t": "--time"}
+_TORCHRUN = frozenset({"torch.distributed.run", "torch.distributed.launch"})
 _MANIFEST = re.compile(r"^apiVersion:", re.MULTILINE), re.compile(r"^kind:", re.MULTILINE)
 
 
@@ -96,6 +98,7 @@ def _slurm(path: Path, text: str) -> tuple[Job, tuple[str, ...]]:
         restarts_line=requeue,
         starts=tuple(dict.fromkeys(name for command in body for name in _scripts(command))),
         unheard=_unheard(flags, body) if "--signal" in given and grace is not None else "",
+        kills=_kills(given["--signal"][0], text, path) if "--signal" in given and grace is not None else "",
         known=bool(given) or any(_launches(command) for command in body),
     )
     return job, tuple(unread)
@@ -157,6 +160,49 @@ def _unheard(flags: str, body: list[str]) -> str:
         return "" if passed_on else "B: signals the batch shell alone, which has no trap to pass it on and no exec"
     by_srun = any("srun" in map(_name, command.split()) for command in body)
     return "" if by_srun else "it goes to what srun starts, and nothing is"
+
+
+def _kills(said: str, text: str, path: Path) -> str:
+    """Why the signal would end torchrun, whose workers live on; empty where it knows it, or nobody sends it there."""
+    found = _SIGNAL.fullmatch(said)
+    name = _signal_name(found["name"]) if found else ""
+    if found is None or name in HANDED_ON:
+        return ""
+    all_of_them = [command.texts for command in commands(text, str(path))]
+    launched = [words for words in all_of_them if _is_torchrun(words)]
+    if not launched or all(name in _handled(words) or "keepstep" in map(_name, words) for words in launched):
+        return ""
+    if "B" in (found["flags"] or ""):
+        sent = re.search(rf"kill\s+-(?:s\s+)?(?:SIG)?(?:{name.removeprefix('SIG')}|{found['name']})\b", text)
+        reaches = bool(sent) or any(re.match(r"exec\s", one) and _launches(one) for one in _commands(text))
+    else:
+        reaches = any("srun" in map(_name, words) for words in all_of_them)
+    return (
+        f"torchrun does not know {name}, and ends of it at once; its workers live on, and nobody tells them" * reaches
+    )
+
+
+HANDED_ON = frozenset({"SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"})
+"""What torchrun hands on to its workers, where `--signals-to-handle` says nothing."""
+
+
+def _signal_name(word: str) -> str:
+    if word.isdecimal():
+        return signal.Signals(int(word)).name if int(word) in set(signal.Signals) else ""
+    return f"SIG{word.upper().removeprefix('SIG')}"
+
+
+def _is_torchrun(words: Sequence[str]) -> bool:
+    return any(_name(word) == "torchrun" or word in _TORCHRUN for word in words)
+
+
+def _handled(words: Sequence[str]) -> frozenset[str]:
+    """The signals that such a command hands on."""
+    for word, behind in zip(words, (*words[1:], ""), strict=True):
+        option, _, value = word.partition("=")
+        if option.replace("_", "-") == "--signals-to-handle":
+            return frozenset(_signal_name(one.strip()) for one in (value or behind).split(","))
+    return HANDED_ON
 
 
 def _seconds(value: str) -> float | None:

@@ -13,6 +13,7 @@ from keepstep.operations.doctor.facts import Facts, Job
 from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.job_file import ENDINGS as JOB_ENDINGS
 from keepstep.operations.doctor.job_file import JobFile, is_manifest, read_job_file
+from keepstep.operations.doctor.launched import launched
 from keepstep.operations.doctor.reading.command_line import UNKNOWN, CommandLine, free_values
 from keepstep.operations.doctor.reading.shell import commands
 from keepstep.operations.doctor.reading.starts import Start, starts
@@ -84,9 +85,9 @@ def _read(path: Path, lines: Sequence[CommandLine], typed: CommandLine | None) -
         return Target(path, (_job_facts(path, job.job, job.unread),), job.job)
     given = _distinct([line + typed if typed else line for line in lines]) or ([typed] if typed else [None])
     if kind in ENDINGS:
-        return Target(path, tuple(facts for line in given for facts in read_training_file(path, line)))
+        return Target(path, tuple(launched(facts, line) for line in given for facts in read_training_file(path, line)))
     if kind in SCRIPTS:
-        return Target(path, tuple(facts for line in given for facts in read_script(path, line).facts))
+        return Target(path, tuple(launched(facts, line) for line in given for facts in read_script(path, line).facts))
     if not path.exists():
         raise RunNotFound(
             f"there is no {path}",
@@ -144,15 +145,15 @@ def _started(start: Start, shell: Path, paths: Sequence[Path], typed: CommandLin
     if start.tool:
         config = _found(start.config, shell) if start.config else None
         if config is not None:
-            yield Target(config, tuple(read_training_file(config, line)))
+            yield Target(config, tuple(launched(facts, line) for facts in read_training_file(config, line)))
         else:
-            yield Target(shell, (facts_of_tool(start.tool, line),))
+            yield Target(shell, (launched(facts_of_tool(start.tool, line), line),))
         return
     script = _found(start.program, shell)
     if script is None:
         yield from _unseen(start, shell, line, "which is not here: give its file too")
     elif trains(script):
-        facts = read_script(script, line).facts
+        facts = tuple(launched(one, line) for one in read_script(script, line).facts)
         if not any(one.where.line for one in facts):  # it hands its command line on, to what is elsewhere
             unseen = list(_unseen(start, shell, line, "which makes no training arguments itself"))
             if any(one.facts[0].settings.values for one in unseen):
@@ -166,7 +167,7 @@ def _unseen(start: Start, shell: Path, line: CommandLine, why: str) -> Iterator[
     flags = free_values(line).keys()
     if start.module and not TELLING & flags:
         return
-    facts = facts_of_tool(start.program, line)
+    facts = launched(facts_of_tool(start.program, line), line)
     why = f"{start.program.replace(UNKNOWN, '$...')}, {why}"
     # With several of these, its options are those of TrainingArguments.
     known = len(_DECIDING & flags) > 1

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from keepstep.checkpointer import HEARD, Checkpointer, Preemption, Signals, Stopping
-from keepstep.errors import Preempted, RunNotFound
+from keepstep.errors import KeepstepError, Preempted, RunNotFound
 from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.saving.jit import StockSignals
 from keepstep.integrations.transformers.setup.messages import logger
 from keepstep.integrations.transformers.setup.options import OnPreempt
-from keepstep.snapshot.ranks import Ranks
+from keepstep.snapshot.ranks import LEAD, Ranks
 from keepstep.snapshot.vote import Vote
 from keepstep.units import format_duration
 
@@ -24,6 +24,8 @@ GO_ON = 'train(resume_from_checkpoint="auto") goes on'
 
 ROLL_CALL = 30.0
 """Seconds that a process waits for the others, before it saves what it has."""
+ANOTHER = "another rank was told"
+"""What is said where nobody knows more."""
 _AT_LEAST = 2.0
 """Seconds that an evaluation leaves beyond what a save takes."""
 
@@ -62,6 +64,8 @@ class Stops:
         self._vote = Vote(ranks)
         self._signals = Signals()
         self.saves_none = self._evaluates = self.cut_short = False
+        self._agreed = self._asked = False
+        self._why = ANOTHER
         self._last_commit = (0, time.monotonic())
 
     @property
@@ -75,6 +79,8 @@ class Stops:
         """Around `train()`. Raises Preempted at its end where it was stopped, once the run is given back."""
         self._ranks.alone = False
         self._vote, self.saves_none = Vote(self._ranks), False
+        self._agreed = self._asked = False
+        self._why = ANOTHER
         self._checkpointer.preempted = None
         numbers = HEARD if self._on_preempt != "ignore" else (signal.SIGTERM,) * self._stock.wanted
         self._signals = Signals(numbers, left_out=self._stock.owns)
@@ -107,8 +113,8 @@ class Stops:
         self._last_commit = (self._trainer.state.global_step, time.monotonic())
         if self._ranks.leads:
             self._told.look()
-        told = self._ranks.together(lambda: self._told.told is not None)
-        if self._ranks.agree(lambda: any(told)):
+        self._hear_all()
+        if self._ranks.agree(lambda: self._why != ANOTHER):
             self._loop.stops_here = self._loop.ended = True
             control.should_training_stop = True
 
@@ -119,14 +125,15 @@ class Stops:
         state = self._trainer.state
         if self._ranks.leads:
             self._checkpointer.heed(state.global_step, state.max_steps)
-        stops, saves = self._vote.turn(self._told.told is not None, self._told.take_save())
-        if stops and not self._is_over:
+        stops, saves, _ = self._vote.turn(self._told.told is not None, self._told.take_save(), False)
+        saves, self._asked = saves or self._asked, False
+        if (stops or self._agreed) and not self._is_over:
             self._stop(control)
         elif saves:
             control.should_save = True
 
     def evaluated(self, control: Any) -> None:
-        """After an evaluation: a single process hears at once what came meanwhile."""
+        """After an evaluation: what all have heard meanwhile counts at once."""
         if self._evaluates and self._hears_now:
             self._stop(control)
         self.holds(control)
@@ -157,8 +164,8 @@ class Stops:
 
     @property
     def _hears_now(self) -> bool:
-        """True where a single process was told to stop since its last step, and there is something to stop."""
-        told = self._ranks.single and self._told.told is not None
+        """True where all know by now, since the last step, that they were told to stop what is not over yet."""
+        told = self._agreed or (self._ranks.single and self._told.told is not None)
         return told and not self._loop.stops_here and not self._is_over
 
     @property
@@ -170,17 +177,28 @@ class Stops:
     def _stop(self, control: Any) -> None:
         """Stop with the present step, which is saved where there is the time."""
         self._loop.stops_here = True
+        all_here = self._ranks.all_here(self._patience())
+        left = self._hear_all() if all_here else ()
         if self._ranking.is_saved:
             control.should_save = False
             control.should_training_stop = True
             return
-        if not self._ranks.all_here(self._patience()):
+        if not all_here:
             self._go_alone()
-        self.saves_none = not self._ranks.agree(self._has_time)
+        self.saves_none = not self._ranks.agree(self._has_time_in(left))
         control.should_save = not self.saves_none
         if self.saves_none:
             control.should_evaluate = False
             control.should_training_stop = True
+
+    def _hear_all(self) -> Sequence[float | None]:
+        """On rank 0: the seconds that each rank knows of; `_why` is what the first one says that was told."""
+        found = self._ranks.together(lambda: (self._told.told and self._told.told.why, self._told.left()))
+        said = [(rank, why) for rank, (why, _) in enumerate(found) if why]
+        if said:
+            rank, why = said[0]
+            self._why = why if rank == LEAD else f"{why} to rank {rank}"
+        return [left for _, left in found]
 
     def _patience(self) -> float:
         """Seconds that another process is waited for, before it counts as gone."""
@@ -191,21 +209,30 @@ class Stops:
         """Others are gone: rank 0 has all weights, and saves them. Raises Preempted: the loop would wait for them."""
         self._ranks.alone = True
         self._loop.lacks = "another process was gone when it was saved: the random states of the others are not in it"
-        if self._ranks.leads and self._has_time():
+        if self._ranks.leads and self._spare() >= 0:
             self._save()
         self.conclude()
         stopped = self._checkpointer.preempted
         raise Preempted("" if stopped is None else _sentence(stopped), stopped)
 
-    def _has_time(self) -> bool:
-        return self._spare() >= 0
+    def _has_time_in(self, left: Sequence[float | None]) -> Callable[[], bool]:
+        """Whether the time is enough that the rank has which knows of the least."""
+        known = [one for one in left if one is not None]
+        return lambda: not known or min(known) >= self._save_seconds()
 
     # -- the time there is -----------------------------------------------------------------------------
 
     def _spare(self) -> float:
         """Seconds that are left beyond what a save takes by what saves have taken; without end where nobody knows."""
         left = self._told.left()
-        return float("inf") if left is None else left - self._checkpointer.run.events.save_seconds()
+        return float("inf") if left is None else left - self._save_seconds()
+
+    def _save_seconds(self) -> float:
+        """What a save takes; 0 in a process that does not see the run."""
+        try:
+            return self._checkpointer.run.events.save_seconds()
+        except (KeepstepError, OSError):
+            return 0.0
 
     @contextmanager
     def evaluating(self) -> Generator[None]:
@@ -218,15 +245,23 @@ class Stops:
         except CutShort:
             self.cut_short = True
             step = self._trainer.state.global_step
-            logger.warning("the evaluation of step %d is cut short: it would outlast the time that is left", step)
+            if self._ranks.leads:
+                logger.warning("the evaluation of step %d is cut short: it would outlast the time that is left", step)
+            self.evaluated(self._trainer.control)
         finally:
             self._evaluates = False
 
     def predicts(self) -> None:
-        """At each batch of an evaluation. Raises CutShort, in a single process, where the save would come too late."""
-        if not (self._evaluates and self._ranks.single and self._told.told is not None):
+        """At each batch of an evaluation. Raises CutShort where the save would come too late, on all ranks at the same
+        batch: they talk of it as they do at the end of a step, and hear of it one batch later.
+        """
+        if not self._evaluates:
             return
-        if self._loop.ended or self._spare() < _AT_LEAST:
+        told = self._told.told is not None
+        late = told and (self._loop.ended or self._spare() < _AT_LEAST)
+        stops, saves, late = self._vote.turn(told, False, late)
+        self._agreed, self._asked = self._agreed or stops, self._asked or saves
+        if late:
             raise CutShort
 
     # -- the end ---------------------------------------------------------------------------------------
@@ -236,7 +271,7 @@ class Stops:
         self._vote.end()
         if not self._loop.stops_here:
             return
-        step, why = self._trainer.state.global_step, self._told.told.why if self._told.told else "another rank was told"
+        step, why = self._trainer.state.global_step, self._told.told.why if self._told.told else self._why
         try:
             latest = self._checkpointer.run.latest
         except RunNotFound:

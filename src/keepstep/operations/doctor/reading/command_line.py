@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,10 +32,14 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class CommandLine:
-    """What a program is given; `where` is the command that starts it."""
+    """What a program is given; `where` is the command that starts it.
+
+    `attached` are the options of a `keepstep run --attach` that it stands behind, None where there is none.
+    """
 
     words: tuple[Word, ...]
     where: Where
+    attached: Mapping[str, Word] | None = None
 
     @classmethod
     def typed(cls, words: Sequence[str]) -> CommandLine:
@@ -44,7 +48,7 @@ class CommandLine:
         return cls(tuple(Word(word, where) for word in words), where)
 
     def __add__(self, other: CommandLine) -> CommandLine:
-        return CommandLine(self.words + other.words, self.where)
+        return CommandLine(self.words + other.words, self.where, self.attached)
 
 
 @dataclass(frozen=True, slots=True)

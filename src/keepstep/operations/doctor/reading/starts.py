@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from keepstep.operations.doctor.found import Where
@@ -71,21 +71,43 @@ def _start(words: Sequence[Word], where: Where) -> Start | None:
     if not texts or PurePath(texts[0]).name in _OTHERS:
         return None
     launched = any(PYTHONS.fullmatch(PurePath(text).name) for text in texts)
+    attached = _attached(words)
+
+    def behind(number: int) -> CommandLine:
+        return CommandLine(tuple(words[number:]), where, attached)
+
     for number, text in enumerate(texts):
         name = PurePath(text).name
-        rest = CommandLine(tuple(words[number + 1 :]), where)
+        rest = behind(number + 1)
         if name in TOOLS and len(texts) > number + 1:
             tool = f"{name} {texts[number + 1]}"
-            line = CommandLine(tuple(words[number + 2 :]), where)
-            return Start(tool, line, tool) if texts[number + 1] in TOOLS[name] else None
+            return Start(tool, behind(number + 2), tool) if texts[number + 1] in TOOLS[name] else None
         if name.endswith(".py") and (launched or number == 0) and not text.startswith("-"):
             return None if _NOT_TRAINING.match(name) else Start(text, rest)
         if text == "-m" and number + 1 < len(texts) and launched:
             module = texts[number + 1]
             if PYTHONS.fullmatch(module):  # python -m torch.distributed.run train.py
                 continue
-            line = CommandLine(tuple(words[number + 2 :]), where)
+            line = behind(number + 2)
             tool = next((tool for known, tool in MODULES.items() if module.startswith(known)), "")
             path = module.replace(".", "/") + ".py"
             return None if _NOT_TRAINING.match(module.rpartition(".")[2]) else Start(path, line, tool, module=True)
     return None
+
+
+def _attached(words: Sequence[Word]) -> dict[str, Word] | None:
+    """The options of a `keepstep run --attach` before a command, by attach's names for them; None without."""
+    texts = [word.text for word in words]
+    begin = next((n for n, text in enumerate(texts[:-1]) if PurePath(text).name == "keepstep"), None)
+    if begin is None or texts[begin + 1] != "run" or "--" not in texts[begin:]:
+        return None
+    end = texts.index("--", begin)
+    own = words[begin + 2 : end]
+    if "--attach" not in (word.text for word in own):
+        return None
+    found: dict[str, Word] = {}
+    for word, value in zip(own, (*own[1:], Word("")), strict=True):
+        name, is_, text = word.text.partition("=")
+        if name.startswith("--"):
+            found[name[2:].replace("-", "_")] = replace(word, text=text) if is_ else value
+    return found

@@ -100,6 +100,25 @@ def signal_is_not_heard(facts: Facts) -> Found | None:
 
 
 @rule(
+    "W507",
+    "the signal ends torchrun, and not the training",
+    why="torchrun knows SIGTERM, SIGINT, SIGHUP and SIGQUIT. Of any other one it dies at once: nobody tells its "
+    "workers, which hold their GPUs and the run until the job is killed.",
+    fix="Have it hand the signal on: torchrun --signals-to-handle SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1,SIGUSR2; or "
+    "send TERM: #SBATCH --signal=TERM@300.",
+    sources=frozenset({JOB}),
+)
+def signal_ends_the_launcher(facts: Facts) -> Found | None:
+    """`#SBATCH --signal=USR1@…` or USR2 that reaches a torchrun without `--signals-to-handle`, below no `keepstep
+    run`.
+    """
+    job = facts.job
+    if job is None or not job.kills:
+        return None
+    return Found(f"{job.said}: {job.kills}", where=job.at(job.line))
+
+
+@rule(
     "E505",
     "a job that starts anew, and a training that does not resume",
     why="After a preemption the stock Trainer begins at step 0 and removes the old checkpoints as its limit is "

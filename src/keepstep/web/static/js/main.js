@@ -96,6 +96,7 @@ function hear(key) {
     },
     points: (event) => view?.points?.(event.step, event.values, event.odd),
     verified: (event) => view?.verified?.(event),
+    asked: (event) => view?.asked?.(event),
     // Too much happened to be told one by one: everything is asked for anew.
     behind: () => refresh(),
     open: (again) => {

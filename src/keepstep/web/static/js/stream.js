@@ -2,7 +2,7 @@
 
 const PAUSES = [500, 1000, 2000, 4000, 8000];
 
-/** Listen to a run's events (`key` null: to the list of runs). `on`: {run, points, runs, verified, behind, open, lost}. */
+/** Listen to a run's events (`key` null: to the list of runs). `on`: {run, points, runs, verified, asked, behind, open, lost}. */
 export function listen(key, on) {
   let source = null;
   let timer = 0;
@@ -23,7 +23,7 @@ export function listen(key, on) {
       timer = setTimeout(open, PAUSES[Math.min(failures, PAUSES.length - 1)]);
       failures += 1;
     };
-    for (const name of ["run", "points", "runs", "verified", "behind"]) {
+    for (const name of ["run", "points", "runs", "verified", "asked", "behind"]) {
       source.addEventListener(name, (event) => on[name]?.(JSON.parse(event.data || "{}")));
     }
   }

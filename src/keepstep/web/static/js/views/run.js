@@ -7,6 +7,7 @@ import { announce, h, set } from "../dom.js";
 import { count, name as clean, percent } from "../format.js";
 import { address, go } from "../router.js";
 import { CheckpointList } from "./checkpoints.js";
+import { Asking } from "./asking.js";
 import { describe, markTip, sayMark } from "./marktext.js";
 import { levelOf, lines, meaning } from "./receipt.js";
 import { managedBadge, progress, stateBadge } from "./runrow.js";
@@ -14,9 +15,10 @@ import { RunStrip } from "./strip.js";
 import { Verdict } from "./verdict.js";
 
 export class RunView {
-  constructor({ key, title }) {
+  constructor({ key, about, title }) {
     Object.assign(this, { key, title });
-    this.head = h("div", { class: "title-row" });
+    this.head = h("div", { class: "title-main" });
+    this.asking = new Asking(key, about);
     this.notices = h("div", { class: "notices" });
     this.strip = new RunStrip();
     this.verdict = new Verdict();
@@ -29,7 +31,7 @@ export class RunView {
     });
     this.list = new CheckpointList(key, (generation) => this.chart.light(generation === null ? null : `c${generation}`));
     this.place = h("div", { class: "view-rest" });
-    this.element = h("div", { class: "view" }, this.head, this.verdict.element, this.notices, this.place);
+    this.element = h("div", { class: "view" }, h("div", { class: "title-row" }, this.head, this.asking.element), this.asking.said, this.verdict.element, this.notices, this.place);
   }
 
   async load() {
@@ -56,6 +58,11 @@ export class RunView {
     this.summary.step = step;
     this.#title();
     this.strip.set(this.summary);
+  }
+
+  /** What a training answers to what this page, or another one, has asked. */
+  asked(event) {
+    this.asking.told(event);
   }
 
   destroy() {
@@ -94,8 +101,9 @@ export class RunView {
     const share = run.max_steps && run.step !== null ? ` · ${percent(run.step, run.max_steps)}` : "";
     set(
       this.head,
-      h("div", { class: "title-main" }, h("h1", { class: "run-title" }, h("bdi", null, clean(run.name)), " ", stateBadge(run.state), managedBadge(run)), h("p", { class: "mute" }, h("span", { data: { live: "step" } }, progress(run)), share, " · ", h("span", { class: "mono path" }, clean(run.path)))),
+      [h("h1", { class: "run-title" }, h("bdi", null, clean(run.name)), " ", stateBadge(run.state), managedBadge(run)), h("p", { class: "mute" }, h("span", { data: { live: "step" } }, progress(run)), share, " · ", h("span", { class: "mono path" }, clean(run.path)))],
     );
+    this.asking.set(run);
   }
 
   #notices() {

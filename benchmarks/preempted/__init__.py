@@ -1,0 +1,1 @@
+"""What signals at random moments cost a training: with keepstep, and with what others have for it."""
