@@ -20,6 +20,8 @@ pytestmark = pytest.mark.training
 
 METHODS = {
     "train": ("resume_from_checkpoint",),
+    "_inner_training_loop": ("batch_size",),
+    "set_initial_training_values": ("args", "dataloader"),
     "get_batch_samples": ("epoch_iterator", "num_batches", "device"),
     "training_step": ("model", "inputs"),
     "_maybe_log_save_evaluate": (
@@ -65,6 +67,21 @@ def in_order(text: str, *parts: str) -> bool:
         if place < 0:
             return False
     return True
+
+
+def test_the_place_in_the_data_is_worked_out_of_the_number_of_steps() -> None:
+    """A resume by samples answers these two questions itself, of the state that was read right before."""
+    text = inspect.getsource(Trainer._init_training_state) if hasattr(Trainer, "_init_training_state") else LOOP
+    assert in_order(
+        text,
+        "TrainerState.load_from_json(",
+        "self._load_callback_state()",
+        "epochs_trained = int(self.state.global_step // num_update_steps_per_epoch)",
+        "steps_trained_in_current_epoch = self.state.global_step % ",
+        "steps_trained_in_current_epoch *= ",
+    )
+    values = inspect.getsource(Trainer.set_initial_training_values)
+    assert in_order(values, "return (", "num_train_epochs,", "num_update_steps_per_epoch,", "max_steps,\n        )")
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -30,6 +30,7 @@ NEVER = "never"
 @click.option("--metric", metavar="NAME", help="With --attach: what ranks.")
 @click.option("--budget", metavar="SIZE", help="With --attach: what the checkpoints may take, 200GB.")
 @click.option("--min-free", metavar="SIZE", help="With --attach: what stays free, 20GB.")
+@click.option("--override", metavar="NAMES", help="With --attach: arguments that take their new value, learning_rate.")
 @click.option("--save-every", metavar="TIME", help="With --attach: saves by the clock too, 20m.")
 @click.option(
     "--max-restarts", type=click.IntRange(0), default=20, show_default=True, help="Restarts after crashes, in all."

@@ -88,6 +88,9 @@ class GateCallback(TrainerCallback):
     def __init__(self, session: Session) -> None:
         self._session = session
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._session.override.samples.told()
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._session.saves.gate()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -26,6 +27,7 @@ from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.diagnosis import say_findings
 from keepstep.integrations.transformers.setup.engine_choice import EngineName, choose_engine
 from keepstep.integrations.transformers.setup.options import OnPreempt, Options
+from keepstep.integrations.transformers.setup.overrides import check_names
 from keepstep.integrations.transformers.setup.parallel import ranks_of
 from keepstep.integrations.transformers.setup.policy import Keep, asks_for_best, choose_policy
 from keepstep.integrations.transformers.setup.versions import say_versions
@@ -58,6 +60,7 @@ class ManagedTrainer(_Base):
 
     def _keepstep_setup(self, options: Options) -> None:
         messages.make_visible()
+        check_names(options.overrides, self.args)
         policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
         ranks = ranks_of(self)
         if ranks.leads:
@@ -80,6 +83,7 @@ class ManagedTrainer(_Base):
             ranks,
             on_preempt=options.on_preempt,
             save_on_exception=options.save_on_exception,
+            override=options.overrides,
         )
         if ranks.leads:
             known_missing = warn_of_unknown(self, policy.metric)
@@ -125,12 +129,23 @@ class ManagedTrainer(_Base):
         with session.stops.hearing(), listening(session), session.training(resume_from_checkpoint) as path:
             return super().train(path, *args, **kwargs)
 
-    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+    def _inner_training_loop(self, batch_size: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The loop; transformers 4 begins it with the batch of the checkpoint, whatever the arguments say."""
+        return super()._inner_training_loop(self._keepstep.override.batch_size(batch_size), *args, **kwargs)
+
+    def set_initial_training_values(self, args: Any, dataloader: Any, *others: Any, **kwargs: Any) -> Any:
+        values = super().set_initial_training_values(args, dataloader, *others, **kwargs)
+        return self._keepstep.override.samples.plan(values, dataloader)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, *args: Any, **kwargs: Any) -> Any:
         if self._keepstep.loop.ended:
             return [], None
         self._keepstep.rescue.fetches()
-        fetch = super().get_batch_samples
-        return self._keepstep.loop.epochs.fetch(lambda: fetch(*args, **kwargs))
+        fetch, samples = super().get_batch_samples, self._keepstep.override.samples
+        number = samples.fetches(num_batches)
+        batches = self._keepstep.loop.epochs.fetch(lambda: fetch(epoch_iterator, number, *args, **kwargs))
+        samples.fetched()
+        return batches
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         self._keepstep.rescue.trains()
@@ -239,15 +254,23 @@ class ManagedTrainer(_Base):
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
         session = self._keepstep
-        with serving(session.held), in_order(self, session.loop.optimizer_order), session.comparing_optimizer():
+        in_place = in_order(self, session.loop.optimizer_order)
+        with serving(session.held), session.override.of_optimizer(), in_place, session.comparing_optimizer():
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        place = self._keepstep.place_of(checkpoint)
-        self._keepstep.loop.epochs.load_random_state(lambda: super(ManagedTrainer, self)._load_rng_state(place))
+        session, stock = self._keepstep, super()._load_rng_state
+
+        def load() -> None:
+            session.loop.epochs.load_random_state(partial(stock, session.place_of(checkpoint)))
+            session.override.seeds()
+
+        if not session.override.samples.postpones(load):
+            load()
 
     def _load_callback_state(self) -> None:
         """Counters of callbacks that both the checkpoint and this training have (patience) go on; settings stay."""
+        self._keepstep.override.samples.tell(self.state)
         newest = callback_states.newest(self)
         super()._load_callback_state()
         if not self.args.restore_callback_states_from_checkpoint:
@@ -293,6 +316,7 @@ def attach(
     max_time: str | None = None,
     stop_file: str | os.PathLike[str] | None = None,
     save_on_exception: bool = False,
+    override: Sequence[str] | str = (),
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`). Attached once
     more, a trainer is managed as the last call says, by the same checkpointer.
@@ -321,14 +345,18 @@ def attach(
     Preempted, a SystemExit with 75; with `on_preempt="return"` it returns, `ckpt.preempted` set, and "ignore" leaves
     the signals alone. `preempt_deadline="90s"` is the time between the signal and the kill, told by the environment
     where it can be (SLURM, Kubernetes, torchrun): a save that would not fit is not begun.
-    `save_on_exception=True` saves the last step when an exception ends the training between two steps. Raises
-    SettingsError, PolicyError.
+    `save_on_exception=True` saves the last step when an exception ends the training between two steps.
+
+    `override=["learning_rate"]` names arguments that take their new value at a resume, in place of what the checkpoint
+    has in force; with `per_device_train_batch_size`, `gradient_accumulation_steps` or `world_size` the running epoch
+    goes on at the sample where it stood. The receipt says what continues and what jumps. Raises SettingsError,
+    PolicyError.
     """
     options = Options(
         keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
         budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus, links=links,
         save_every=save_every, shared=shared, on_preempt=on_preempt, preempt_deadline=preempt_deadline,
-        max_time=max_time, stop_file=stop_file, save_on_exception=save_on_exception,
+        max_time=max_time, stop_file=stop_file, save_on_exception=save_on_exception, override=override,
         on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
     )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):

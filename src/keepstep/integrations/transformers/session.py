@@ -16,8 +16,10 @@ from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.best_at_end import BestAtEnd
 from keepstep.integrations.transformers.resuming.causes import causes_of
 from keepstep.integrations.transformers.resuming.comparing import Comparison
+from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
+    processes_of,
     read_trainer_state,
     refuse_empty,
     refuse_incomplete,
@@ -25,6 +27,8 @@ from keepstep.integrations.transformers.resuming.fitness import (
     require_there,
 )
 from keepstep.integrations.transformers.resuming.loop import Loop
+from keepstep.integrations.transformers.resuming.override import Override
+from keepstep.integrations.transformers.resuming.override_words import unchanging
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.stock_words import in_stock_words
 from keepstep.integrations.transformers.saving.estimate import describe_saves, planned_saves
@@ -65,6 +69,7 @@ class Session:
         *,
         on_preempt: OnPreempt,
         save_on_exception: bool,
+        override: tuple[str, ...] = (),
     ) -> None:
         self.trainer = trainer
         self.ranks = ranks
@@ -73,7 +78,8 @@ class Session:
         self.point: ResumePoint | None = None
         self._moved: dict[str, str] = {}
         self._books = Bookkeeping()
-        self.loop = Loop(trainer)
+        self.override = Override(trainer, override)
+        self.loop = Loop(trainer, self.override)
         self.ranking = Ranking(trainer, checkpointer, ranks)
         self._arguments = GivenArguments(trainer)
         self.saves = Saves(
@@ -168,6 +174,7 @@ class Session:
     def _start(self, point: ResumePoint | None, resume: Any) -> None:
         self.point, self._moved = point, {}
         self.loop.start()
+        self.override.start()
         self.ranking.start()
         self.rescue.start()
         self._trainer_state = {}
@@ -228,12 +235,20 @@ class Session:
         require_there(point.path, self.ranks.rank)
         self._trainer_state = read_trainer_state(point.path)
         self.loop.read(point.path, self.ranks.rank)
+        place = self.loop.restored.place if self.loop.restored is not None else None
+        before, processes = point.checkpoint.fingerprint, processes_of(point.path)
+        self.override.read(point.path, self._trainer_state, place, before, processes)
 
     def _note_resumed(self, point: ResumePoint) -> Receipt:
         if BASE in self._fingerprint.get("model", {}):
             # What does not train may have come from the checkpoint as well.
             self._fingerprint["model"][BASE] = base_digest(self.trainer.model)
-        receipt = make_receipt(point, self._fingerprint, self.trainer, self.loop.restored, self.comparison)
+        restored = self.loop.restored
+        receipt = make_receipt(
+            point, self._fingerprint, self.trainer, restored, self.comparison, override=self.override
+        )
+        if line := unchanging(self.override):
+            logger.info("%s", line)
         return self.checkpointer.note_resumed(receipt)
 
     def _warn_ignored_setting(self, resume: Any) -> None:
@@ -269,6 +284,8 @@ class Session:
         over, mine, best, path = self.ranks.agree(partial(self._settle, self.point, state))
         self.ranking.judgement.show(best)
         self._move(self.point, path)
+        seed = self.loop.restored.sampler_seed if self.loop.restored is not None else None
+        self.override.hear_sampler(sampler_of(loader), seed)
         self.checkpointer.receipt = self.ranks.agree(partial(self._note_resumed, self.point))
         if mine:
             self.ranking.start(checkpoint.step, checkpoint.metrics)

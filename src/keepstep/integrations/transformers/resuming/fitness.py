@@ -13,8 +13,11 @@ from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.in_force import InForce, reason_of_argument, reasons_of_given
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, missing_for_resume
 from keepstep.integrations.transformers.resuming.optimizer_order import as_now, regrouped
+from keepstep.integrations.transformers.resuming.override import Override
+from keepstep.integrations.transformers.resuming.override_words import reasons_of_override
 from keepstep.integrations.transformers.resuming.own_generators import unrestored
 from keepstep.integrations.transformers.setup.messages import listed
+from keepstep.integrations.transformers.setup.overrides import KINDS, WORLD_SIZE
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
 from keepstep.integrations.transformers.stock import TRAINER_STATE_NAME
 from keepstep.run import Difference, Exactness, Reason, Receipt, ResumePoint, fingerprint_differences
@@ -116,16 +119,24 @@ def refuse_empty(point: ResumePoint, state: Mapping[str, Any], now: Mapping[str,
 
 
 def make_receipt(
-    point: ResumePoint, now: Mapping[str, Any], trainer: Any, loop: LoopState | None, comparison: Comparison
+    point: ResumePoint,
+    now: Mapping[str, Any],
+    trainer: Any,
+    loop: LoopState | None,
+    comparison: Comparison,
+    *,
+    override: Override,
 ) -> Receipt:
-    """The receipt of resuming `trainer` from `point`, once it has loaded."""
+    """The receipt of resuming `trainer` from `point`, once it has loaded, and what is overridden is in force."""
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
     known = bool(before) and bool(now)
     kept = {} if loop is None else as_now(trainer, loop.optimizer_order, loop.in_force)
     found = fingerprint_differences(before, now) if known else ()
-    reasons = [reason for difference in found if (reason := _reason(difference, trainer, kept)) is not None]
-    reasons += reasons_of_given(trainer, kept, comparison.given)
+    said = {name for name in override.names if name in KINDS}
+    told = [difference for difference in found if difference.section != "arguments" or difference.name not in said]
+    reasons = [reason for difference in told if (reason := _reason(difference, trainer, kept)) is not None]
+    reasons += [*reasons_of_override(override), *reasons_of_given(trainer, kept, comparison.given, said)]
     if loop is not None and kept.get("learning_rate", [])[:1] != loop.in_force.get("learning_rate", [])[:1]:
         text = "the optimizer's groups are in another order: the learning_rate that is logged is that of another group"
         reasons.append(Reason(Exactness.EQUIVALENT, text))
@@ -140,7 +151,7 @@ def make_receipt(
         who = "the state of the loop is not in it" if verified else "stock tools wrote it"
         text = f"{who}: running loss, token counts and the epoch's random state start anew"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
-    reasons += _other_world(point, trainer.args.world_size)
+    reasons += [] if WORLD_SIZE in said else _other_world(point, trainer.args.world_size)
     data = now.get("data", {})
     reasons += _not_restorable(trainer, loop, data)
     reasons += comparison.reasons

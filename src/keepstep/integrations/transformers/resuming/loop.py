@@ -15,6 +15,7 @@ from keepstep.integrations.transformers.resuming.in_force import in_force
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position, state_name
 from keepstep.integrations.transformers.resuming.moving import Moving, Numbers
 from keepstep.integrations.transformers.resuming.optimizer_order import order_of
+from keepstep.integrations.transformers.resuming.override import Override
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.setup.messages import listed
 
@@ -27,8 +28,9 @@ class Loop:
     present step, and be resumed; `lacks` says what a save has not got of other processes.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(self, trainer: Any, override: Override) -> None:
         self._trainer = trainer
+        self._override = override
         self.start()
 
     def start(self) -> None:
@@ -55,6 +57,7 @@ class Loop:
     def epoch_begins(self) -> None:
         """Called before an epoch's data order is drawn."""
         self.epochs.begins(self.restored, ended=self.ended)
+        self._override.epoch_begins(sampler_of(self._trainer.callback_handler.train_dataloader))
 
     def step_ends(self) -> None:
         """Called when an optimizer step is done, before it is logged, evaluated or saved."""
@@ -135,6 +138,7 @@ class Loop:
             buffered=buffer is not None,
             buffers=buffer,
             in_force=in_force(trainer),
+            place=self._override.samples.here(),
             inexact=[*lost, *filter(None, [unkept, self._not_kept_beside(), self.lacks])],
         )
 

@@ -52,7 +52,7 @@ class LoopState:
     the name of its class. `numbers` are those that change beside tensors in the extra file, by path; `buffered` is True
     where a file of its own has `buffers`: batches that are trained on once more. `in_force` has the
     values of the optimizer's groups by the argument that they come from; `inexact` says in sentences what could
-    not be kept.
+    not be kept. `place` is where the training stands in its data, by samples; None where that has no length.
     """
 
     position: Position
@@ -82,6 +82,7 @@ class LoopState:
     buffers: Any = None
     in_force: dict[str, list[Any]] = field(default_factory=dict[str, Any])
     inexact: list[str] = field(default_factory=list[str])
+    place: dict[str, Any] | None = None
 
     def write(self, directory: Path, rank: int = 0) -> None:
         """Write the file of a rank into a checkpoint directory."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.setup.engine_choice import EngineName
+from keepstep.integrations.transformers.setup.overrides import read_names
 from keepstep.integrations.transformers.setup.policy import Keep
 from keepstep.retention import Mode, Policy
 from keepstep.run import Hook, Hooks, OnDiskFull
@@ -44,8 +46,10 @@ class Options:
     max_time: str | None = None
     stop_file: str | os.PathLike[str] | None = None
     save_on_exception: bool = False
+    override: Sequence[str] | str = ()
 
     def __post_init__(self) -> None:
+        _ = self.overrides
         if self.back_pressure not in get_args(BackPressure):
             raise SettingsError(f"back_pressure is {self.back_pressure!r}", hint="It is 'wait', 'skip' or 'latest'.")
         if self.fresh not in ("refuse", "new-run"):
@@ -54,6 +58,11 @@ class Options:
             raise SettingsError(
                 f"on_preempt is {self.on_preempt!r}", hint="It is 'exit' (the default), 'return' or 'ignore'."
             )
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """The names of the arguments that take their new value at a resume. Raises SettingsError."""
+        return read_names(self.override)
 
     @classmethod
     def of(cls, given: Any) -> Options:
