@@ -112,6 +112,11 @@ class Life:
         return self.probe.ended, self.trainer.state.log_history
 
 
+def memory() -> Path | None:
+    """A directory in memory, where there is one."""
+    return MEMORY if os.access(MEMORY, os.W_OK) else None
+
+
 def row(group: str, subject: Subject) -> Row:
     """Play a subject; what it leaves on the disk is thrown away."""
     began = time.monotonic()
@@ -119,8 +124,7 @@ def row(group: str, subject: Subject) -> Row:
         return Row(group, subject.name, Ending(), Ending(), missing=missing)
     gc.collect()
     gc.freeze()  # every train() collects garbage; half a second each over what the imports left
-    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=memory, ignore_cleanup_errors=True) as temporary, _quiet():
+    with tempfile.TemporaryDirectory(dir=memory(), ignore_cleanup_errors=True) as temporary, _quiet():
         home = Path(temporary).resolve()
         saved = _trained(_life(subject, home / "stock", first=True))
         # Where the best can't be loaded, the log of the training lacks its last line.

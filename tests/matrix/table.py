@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 
+from tests.matrix.courses import Course
 from tests.matrix.verdict import MEANINGS, Row, Share, Verdict
 
 COMMAND = "python -m tests.matrix --format markdown > docs/matrix.md"
@@ -74,6 +75,42 @@ def as_markdown(rows: Sequence[Row]) -> str:
         parts.append("|---|---|---|---|---|---|---|\n")
         parts += [_markdown(row) for row in members]
     return "".join(parts)
+
+
+COURSES = """
+## Data, settings, optimizers
+
+A tiny training of twelve steps, which saves each of them, left alone; and new processes that resume from some of these
+steps, in the first epoch and later. What they log, and the weights, the optimizer's state, the scheduler and the random
+generators at the end, are compared with the one that was left alone, bit for bit; and that with the receipt's word.
+`python -m tests.matrix --features` prints this table.
+
+| | resumed from step | ours |
+|---|---|---|
+"""
+
+
+def course_line(course: Course) -> str:
+    """A feature while the table grows."""
+    name = course.feature.name
+    if course.missing:
+        return f"{'left out':<9} {name:<70} needs {course.missing}"
+    text = f"{course.verdict:<9} {name:<70} {course.seconds:4.1f} s"
+    return text if course.verdict is Verdict.EXACT else f"{text}\n{'':10} {course.ending.told[:600]}"
+
+
+def courses_as_markdown(courses: Iterable[Course]) -> str:
+    """The second table."""
+    return COURSES + "".join(_course(course) for course in courses)
+
+
+def _course(course: Course) -> str:
+    if course.missing:
+        return f"| {course.feature.name} | | needs {course.missing} |\n"
+    verdict = f"**{course.verdict}**" if course.verdict.isupper() else str(course.verdict)
+    why = "; ".join(course.ending.why) or course.ending.told
+    cell = verdict if course.verdict is Verdict.EXACT else f"{verdict}: {_cell(why)}"
+    return f"| {course.feature.name} | {', '.join(map(str, course.steps))} | {cell} |\n"
 
 
 def _markdown(row: Row) -> str:

@@ -52,6 +52,11 @@ def history_differences(one: Sequence[Mapping[str, Any]], other: Sequence[Mappin
     return found
 
 
+def values_differences(one: Path, other: Path) -> list[str]:
+    """The first difference between the values of two files of torch, in words; empty where there is none."""
+    return list(_file(one, other, one.name))
+
+
 def _outcomes(one: dict[str, Any], other: dict[str, Any]) -> Iterator[str]:
     yield from history_differences(one["history"], other["history"])
     if repr(_timeless(one["metrics"])) != repr(_timeless(other["metrics"])):

@@ -119,6 +119,11 @@ CELLS = (
         (2, 4, 6, 8, 9),
     ),
     Cell(
+        "a stream in its second and third pass, with a collator that masks at random",
+        Recipe(streaming=True, masking="own", arguments={"max_steps": 12, "save_steps": 4}),
+        (4, 8, 12),
+    ),
+    Cell(
         "rows that a transform draws, in an order of the global generator, evaluated",
         Recipe(
             transform=True,

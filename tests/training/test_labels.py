@@ -17,19 +17,6 @@ pytestmark = [pytest.mark.training, pytest.mark.timeout(300)]
 
 LABELS = {
     "ignore_data_skip": (Recipe(arguments={"ignore_data_skip": True}), "the epoch's data begins anew"),
-    "stream": (Recipe(streaming=True, arguments={"max_steps": 12}), "the training data is a stream"),
-    "workers": (
-        Recipe(lora=True, arguments={"dataloader_persistent_workers": True, "dataloader_num_workers": 1}),
-        "one random number less",
-    ),
-    "masking in workers": (
-        Recipe(masking="mlm", arguments={"dataloader_num_workers": 1}),
-        "the collator masks at random, in the data loader's workers",
-    ),
-    "transform in workers": (
-        Recipe(transform=True, arguments={"dataloader_num_workers": 1}),
-        "the data set draws random numbers, in the data loader's workers",
-    ),
 }
 
 

@@ -143,7 +143,7 @@ class ManagedTrainer(_Base):
         self._keepstep.rescue.fetches()
         fetch, samples = super().get_batch_samples, self._keepstep.override.samples
         number = samples.fetches(num_batches)
-        batches = self._keepstep.loop.epochs.fetch(lambda: fetch(epoch_iterator, number, *args, **kwargs))
+        batches = self._keepstep.loop.epochs.fetch(lambda stock: fetch(stock, number, *args, **kwargs), epoch_iterator)
         samples.fetched()
         return batches
 
@@ -239,7 +239,8 @@ class ManagedTrainer(_Base):
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`Trainer.evaluate`, once what is being saved is copied: an evaluation may change the weights (averaging)."""
         self._keepstep.saves.gate()
-        return super().evaluate(*args, **kwargs)
+        with self._keepstep.loop.evaluating():
+            return super().evaluate(*args, **kwargs)
 
     # -- resuming --------------------------------------------------------------------------------------
 
@@ -276,6 +277,7 @@ class ManagedTrainer(_Base):
         if not self.args.restore_callback_states_from_checkpoint:
             restored = self._keepstep.loop.restored
             callback_states.restore(self, restored.callbacks if restored and restored.callbacks else newest)
+        self._keepstep.loop.divide_steps()
 
     def _load_best_model(self) -> None:
         if self._keepstep.loop.stops_here:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ from keepstep.integrations.transformers.setup.given_arguments import GivenArgume
 from keepstep.integrations.transformers.setup.options import OnPreempt
 from keepstep.model import Checkpoint, State
 from keepstep.retention import Policy
-from keepstep.run import Receipt, ResumePoint
+from keepstep.run import Exactness, Reason, Receipt, ResumePoint
 from keepstep.snapshot.ranks import Ranks
 
 logger = messages.logger
@@ -80,6 +81,7 @@ class Session:
         self._books = Bookkeeping()
         self.override = Override(trainer, override)
         self.loop = Loop(trainer, self.override)
+        self.loop.doubt = self._doubt
         self.ranking = Ranking(trainer, checkpointer, ranks)
         self._arguments = GivenArguments(trainer)
         self.saves = Saves(
@@ -250,6 +252,15 @@ class Session:
         if line := unchanging(self.override):
             logger.info("%s", line)
         return self.checkpointer.note_resumed(receipt)
+
+    def _doubt(self, text: str) -> None:
+        """What was resumed turned out to be less exact than its receipt said."""
+        if not self.ranks.leads or self.checkpointer.receipt is None:
+            return
+        reasons = (*self.checkpointer.receipt.reasons, Reason(Exactness.APPROXIMATE, text))
+        self.checkpointer.receipt = replace(self.checkpointer.receipt, reasons=reasons)
+        logger.warning("the resume is approximate: %s", text)
+        self.checkpointer.run.events.append("course", **self.checkpointer.receipt.to_json())
 
     def _warn_ignored_setting(self, resume: Any) -> None:
         setting = self.trainer.args.resume_from_checkpoint

@@ -165,7 +165,7 @@ class BySamples:
     def tell(self, state: Any) -> None:
         """Let the Trainer find the place, from the state that it has just read."""
         if self.now is not None:
-            state.global_step = StepAt.of(int(state.global_step), self.now)
+            state.global_step = StepAt.of(int(state.global_step), self.now.epoch, self.now.batches)
             state.train_batch_size = self._trainer._train_batch_size
 
     def told(self) -> None:

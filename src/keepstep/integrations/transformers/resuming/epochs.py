@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import IterableDataset
-
 from keepstep.integrations.transformers.resuming.data_order import generator_of, hold_epoch, release_epoch, sampler_of
-from keepstep.integrations.transformers.resuming.fetching import each_fetch
-from keepstep.integrations.transformers.resuming.loop_state import Ahead, LoopState
+from keepstep.integrations.transformers.resuming.fetching import each_fetch, workers_are_there
+from keepstep.integrations.transformers.resuming.loop_state import Ahead, LoopState, Place
 from keepstep.integrations.transformers.resuming.own_generators import OwnGenerators
+from keepstep.integrations.transformers.resuming.streams import Elsewhere, Stream, is_stream
+from keepstep.integrations.transformers.resuming.workers import Workers
 from keepstep.snapshot import random_state
 
 _FIRST_FETCHES = 4
@@ -28,7 +29,14 @@ class Epochs:
     user's own; `loading_draws` True once fetching a batch drew random numbers.
     """
 
-    def __init__(self, trainer: Any, *, resuming: bool, checkpoint: Path | None = None) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        *,
+        resuming: bool,
+        checkpoint: Path | None = None,
+        doubt: Callable[[str], None] | None = None,
+    ) -> None:
         self._trainer = trainer
         self._resumes = resuming
         self._checkpoint = checkpoint
@@ -42,6 +50,8 @@ class Epochs:
         self._drew = False
         self._went_on = False
         self._known = True
+        self._stream = Stream(trainer, doubt or (lambda text: None))
+        self.workers = Workers(trainer)
         self.own = OwnGenerators(trainer)
         self.own_start: dict[str, Any] = {}
         self.start: random_state.RandomState | None = None
@@ -52,6 +62,7 @@ class Epochs:
         trainer = self._trainer
         epoch = trainer.state.epoch
         loader = trainer.callback_handler.train_dataloader
+        self._replayed = None
         in_mid_epoch = self._resumes and not ended and not is_whole(epoch)
         sampler, generator = sampler_of(loader), generator_of(loader)
         if in_mid_epoch and loop is not None and loop.epoch_start is not None:
@@ -69,6 +80,11 @@ class Epochs:
             release_epoch(sampler)
             if in_mid_epoch:
                 hold_epoch(sampler, int(epoch))
+        place = loop.stream if loop is not None and self._replayed is not None else None
+        self._stream.begins(place, int(epoch or 0) if is_whole(epoch) or not is_stream(loader) else 0)
+        goes_on = loop is not None and self._resumes and (self._replayed is not None or not in_mid_epoch)
+        kept = loop.workers if loop is not None and goes_on else None
+        self.workers.begins(kept, in_mid_epoch=self._replayed is not None)
         self._resumes = False
         self._fetched = self._handed_over = 0
         self._ahead.clear()
@@ -86,15 +102,21 @@ class Epochs:
 
     # -- fetching --------------------------------------------------------------------------------------
 
-    def fetch(self, fetch: Callable[[], Any]) -> Any:
-        """The next batches; the random numbers that reading them draws are noted, or drawn as they would have been."""
+    def fetch(self, fetch: Callable[[Any], Any], stock: Any) -> Any:
+        """The next batches, which `fetch` takes from an iterator, the `stock` one or one that stands where it should;
+        the random numbers that reading them draws are noted, or drawn as they would have been.
+        """
+        if self._stream.is_over:
+            # transformers asks for the rest of the steps of a stream that has ended, each by itself.
+            return fetch(self._stream.reach(stock))
         self._fetched += 1
         if self._fetched <= _FIRST_FETCHES:
             self.own.refresh()
         before = self.own.note() if 1 < self._fetched <= _FIRST_FETCHES else None
         self._heard = False
-        with each_fetch(self._before_rows, self._before_reading):
-            batches = fetch()
+        batches = self._fetch(fetch, stock)
+        self._stream.fetched(batches[0])
+        self.workers.fetched(len(batches[0]))
         after = self.own.note()
         if self._heard:
             self._hand_over(len(batches[0]))
@@ -102,9 +124,42 @@ class Epochs:
             self.loading_draws |= self._drew
         elif before is not None:
             self.loading_draws |= not before.equals(after)
+        if self._replayed is not None and not batches[0]:
+            self._go_on_as_saved(self._replayed)  # the save came at the end of a stream's pass
         if self._went_on:
             self._after, self._replayed, self._went_on = random_state.capture(), None, False
         return batches
+
+    def _fetch(self, fetch: Callable[[Any], Any], stock: Any) -> Any:
+        # Persistent workers draw their seed once, in the first epoch.
+        with workers_are_there() if self._fetched == 1 and self._stream.epoch else nullcontext():
+            return self._fetch_there(fetch, stock)
+
+    def _fetch_there(self, fetch: Callable[[Any], Any], stock: Any) -> Any:
+        try:
+            with each_fetch(self._before_rows, self._before_reading):
+                return fetch(self._stream.reach(stock))
+        except Elsewhere:
+            assert self._replayed is not None
+            self._ahead.clear()
+            self._went_on = False
+            random_state.restore(self._replayed.epoch_start or random_state.capture())
+            self.own.restore(self._replayed.own_at_epoch_start)
+            with each_fetch(self._before_rows, self._before_reading):
+                return fetch(self._stream.reach(stock))
+
+    @property
+    def place(self) -> Place | None:
+        """Where the training stands in a stream, at a save."""
+        return None if is_whole(self._trainer.state.epoch) else self._stream.place(drew=self.loading_draws)
+
+    @property
+    def unfinished(self) -> str:
+        """In words, where a stream's pass ended inside of a step: the next pass adds to its gradients."""
+        place = self.place
+        if place is None or not place.batches % self._trainer.args.gradient_accumulation_steps:
+            return ""
+        return "the stream's pass ended inside of a step, whose gradients are not kept"
 
     @property
     def ahead(self) -> Ahead | None:
@@ -142,7 +197,18 @@ class Epochs:
                     self.own.restore(loop.ahead.own, samplers=False)
             if number == skipped + loop.ahead.batches and not self._went_on:
                 self._go_on_as_saved(loop)
-        self._ahead.append(self.own.note())
+            if number < skipped:
+                self._before_skipping(number, loop.stream)
+                return
+        note = self.own.note()
+        self._ahead.append(note)
+        self._stream.reads(note)
+
+    def _before_skipping(self, number: int, place: Place | None) -> None:
+        """Of a stream that goes on from a state of its own: what is read there once more is drawn as it was."""
+        if number == 0 and place is not None and place.random is not None and self._stream.skips < place.batches:
+            random_state.restore(place.random)
+            self.own.restore(place.own, samplers=False)
 
     def _go_on_as_saved(self, loop: LoopState) -> None:
         """From here on everything is drawn from the state of the save."""
@@ -152,8 +218,9 @@ class Epochs:
 
     def _skipped(self, ahead: Ahead) -> int:
         """How many batches the loader reads and throws away, to come to the place of the save: streams do so."""
-        loader = self._trainer.callback_handler.train_dataloader
-        return ahead.handed_over if isinstance(loader.dataset, IterableDataset) else 0
+        if not is_stream(self._trainer.callback_handler.train_dataloader):
+            return 0
+        return self._stream.skips or ahead.handed_over
 
     # -- random states ---------------------------------------------------------------------------------
 

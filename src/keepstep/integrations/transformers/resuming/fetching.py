@@ -1,4 +1,4 @@
-"""What random numbers a data loader draws for each batch: noted where it reads a batch, repeated at a resume."""
+"""What random numbers a data loader draws, for its workers and for each batch: noted where it does, or left undrawn."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from threading import get_ident
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch.utils.data import dataloader
 
+_ANY_ITERATOR: Any = getattr(dataloader, "_BaseDataLoaderIter", None)
 _ITERATOR: Any = getattr(dataloader, "_SingleProcessDataLoaderIter", None)
 _INDEX = "_next_index"
 
@@ -38,4 +40,26 @@ def each_fetch(before: Callable[[int], None], after: Callable[[int], None]) -> I
         return index
 
     with patch.object(_ITERATOR, _INDEX, next_index):
+        yield
+
+
+@contextmanager
+def workers_are_there() -> Iterator[None]:
+    """While it lasts, a data loader that starts workers draws no number for them: in the training that is resumed they
+    were there already, and stayed.
+    """
+
+    def start(iterator: Any, loader: Any, *more: Any) -> None:
+        source = torch.default_generator if loader.generator is None else loader.generator
+        before = source.get_state()
+        original(iterator, loader, *more)
+        if loader.persistent_workers:
+            source.set_state(before)
+
+    if _ANY_ITERATOR is None:
+        yield
+        return
+    # Their seed is all that it draws; the order of the rows is drawn after it.
+    original = _ANY_ITERATOR.__init__
+    with patch.object(_ANY_ITERATOR, "__init__", start):
         yield

@@ -218,10 +218,8 @@ def _not_restorable(trainer: Any, loop: LoopState | None, data: Mapping[str, Any
     found: list[str] = []
     if args.ignore_data_skip:
         found.append("ignore_data_skip=True: the epoch's data begins anew")
-    if not hasattr(trainer.train_dataset, "__len__"):
+    if not hasattr(trainer.train_dataset, "__len__") and not _is_placed(loop):
         found.append("the training data is a stream: past its first pass its position can't be restored")
-    if args.dataloader_persistent_workers and args.dataloader_num_workers > 0:
-        found.append("dataloader_persistent_workers=True draws one random number less in the next epoch")
     found += _not_drawn_again(trainer, loop, data)
     found += _own_generators(trainer, loop)
     if loop is not None and loop.left_out:
@@ -238,8 +236,10 @@ def _not_drawn_again(trainer: Any, loop: LoopState | None, data: Mapping[str, An
     if loop is not None and not loop.mid_epoch:
         return []
     workers = bool(trainer.args.dataloader_num_workers)
-    streams = not hasattr(trainer.train_dataset, "__len__")
+    streams = not hasattr(trainer.train_dataset, "__len__") and not _is_placed(loop)
     if loop is not None and loop.ahead is not None and not workers and not streams:
+        return []
+    if loop is not None and workers and _are_kept(trainer, loop):
         return []
     where = "in the data loader's workers, each from its own" if workers else "ahead of the restored random state"
     if getattr(trainer.data_collator, "mlm", False):
@@ -249,6 +249,18 @@ def _not_drawn_again(trainer: Any, loop: LoopState | None, data: Mapping[str, An
     if loop is not None and loop.loading_draws:
         return [f"the collator or the data set draws random numbers, {where}"]
     return []
+
+
+def _is_placed(loop: LoopState | None) -> bool:
+    """True where a stream's place is in the checkpoint, or it stood between two passes."""
+    return loop is not None and (loop.stream is not None or not loop.mid_epoch)
+
+
+def _are_kept(trainer: Any, loop: LoopState) -> bool:
+    """True where the workers go on as they were; of a stream without a state they do once more what they did."""
+    if loop.stream is not None:
+        return loop.stream.kind == ""
+    return loop.workers is not None and len(loop.workers["states"]) == trainer.args.dataloader_num_workers
 
 
 def _own_generators(trainer: Any, loop: LoopState | None) -> list[str]:

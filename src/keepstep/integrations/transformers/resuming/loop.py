@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,14 @@ import torch
 from keepstep.integrations.transformers.resuming import attributes, buffers, callback_states
 from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.epochs import Epochs, is_whole
+from keepstep.integrations.transformers.resuming.fetching import workers_are_there
 from keepstep.integrations.transformers.resuming.in_force import in_force
 from keepstep.integrations.transformers.resuming.loop_state import LoopState, Position, state_name
 from keepstep.integrations.transformers.resuming.moving import Moving, Numbers
 from keepstep.integrations.transformers.resuming.optimizer_order import order_of
 from keepstep.integrations.transformers.resuming.override import Override
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.streams import step_of_pass
 from keepstep.integrations.transformers.setup.messages import listed
 
 
@@ -25,12 +29,14 @@ class Loop:
 
     `restored` is the state that a resume goes on from, None where there is none; `ended` is True when a resumed
     training turns out to be over: no further step may run. `stops_here` is True when the training is to end with the
-    present step, and be resumed; `lacks` says what a save has not got of other processes.
+    present step, and be resumed; `lacks` says what a save has not got of other processes. `doubt` is called with what
+    is seen after a resume and makes it inexact.
     """
 
     def __init__(self, trainer: Any, override: Override) -> None:
         self._trainer = trainer
         self._override = override
+        self.doubt: Callable[[str], None] | None = None
         self.start()
 
     def start(self) -> None:
@@ -92,6 +98,19 @@ class Loop:
         """The names that the restored optimizer's parameters had, by group and index; None where they are not known."""
         return None if self.restored is None else self.restored.optimizer_order
 
+    def divide_steps(self) -> None:
+        """Before transformers counts the epochs that the restored step makes: of a stream, its passes."""
+        place = None if self.restored is None else self.restored.stream
+        self._trainer.state.global_step = step_of_pass(self._trainer, place)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Around an evaluation: a later one finds the persistent workers of the first."""
+        logged = self._trainer.state.log_history
+        evaluated = self.restored is not None and any(name.startswith("eval_") for entry in logged for name in entry)
+        with workers_are_there() if evaluated else nullcontext():
+            yield
+
     def take_loss(self) -> float:
         """The restored running loss, once."""
         value, self._loss_to_add = self._loss_to_add, 0.0
@@ -139,7 +158,9 @@ class Loop:
             buffers=buffer,
             in_force=in_force(trainer),
             place=self._override.samples.here(),
-            inexact=[*lost, *filter(None, [unkept, self._not_kept_beside(), self.lacks])],
+            stream=self.epochs.place,
+            workers=self.epochs.workers.at_save(in_mid_epoch=not is_whole(trainer.state.epoch)),
+            inexact=[*lost, *filter(None, [unkept, self._not_kept_beside(), self.epochs.unfinished, self.lacks])],
         )
 
     def _not_kept_beside(self) -> str:
@@ -173,12 +194,13 @@ class Loop:
 
     def resume(self, loader: Any) -> None:
         """Put back what stock resuming leaves out, once the trainer has its data loader."""
-        self.epochs = Epochs(self._trainer, resuming=True, checkpoint=self._checkpoint)
+        self.epochs = Epochs(self._trainer, resuming=True, checkpoint=self._checkpoint, doubt=self.doubt)
         if self.restored is not None:
             self._restore(self.restored, loader)
 
     def _restore(self, loop: LoopState, loader: Any) -> None:
         trainer = self._trainer
+        trainer.state.global_step = int(trainer.state.global_step)
         trainer._total_loss_scalar = loop.total_loss
         trainer._globalstep_last_logged = loop.last_logged_step
         trainer._initial_global_step = loop.initial_step

@@ -33,6 +33,29 @@ class Ahead:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a stream a save found the training: after so many `batches` of the pass `epoch`, counted from 0.
+
+    `last` is a digest of the last of these; `state` is the stream's own, as it was before batch `state_at`, by which
+    `kind` of reader; None where the pass is read again from its beginning. Where reading draws random numbers, `random`
+    and `own` are what batch `state_at` was drawn from.
+    """
+
+    epoch: int
+    batches: int
+    last: str
+    state_at: int = 0
+    state: Any = None
+    kind: str = ""
+    random: RandomState | None = None
+    own: dict[str, Any] | None = None
+
+    def without_state(self) -> Place:
+        """The same, to be reached from the beginning of the pass."""
+        return replace(self, state_at=0, state=None, random=None, own=None)
+
+
+@dataclass(frozen=True, slots=True)
 class LoopState:
     """Values of a Trainer's loop at the moment of a save.
 
@@ -52,7 +75,9 @@ class LoopState:
     the name of its class. `numbers` are those that change beside tensors in the extra file, by path; `buffered` is True
     where a file of its own has `buffers`: batches that are trained on once more. `in_force` has the
     values of the optimizer's groups by the argument that they come from; `inexact` says in sentences what could
-    not be kept. `place` is where the training stands in its data, by samples; None where that has no length.
+    not be kept. `place` is where the training stands in its data, by samples; None where that has no length. `stream` is
+    where a stream was read to, None of other data; `workers` are the random states of the data loader's workers, packed,
+    and the number of the `next`; None where they are unknown.
     """
 
     position: Position
@@ -83,6 +108,8 @@ class LoopState:
     in_force: dict[str, list[Any]] = field(default_factory=dict[str, Any])
     inexact: list[str] = field(default_factory=list[str])
     place: dict[str, Any] | None = None
+    stream: Place | None = None
+    workers: dict[str, Any] | None = None
 
     def write(self, directory: Path, rank: int = 0) -> None:
         """Write the file of a rank into a checkpoint directory."""
@@ -108,6 +135,8 @@ class LoopState:
                 raise ValueError("a newer keepstep wrote it")
             if fields.get("ahead") is not None:
                 fields["ahead"] = Ahead(**fields["ahead"])
+            if fields.get("stream") is not None:
+                fields["stream"] = Place(**fields["stream"])
             return cls(**fields)
         except FileNotFoundError:
             return None

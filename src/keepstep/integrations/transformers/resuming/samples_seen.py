@@ -60,26 +60,27 @@ class Place:
 
 
 class StepAt(int):
-    """A number of steps, of which the Trainer finds out the epoch and the batches in it by samples.
+    """A number of steps, of which the Trainer finds out the epoch and the batches in it by a place.
 
     It derives them by `step // steps_of_epoch` and `step % steps_of_epoch * accumulation`: here these are the epoch and
     the batches of a place.
     """
 
-    place: Place
+    epoch: int
+    batches: int
 
     @classmethod
-    def of(cls, step: int, place: Place) -> StepAt:
-        """The number `step`, at a place."""
+    def of(cls, step: int, epoch: int, batches: int) -> StepAt:
+        """The number `step`, at a place: an epoch, or a pass of a stream, and the batches that it has had."""
         number = cls(step)
-        number.place = place
+        number.epoch, number.batches = epoch, batches
         return number
 
     def __floordiv__(self, steps: int) -> int:
-        return self.place.epoch
+        return self.epoch
 
     def __mod__(self, steps: int) -> Any:
-        return _Batches(self.place.batches)
+        return _Batches(self.batches)
 
 
 class _Batches(int):
