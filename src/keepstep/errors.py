@@ -166,6 +166,19 @@ class ReadOnly(StorageError):
     code = "read-only"
 
 
+class MirrorUnavailable(StorageError):
+    """A mirror doesn't answer, refuses, or is full; the run at home is untouched."""
+
+    code = "mirror-unavailable"
+
+
+class MirrorOfAnother(KeepstepError):
+    """The mirror belongs to another run, or another writer has taken it over since."""
+
+    code = "mirror-of-another"
+    exit_code = 5
+
+
 class NobodyTrains(KeepstepError):
     """Something is asked of a training, and there is none."""
 

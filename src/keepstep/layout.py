@@ -23,6 +23,7 @@ BEAT = f"{META}/beat.json"
 EVENTS = f"{META}/events.jsonl"
 METRICS = f"{META}/metrics.jsonl"
 SUPERVISED = f"{META}/supervised"
+MIRROR_PROGRESS = f"{META}/mirror.json"
 
 TREE = ".keepstep-tree"
 TREE_BUDGET = f"{TREE}/budget.json"

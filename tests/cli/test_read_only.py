@@ -65,7 +65,7 @@ WRITING = {
 LOOKING = {
     "status", "ls", "show", "diff", "best", "resume", "events", "watch", "du", "metrics", "doctor", "plan", "simulate",
 }  # fmt: skip
-ELSEWHERE = {"save-now", "stop", "ui", "demo", "completion", "run", "slurm", "k8s"}
+ELSEWHERE = {"mirror", "save-now", "stop", "ui", "demo", "completion", "run", "slurm", "k8s"}
 
 
 def test_every_command_is_known_to_write_or_not() -> None:

@@ -22,13 +22,17 @@ PUBLIC = """
 """
 FACES = {
     "checkpointer": (
-        "HEARD BackPressure Checkpointer Facts Fresh Headroom Preemption Signals Stopping Told as_storage_error "
-        "lower_priority"
+        "HEARD MIRROR_WAIT BackPressure Checkpointer Facts Fresh Headroom Preemption Signals Stopping Told "
+        "as_storage_error lower_priority"
     ),
     "engine": (
         "CHECK FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded Written mark_of "
         "measure memory_of noting one_thread recording served"
     ),
+    "mirror": """
+        BucketObjects DirectoryObjects Mirror Object ObjectStore OnBytes Orphan Pace Progress Record Writer check drop
+        open_mirror orphans pull push thin
+    """,
     "operations.doctor": """
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together
         judge rule_named rules_of
@@ -45,22 +49,23 @@ FACES = {
     "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
-        MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes
-        PreviousRun Problem Repository Rewritten Staging Verification check_file copy_file file_digest is_directory
-        is_litter lack_of missing_files need_of need_of_path only_records previous_runs sealed verify_files
+        MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes PreviousRun
+        Problem Repository Rewritten Staging Verification check_file copy_file decode_manifest digest_of
+        encode_manifest file_digest is_directory is_litter lack_of missing_files need_of need_of_path only_records
+        previous_runs sealed verify_files
     """,
     "retention": """
-        DAMAGED FEWEST_EVALUATIONS PINNED All Before Best Certainty Context Daily Decision Every Hold Hourly
-        Latest Measure Metric Mode Outcome Pending Pinned Plan Policy Rule Within certainty_of default_policy
-        entries fit format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
+        DAMAGED FEWEST_EVALUATIONS PINNED All Before Best Certainty Context Daily Decision Every Hold Hourly Latest
+        Measure Metric Mode Outcome Pending Pinned Plan Policy Rule Within certainty_of default_policy entries fit
+        format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        BRANCHED DAMAGED HUB_NAME Attempt Beat Course Damaged Difference Ending Event Evidence Exactness History Hook
-        Hooks Limits Lineage Observer OnDiskFull Origin PinBoard Pins Point Pulse Reason Rebuilt Receipt Reference
-        Request Requests Resume ResumePoint Return Run RunLock StockRun Tail Wish begin_branch commit_fields
-        course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest holds_run
-        is_run logged_beyond meant mend open_external open_run parse_lines policy_facts receipt_lines rescue trashed
-        way_back
+        BRANCHED DAMAGED HUB_NAME Attempt Beat Course Damaged Difference Ending Event EventLog Evidence Exactness
+        History Hook Hooks Limits Lineage Observer OnDiskFull Origin PinBoard Pins Point Pulse Reason Rebuilt Receipt
+        Reference Request Requests Resume ResumePoint Return Run RunLock StockRun Tail Wish arrive begin_branch
+        commit_fields course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest
+        holds_run is_run logged_beyond meant mend open_external open_run parse_lines policy_facts policy_said
+        receipt_lines rescue trashed way_back
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings

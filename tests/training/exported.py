@@ -25,7 +25,7 @@ TRAINING = {
 
 
 def complaints(stderr: str) -> list[str]:
-    """What an export says on stderr, but for what it will take and how far it is: a slow machine hears that now and then."""
+    """What an export says on stderr, but for what it will take, and how far it is, which a slow machine hears."""
     return [line for line in stderr.splitlines() if not line.startswith(("loading torch and transformers", "At most "))]
 
 

@@ -6,6 +6,7 @@ from keepstep.checkpointer.entrance import Fresh
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
 from keepstep.checkpointer.inflight import as_storage_error
+from keepstep.checkpointer.mirroring import WAIT as MIRROR_WAIT
 from keepstep.checkpointer.priority import lower_priority
 from keepstep.checkpointer.stopping.signals import HEARD, Signals
 from keepstep.checkpointer.stopping.stopping import Stopping
@@ -13,6 +14,7 @@ from keepstep.checkpointer.stopping.told import Preemption, Told
 
 __all__ = [
     "HEARD",
+    "MIRROR_WAIT",
     "BackPressure",
     "Checkpointer",
     "Facts",

@@ -24,6 +24,7 @@ from keepstep.checkpointer.inflight import InFlight
 from keepstep.checkpointer.judged import Judged
 from keepstep.checkpointer.keeping import Keeping
 from keepstep.checkpointer.ledger import Ledger
+from keepstep.checkpointer.mirroring import WAIT, MirrorTerms
 from keepstep.checkpointer.observers import Observers
 from keepstep.checkpointer.refusals import Refusals
 from keepstep.checkpointer.stopping.stopping import Stopping
@@ -62,6 +63,9 @@ class Checkpointer(Ledger):
     As a context manager it closes itself.
     `heed` at the end of each step says whether to stop: after `max_time` ("7h50m"), once there is a `stop_file`, when
     another process asked for it, or `request_stop` was called; a loop that stops early sets `preempted`.
+    `mirror` ("s3://bucket/path", a directory) is the run's second home, kept by `mirror_keep` (by default as the run
+    is), in a thread that holds nothing up; `begin` brings the newest from there where this machine lacks it. The end
+    waits for it as long as `mirror_wait` says; `mirror_required=True` raises where it can't be asked at the beginning.
     """
 
     def __init__(
@@ -82,10 +86,17 @@ class Checkpointer(Ledger):
         max_time: str | None = None,
         stop_file: str | os.PathLike[str] | None = None,
         preempt_deadline: str | None = None,
+        mirror: str | os.PathLike[str] | None = None,
+        mirror_keep: str | None = None,
+        mirror_wait: str = WAIT,
+        mirror_required: bool = False,
+        mirror_bandwidth: str | None = None,
     ) -> None:
         self.path = Path(path)
         self.links = links
-        self._observers = Observers(hooks, prometheus)
+        address = None if mirror is None else os.fspath(mirror)
+        terms = MirrorTerms.of(address, mirror_keep, mirror_wait, required=mirror_required, bandwidth=mirror_bandwidth)
+        self._observers = Observers(hooks, prometheus, terms)
         self.headroom = Headroom(Limits.of(budget, min_free, on_disk_full, shared=shared))
         self.cadence = Cadence(save_every)
         self._refusals = Refusals()
@@ -181,6 +192,8 @@ class Checkpointer(Ledger):
         self.receipt = self.preempted = None
         if (left := self.failure(wait=True)) is not None:
             logger.warning("The save that was in flight when the session before was broken off failed: %s", left)
+        if self._observers.mirroring is not None:
+            self._observers.mirroring.fetch(self.path, resume)
         outside = external_path(resume, self.path)
         run = enter(self.path, self.policy, resume, fresh=self.fresh)
         try:
@@ -204,7 +217,7 @@ class Checkpointer(Ledger):
         except BaseException:
             if self._tenure is not None:
                 self._tenure.run = None
-            self._observers.end()
+            self._observers.end(0.0)
             self.headroom.tree.leave()
             run.lock.release()
             raise

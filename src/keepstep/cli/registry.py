@@ -43,6 +43,17 @@ COMMANDS = {
             "clear": "Take the budget of a directory away.",
         },
     ),
+    "mirror": Entry(
+        "Keep a run's second home, in an object store or a directory.",
+        parts={
+            "sync": "Send what a mirror lacks, and remove there what the policy drops.",
+            "status": "Say how far a mirror is behind its run.",
+            "ls": "List what a mirror holds.",
+            "pull": "Bring a checkpoint of a mirror to this disk, as a run.",
+            "verify": "Read a mirror back, and compare every byte.",
+            "prune": "Remove in a mirror what a policy drops, after showing it.",
+        },
+    ),
     "thin": Entry("Leave a checkpoint's weights only, and free the rest."),
     "export": Entry("Write a clean, checked model directory: copied, merged, cast or averaged."),
     "evaluate": Entry("Run a command for each checkpoint, and record the metrics that it prints."),

@@ -3,7 +3,9 @@
 from keepstep.repository.catalog import Foreign, Listing
 from keepstep.repository.linking import copy_file
 from keepstep.repository.loadable import Loaders, Need, lack_of, need_of, need_of_path
-from keepstep.repository.manifest import MANIFEST_NAME
+from keepstep.repository.manifest import MANIFEST_NAME, digest_of
+from keepstep.repository.manifest import decode as decode_manifest
+from keepstep.repository.manifest import encode as encode_manifest
 from keepstep.repository.previous import PreviousRun, only_records, previous_runs
 from keepstep.repository.recovery import is_directory
 from keepstep.repository.repository import Dispose, Finish, Repository, Staging
@@ -43,6 +45,9 @@ __all__ = [
     "Verification",
     "check_file",
     "copy_file",
+    "decode_manifest",
+    "digest_of",
+    "encode_manifest",
     "file_digest",
     "is_directory",
     "is_litter",

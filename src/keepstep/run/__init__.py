@@ -1,10 +1,11 @@
 """One run directory: identity, lock, events, history, pins, readers, references, limits, receipt, resume point."""
 
+from keepstep.run.arriving import arrive
 from keepstep.run.beat import Beat, Pulse
 from keepstep.run.branching import begin_branch
 from keepstep.run.course import Course, Observer, course_line, logged_beyond
 from keepstep.run.ending import has_ended
-from keepstep.run.events import Event, commit_fields, parse_lines
+from keepstep.run.events import Event, EventLog, commit_fields, parse_lines
 from keepstep.run.external import HUB_NAME, external_path, open_external
 from keepstep.run.history import Attempt, Ending, History, Point
 from keepstep.run.hooks import Hook, Hooks
@@ -13,7 +14,7 @@ from keepstep.run.lineage import Lineage
 from keepstep.run.lock import RunLock
 from keepstep.run.meaning import Resume, meant
 from keepstep.run.pins import PinBoard, Pins
-from keepstep.run.rebuilding import BRANCHED, Rebuilt, policy_facts
+from keepstep.run.rebuilding import BRANCHED, Rebuilt, policy_facts, policy_said
 from keepstep.run.receipt import (
     Difference,
     Evidence,
@@ -47,6 +48,7 @@ __all__ = [
     "Difference",
     "Ending",
     "Event",
+    "EventLog",
     "Evidence",
     "Exactness",
     "History",
@@ -75,6 +77,7 @@ __all__ = [
     "StockRun",
     "Tail",
     "Wish",
+    "arrive",
     "begin_branch",
     "commit_fields",
     "course_line",
@@ -93,6 +96,7 @@ __all__ = [
     "open_run",
     "parse_lines",
     "policy_facts",
+    "policy_said",
     "receipt_lines",
     "rescue",
     "trashed",

@@ -135,6 +135,11 @@ def _begun(store: LocalStore) -> dict[str, Any]:
     return found
 
 
+def policy_said(checkpoints: list[Checkpoint]) -> Policy:
+    """The policy that the newest of these manifests names; else everything is kept."""
+    return _policy(checkpoints, {})[0]
+
+
 def _policy(checkpoints: list[Checkpoint], begun: dict[str, Any]) -> tuple[Policy, bool]:
     """The policy that the newest manifest names, and whether it names one; else everything is kept."""
     said = checkpoints[-1].written_by

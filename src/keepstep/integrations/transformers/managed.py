@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from transformers import Trainer
 
-from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
+from keepstep.checkpointer import MIRROR_WAIT, BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.callback import listening
 from keepstep.integrations.transformers.managing import Yielding, give_back, managed_class, take_patches, unmanaged_copy
@@ -319,6 +319,11 @@ def attach(
     stop_file: str | os.PathLike[str] | None = None,
     save_on_exception: bool = False,
     override: Sequence[str] | str = (),
+    mirror: str | os.PathLike[str] | None = None,
+    mirror_keep: str | None = None,
+    mirror_wait: str = MIRROR_WAIT,
+    mirror_required: bool = False,
+    mirror_bandwidth: str | None = None,
 ) -> Checkpointer:
     """Give a Trainer its checkpoint management; returns the checkpointer (`ckpt.run`, `ckpt.receipt`). Attached once
     more, a trainer is managed as the last call says, by the same checkpointer.
@@ -351,14 +356,21 @@ def attach(
 
     `override=["learning_rate"]` names arguments that take their new value at a resume, in place of what the checkpoint
     has in force; with `per_device_train_batch_size`, `gradient_accumulation_steps` or `world_size` the running epoch
-    goes on at the sample where it stood. The receipt says what continues and what jumps. Raises SettingsError,
-    PolicyError.
+    goes on at the sample where it stood. The receipt says what continues and what jumps.
+
+    `mirror="s3://bucket/path"` (gs://, az://, a directory; by default KEEPSTEP_MIRROR) is the run's second home: what
+    is committed goes there in a thread of low priority, kept by `mirror_keep` (by default as here), at most at
+    `mirror_bandwidth` ("50MB/s"), and a resume on an empty machine brings the newest from there first. The end of the
+    training waits for it as long as `mirror_wait` says. A mirror that can't be asked is said, and an error with
+    `mirror_required=True`. Raises SettingsError, PolicyError.
     """
     options = Options(
         keep=keep, metric=metric, mode=mode, fresh=fresh, engine=engine, arena=arena, back_pressure=back_pressure,
         budget=budget, min_free=min_free, on_disk_full=on_disk_full, prometheus=prometheus, links=links,
         save_every=save_every, shared=shared, on_preempt=on_preempt, preempt_deadline=preempt_deadline,
-        max_time=max_time, stop_file=stop_file, save_on_exception=save_on_exception, override=override,
+        max_time=max_time, stop_file=stop_file, save_on_exception=save_on_exception, override=override, mirror=mirror,
+        mirror_keep=mirror_keep, mirror_wait=mirror_wait, mirror_required=mirror_required,
+        mirror_bandwidth=mirror_bandwidth,
         on_commit=on_commit, on_remove=on_remove, on_resume=on_resume, on_failure=on_failure,
     )  # fmt: skip
     if isinstance(trainer, ManagedTrainer):

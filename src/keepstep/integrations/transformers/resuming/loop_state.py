@@ -75,9 +75,9 @@ class LoopState:
     the name of its class. `numbers` are those that change beside tensors in the extra file, by path; `buffered` is True
     where a file of its own has `buffers`: batches that are trained on once more. `in_force` has the
     values of the optimizer's groups by the argument that they come from; `inexact` says in sentences what could
-    not be kept. `place` is where the training stands in its data, by samples; None where that has no length. `stream` is
-    where a stream was read to, None of other data; `workers` are the random states of the data loader's workers, packed,
-    and the number of the `next`; None where they are unknown.
+    not be kept. `place` is where the training stands in its data, by samples; None where that has no length. `stream`
+    is where a stream was read to, None of other data; `workers` are the random states of the data loader's workers,
+    packed, and the number of the `next`; None where they are unknown.
     """
 
     position: Position

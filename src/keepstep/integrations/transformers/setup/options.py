@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from keepstep.checkpointer import BackPressure, Checkpointer, Fresh
+from keepstep.checkpointer import MIRROR_WAIT, BackPressure, Checkpointer, Fresh
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.setup.engine_choice import EngineName
 from keepstep.integrations.transformers.setup.overrides import read_names
 from keepstep.integrations.transformers.setup.policy import Keep
 from keepstep.retention import Mode, Policy
 from keepstep.run import Hook, Hooks, OnDiskFull
+
+MIRROR = "KEEPSTEP_MIRROR"
+"""The environment's word for a mirror, where a script says nothing."""
 
 OnPreempt = Literal["exit", "return", "ignore"]
 """What `train()` does once it was told to stop: raise Preempted, return, or not listen to signals at all."""
@@ -47,6 +50,11 @@ class Options:
     stop_file: str | os.PathLike[str] | None = None
     save_on_exception: bool = False
     override: Sequence[str] | str = ()
+    mirror: str | os.PathLike[str] | None = None
+    mirror_keep: str | None = None
+    mirror_wait: str = MIRROR_WAIT
+    mirror_required: bool = False
+    mirror_bandwidth: str | None = None
 
     def __post_init__(self) -> None:
         _ = self.overrides
@@ -85,5 +93,7 @@ class Options:
             min_free=self.min_free, on_disk_full=self.on_disk_full, prometheus=self.prometheus, links=self.links,
             save_every=self.save_every, shared=self.shared, max_time=self.max_time, stop_file=self.stop_file,
             preempt_deadline=self.preempt_deadline,
+            mirror=self.mirror or os.environ.get(MIRROR) or None, mirror_keep=self.mirror_keep,
+            mirror_wait=self.mirror_wait, mirror_required=self.mirror_required, mirror_bandwidth=self.mirror_bandwidth,
             hooks=Hooks(self.on_commit, self.on_remove, self.on_resume, self.on_failure),
         )  # fmt: skip

@@ -1,0 +1,165 @@
+"""A mirror: the commits that lie at an address, newest first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from itertools import groupby
+from pathlib import Path
+
+import msgspec
+
+from keepstep.errors import (
+    CheckpointCorrupt,
+    CheckpointNotFound,
+    LayoutTooNew,
+    MirrorOfAnother,
+    RunNotFound,
+    SettingsError,
+)
+from keepstep.layout import NOT_JSON, SMALL_FILE_LIMIT
+from keepstep.mirror import layout
+from keepstep.mirror.bucket_objects import BucketObjects, is_bucket
+from keepstep.mirror.directory_objects import DirectoryObjects
+from keepstep.mirror.layout import CommitName
+from keepstep.mirror.objects import ObjectStore
+from keepstep.mirror.record import SIZE_LIMIT, Record, decode
+
+logger = logging.getLogger("keepstep")
+
+FORMAT_VERSION = 1
+READERS = 16
+"""Requests for records that are under way at once."""
+
+
+class _Identity(msgspec.Struct):
+    format: int
+    run_id: str
+    created: datetime
+
+
+def open_mirror(address: str | os.PathLike[str]) -> Mirror:
+    """The mirror at an address: `s3://bucket/path`, `gs://…`, `az://…`, `file:///path` or a path.
+
+    Nothing is asked of it yet. Raises SettingsError.
+    """
+    text = os.fspath(address)
+    if is_bucket(text):
+        return Mirror(BucketObjects(text))
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    elif found := re.match(r"([a-z][a-z0-9+.-]*)://", text):
+        raise SettingsError(
+            f"a mirror can't be at {found[1]}://",
+            hint="Known are s3://, gs://, az:// (keepstep[s3]), and a directory, as a path or file:///path.",
+        )
+    return Mirror(DirectoryObjects(Path(os.path.abspath(os.path.expanduser(text)))))
+
+
+class Mirror:
+    """Reads what lies there; `Writer` writes. It remembers records that it has read: they never change."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self.objects = objects
+        self._known: dict[str, Record] = {}
+
+    @property
+    def url(self) -> str:
+        """The address, without secrets."""
+        return self.objects.url
+
+    # -- whose it is -----------------------------------------------------------------------------------
+
+    def run_id(self) -> str:
+        """The run that is mirrored. Raises RunNotFound where there is no mirror, LayoutTooNew, MirrorUnavailable."""
+        try:
+            data = self.objects.read(layout.IDENTITY, limit=SMALL_FILE_LIMIT)
+        except FileNotFoundError:
+            raise RunNotFound(
+                f"no mirror at {self.url}",
+                hint=f"Make one of a run: keepstep mirror sync RUN {self.url}",
+            ) from None
+        try:
+            found = msgspec.json.decode(data, type=_Identity)
+        except NOT_JSON as error:
+            raise CheckpointCorrupt(f"{self.url}/{layout.IDENTITY} is damaged: {error}") from error
+        if found.format > FORMAT_VERSION:
+            raise LayoutTooNew(
+                f"{self.url} has format {found.format}; this keepstep reads up to {FORMAT_VERSION}",
+                hint="Upgrade it: pip install -U keepstep",
+            )
+        return found.run_id
+
+    def begin(self, run_id: str) -> None:
+        """Make it the mirror of a run, where it is none yet. Raises MirrorOfAnother, MirrorUnavailable."""
+        data = msgspec.json.encode(_Identity(FORMAT_VERSION, run_id, datetime.now(UTC))) + b"\n"
+        self.objects.create(layout.IDENTITY, data)
+        self.require(run_id)
+
+    def require(self, run_id: str) -> None:
+        """Raises MirrorOfAnother where it is the mirror of another run, RunNotFound where it is none."""
+        if (there := self.run_id()) != run_id:
+            raise MirrorOfAnother(
+                f"{self.url} is the mirror of run {there}, not of {run_id}",
+                hint="Each run has a mirror of its own: give another path.",
+            )
+
+    # -- commits ---------------------------------------------------------------------------------------
+
+    def names(self) -> Iterator[CommitName]:
+        """What is committed, newest first; of equal generations the later writer's first. One request a page."""
+        found = (layout.commit_name(item.key) for item in self.objects.list(layout.COMMITS))
+        for _, same in groupby((name for name in found if name is not None), key=lambda name: name.generation):
+            yield from sorted(same, key=lambda name: (-name.epoch, name.token))
+
+    def record(self, name: CommitName) -> Record:
+        """One record. Raises FileNotFoundError where it was removed meanwhile, CheckpointCorrupt, LayoutTooNew."""
+        if (known := self._known.get(name.key)) is None:
+            data = self.objects.read(name.key, limit=SIZE_LIMIT)
+            known = self._known[name.key] = decode(name, data, self.url)
+        return known
+
+    def records(self) -> tuple[Record, ...]:
+        """Every commit that can be read, newest first, one of each generation; what is damaged is logged."""
+        names = [next(same) for _, same in groupby(self.names(), key=lambda name: name.generation)]
+        with ThreadPoolExecutor(READERS, "keepstep-mirror") as pool:
+            return tuple(record for record in pool.map(self._readable, names) if record is not None)
+
+    def newest(self, *, resumable: bool = False) -> Record | None:
+        """The newest commit that can be read, or that can be resumed from; None where there is none."""
+        for name in self.names():
+            record = self._readable(name)
+            if record is not None and (record.checkpoint.resumable or not resumable):
+                return record
+        return None
+
+    def find(self, reference: str) -> Record:
+        """The commit that "latest", a step or `gen:N` names, of equal steps the newest. Raises CheckpointNotFound."""
+        records: Sequence[Record] = self.records()
+        if reference == "latest":
+            found = records[:1]
+        elif named := re.fullmatch(r"gen:(\d+)", reference):
+            found = [record for record in records if record.checkpoint.generation == int(named[1])]
+        elif named := re.fullmatch(r"(?:step:|checkpoint-|weights-)?(\d+)", reference):
+            found = [record for record in records if record.checkpoint.step == int(named[1])]
+        else:
+            found = []
+        if found:
+            return found[0]
+        steps = ", ".join(str(record.checkpoint.step) for record in records[:20]) or "none"
+        raise CheckpointNotFound(
+            f"{self.url} holds no {reference!r}", hint=f"Known are latest, a step or gen:N; its steps: {steps}."
+        )
+
+    def _readable(self, name: CommitName) -> Record | None:
+        try:
+            return self.record(name)
+        except FileNotFoundError:
+            return None
+        except CheckpointCorrupt as error:
+            logger.warning("passed over: %s", error)
+            return None

@@ -1,0 +1,65 @@
+"""What a mirror lacks of a run, and what its policy keeps there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from msgspec.structs import replace
+
+from keepstep.mirror import Mirror, Record
+from keepstep.model import Checkpoint, State
+from keepstep.retention import Decision, Outcome, Plan, Policy, make_plan
+from keepstep.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorPlan:
+    """`push` is what goes up, newest first, thinned where only its weights are kept; `plan` decides on everything that
+    is there or goes there; `drop` and `thin` are records that the policy takes, `left_behind` those of a course that a
+    rewind has left.
+    """
+
+    push: tuple[Decision, ...]
+    plan: Plan
+    drop: tuple[Record, ...]
+    thin: tuple[Record, ...]
+    left_behind: tuple[Record, ...]
+
+    @property
+    def push_bytes(self) -> int:
+        """Bytes that go up."""
+        return sum(decision.kept_bytes for decision in self.push)
+
+
+def plan_mirror(run: Run | None, mirror: Mirror, records: tuple[Record, ...], policy: Policy) -> MirrorPlan:
+    """What `policy` wants in the mirror of what `run` has (None: nobody is asked) and of what is there already."""
+    here = {} if run is None else {c.generation: c for c in run.checkpoints if not c.damage and not c.lost}
+    aside = (
+        frozenset[int]() if run is None else frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
+    )
+    left_behind = tuple(record for record in records if record.name.generation in aside)
+    there = {record.name.generation: record for record in records if record.name.generation not in aside}
+    everything = {**here, **{g: _as_there(record, here.get(g)) for g, record in there.items()}}
+    plan = make_plan(
+        everything.values(),
+        policy,
+        now=datetime.now(UTC),
+        pinned=run.pins.held if run is not None else (),
+        evaluated_later=run is not None and run.evaluated_later(policy.metric),
+    )
+    push = [decision for decision in plan.decisions if decision.stays and decision.checkpoint.generation not in there]
+    decided = {decision.checkpoint.generation: decision.outcome for decision in plan.decisions}
+    return MirrorPlan(
+        tuple(sorted(push, key=lambda decision: -decision.checkpoint.generation)),
+        plan,
+        tuple(record for g, record in there.items() if decided[g] is Outcome.REMOVE),
+        tuple(record for g, record in there.items() if decided[g] is Outcome.THIN and record.checkpoint.thinnable),
+        left_behind,
+    )
+
+
+def _as_there(record: Record, here: Checkpoint | None) -> Checkpoint:
+    """What is in the mirror, with metrics that came after its commit and are known here."""
+    found = replace(record.checkpoint, path=None, state=State.COMMITTED)
+    return found if here is None else found.with_metrics(here.metrics)

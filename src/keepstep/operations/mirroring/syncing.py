@@ -1,0 +1,161 @@
+"""Sending a mirror what it lacks, and removing there what its policy drops."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
+from keepstep.mirror import Mirror, OnBytes, Pace, Progress, Record, Writer, drop, orphans, push, thin
+from keepstep.model import Checkpoint, State
+from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
+from keepstep.retention import Decision, Policy
+from keepstep.run import EventLog, Run
+from keepstep.stores import Store
+
+JOBS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What was sent, what could not be and why, what was removed and thinned there, and the bytes of what killed
+    writers had left; `exclusive` is False where the place can't keep two writers apart.
+    """
+
+    sent: tuple[Record, ...]
+    failed: tuple[tuple[Checkpoint, str], ...]
+    dropped: tuple[Record, ...]
+    thinned: tuple[Record, ...]
+    swept_bytes: int
+    exclusive: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "sent": [row(record) for record in self.sent],
+            "failed": [{"step": c.step, "generation": c.generation, "why": why} for c, why in self.failed],
+            "dropped": [row(record) for record in self.dropped],
+            "thinned": [row(record) for record in self.thinned],
+            "swept_bytes": self.swept_bytes,
+            "exclusive": self.exclusive,
+        }
+
+
+def row(record: Record) -> dict[str, Any]:
+    """A commit of a mirror as JSON."""
+    checkpoint = record.checkpoint
+    return {
+        "step": checkpoint.step, "generation": checkpoint.generation, "kind": checkpoint.kind.value,
+        "size_bytes": checkpoint.size_bytes, "created": checkpoint.created.isoformat(),
+        "metrics": dict(checkpoint.metrics), "key": record.key, "data": record.home,
+    }  # fmt: skip
+
+
+class Sender:
+    """One process's way of sending to a mirror: `refused` are generations that were damaged here, or went away."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        store: Store,
+        events: EventLog,
+        *,
+        jobs: int = JOBS,
+        pace: Pace | None = None,
+        on_bytes: OnBytes | None = None,
+    ) -> None:
+        self.writer = writer
+        self.refused: dict[int, str] = {}
+        self._events = events
+        self._progress = Progress(store, writer.mirror.url)
+        self._how: dict[str, Any] = {"jobs": jobs, "pace": pace, "on_bytes": on_bytes}
+
+    def send(self, run: Run, decision: Decision) -> Record | None:
+        """Send what a plan keeps of one checkpoint; None where that can't be. Raises MirrorOfAnother,
+        MirrorUnavailable.
+        """
+        checkpoint, left = decision.checkpoint, decision.left
+        if left is None:
+            return None
+        try:
+            with run.readers.reading([checkpoint.generation], "being mirrored"):
+                record = push(self.writer, run.store, left, run.repository.key(checkpoint), self._progress, **self._how)
+        except (CheckpointCorrupt, CheckpointNotFound) as error:
+            self.refused[checkpoint.generation] = error.message
+            self._events.append("not_mirrored", step=left.step, generation=left.generation, why=error.message)
+            return None
+        self._events.append("mirrored", **self._said(record))
+        return record
+
+    def tidy(self, run: Run, policy: Policy) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
+        """Drop and thin what the policy says of what is in the mirror now, whatever could not be sent; returns both."""
+        mirror = self.writer.mirror
+        records = mirror.records()
+        aside = frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
+        found = plan_mirror(None, mirror, tuple(r for r in records if r.name.generation not in aside), policy)
+        newest = max((r.name.generation for r in records if r.name.generation not in aside), default=0)
+        # What a rewind has left goes once there is something newer to resume from.
+        left = tuple(r for r in records if r.name.generation in aside and r.name.generation < newest)
+        held = run.pins.held
+        dropped = tuple(record for record in (*found.drop, *left) if record.name.generation not in held)
+        for record in dropped:
+            drop(self.writer, record)
+            self._events.append("unmirrored", **self._said(record))
+        return dropped, tuple(thin(self.writer, r) for r in found.thin if r.name.generation not in held)
+
+    def _said(self, record: Record) -> dict[str, Any]:
+        checkpoint = record.checkpoint
+        said = {"step": checkpoint.step, "generation": checkpoint.generation, "size_bytes": checkpoint.size_bytes}
+        return {**said, "url": self.writer.mirror.url}
+
+
+def sync(
+    run: Run,
+    mirror: Mirror,
+    policy: Policy,
+    plan: MirrorPlan,
+    *,
+    on_start: Callable[[str], None] | None = None,
+    **how: Any,
+) -> Synced:
+    """Carry a plan out: newest first, then what the policy drops of what is there by then. `how` is for a `Sender`.
+
+    One that is damaged here, or went away, is passed over and told. Raises MirrorOfAnother, MirrorUnavailable.
+    """
+    writer = Writer.claim(mirror, run.id)
+    sender = Sender(writer, run.store, run.events, **how)
+    sent: list[Record] = []
+    with run.readers.reading([d.checkpoint.generation for d in plan.push], "being mirrored"):
+        for decision in plan.push:
+            if on_start is not None:
+                on_start(decision.checkpoint.name)
+            if (record := sender.send(run, decision)) is not None:
+                sent.append(record)
+    here = {d.checkpoint.generation: d.checkpoint for d in plan.push}
+    failed = tuple((here[generation], why) for generation, why in sender.refused.items())
+    dropped, thinned = sender.tidy(run, policy)
+    return Synced(tuple(sent), failed, dropped, thinned, _swept(writer), writer.exclusive)
+
+
+def prune(mirror: Mirror, plan: MirrorPlan) -> Synced:
+    """Carry out what a plan drops and thins in a mirror whose run need not be here. Raises MirrorOfAnother."""
+    writer = Writer.claim(mirror, mirror.run_id())
+    for record in plan.drop:
+        drop(writer, record)
+    thinned = tuple(thin(writer, record) for record in plan.thin)
+    return Synced((), (), plan.drop, thinned, _swept(writer), writer.exclusive)
+
+
+def forget(mirror: Mirror, records: Iterable[Record]) -> None:
+    """Remove commits whose bytes are damaged there, so that the next sync sends them anew."""
+    writer = Writer.claim(mirror, mirror.run_id())
+    for record in records:
+        drop(writer, record)
+
+
+def _swept(writer: Writer) -> int:
+    """Remove what killed writers left; returns its bytes."""
+    found = orphans(writer, writer.mirror.records())
+    for orphan in found:
+        writer.mirror.objects.delete(orphan.keys)
+    return sum(orphan.size_bytes for orphan in found)
