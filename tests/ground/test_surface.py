@@ -69,8 +69,8 @@ FACES = {
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings
-        StockRepository TrainerState Verdict examine flaw_of glance is_other is_unread named_by_newest other_layout
-        places_of read_state settings_of
+        StockRepository TrainerState Verdict bytes_by_rank examine flaw_of glance is_other is_unread named_by_newest
+        other_layout places_of read_state settings_of writer_of
     """,
     "stores": """
         MOUNTS TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names

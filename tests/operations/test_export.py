@@ -28,9 +28,10 @@ from keepstep.operations.export.plan import plan_export
 from keepstep.operations.export.report import Check, Export
 from keepstep.operations.export.request import Request
 from keepstep.operations.export.target import Target
-from keepstep.run import Run
+from keepstep.run import Run, open_run
 from keepstep.units import parse_size
 from tests.operations.runs import training
+from tests.stock.written import checkpoint
 
 
 def weights(dtype: str = "F32", elements: int = 4) -> bytes:
@@ -409,3 +410,10 @@ def test_an_export_of_the_best_says_that_a_better_one_does_not_hold(tmp_path: Pa
     text = card(plan, Export(tmp_path, plan.members, (), "model", "float32", 4, None, None))
     assert f"This is {said.replace('_', chr(92) + '_')}." in text
     assert plan_export(run, Request(directory=tmp_path / "out", reference=20)).not_the_best == ""
+
+
+def test_what_deepspeed_s_ranks_hold_is_refused_with_the_script_that_puts_it_together(tmp_path: Path) -> None:
+    home = checkpoint(tmp_path / "run", 4, "deepspeed")
+    with pytest.raises(ExportRefused, match="no weights that can be exported") as refused:
+        plan_export(open_run(home.parent), Request(directory=tmp_path / "out", reference="latest"))
+    assert "zero_to_fp32.py" in str(refused.value.hint)

@@ -9,7 +9,7 @@ import pytest
 from keepstep.model import Kind, parse_name
 from keepstep.stock import Contents, Layout, Verdict, examine
 from keepstep.stores import LocalStore
-from tests.stock.written import LAYOUTS, checkpoint, state_file
+from tests.stock.written import LAYOUTS, checkpoint, state_file, torch_file
 
 NOT_MISSED = {"rng_state.pth", "rng_state_0.pth", "README.md", "zero_to_fp32.py"}
 """Without which a checkpoint is whole: numbers drawn differ, or nothing reads them."""
@@ -105,3 +105,15 @@ def test_weights_under_a_name_of_the_model_s_own_are_weights(tmp_path: Path) -> 
     home = checkpoint(tmp_path, 4)
     (home / "model.safetensors").rename(home / "policy.safetensors")
     assert verdict(home).problems == ()
+
+
+def test_deepspeed_names_the_rank_whose_optimizer_or_random_state_is_missing(tmp_path: Path) -> None:
+    home = checkpoint(tmp_path, 4, "deepspeed")
+    torch_file(home / "rng_state_1.pth")
+    (problem,) = verdict(home).problems
+    assert str(problem).startswith("global_step4/zero_pp_rank_1_mp_rank_00_optim_states.pt is missing, which rank 1")
+    torch_file(home / "global_step4" / "zero_pp_rank_1_mp_rank_00_optim_states.pt")
+    assert verdict(home).problems == ()
+    (home / "rng_state_0.pth").unlink()
+    (problem,) = verdict(home).problems
+    assert str(problem) == "rng_state_0.pth is missing: rank 0 would go on with other random numbers"

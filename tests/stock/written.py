@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.stock.metadata import dcp_metadata
+
 LAYOUTS = ("full", "sharded", "bin", "weights", "lora", "fsdp", "deepspeed")
 Log = Sequence[Mapping[str, Any]]
 
@@ -86,7 +88,7 @@ def _weights(home: Path, step: int, layout: str) -> None:
             for name in ("pytorch_model_fsdp_0", "optimizer_0"):
                 (home / name).mkdir()
                 (home / name / "__0_0.distcp").write_bytes(b"\x01" * 300)
-                (home / name / ".metadata").write_bytes(b"\x80\x02}q\x00X\x0b\x00\x00\x00__0_0.distcp.")
+                (home / name / ".metadata").write_bytes(dcp_metadata({"__0_0.distcp": 300}))
         case "deepspeed":
             (home / "latest").write_text(f"global_step{step}")
             (home / "zero_to_fp32.py").write_text("print()\n")

@@ -5,12 +5,13 @@ What `torch.save` writes is a zip whose entry `data.pkl` is followed as text, an
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from keepstep.formats.inert_pickle import Inert, UnreadablePickle, interpret
 from keepstep.formats.safetensors_header import BITS, TensorEntry, raw_entries
@@ -22,12 +23,12 @@ DEEPEST = 16
 MOST_TENSORS = 1_000_000
 _LOCAL = struct.Struct("<4s22xHH")
 """A local header of an archive: signature, lengths of name and extra field."""
-_DTYPES = {
+DTYPES = {
     "double": "F64", "float64": "F64", "float": "F32", "float32": "F32", "half": "F16", "float16": "F16",
     "bfloat16": "BF16", "long": "I64", "int64": "I64", "int": "I32", "int32": "I32", "short": "I16", "int16": "I16",
     "char": "I8", "int8": "I8", "byte": "U8", "uint8": "U8", "bool": "BOOL", "complexfloat": "C64", "complex64": "C64",
     "uint16": "U16", "uint32": "U32", "uint64": "U64", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
-    "float8_e8m0fnu": "F8_E8M0",
+    "float8_e8m0fnu": "F8_E8M0", "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
 }  # fmt: skip
 """Names of safetensors by torch's names of dtypes, and of the storages that stand for them."""
 _REBUILT = "torch._utils._rebuild_tensor"
@@ -46,7 +47,8 @@ class NoPlaces(ValueError):
 class TensorPlace(NamedTuple):
     """One tensor in a file: its dtype by safetensors' name, its shape in elements, and `nbytes` from `offset` on.
 
-    `flaw` says why its bytes can't be read one behind the other; empty where they can.
+    `flaw` says why its bytes can't be read one behind the other; empty where they can. `strides` are there where its
+    elements lie in another order, in elements: from `offset` on, within `nbytes`.
     """
 
     dtype: str
@@ -55,6 +57,7 @@ class TensorPlace(NamedTuple):
     offset: int = 0
     nbytes: int = 0
     flaw: str = ""
+    strides: tuple[int, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -96,9 +99,55 @@ def _checked(place: TensorPlace, size: int) -> TensorPlace:
     return place
 
 
+def place_within(file: BinaryIO, path: Path, offset: int, length: int) -> TensorPlace:
+    """The one tensor that `torch.save` wrote as `length` bytes of an open file from `offset` on.
+
+    Raises NoPlaces, also where it holds anything else, and OSError.
+    """
+    found = list(_in_archive(_Window(file, offset, length), path, length).items())
+    if len(found) != 1 or found[0][0]:
+        raise NoPlaces(f"holds no tensor by itself from byte {offset:,} on")
+    return found[0][1]._replace(offset=found[0][1].offset + offset)
+
+
 def _in_torch(path: Path) -> dict[str, TensorPlace]:
+    with open(path, "rb") as file:
+        return _in_archive(file, path, os.fstat(file.fileno()).st_size)
+
+
+class _Window(io.RawIOBase):
+    """A part of an open file as a file by itself, which is only read."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
+        self._file, self._start, self._length, self._at = file, start, length, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
+        if base + offset < 0:
+            raise OSError(f"{offset} is before the begin")
+        self._at = base + offset
+        return self._at
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        left = max(self._length - self._at, 0)
+        self._file.seek(self._start + self._at)
+        found = self._file.read(left if size is None or size < 0 else min(size, left))
+        self._at += len(found)
+        return found
+
+
+def _in_archive(file: Any, path: Path, size: int) -> dict[str, TensorPlace]:
     try:
-        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+        with zipfile.ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             root = next((name for name in entries if name.endswith("/data.pkl")), None)
             if root is None:
@@ -110,7 +159,7 @@ def _in_torch(path: Path) -> dict[str, TensorPlace]:
             if order is not None and (order.file_size > len(_LITTLE) or archive.read(order) != _LITTLE):
                 raise NoPlaces("was written on a machine of another byte order")
             described = interpret(archive.read(root), largest=LARGEST_PICKLE, longest=LONGEST_PICKLE)
-            places = _Archive(path, file, entries, prefix)
+            places = _Archive(path, file, entries, prefix, size)
             return dict(places.tensors(described, "", 0))
     except NoPlaces:
         raise
@@ -123,8 +172,9 @@ def _in_torch(path: Path) -> dict[str, TensorPlace]:
 class _Archive:
     """Finds the tensors in what a `data.pkl` describes, and the entries of the archive that they are in."""
 
-    def __init__(self, path: Path, file: Any, entries: dict[str, zipfile.ZipInfo], prefix: str) -> None:
+    def __init__(self, path: Path, file: Any, entries: dict[str, zipfile.ZipInfo], prefix: str, size: int) -> None:
         self._path = path
+        self._size = size
         self._file = file
         self._entries = entries
         self._prefix = prefix
@@ -154,8 +204,8 @@ class _Archive:
         match made.arguments:
             case (Inert(arguments=((_, Inert(name=storage), str() as key, *_),)), int() as skipped, tuple() as shape,
                   tuple() as strides, *more):  # fmt: skip
-                named = next((part.name for part in more if isinstance(part, Inert) and part.name[6:] in _DTYPES), "")
-                dtype = _DTYPES.get((named or storage).rpartition(".")[2].lower().removesuffix("storage"), "")
+                named = next((part.name for part in more if isinstance(part, Inert) and part.name[6:] in DTYPES), "")
+                dtype = DTYPES.get((named or storage).rpartition(".")[2].lower().removesuffix("storage"), "")
                 return self._in_entry(dtype or storage, tuple(map(int, shape)), tuple(map(int, strides)), key, skipped)
             case _:
                 return TensorPlace("", (), self._path, flaw="it is no plain tensor")
@@ -167,13 +217,13 @@ class _Archive:
         if dtype not in BITS:
             return place._replace(flaw=f"nothing is known of the dtype {dtype}")
         start, length = self._start_of(f"{self._prefix}data/{key}")
-        nbytes = place.elements * BITS[dtype] // 8
+        in_a_row = _in_a_row(shape, strides)
+        nbytes = (place.elements if in_a_row else _reach(shape, strides)) * BITS[dtype] // 8
         begin = skipped * BITS[dtype] // 8
-        if not _in_a_row(shape, strides):
-            return place._replace(flaw="its elements don't lie one behind the other")
-        if begin < 0 or begin + nbytes > length:
+        if begin < 0 or nbytes < 0 or begin + nbytes > length:
             raise NoPlaces("is cut, or gives a tensor a place that does not fit it")
-        return place._replace(offset=start + begin, nbytes=nbytes)
+        found = place._replace(offset=start + begin, nbytes=nbytes)
+        return found if in_a_row else found._replace(flaw=_TURNED, strides=strides)
 
     def _start_of(self, name: str) -> tuple[int, int]:
         """Where the bytes of an entry begin in the file, and how many there are."""
@@ -184,10 +234,20 @@ class _Archive:
             self._file.seek(entry.header_offset)
             _, named, extra = _LOCAL.unpack(self._file.read(_LOCAL.size))
             start = entry.header_offset + _LOCAL.size + named + extra
-            if start + entry.file_size > os.fstat(self._file.fileno()).st_size:
+            if start + entry.file_size > self._size:
                 raise NoPlaces(f"is cut in {name}")
             self._starts[name] = start, entry.file_size
         return self._starts[name]
+
+
+_TURNED = "its elements don't lie one behind the other"
+
+
+def _reach(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first to behind the last of a tensor, whatever their order; -1 for what is no tensor's."""
+    if len(shape) != len(strides) or min((*shape, *strides), default=0) < 0:
+        return -1
+    return 1 + sum((extent - 1) * stride for extent, stride in zip(shape, strides, strict=True)) if all(shape) else 0
 
 
 def _in_a_row(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

@@ -4,6 +4,7 @@ from keepstep.stock.contents import Contents, Verdict, examine, is_unread
 from keepstep.stock.course import Courses
 from keepstep.stock.glancing import Glance, Place, glance, named_by_newest, places_of
 from keepstep.stock.layouts import Layout, Other, is_other, other_layout
+from keepstep.stock.ranks import bytes_by_rank, writer_of
 from keepstep.stock.repository import LOADER, NOTES, UNMANAGED, StockRepository
 from keepstep.stock.settings import USUAL_METRIC, Settings, settings_of
 from keepstep.stock.structure import flaw_of
@@ -26,6 +27,7 @@ __all__ = [
     "StockRepository",
     "TrainerState",
     "Verdict",
+    "bytes_by_rank",
     "examine",
     "flaw_of",
     "glance",
@@ -36,4 +38,5 @@ __all__ = [
     "places_of",
     "read_state",
     "settings_of",
+    "writer_of",
 ]

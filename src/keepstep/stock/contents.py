@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,18 +12,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
+from keepstep.formats.dcp_metadata import METADATA, PART
 from keepstep.model import FileEntry, Kind
 from keepstep.repository import MANIFEST_NAME, Need, Problem, is_litter, need_of_path
 from keepstep.stock import trainer_state
 from keepstep.stock.layouts import OPTIMIZERS, RANDOM, SCHEDULER, SHARD, WHOLE_WEIGHTS, Layout, layout_of
+from keepstep.stock.ranks import Ranks
 from keepstep.stock.structure import OnBytes, flaw_of
 from keepstep.stock.trainer_state import TrainerState
 from keepstep.stores import Entry, denied
 
 ESSENTIAL = frozenset({"config.json", "adapter_config.json"})
 """Without which `from_pretrained` fails, where it is looked for."""
-DISTRIBUTED, METADATA = ".distcp", ".metadata"
-_PARTS = re.compile(rb"__\d+_\d+\.distcp")
 _TEMPORARY = ".tmp*"
 """What the writer of safetensors leaves when it is killed: a file of full size under another name."""
 
@@ -114,6 +113,10 @@ class _Looked:
         self._lacks = lacks
 
     @cached_property
+    def _ranks(self) -> Ranks:
+        return Ranks(self.contents.path, {e.path: e.size for e in self.contents.entries if e.kind == "file"})
+
+    @cached_property
     def state(self) -> TrainerState | str | None:
         if trainer_state.NAME not in self.names:
             return None
@@ -135,6 +138,8 @@ class _Looked:
         yield from self._distributed()
         if self.layout is Layout.DEEPSPEED:
             yield from self._deepspeed()
+        for name, rank in self._ranks.lacking_random():
+            yield Problem(name, f"is missing: rank {rank} would go on with other random numbers", Need.RESUME)
         for name in sorted(self._lacks & ESSENTIAL):
             yield Problem(name, "is missing, which the checkpoints beside it have")
 
@@ -188,10 +193,13 @@ class _Looked:
             yield Problem(tag, "holds no state of the model")
         elif not any("optim_states" in name for name in inside):
             yield Problem(tag, "holds no state of the optimizer: not every rank was done", Need.RESUME)
+        else:
+            for name, rank in self._ranks.lacking_states(tag):
+                yield Problem(name, f"is missing, which rank {rank} writes", Need.RESUME)
 
     def _distributed(self) -> Iterator[Problem]:
         """Directories of torch's distributed checkpoints: their metadata, written last, names the files."""
-        homes = {name.rpartition("/")[0] for name in self.names if name.endswith(DISTRIBUTED)}
+        homes = {name.rpartition("/")[0] for name in self.names if name.endswith(PART)}
         for home in sorted(
             homes | {top for top in self.tops if _is_sharded(top) and f"{top}/{METADATA}" in self.names}
         ):
@@ -200,14 +208,8 @@ class _Looked:
             if name not in self.names:
                 yield Problem(name, "is missing, which is written last", need)
                 continue
-            data = (self.contents.path / name).read_bytes()
-            named = {found.decode() for found in _PARTS.findall(data)}
-            if not data.endswith(b"."):
-                yield Problem(name, "is a pickle without an end", need)
-            for part in sorted(named):
-                if f"{home}/{part}".lstrip("/") not in self.names:
-                    yield Problem(f"{home}/{part}", "is missing, which its metadata names", need)
-                    break
+            for path, what in self._ranks.flaws_of(home):
+                yield Problem(path, what, need)
 
     def flaws(self, deep: bool, on_bytes: OnBytes | None) -> Iterator[Problem]:
         """What is wrong inside of files."""

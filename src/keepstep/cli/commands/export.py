@@ -46,6 +46,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--merge", is_flag=True, help="Put an adapter into its base model: a whole model is exported.")
 @click.option("--base", metavar="DIR_OR_NAME", help="The base of an adapter, where its config does not say it right.")
 @click.option("--base-name", metavar="NAME", help="What the export says of its base: a name on the hub.")
+@click.option("--config-from", metavar="DIR", type=click.Path(path_type=Path),
+              help="Config and tokenizer of a sharded checkpoint that has none.")  # fmt: skip
 @click.option("--average", metavar="MEMBERS", help="Export a mean of weights: best:3, or references as in 300,200.")
 @click.option("--soup", type=click.Choice(get_args(Soup)), default="uniform", show_default=True,
               help="uniform: the mean of all; greedy: of those that make it better.")  # fmt: skip
@@ -142,6 +144,7 @@ def _show_plan(plan: ExportPlan, output: Output) -> None:
         output.line(("An earlier export is there, and would be replaced.", "bold yellow"))
     output.line()
     rows = [(f.path, format_size(f.size), "copied") for f in plan.others]
+    rows += [(f.path, format_size(f.size), "copied from --config-from") for f in plan.lent]
     rows += [(f.path, format_size(f.size), "copied" if plan.copies else "read") for f in plan.files.weights]
     rows += [(path, "", f"left out: {why}") for path, why in sorted(plan.left.items())]
     columns = (Column("File", essential=True), Column("Size", "right"), Column("Export", essential=True))

@@ -19,6 +19,7 @@ from keepstep.cli.drawing.text import count
 from keepstep.operations.planning.intervals import Failures
 from keepstep.operations.planning.optimizers import OPTIMIZERS
 from keepstep.operations.planning.report import DiskUse, Grace, Report, answer
+from keepstep.operations.planning.sharding import RankBytes
 from keepstep.units import format_duration, format_size
 
 _BAR = 30
@@ -32,6 +33,8 @@ _FOLDER = click.Path(path_type=Path)
          "bytes of a checkpoint, what stays, the peak on disk, bytes written in all"),
         ("keepstep plan models/llama-7b --lora-r 16 --bandwidth 2GB/s --mtbf 8h --step-time 2.5s",
          "exact, from the config; and the interval that loses the least time"),
+        ("keepstep plan --params 70B --fsdp 64 --steps 10000 --save-every 500 --limit 2",
+         "what each rank writes, and what they need on disk together"),
         ("keepstep plan sft.yaml --steps 3000 --probe /scratch/runs --grace 30s",
          "a file of `trl sft --config`, a real write, and whether a preemption leaves time to save"),
     ],
@@ -60,6 +63,8 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--qlora", is_flag=True, help="The base is quantized, and the adapter in bf16, as TRL makes it.")
 @click.option("--weights-only", is_flag=True, help="save_only_model: without what a resume needs.")
 @click.option("--world-size", type=click.IntRange(min=1), default=1, help="Processes; each saves its random state.")
+@click.option("--fsdp", type=click.IntRange(min=1), metavar="RANKS",
+              help="So many ranks shard the model, and each writes its shards (FSDP, SHARDED_STATE_DICT).")  # fmt: skip
 @schedule_options(required=False)
 @click.option("--disk", type=_FOLDER, help="Where the run will be; its free space is compared with the peak.")
 @click.option("--bandwidth", type=RATE, help="Bytes per second that the disk writes durably, such as 2GB/s.")
@@ -91,6 +96,8 @@ def plan(ctx: click.Context, /, *, output: Output, **options: Any) -> None:
 
 def _print(report: Report, output: Output) -> None:
     _print_sizes(report, output)
+    if report.ranks:
+        _print_ranks(report, output)
     if report.disk is not None:
         _print_disk(report, report.disk, output)
     if report.write_seconds is not None:
@@ -126,6 +133,26 @@ def _print_sizes(report: Report, output: Output) -> None:
     output.table(Table(columns, cells))
     if not inventory.exact:
         output.line(("Shapes are a rule of thumb here; a model's config gives exact ones.", "dim"))
+
+
+def _print_ranks(report: Report, output: Output) -> None:
+    columns = (
+        Column("Rank", essential=True), Column("Weights", "right"), Column("Optimizer", "right"),
+        Column("Other", "right"), Column("Writes", "right", essential=True),
+    )  # fmt: skip
+    rows = (
+        (str(one.first) if one.count == 1 else f"{one.first} to {one.last}", *map(format_size, _parts(one)))
+        for one in report.ranks
+    )
+    output.line()
+    output.table(Table(columns, tuple(tuple(map(Cell.of, row)) for row in rows)))
+    gathered = report.size.weights + report.size.optimizer
+    output.line(f"Gathered on rank 0 instead (FULL_STATE_DICT), {format_size(gathered)} would go through one process, "
+                "and the weights would be on disk twice.")  # fmt: skip
+
+
+def _parts(one: RankBytes) -> tuple[int, int, int, int]:
+    return one.weights, one.optimizer, one.other, one.total
 
 
 def _print_disk(report: Report, disk: DiskUse, output: Output) -> None:

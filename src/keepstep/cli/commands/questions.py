@@ -39,6 +39,7 @@ class PlanOptions:
     qlora: bool
     weights_only: bool
     world_size: int
+    fsdp: int | None
     steps: int | None
     save_every: int | None
     eval_every: int | None
@@ -74,7 +75,8 @@ def question_of(options: PlanOptions) -> Question:
         optimizer=optimizer,
         master_weights=options.master_weights == "fp32",
         weights_only=options.weights_only or (config is not None and config.weights_only),
-        world_size=options.world_size,
+        world_size=options.fsdp or options.world_size,
+        sharded=options.fsdp is not None,
         schedule=schedule,
         policy=policy,
         seconds_per_step=options.step_time,
@@ -96,6 +98,9 @@ def _check(options: PlanOptions) -> None:
     wrong = {
         "Give a model, a config or a training file, or --params; one of them.": (
             (options.source is None) == (options.params is None)
+        ),
+        "--fsdp and --world-size are two ways to say the same: give one.": (
+            options.fsdp is not None and options.world_size > 1
         ),
         "--lora-target needs --lora-r.": bool(options.lora_target) and not adapted,
         "--qlora needs --lora-r.": options.qlora and not adapted,

@@ -18,6 +18,7 @@ from keepstep.operations.seeing.showing import Details
 from keepstep.operations.seeing.showing import show as find_details
 from keepstep.repository import missing_files
 from keepstep.run import BRANCHED, Run, way_back
+from keepstep.stock import writer_of
 from keepstep.units import format_age, format_moment, format_number, format_size
 
 LONGEST_VALUE = 400
@@ -63,6 +64,7 @@ def show(run: Run, reference: str, output: Output) -> None:
     _list(output, "How sure", [sure] if (sure := details.sure()) else [])
     _list(output, "Kept because" if details.row.keep else "Not kept", why(details.row))
     _list(output, "What would remove it", _removal(details))
+    _facts(output, "Written by ranks", _ranks(details))
     _files(output, checkpoint)
     _facts(output, "Written by", _plain_values(checkpoint.written_by))
     _facts(output, "Fingerprint", _sections(checkpoint.fingerprint))
@@ -97,6 +99,15 @@ def _metrics(details: Details) -> Facts:
         place = f"rank {details.place} of {details.ranked}" if details.place else "not ranked"
         text = format_number(metrics[name])
         yield name, (f"{text}  {place}", "green") if name == ranking else text
+
+
+def _ranks(details: Details) -> Facts:
+    names: dict[int, int] = {}
+    for entry in details.row.checkpoint.files:
+        rank = writer_of(entry.path) or 0
+        names[rank] = names.get(rank, 0) + (not entry.by)
+    for rank, size in details.ranks.items():
+        yield f"rank {rank}", f"{format_size(size)} in {count(names[rank], 'file')}"
 
 
 def _removal(details: Details) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from keepstep.formats.change import Sums
+from keepstep.formats.dcp_tensors import DcpTensors, ShardedPlace
 from keepstep.formats.tensor_places import TensorPlace
 from keepstep.model import Checkpoint
 from keepstep.operations.comparing.sides import Side
@@ -147,7 +148,10 @@ def _sums(pair: Pair, arithmetic: Arithmetic, pool: ThreadPoolExecutor, on_bytes
     before, after = pair.before, pair.after
     assert before is not None and after is not None
     with ExitStack() as stack:
-        one, two = (stack.enter_context(_Opened(place)) for place in (before, after))
+        one, two = (
+            stack.enter_context(_OfRanks(place) if isinstance(place, ShardedPlace) else _Opened(place))
+            for place in (before, after)
+        )
 
         def measured(start: int) -> Sums:
             return arithmetic.measure(one.piece(start), two.piece(start), (before.dtype, after.dtype))
@@ -184,6 +188,28 @@ class _Opened:
             if not got:
                 raise ValueError(f"{place.path.name} is shorter than its header says")
             rest, offset = rest[got:], offset + got
+        return whole
+
+
+class _OfRanks:
+    """A tensor that ranks wrote, their files open: pieces of so many elements."""
+
+    def __init__(self, place: ShardedPlace) -> None:
+        self._place = place
+        self._size = place.nbytes // max(place.elements, 1)
+        self._tensors = DcpTensors(place.path, place.metadata)
+
+    def __enter__(self) -> _OfRanks:
+        self._tensors.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tensors.__exit__()
+
+    def piece(self, start: int) -> memoryview:
+        """The elements from `start` on. Raises ValueError where a rank's file is missing, cut or another one."""
+        whole = memoryview(bytearray(min(ELEMENTS, self._place.elements - start) * self._size))
+        self._tensors.read(self._place.name, whole, start)
         return whole
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from keepstep.formats.change import Sums
+from keepstep.formats.dcp_metadata import METADATA, PART, UnreadableMetadata
+from keepstep.formats.dcp_tensors import ShardedPlace, places_of_ranks
 from keepstep.formats.tensor_places import NoPlaces, TensorPlace, places_in
 from keepstep.model import Role, role_of
 from keepstep.operations.comparing.sides import Side
@@ -16,7 +19,8 @@ from keepstep.strict import finite_or_name
 OPTIMIZER = ("optimizer.pt", "optimizer.bin")
 _READ = (".safetensors", ".bin", ".pt", ".pth")
 """Ends of names of files whose tensors can be found."""
-_IGNORED = (".json", ".md", ".txt", ".py")
+_IGNORED = (".json", ".md", ".txt", ".py", PART)
+Place = TensorPlace | ShardedPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +40,13 @@ class Pair:
     """One name: where its tensor lies before and after, None on the side that has none."""
 
     name: str
-    before: TensorPlace | None
-    after: TensorPlace | None
+    before: Place | None
+    after: Place | None
 
     @property
     def of_optimizer(self) -> bool:
         """True for what an optimizer remembers: it is no weight."""
-        return any(place is not None and place.path.name in OPTIMIZER for place in (self.before, self.after))
+        return any(place is not None and _of_optimizer(place.path.name) for place in (self.before, self.after))
 
     @property
     def why_not(self) -> str:
@@ -95,20 +99,20 @@ class TensorChange:
 class Tensors:
     """The tensors of one checkpoint by name, and the files that none could be found in."""
 
-    places: dict[str, TensorPlace] = field(default_factory=dict[str, TensorPlace])
+    places: dict[str, Place] = field(default_factory=dict[str, Place])
     not_read: tuple[NotRead, ...] = ()
 
     @classmethod
     def of(cls, side: Side, *, optimizer: bool = False) -> Tensors:
         """Those of its weights, and of its optimizer where that is asked for. Raises OSError."""
-        places: dict[str, TensorPlace] = {}
+        places: dict[str, Place] = {}
         not_read: list[NotRead] = []
         paths = [file.path for file in side.checkpoint.files if _counts(file.path, optimizer)]
         for path in sorted(paths, key=lambda path: (not path.endswith(".safetensors"), path)):
             try:
-                found = places_in(side.path / path) if path.endswith(_READ) else None
-            except (NoPlaces, FileNotFoundError) as error:
-                why = str(error) if isinstance(error, NoPlaces) else "is gone"
+                found = _found(side.path / path)
+            except (NoPlaces, UnreadableMetadata, FileNotFoundError) as error:
+                why = "is gone" if isinstance(error, FileNotFoundError) else str(error)
                 not_read.append(NotRead(side.path / path, why))
                 continue
             if found is None:
@@ -131,15 +135,30 @@ def pairs(before: Tensors, after: Tensors) -> list[Pair]:
 
 
 def _counts(path: str, optimizer: bool) -> bool:
-    name = path.rpartition("/")[2]
+    home, _, name = path.rpartition("/")
     if path.endswith(_IGNORED):
         return False
     if role_of(path) is Role.WEIGHTS:
         return True
-    return optimizer and any(fnmatchcase(name, pattern) for pattern in OPTIMIZER)
+    return optimizer and _of_optimizer(home if name == METADATA else name)
+
+
+def _found(path: Path) -> Mapping[str, Place] | None:
+    """The tensors of a file, or of the directory whose metadata it is; None for a format that is not read."""
+    if path.name == METADATA:
+        return places_of_ranks(path.parent)
+    return places_in(path) if path.name.endswith(_READ) else None
+
+
+def _of_optimizer(name: str) -> bool:
+    return name in OPTIMIZER or fnmatchcase(name, "optimizer_[0-9]*")
 
 
 def _prefix(path: str) -> str:
-    """What stands before the names of a file: its directory, and `optimizer`."""
+    """What stands before the names of a file: its directory, and `optimizer`. The first of ranks' directories are the
+    model and its optimizer, as files of these names would be.
+    """
     home, _, name = path.rpartition("/")
-    return (f"{home}/" if home else "") + ("optimizer: " if name in OPTIMIZER else "")
+    if name == METADATA and home.endswith("_0"):
+        home, name = "", home
+    return (f"{home}/" if home else "") + ("optimizer: " if _of_optimizer(name) else "")

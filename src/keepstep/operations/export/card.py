@@ -70,7 +70,7 @@ def _use(plan: ExportPlan, exported: Export) -> str:
     adapter = exported.kind == "adapter"
     loader = f"AutoPeft{name.removeprefix('Peft')}" if adapter else name
     lines = [f"from {'peft' if adapter else 'transformers'} import {loader}"]
-    tokenizer = any(entry.path.startswith("tokenizer") for entry in plan.others)
+    tokenizer = any(entry.path.startswith("tokenizer") for entry in (*plan.others, *plan.lent))
     lines += ["from transformers import AutoTokenizer"] if tokenizer else []
     lines += ["", f'model = {loader}.from_pretrained("DIR_OR_REPOSITORY")']
     lines += ['tokenizer = AutoTokenizer.from_pretrained("DIR_OR_REPOSITORY")'] if tokenizer else []

@@ -53,6 +53,7 @@ def command_of(plan: ExportPlan) -> str:
     words += ["--merge"] if asked.merge else []
     words += [f"--base {'BASE' if is_local(asked.base) else asked.base}"] if asked.base else []
     words += [f"--base-name {asked.base_name}"] if asked.base_name else []
+    words += ["--config-from DIR"] if asked.config_from else []
     words += [f"--average {_average(plan)}"] if asked.average else []
     words += ["--soup greedy"] if asked.soup == "greedy" else []
     words += ["--eval-data FILE"] if asked.eval_data else []
@@ -65,9 +66,9 @@ def base_model(plan: ExportPlan) -> str | None:
     asked = plan.request
     name: Any = asked.base_name or asked.base
     if name is None and plan.files.adapter:
-        name = read_json(plan.directory / ADAPTER_CONFIG).get("base_model_name_or_path")
+        name = read_json(plan.file(ADAPTER_CONFIG)).get("base_model_name_or_path")
     elif name is None:
-        name = read_json(plan.directory / "config.json").get("_name_or_path")
+        name = read_json(plan.file("config.json")).get("_name_or_path")
     return name if isinstance(name, str) and name and not is_local(name) else None
 
 

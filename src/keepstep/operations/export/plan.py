@@ -9,12 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from keepstep.errors import SettingsError
+from keepstep.formats.dcp_metadata import METADATA, DcpMetadata, UnreadableMetadata, read_metadata
+from keepstep.formats.dcp_tensors import described
 from keepstep.formats.safetensors_header import FLOATING, TensorEntry, tensors_in
 from keepstep.layout import NOT_JSON
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.operations.export.choosing import asks_for_best, choose
 from keepstep.operations.export.errors import ExportRefused, Unreadable
-from keepstep.operations.export.files import ADAPTER_CONFIG, OTHERS, ModelFiles, model_files
+from keepstep.operations.export.files import ADAPTER_CONFIG, GIVE, OTHERS, ModelFiles, lendable, model_files
 from keepstep.operations.export.request import HEADER_DTYPES, TORCH_DTYPES, Request
 from keepstep.operations.export.target import Target
 from keepstep.paths import expanded
@@ -74,12 +77,26 @@ class ExportPlan:
     def copies(self) -> bool:
         """True when weights files are copied as they are."""
         asked = self.request
-        return not (asked.dtype or asked.max_shard_size or asked.merge or asked.average or self.files.pickled)
+        changed = asked.dtype or asked.max_shard_size or asked.merge or asked.average
+        return not (changed or self.files.pickled or self.files.shards)
 
     @property
     def others(self) -> tuple[FileEntry, ...]:
         """The files beside the weights that are copied."""
-        return tuple(f for f in self.files.others if not (self.request.merge and f.path == ADAPTER_CONFIG))
+        return self._beside(self.files.others)
+
+    @property
+    def lent(self) -> tuple[FileEntry, ...]:
+        """The files that the checkpoint has not, and that are copied from `request.config_from`."""
+        return self._beside(self.files.lent)
+
+    def _beside(self, files: Iterable[FileEntry]) -> tuple[FileEntry, ...]:
+        return tuple(f for f in files if not (self.request.merge and f.path == ADAPTER_CONFIG))
+
+    def file(self, name: str) -> Path:
+        """Where a config, or another file beside the weights, is read: in the checkpoint, or where it is lent from."""
+        lent = self.request.config_from
+        return (lent if lent and any(f.path == name for f in self.files.lent) else self.directory) / name
 
     @property
     def left(self) -> dict[str, str]:
@@ -102,7 +119,7 @@ class ExportPlan:
             "dtype": self.request.dtype,
             "files": [
                 {"path": entry.path, "size_bytes": entry.size}
-                for entry in (*self.others, *self.files.indexes, *self.files.weights)
+                for entry in (*self.others, *self.lent, *self.files.indexes, *self.files.weights)
             ],
             "weights": "copied" if self.copies else "written anew",
             "left_out": self.left,
@@ -119,8 +136,11 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
     Raises CheckpointNotFound, ExportRefused, SettingsError.
     """
     members = choose(run, request)
-    files = [model_files(member, request.include if member is members[0] else ()) for member in members]
+    lent = _lent(request)
+    files = [model_files(member, request.include if member is members[0] else (), lent) for member in members]
     _check_alike(members, files)
+    for member, found in zip(members, files, strict=True):
+        _check_shards(member, found)
     _check_merge(request, members[0], files[0])
     target = Target.of(request.directory, run.path, force=request.force)
     chosen = replace(files[0], left=files[0].left | _added_since(run, members[0]))
@@ -179,7 +199,7 @@ def base_of(plan: ExportPlan) -> str:
     """The model that an adapter belongs to: `request.base`, or what its config says. Raises ExportRefused."""
     if plan.request.base is not None:
         return os.path.expanduser(plan.request.base) if _is_path(plan.request.base) else plan.request.base
-    named = read_json(plan.directory / ADAPTER_CONFIG).get("base_model_name_or_path")
+    named = read_json(plan.file(ADAPTER_CONFIG)).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise ExportRefused(
             f"{ADAPTER_CONFIG} of step {plan.source.step} does not say which base model it belongs to",
@@ -197,6 +217,51 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Unreadable(f"{path} is no JSON object")
     return found  # pyright: ignore[reportUnknownVariableType]
+
+
+def _lent(request: Request) -> tuple[FileEntry, ...]:
+    """The files of `config_from` that a model is loaded with. Raises SettingsError."""
+    if request.config_from is None:
+        return ()
+    home = expanded(request.config_from)
+    if not home.is_dir():
+        raise SettingsError(f"{home} is no directory", hint="--config-from takes one with a config.json in it.")
+    with os.scandir(home) as entries:
+        files = [FileEntry(entry.name, entry.stat().st_size, "") for entry in entries if entry.is_file()]
+    return tuple(sorted(filter(lendable, files), key=lambda entry: entry.path))
+
+
+def _check_shards(member: Checkpoint, files: ModelFiles) -> None:
+    """Every rank's file must be there as the metadata says, and an adapter's config with an adapter. Raises Unreadable,
+    ExportRefused.
+    """
+    if not files.shards or member.path is None:
+        return
+    home = member.path / files.shards
+    metadata = metadata_of(home)
+    for name, due in metadata.extents.items():
+        try:
+            size = os.path.getsize(home / name)
+        except FileNotFoundError as error:
+            raise Unreadable(f"step {member.step} is incomplete: {described(name)} is missing") from error
+        if size < due:
+            raise Unreadable(f"step {member.step} is incomplete: {described(name)} has {size:,} of {due:,} bytes")
+    adapts = bool(metadata.tensors) and all(name.startswith("base_model.") for name in metadata.tensors)
+    if adapts and not files.adapter:
+        raise ExportRefused(f"step {member.step} has an adapter but no {ADAPTER_CONFIG}", hint=GIVE)
+    if files.adapter and not adapts:
+        raise ExportRefused(
+            f"step {member.step} is a whole model, and {ADAPTER_CONFIG} is of an adapter",
+            hint="Name a directory of the model itself: --config-from DIR",
+        )
+
+
+def metadata_of(home: Path) -> DcpMetadata:
+    """What the ranks' files in a directory hold. Raises Unreadable, OSError."""
+    try:
+        return read_metadata(home)
+    except UnreadableMetadata as error:
+        raise Unreadable(f"{home / METADATA} {error}") from error
 
 
 def headers(directory: Path, entries: Sequence[FileEntry]) -> dict[str, TensorEntry]:
@@ -229,12 +294,15 @@ def stored_dtypes(tensors: dict[str, TensorEntry]) -> str:
 
 def _bytes(request: Request, members: Sequence[Checkpoint], files: Sequence[ModelFiles]) -> int | None:
     """Bytes on disk at the worst moment: the export, and what an average needs on the way."""
-    others = sum(entry.size for entry in files[0].others) + SMALL_FILES
+    others = sum(entry.size for entry in (*files[0].others, *files[0].lent)) + SMALL_FILES
     floating = HEADER_DTYPES[request.dtype] if request.dtype else None
     if request.merge:
-        return _merged_bytes(request, members, others, floating)
+        return _merged_bytes(request, members, files[0], others, floating)
     path = members[0].path
-    if files[0].pickled or path is None:
+    if files[0].shards and path is not None:
+        sharded = metadata_of(path / files[0].shards).tensors.values()
+        weights = sum(TensorEntry(one.dtype, one.shape).nbytes(floating) for one in sharded)
+    elif files[0].pickled or path is None:
         weights = files[0].weight_bytes * (2 if request.dtype == "fp32" else 1)
     else:
         weights = sum(e.nbytes(floating) for e in headers(path, files[0].weights).values())
@@ -242,10 +310,14 @@ def _bytes(request: Request, members: Sequence[Checkpoint], files: Sequence[Mode
     return others + weights + trials
 
 
-def _merged_bytes(request: Request, members: Sequence[Checkpoint], others: int, floating: str | None) -> int | None:
+def _merged_bytes(
+    request: Request, members: Sequence[Checkpoint], files: ModelFiles, others: int, floating: str | None
+) -> int | None:
     base = expanded(request.base) if request.base else None
     if base is None and members[0].path is not None:
-        base = Path(str(read_json(members[0].path / ADAPTER_CONFIG).get("base_model_name_or_path") or ""))
+        lent = request.config_from if any(f.path == ADAPTER_CONFIG for f in files.lent) else None
+        config = read_json((lent or members[0].path) / ADAPTER_CONFIG)
+        base = Path(str(config.get("base_model_name_or_path") or ""))
     weights = sorted(base.glob("*.safetensors")) if base is not None and base.is_dir() else []
     if not weights:
         return None

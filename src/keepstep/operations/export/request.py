@@ -30,7 +30,8 @@ class Request:
 
     `reference` names the checkpoint, or, with `average`, the member that config and tokenizer come from. `average` is
     `best:K` or references joined by commas. `base` is the model that an adapter belongs to: a directory or a hub
-    name; `base_name` is what the exported adapter says instead.
+    name; `base_name` is what the exported adapter says instead. `config_from` is a directory with the config and the
+    tokenizer of a model whose checkpoint has none.
     """
 
     directory: Path
@@ -40,6 +41,7 @@ class Request:
     merge: bool = False
     base: str | None = None
     base_name: str | None = None
+    config_from: Path | None = None
     average: str | None = None
     soup: Soup = "uniform"
     eval_data: Path | None = None

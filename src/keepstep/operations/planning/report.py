@@ -9,6 +9,7 @@ from typing import Any
 from keepstep.operations.planning.disk import Kept, Phase, free_bytes, most_kept, phases
 from keepstep.operations.planning.intervals import Failures
 from keepstep.operations.planning.optimizers import Optimizer
+from keepstep.operations.planning.sharding import RankBytes, in_all, of_ranks
 from keepstep.operations.planning.sizes import CheckpointSize, measure
 from keepstep.operations.planning.tensors import Inventory
 from keepstep.operations.simulation.schedule import Schedule
@@ -19,8 +20,9 @@ from keepstep.retention import Policy, format_spec
 class Question:
     """What is to be planned. Bytes, seconds, bytes per second; None where it is not known.
 
-    `save_cost` is the training time that a save costs; without it, the time of writing one. `notes` are remarks on
-    where the question came from.
+    `sharded` says that the `world_size` ranks shard the model, and each writes its shards (FSDP). `save_cost` is the
+    training time that a save costs; without it, the time of writing one. `notes` are remarks on where the question came
+    from.
     """
 
     inventory: Inventory
@@ -28,6 +30,7 @@ class Question:
     master_weights: bool = False
     weights_only: bool = False
     world_size: int = 1
+    sharded: bool = False
     schedule: Schedule | None = None
     policy: Policy | None = None
     seconds_per_step: float | None = None
@@ -89,6 +92,8 @@ class Report:
     write_seconds: float | None
     failures: Failures | None
     grace: Grace | None
+    ranks: tuple[RankBytes, ...] = ()
+    """What the ranks write where the model is sharded, neighbours of equal sizes as one."""
 
     @property
     def interval(self) -> float | None:
@@ -120,6 +125,7 @@ class Report:
             },
             "notes": list(question.notes),
             "checkpoint_bytes": {**asdict(self.size), "total": self.size.total},
+            "ranks": [{**asdict(one), "total": one.total} for one in self.ranks],
             "disk": None if self.disk is None else self._disk(self.disk),
             "write_seconds": self.write_seconds,
             "interval": None if self.failures is None else self._interval(self.failures),
@@ -176,6 +182,12 @@ def answer(question: Question) -> Report:
         steps=schedule.steps if schedule else 0,
         weights_only=question.weights_only,
     )
+    ranks: tuple[RankBytes, ...] = ()
+    if question.sharded:
+        ranks = of_ranks(
+            question.inventory, question.optimizer, size, question.world_size, master_weights=question.master_weights
+        )
+        size = in_all(ranks)
     write = size.total / question.bandwidth if question.bandwidth else None
     cost = write if question.save_cost is None else question.save_cost
     failures = None
@@ -185,7 +197,7 @@ def answer(question: Question) -> Report:
     if question.grace is not None and write is not None:
         needed = write + (question.seconds_per_step or 0)
         grace = Grace(question.grace, needed, needed + write)
-    return Report(question, size, _disk_use(question, size), write, failures, grace)
+    return Report(question, size, _disk_use(question, size), write, failures, grace, ranks)
 
 
 def _disk_use(question: Question, size: CheckpointSize) -> DiskUse | None:

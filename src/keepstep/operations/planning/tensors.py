@@ -52,7 +52,8 @@ class Inventory:
     """The tensors of a training: those that are saved as weights, and those that the optimizer steps.
 
     `parameters` counts the whole model's, the base under an adapter included; `exact` says that shapes come from a
-    model and not from a rule of thumb; `other_bytes` are files copied along, such as the tokenizer's.
+    model and not from a rule of thumb; `other_bytes` are files copied along, such as the tokenizer's. `tied` are saved
+    ones under their further names, which ranks write once more.
     """
 
     saved: tuple[Tensor, ...]
@@ -62,6 +63,7 @@ class Inventory:
     description: str
     adapter: bool = False
     other_bytes: int = 0
+    tied: tuple[Tensor, ...] = ()
 
     @property
     def trained_parameters(self) -> int:

@@ -29,6 +29,7 @@ from keepstep.retention import (
     rank,
 )
 from keepstep.run import Event, Reference, Run, way_back
+from keepstep.stock import bytes_by_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,11 @@ class Details:
     certainty: Certainty | None = None
     """How sure the run's best is, where this is it or can't be told from it; None with too few evaluations, too."""
     managed: bool = True
+
+    @property
+    def ranks(self) -> dict[int, int]:
+        """Bytes that each rank of a sharded training wrote; nothing where one process wrote all."""
+        return bytes_by_rank({entry.path: entry.size for entry in self.row.checkpoint.files if not entry.by})
 
     def sure(self) -> str:
         """The same as a sentence, empty where nothing is known."""
@@ -71,6 +77,7 @@ class Details:
                 {"path": f.path, "size_bytes": f.size, "digest": f.digest, **({"by": f.by} if f.by else {})}
                 for f in checkpoint.files
             ],
+            "ranks": [{"rank": rank, "size_bytes": size} for rank, size in self.ranks.items()],
             "lost": list(checkpoint.lost),
             "written_by": dict(checkpoint.written_by),
             "fingerprint": dict(checkpoint.fingerprint),

@@ -5,13 +5,13 @@ Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models",
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 
-from keepstep.integrations.transformers.exporting.tensors import TensorFiles, cast, weights_below
+from keepstep.formats.safetensors_file import TensorSpec, stock_dtypes
+from keepstep.integrations.transformers.exporting.tensors import Tensors, cast, cast_spec
 from keepstep.operations.export.errors import ExportRefused
 from keepstep.operations.export.report import Average, Trial, rank_key
 from keepstep.operations.export.request import Soup
@@ -22,14 +22,14 @@ Measure = Callable[[Sequence[int]], float]
 
 
 class Mean:
-    """The mean of tensors in several directories, one name at a time. A context manager.
+    """The mean of tensors of several members, one name at a time. A context manager.
 
-    Sums are in fp64; the result has the dtype of the first directory's tensor, or `dtype`. Tensors that are no floating
+    Sums are in fp64; the result has the dtype of the first member's tensor, or `dtype`. Tensors that are no floating
     ones must be equal.
     """
 
-    def __init__(self, directories: Sequence[Path], dtype: torch.dtype | None = None) -> None:
-        self._files = [TensorFiles(weights_below(directory)) for directory in directories]
+    def __init__(self, members: Sequence[Tensors], dtype: torch.dtype | None = None) -> None:
+        self._files = members
         self._dtype = dtype
         self._stack = ExitStack()
 
@@ -59,13 +59,12 @@ class Mean:
         mean = total / len(self._files)
         return cast(name, mean, self._dtype or first.dtype)
 
-    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """All of them."""
-        for name in self.names:
-            yield name, self.get(name)
+    def spec(self, name: str) -> TensorSpec:
+        """Dtype, shape and bytes of the mean of one tensor, which is not made."""
+        return cast_spec(self._files[0].spec(name), self._dtype)
 
     def check_alike(self, steps: Sequence[int]) -> None:
-        """All directories must have the same tensors, of the same shapes and dtypes. Raises ExportRefused."""
+        """All members must have the same tensors, of the same shapes and dtypes. Raises ExportRefused."""
         first = self._files[0]
         for step, files in zip(steps[1:], self._files[1:], strict=True):
             strange = sorted(set(first.names) ^ set(files.names))
@@ -74,8 +73,7 @@ class Mean:
                     f"steps {steps[0]} and {step} don't have the same tensors: {', '.join(strange[:3])}"
                 )
             for name in first.names:
-                one = (first.shape(name), first.dtype(name))
-                other = (files.shape(name), files.dtype(name))
+                one, other = first.spec(name), files.spec(name)
                 if one != other:
                     raise ExportRefused(
                         f"{name} is {_describe(one)} in step {steps[0]} and {_describe(other)} in step {step}: "
@@ -112,6 +110,6 @@ def cook(soup: Soup, steps: Sequence[int], measure: Measure | None, measured: st
     return uniform(steps, measure, measured, mode)
 
 
-def _describe(found: tuple[tuple[int, ...], str]) -> str:
-    shape, dtype = found
-    return f"{' x '.join(map(str, shape)) or 'a number'} {dtype}"
+def _describe(found: TensorSpec) -> str:
+    code = stock_dtypes()[found.dtype].code
+    return f"{' x '.join(map(str, found.shape)) or 'a number'} {code}"

@@ -42,6 +42,7 @@ def inventory_of(
         )
     model = _of_run(model)
     _need("torch", "transformers", *(["peft"] if lora_rank else []))
+    tied: tuple[Tensor, ...] = ()
     with _quiet():
         config = _config(model)
         chosen = dtype_named(str(getattr(config, "dtype", None) or "fp32") if dtype == "auto" else dtype)
@@ -50,6 +51,7 @@ def inventory_of(
         name = f"{type(built).__name__} with {parameters:,} parameters ({chosen})"
         if lora_rank is None:
             saved, trained = _saved(built), _trained(built)
+            tied = _tied(built, saved)
         else:
             saved, trained = _with_lora(
                 built,
@@ -62,7 +64,23 @@ def inventory_of(
             name += f", {'DoRA' if lora_dora else 'LoRA'} of rank {lora_rank}" + (
                 " over a quantized base" if quantized else ""
             )
-    return Inventory(saved, trained, parameters, True, name, lora_rank is not None, _copied_bytes(Path(model)))
+    return Inventory(saved, trained, parameters, True, name, lora_rank is not None, _copied_bytes(Path(model)), tied)
+
+
+def tied_names(directory: Path) -> list[list[str]]:
+    """Names of tensors that are one in the model of a directory's config, the first of each as stock writers name it.
+
+    None where no class of transformers is its model's.
+    """
+    groups: dict[int, list[str]] = {}
+    try:
+        with _quiet():
+            built = _build(_config(str(directory)), "fp32")
+            for name, value in built.state_dict(keep_vars=True).items():
+                groups.setdefault(id(value), []).append(name)
+    except SettingsError:
+        return []
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def _need(*packages: str) -> None:
@@ -172,6 +190,12 @@ def _saved(built: Any) -> tuple[Tensor, ...]:
     for name, value in built.state_dict(keep_vars=True).items():
         seen.setdefault(id(value), _tensor(name, value))
     return tuple(seen.values())
+
+
+def _tied(built: Any, saved: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What `save_pretrained` leaves out, because another name of it is saved."""
+    names = {tensor.name for tensor in saved}
+    return tuple(_tensor(name, value) for name, value in built.state_dict().items() if name not in names)
 
 
 def _trained(built: Any, dtype: str | None = None) -> tuple[Tensor, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from keepstep.integrations.transformers.exporting.averaging import Mean, Measure, cook
+from keepstep.integrations.transformers.exporting.blueprint import tied_names
 from keepstep.integrations.transformers.exporting.evaluating import TokenLoss
 from keepstep.integrations.transformers.exporting.merging import merge
 from keepstep.integrations.transformers.exporting.models import CannotLoad, load_base, load_model, put_adapter, quiet
@@ -18,9 +19,11 @@ from keepstep.integrations.transformers.exporting.portrait import Portrait, dige
 from keepstep.integrations.transformers.exporting.tensors import (
     ADAPTER,
     MODEL,
-    TensorFiles,
+    Changed,
+    Tensors,
     cast,
     storage_errors,
+    tensors_in,
     weights_below,
     write_shards,
 )
@@ -54,7 +57,8 @@ class Built:
 
     `cast_to` is the dtype that floating tensors were cast to, None where they kept theirs. `averaged` are the
     directories of the members that the mean is of; `expected` the model in memory that stock code wrote; `merged` the
-    comparison of a merge with base and adapter, and `outputs` those of the two.
+    comparison of a merge with base and adapter, and `outputs` those of the two. `twice` are tensors of ranks that are
+    another one under a further name, left out as stock writers do; `stored` the dtype of what ranks wrote.
     """
 
     cast_to: torch.dtype | None = None
@@ -63,11 +67,13 @@ class Built:
     expected: Portrait | None = None
     merged: Forward | None = None
     outputs: torch.Tensor | None = None
+    twice: tuple[str, ...] = ()
+    stored: torch.dtype | None = None
 
     @property
     def dtype_name(self) -> str | None:
         """torch's name of the dtype that the config must say, None where it says the right one."""
-        return dtype_name(self.cast_to)
+        return dtype_name(self.cast_to or self.stored)
 
 
 def dtype_name(dtype: torch.dtype | None) -> str | None:
@@ -89,17 +95,52 @@ def build(plan: ExportPlan, staging: Path, scratch: Path, seen: Watcher) -> Buil
         return _average(plan, staging, scratch, dtype, seen)
     if asked.merge:
         seen.describe("merging")
-        return _merged(plan, plan.directory, staging, dtype)
+        return _merged(plan, _adapter(plan, plan.source, scratch), staging, dtype)
     seen.describe("writing")
     if plan.files.pickled:
         return _save(loaded(plan.directory), staging, dtype, plan.request.max_shard_size)
-    with TensorFiles(weights_below(plan.directory)) as tensors:
-        found = ((name, cast(name, tensors.get(name), dtype)) for name in tensors.names)
-        _write(plan, found, staging, seen)
-    return Built(dtype)
+    with tensors_in(plan.directory) as tensors:
+        twice = _twice(tensors, staging) if plan.files.shards and not plan.files.adapter else ()
+        _write(plan, Changed(tensors, dtype, twice), staging, seen)
+        return Built(dtype, twice=twice, stored=_stored(tensors) if plan.files.shards else None)
 
 
-def _write(plan: ExportPlan, tensors: Any, staging: Path, seen: Watcher) -> None:
+def _twice(tensors: Tensors, configs: Path) -> tuple[str, ...]:
+    """Names of tensors that the model's config ties to an earlier one, and that are equal to it, byte for byte."""
+    found: list[str] = []
+    for first, *others in tied_names(configs):
+        there = [name for name in others if {first, name} <= set(tensors.names)]
+        found += [name for name in there if _equal(tensors, first, name)]
+    return tuple(found)
+
+
+def _equal(tensors: Tensors, one: str, other: str) -> bool:
+    return tensors.spec(one) == tensors.spec(other) and digest(tensors.get(one)) == digest(tensors.get(other))
+
+
+def _stored(tensors: Tensors) -> torch.dtype | None:
+    """The one floating dtype that there is; a config may name that of the base, or of the computation."""
+    found = {dtype for name in tensors.names if (dtype := tensors.spec(name).dtype).is_floating_point}
+    return found.pop() if len(found) == 1 else None
+
+
+def _adapter(plan: ExportPlan, member: Checkpoint, scratch: Path) -> Path:
+    """A directory that PEFT loads a member's adapter from: its own, or one made of what ranks wrote."""
+    home = _home(member)
+    if not plan.files.shards:
+        return home
+    made = scratch / f"adapter-{member.step}"
+    made.mkdir()
+    for path in (home / ADAPTER_CONFIG, plan.file(ADAPTER_CONFIG)):
+        if path.is_file():
+            shutil.copyfile(path, made / ADAPTER_CONFIG)
+            break
+    with tensors_in(home) as tensors:
+        write_shards(tensors, made, ADAPTER, NO_LIMIT, lambda _: None)
+    return made
+
+
+def _write(plan: ExportPlan, tensors: Tensors, staging: Path, seen: Watcher) -> None:
     adapter = plan.files.adapter and not plan.request.merge
     limit = NO_LIMIT if adapter else plan.request.max_shard_size or SHARD_BYTES
     write_shards(tensors, staging, ADAPTER if adapter else MODEL, limit, seen.advance)
@@ -130,15 +171,17 @@ def _average(plan: ExportPlan, staging: Path, scratch: Path, dtype: torch.dtype 
     steps = list(homes)
     _check_settings(plan, homes)
     if plan.request.merge:
-        for step, adapter in homes.items():
+        for member in plan.members:
+            step = member.step
             seen.describe(f"merging step {step}")
+            adapter = _adapter(plan, member, scratch)
             merged = merge(base_of(plan), adapter, check=plan.request.check)
             dtype = dtype or merged.stored
             homes[step] = scratch / f"merged-{step}"
             _save(merged.model, homes[step], None, None)
         for path in homes[steps[0]].glob("*config.json"):
             shutil.copyfile(path, staging / path.name)
-    with Mean(list(homes.values()), dtype) as mean:
+    with Mean([tensors_in(home) for home in homes.values()], dtype) as mean:
         mean.check_alike(steps)
     kitchen = Kitchen(plan, homes, dtype, configs=staging, trial=scratch / "trial", seen=seen)
     average = cook(plan.request.soup, steps, kitchen.measure, kitchen.measured, plan.request.mode)
@@ -169,7 +212,7 @@ class Kitchen:
         self.measured = ""
         self._evaluate = plan.request.evaluate
         if plan.request.eval_data is not None:
-            loss = TokenLoss(plan.request.eval_data, plan.directory)
+            loss = TokenLoss(plan.request.eval_data, plan.file("tokenizer_config.json").parent)
             self._evaluate, self.measured = loss, loss.describes
         elif self._evaluate is not None:
             better = "lower" if plan.request.mode == "min" else "higher"
@@ -182,8 +225,8 @@ class Kitchen:
 
     def write(self, steps: Sequence[int], target: Path) -> None:
         """Write the mean of the checkpoints of these steps."""
-        with Mean([self._homes[step] for step in steps], self._dtype) as mean:
-            _write(self._plan, mean.items(), target, self._seen)
+        with Mean([tensors_in(self._homes[step]) for step in steps], self._dtype) as mean:
+            _write(self._plan, mean, target, self._seen)
 
     def _measure(self, steps: Sequence[int]) -> float:
         assert self._evaluate is not None
@@ -225,6 +268,8 @@ def _home(member: Checkpoint) -> Path:
 def _check_settings(plan: ExportPlan, homes: dict[int, Path]) -> None:
     """Averaged weights must mean the same: same adapter settings, same architecture. Raises ExportRefused."""
     name, fields = (ADAPTER_CONFIG, ADAPTER_FIELDS) if plan.files.adapter else ("config.json", MODEL_FIELDS)
+    if plan.file(name).parent != plan.directory:
+        return  # one is lent to all
     first, *others = ((step, read_json(path / name)) for step, path in homes.items())
     for step, config in others:
         for key in fields:

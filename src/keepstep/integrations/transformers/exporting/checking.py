@@ -17,7 +17,7 @@ from keepstep.integrations.transformers.exporting.building import Built
 from keepstep.integrations.transformers.exporting.merging import ROUNDED
 from keepstep.integrations.transformers.exporting.models import CannotLoad, load_base, load_model, put_adapter
 from keepstep.integrations.transformers.exporting.portrait import Portrait, compare, digest, portray
-from keepstep.integrations.transformers.exporting.tensors import TensorFiles, cast, weights_below
+from keepstep.integrations.transformers.exporting.tensors import TensorFiles, cast, tensors_in, weights_below
 from keepstep.integrations.transformers.resuming.found import compared
 from keepstep.integrations.transformers.resuming.watched import model_state
 from keepstep.integrations.transformers.setup.messages import listed
@@ -25,6 +25,7 @@ from keepstep.operations.export.errors import ExportRefused, ExportUnequal
 from keepstep.operations.export.plan import ExportPlan, base_of
 from keepstep.operations.export.report import Check, Forward
 
+UNSHARDED = "a forward pass of the source: no stock class loads what ranks wrote"
 Portraits = Callable[[Path], tuple[Portrait, str]]
 """Loads what is in a directory; returns its portrait and the class that loaded it."""
 
@@ -44,10 +45,13 @@ def check_export(plan: ExportPlan, staging: Path, built: Built) -> Check:
         if plan.request.merge:
             check = _check_merged(plan, staging, built)
         elif built.average is not None:
-            check = _check_loading(plan, staging)
+            check = _check_loading(plan, staging, "the average")
+        elif plan.files.shards:
+            check = _check_loading(plan, staging, "the export")
+            check = replace(check, untried=check.untried or UNSHARDED)
         else:
             check = _check_against(_portraits(plan), plan.directory, staging, built.cast_to)
-        if built.average is not None or plan.request.merge:
+        if (built.average is not None or plan.request.merge) and not plan.files.shards:
             check = replace(check, memory=_memory_of_members(plan, built))
     except CannotLoad as error:
         check = Check("", 0, "", untried=f"loading: {error}")
@@ -59,12 +63,14 @@ def check_export(plan: ExportPlan, staging: Path, built: Built) -> Check:
 def _check_files(plan: ExportPlan, staging: Path, built: Built) -> int:
     """Compare the tensors in the files; returns how many, 0 where stock code wrote them from memory."""
     if built.average is not None:
-        with Mean(built.averaged, built.cast_to) as mean, TensorFiles(weights_below(staging)) as after:
+        members = [tensors_in(home) for home in built.averaged]
+        with Mean(members, built.cast_to) as mean, TensorFiles(weights_below(staging)) as after:
             return _compare_files(mean.names, mean.get, after)
     if built.expected is not None or plan.files.pickled:
         return 0
-    with TensorFiles(weights_below(plan.directory)) as before, TensorFiles(weights_below(staging)) as after:
-        return _compare_files(before.names, lambda name: cast(name, before.get(name), built.cast_to), after)
+    with tensors_in(plan.directory) as before, TensorFiles(weights_below(staging)) as after:
+        names = [name for name in before.names if name not in built.twice]
+        return _compare_files(names, lambda name: cast(name, before.get(name), built.cast_to), after)
 
 
 def _compare_files(names: list[str], expected: Callable[[str], torch.Tensor], after: TensorFiles) -> int:
@@ -89,10 +95,10 @@ def _check_merged(plan: ExportPlan, staging: Path, built: Built) -> Check:
     return replace(check, forward=forward)
 
 
-def _check_loading(plan: ExportPlan, staging: Path) -> Check:
+def _check_loading(plan: ExportPlan, staging: Path, what: str) -> Check:
     after, kind = _portraits(plan)(staging)
     if after.outputs is not None and not bool(torch.isfinite(after.outputs).all()):
-        raise ExportUnequal("the average gives outputs that are not finite numbers")
+        raise ExportUnequal(f"{what} gives outputs that are not finite numbers")
     return Check(kind, len(after.digests), "", untried=after.why)
 
 

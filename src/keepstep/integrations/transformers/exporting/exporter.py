@@ -52,6 +52,7 @@ def export(
     merge: bool = False,
     base: str | os.PathLike[str] | None = None,
     base_name: str | None = None,
+    config_from: str | os.PathLike[str] | None = None,
     average: str | None = None,
     soup: Soup = "uniform",
     eval_data: str | os.PathLike[str] | None = None,
@@ -68,7 +69,8 @@ def export(
 
     `reference` is `"best"` by default, or a step, a tag, a path. `dtype` ("bf16", "fp16", "fp32") casts the weights,
     `max_shard_size` ("5GB") bounds each file, `merge` puts an adapter into its base (`base`, or the one that its
-    config names; `base_name` is what an exported adapter says instead). `average` ("best:3", or "300,200") exports
+    config names; `base_name` is what an exported adapter says instead). `config_from` is a directory with the config
+    and the tokenizer of a sharded checkpoint that has none, as stock's. `average` ("best:3", or "300,200") exports
     a mean of weights; `soup="greedy"` takes in only what makes it better. Averages are evaluated by `evaluate`, which
     takes a model and returns a number (lower is better, unless `mode="max"`), or by the loss per token on `eval_data`.
     `include` are patterns of further files. `force` replaces an earlier export, and nothing else. `push` uploads the
@@ -87,6 +89,7 @@ def export(
         merge=merge,
         base=None if base is None else os.fspath(base),
         base_name=base_name,
+        config_from=None if config_from is None else Path(config_from),
         average=average,
         soup=soup,
         eval_data=None if eval_data is None else Path(eval_data),
@@ -122,6 +125,8 @@ def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
     with plan.target.staged() as staging:
         seen.describe("copying")
         copy_files(plan.directory, plan.others, staging, seen.advance)
+        for entry in plan.lent:
+            shutil.copyfile(plan.file(entry.path), staging / entry.path)
         scratch = staging / SCRATCH
         scratch.mkdir()
         built = build(plan, staging, scratch, seen)
