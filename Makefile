@@ -71,7 +71,7 @@ campaign: .venv/.ready  ## the longer fault campaigns
 	$(BIN)/python -m pytest -q -m campaign -n 2 -rP
 
 # What no version of the libraries has a part in, or what another test shows for them.
-NO_MATTER_HOW_OLD = benchmarks web examples failures/test_leaving.py failures/test_direction.py failures/test_doctor_attach.py \
+NO_MATTER_HOW_OLD = shards benchmarks web examples failures/test_leaving.py failures/test_direction.py failures/test_doctor_attach.py \
   failures/test_drill.py failures/test_bringing_back.py training/test_tree.py training/test_branching.py training/test_simulating.py
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
