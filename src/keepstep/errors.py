@@ -179,6 +179,12 @@ class MirrorOfAnother(KeepstepError):
     exit_code = 5
 
 
+class RankLost(KeepstepError, RuntimeError):
+    """Another process of the training is gone, while all of them saved or loaded together."""
+
+    code = "rank-lost"
+
+
 class NobodyTrains(KeepstepError):
     """Something is asked of a training, and there is none."""
 

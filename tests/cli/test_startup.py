@@ -15,7 +15,7 @@ from tests.cli.conftest import Call
 from tests.operations.runs import make_run
 
 HEAVY = {"torch", "transformers", "numpy", "trl", "accelerate", "datasets", "asyncio"}
-WITHOUT_RUN = {"plan", "simulate", "doctor", "adopt", "run", "slurm", "k8s"}
+WITHOUT_RUN = {"mirror", "plan", "simulate", "doctor", "adopt", "run", "slurm", "k8s"}
 """Commands about a training that has not begun."""
 _OF_ONE_FORMAT = {"metrics", "run", "slurm", "k8s"}
 """Commands whose output is for one reader, or is another command's."""

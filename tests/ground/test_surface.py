@@ -22,8 +22,8 @@ PUBLIC = """
 """
 FACES = {
     "checkpointer": (
-        "HEARD MIRROR_WAIT BackPressure Checkpointer Facts Fresh Headroom Preemption Signals Stopping Told "
-        "as_storage_error lower_priority"
+        "HEARD MIRROR_WAIT BackPressure BackgroundWriter Checkpointer Facts Fresh Headroom OnCommit Opened Preemption "
+        "Signals Stopping Told as_storage_error lower_priority"
     ),
     "engine": (
         "CHECK FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded Written mark_of "

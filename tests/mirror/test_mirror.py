@@ -348,7 +348,8 @@ def test_a_pusher_that_is_killed_anywhere_leaves_a_mirror_that_can_be_pulled(
         os.waitpid(child, 0)
         os.close(ready)
         after = _steps(open_mirror(address))
-        assert after in (before, [2 + number, *before])
+        # What an earlier one did not get to may follow, after the newest.
+        assert after == before or (after[0] == 2 + number and set(before) < set(after))
         there = _pull(open_mirror(address), fresh(f"pulled-{number}"))
         assert there.checkpoints[0].step == after[0]
     _sync(run, open_mirror(address))

@@ -411,17 +411,19 @@ def test_who_reads_a_checkpoint_finds_it_committed_on_every_rank(tmp_path: Path)
     ("arguments", "named"),
     [
         ({"save_on_each_node": True}, "save_on_each_node=True"),
-        pytest.param(
-            {"fsdp": "full_shard"},
-            "2 processes with FSDP",
-            marks=pytest.mark.skipif(not NEWEST, reason="transformers 4 refuses FSDP on the CPU itself"),
-        ),
     ],
 )
 def test_what_is_not_served_is_refused_on_every_rank(arguments: dict[str, Any], named: str, tmp_path: Path) -> None:
     one, other = _tried(tmp_path, recipe=Recipe(arguments=arguments))
     assert one == other
     assert one[0] == "SettingsError" and named in one[1]
+
+
+@pytest.mark.skipif(not NEWEST, reason="transformers 4 refuses FSDP on the CPU itself")
+def test_fsdp_that_is_not_carried_out_trains_as_ddp_and_that_is_said(tmp_path: Path) -> None:
+    one, other = _tried(tmp_path, recipe=Recipe(arguments={"fsdp": True, "save_steps": 1, "max_steps": 2}))
+    assert one == other and one[0] == "ended", logs_of(tmp_path)
+    assert "fsdp=True is not carried out by accelerate on MULTI_CPU" in log_path(tmp_path, 0).read_text()
 
 
 def _write(rank: int, home: Path) -> None:

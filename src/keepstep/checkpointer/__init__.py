@@ -1,7 +1,8 @@
 """What a training loop holds: begin, save, record, close; headroom, background writer, janitor."""
 
-from keepstep.checkpointer.background import BackPressure
-from keepstep.checkpointer.checkpointer import Checkpointer
+from keepstep.checkpointer.background import BackgroundWriter, BackPressure
+from keepstep.checkpointer.checkpointer import Checkpointer, OnCommit
+from keepstep.checkpointer.drafts import Opened
 from keepstep.checkpointer.entrance import Fresh
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.headroom import Headroom
@@ -16,10 +17,13 @@ __all__ = [
     "HEARD",
     "MIRROR_WAIT",
     "BackPressure",
+    "BackgroundWriter",
     "Checkpointer",
     "Facts",
     "Fresh",
     "Headroom",
+    "OnCommit",
+    "Opened",
     "Preemption",
     "Signals",
     "Stopping",

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Self
 from keepstep.checkpointer.background import BackgroundWriter, BackPressure
 from keepstep.checkpointer.cadence import Cadence
 from keepstep.checkpointer.description import describe
-from keepstep.checkpointer.drafts import Writer, attempt_twice, begin_staging, draft_of
+from keepstep.checkpointer.drafts import Opened, Writer, attempt_twice, draft_of, open_draft
 from keepstep.checkpointer.entrance import Fresh, enter, reopen, resume_point
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.foresight import require_room
 from keepstep.checkpointer.headroom import Headroom
-from keepstep.checkpointer.inflight import InFlight
+from keepstep.checkpointer.inflight import InFlight, as_storage_error
 from keepstep.checkpointer.judged import Judged
 from keepstep.checkpointer.keeping import Keeping
 from keepstep.checkpointer.ledger import Ledger
@@ -289,18 +289,38 @@ class Checkpointer(Ledger):
         waited for first. What fails in that thread is given by `failure`, or raised by the next call, by `wait` and
         by `close`; the caller may save anew from the state of then.
         """
+        opened = self.open_save(facts)
+        try:
+            with as_storage_error(facts.step):
+                finish = stage(opened.directory)
+        except BaseException:
+            self.abandon_save(opened)
+            raise
+        self.submit_save(opened, finish, on_commit, decides=decides)
+
+    def open_save(self, facts: Facts) -> Opened:
+        """First act of a save that several processes write: what is in flight is over, there is room, and an empty
+        directory. `submit_save` or `abandon_save` has to follow. Raises as `save_in_background`.
+        """
         self._writer.wait()
         run = self.run
         self.make_room(facts.step)
         try:
-            draft = self._draft(run, facts)
-            staging, finish = begin_staging(run, draft, stage)
+            return open_draft(run, self._draft(run, facts))
         except BaseException:
             self.headroom.tree.release()
             raise
-        self._in_flight = InFlight(run, draft, staging, finish)
+
+    def abandon_save(self, opened: Opened) -> None:
+        """In place of `submit_save`: nothing of it is left."""
+        self.headroom.tree.release()
+        self.run.repository.discard(opened.staging)
+
+    def submit_save(self, opened: Opened, finish: Finish, on_commit: OnCommit, *, decides: bool = True) -> None:
+        """Last act: what `finish` does, the commit and the policy follow in a thread, as of `save_in_background`."""
+        self._in_flight = InFlight(self.run, opened.draft, opened.staging, finish)
         self._writer.submit(
-            partial(self._complete, self._in_flight, on_commit, decides), f"the save of step {facts.step}"
+            partial(self._complete, self._in_flight, on_commit, decides), f"the save of step {opened.draft.step}"
         )
 
     def _complete(self, in_flight: InFlight, on_commit: OnCommit, decides: bool) -> None:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from keepstep.checkpointer.facts import Facts
 from keepstep.checkpointer.inflight import as_storage_error
@@ -65,14 +65,27 @@ def attempt_twice(
         return attempt(run, draft, write)
 
 
-def begin_staging(run: Run, draft: Checkpoint, stage: Callable[[Path], T]) -> tuple[Staging, T]:
-    """A staging directory that `stage` has filled, and what that returned. Whatever fails leaves nothing behind."""
-    staging = run.repository.stage()
+class Opened(NamedTuple):
+    """A save that has begun: what it will say of itself, and the directory that is to be filled."""
+
+    draft: Checkpoint
+    staging: Staging
+
+    @property
+    def directory(self) -> Path:
+        """The checkpoint's own directory, as long as it is being written."""
+        return self.staging.path / self.draft.name
+
+
+def open_draft(run: Run, draft: Checkpoint) -> Opened:
+    """An empty directory for a draft. Whatever fails leaves nothing behind. Raises StorageError."""
+    opened = Opened(draft, run.repository.stage())
     try:
-        return staging, fill(staging, draft, stage)
+        fill(opened.staging, draft, lambda directory: None)
     except BaseException:
-        run.repository.discard(staging)
+        run.repository.discard(opened.staging)
         raise
+    return opened
 
 
 def fill(staging: Staging, draft: Checkpoint, write: Callable[[Path], T]) -> T:

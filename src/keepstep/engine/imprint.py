@@ -17,7 +17,7 @@ from keepstep.formats.tensors import flat_bytes, tensor_bytes
 logger = logging.getLogger("keepstep")
 
 IMPRINT_NAME = "keepstep_imprint.mpz"
-"""The file of a checkpoint that holds its imprint: msgpack, compressed by zlib."""
+"""The file of a checkpoint that holds its imprint, rank 0's where each has its own: msgpack, compressed by zlib."""
 FORMAT = 1
 DIGEST_BYTES = 16
 PIECE_BYTES = 64 * 2**20
@@ -48,15 +48,17 @@ Marks = Mapping[str, Mark]
 class Imprint(NamedTuple):
     """The marks of the tensors of a model and of an optimizer's state, by name.
 
-    `unwritten` names tensors of the model that are in no file of the checkpoint as they were in memory.
+    `unwritten` names tensors of the model that are in no file of the checkpoint as they were in memory. `layout` says,
+    where each rank has an imprint of its own part, how the state is divided: parts compare where that is the same.
     """
 
     model: Marks
     optimizer: Marks
     unwritten: frozenset[str] = frozenset()
+    layout: str = ""
 
-    def write(self, directory: Path) -> None:
-        """Put it beside a checkpoint's other files."""
+    def write(self, directory: Path, rank: int = 0) -> None:
+        """Put it beside a checkpoint's other files. Raises OSError."""
         everything = [*self.model.values(), *self.optimizer.values()]
         content = _Content(
             FORMAT,
@@ -64,13 +66,14 @@ class Imprint(NamedTuple):
             [_Row(name, mark.dtype, mark.shape) for name, mark in self.optimizer.items()],
             b"".join(mark.digest for mark in everything),
             sorted(self.unwritten),
+            self.layout,
         )
-        (directory / IMPRINT_NAME).write_bytes(zlib.compress(msgspec.msgpack.encode(content), 1))
+        (directory / imprint_name(rank)).write_bytes(zlib.compress(msgspec.msgpack.encode(content), 1))
 
     @classmethod
-    def read(cls, directory: Path) -> Imprint | None:
+    def read(cls, directory: Path, rank: int = 0) -> Imprint | None:
         """What a checkpoint's files hold; None without one, or of a format that is not known here."""
-        path = directory / IMPRINT_NAME
+        path = directory / imprint_name(rank)
         if not path.is_file():
             return None
         try:
@@ -83,7 +86,7 @@ class Imprint(NamedTuple):
         digests = _parts(content.digests)
         model = {row.name: Mark(row.dtype, row.shape, next(digests)) for row in content.model}
         optimizer = {row.name: Mark(row.dtype, row.shape, next(digests)) for row in content.optimizer}
-        return cls(model, optimizer, frozenset(content.unwritten))
+        return cls(model, optimizer, frozenset(content.unwritten), content.layout)
 
 
 def mark_of(tensor: torch.Tensor) -> Mark:
@@ -193,6 +196,12 @@ class _Content(msgspec.Struct):
     optimizer: list[_Row]
     digests: bytes
     unwritten: list[str]
+    layout: str = ""
+
+
+def imprint_name(rank: int) -> str:
+    """The name of a rank's imprint."""
+    return IMPRINT_NAME if rank == 0 else IMPRINT_NAME.replace(".", f"_{rank}.")
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -31,7 +31,7 @@ PRETRAINED = (
 RESUMED = (
     *RESUME_FILES,
     *("trainer_state.json", "training_args.bin", "latest", "pytorch_model_fsdp*", "keepstep_extra*.safetensors"),
-    "keepstep_imprint.mpz",
+    "keepstep_imprint*.mpz",
     *("optimizer_[0-9]*.bin", "scheduler*.bin", "sampler*.bin", "dl_state_dict*.bin", "custom_checkpoint_*.pkl"),
 )
 """Names that a resume looks for, beside the weights."""
@@ -41,7 +41,7 @@ TEMPLATES = "additional_chat_templates"
 """A directory of which a tokenizer reads all."""
 ADAPTER = "adapter_model.*"
 """Where a checkpoint has adapters, a resume loads one from every directory that has such a file."""
-SPARE = ("training_args.bin", "keepstep_imprint.mpz", "*.md")
+SPARE = ("training_args.bin", "keepstep_imprint*.mpz", "*.md")
 """A checkpoint's own files that nobody misses: no loader reads them. Other bytes in them are damage all the same."""
 
 

@@ -1,4 +1,4 @@
-"""The processes of one data-parallel training: what one decides all agree on, and what fails on one fails on all."""
+"""The processes of one training: what one decides all agree on, and what fails on one fails on all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -16,7 +17,15 @@ from keepstep.errors import KeepstepError
 
 T = TypeVar("T")
 LEAD = 0
-"""The rank that decides, and the only one that writes."""
+"""The rank that decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """What rank 0 has all others do while it decides: a name that they serve, and what is given to them."""
+
+    name: str
+    given: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +41,25 @@ class Ranks:
 
     Every rank calls the same methods in the same order. They talk over the CPU, in a group of their own, so that
     nothing of theirs meets the training's own traffic; `patience` in seconds is how long one waits for another.
+    `sharded` is True where each holds a part of the state, so that all of them read and write.
     """
 
-    def __init__(self, rank: int = LEAD, size: int = 1, *, patience: float = 1800.0) -> None:
+    def __init__(self, rank: int = LEAD, size: int = 1, *, patience: float = 1800.0, sharded: bool = False) -> None:
         self.rank = rank
         self.size = size
+        self.sharded = sharded
         self._patience = patience
         self._group: Any = None
         self._world: Any = None
         self._deciding = False
+        self._twin: Ranks | None = None
+        self._served: dict[str, Callable[[Any], Any]] = {}
         self.alone = False
         """True once others are gone: from then on this process agrees with itself."""
 
     @property
     def leads(self) -> bool:
-        """True in the process that decides and writes."""
+        """True in the process that decides; where the state is not sharded, the only one that writes."""
         return self.rank == LEAD
 
     @property
@@ -54,21 +67,60 @@ class Ranks:
         """True when this process trains alone."""
         return self.size == 1
 
+    @property
+    def is_deciding(self) -> bool:
+        """True while this process, rank 0, decides for all, or does what it asks of all."""
+        return self._deciding
+
     def agree(self, decide: Callable[[], T]) -> T:
         """What `decide` returns on rank 0, on every rank; what it raises there is raised on every rank.
 
-        An agreement that rank 0 comes to inside of another is its own: the others wait for the outer one.
+        An agreement that rank 0 comes to inside of another is its own: the others wait for the outer one, and do
+        what it has `everyone` do meanwhile.
         """
         if self.single or self.alone or self._deciding:
             return decide()
-        outcome = _Outcome()
-        if self.leads:
-            self._deciding = True
-            try:
-                outcome = _attempt(decide)
-            finally:
-                self._deciding = False
-        return _result(self._broadcast(outcome), outcome)
+        if not self.leads:
+            while isinstance(said := self._broadcast(None), _Errand):
+                self._deciding = True
+                try:
+                    mine = _attempt(partial(self._served[said.name], said.given))
+                finally:
+                    self._deciding = False
+                self._gather(mine)
+            return _result(said, _Outcome())
+        self._deciding = True
+        try:
+            outcome = _attempt(decide)
+        finally:
+            self._deciding = False
+        return _result(self._broadcast(_portable(outcome, self.rank)), outcome)
+
+    def serve(self, name: str, act: Callable[[Any], Any]) -> None:
+        """Let rank 0 have `act` done on this rank; every rank serves the same names."""
+        self._served[name] = act
+
+    def everyone(self, name: str, given: Any) -> list[Any]:
+        """While rank 0 decides: what each rank makes of `given` by what it serves as `name`, by rank.
+
+        Outside of a decision this process is asked alone. What one raises is raised.
+        """
+        if not self._deciding:
+            return [self._served[name](given)]
+        self._broadcast(_Errand(name, given))
+        outcomes = self._gather(_attempt(partial(self._served[name], given)))
+        return [_result(one, _Outcome()) for one in outcomes]
+
+    def twin(self) -> Ranks:
+        """The same processes in a group of their own, for one background thread in each; all of them make it at once,
+        in their main threads.
+        """
+        if self.single:
+            return self
+        if self._twin is None or self._twin._world is not dist.group.WORLD:
+            self._twin = Ranks(self.rank, self.size, patience=self._patience, sharded=self.sharded)
+            self._twin._open()
+        return self._twin
 
     def together(self, act: Callable[[], T]) -> list[T]:
         """Run `act` on every rank; rank 0 gets what each returned, by rank, the others get nothing.
@@ -78,12 +130,15 @@ class Ranks:
         if self.single or self.alone:
             return [act()]
         outcome = _attempt(act)
-        outcomes: list[Any] | None = [None] * self.size if self.leads else None
-        group = self._open()
-        dist.gather_object(_portable(outcome, self.rank), outcomes, dst=LEAD, group=group)
-        all_of_them: list[_Outcome] = outcomes or []
-        first = next((one for one in all_of_them if one.failure is not None), _Outcome())
-        _result(self._broadcast(first), outcome)
+        try:
+            all_of_them = self._gather(outcome)
+            first = next((one for one in all_of_them if one.failure is not None), _Outcome())
+            agreed = self._broadcast(first if self.leads else None)
+        except Exception as gone:
+            if outcome.failure is not None:
+                raise outcome.failure from gone  # why they are gone
+            raise
+        _result(agreed, outcome)
         return [one.value for one in all_of_them]
 
     def all_here(self, patience: float) -> bool:
@@ -108,10 +163,16 @@ class Ranks:
         with patch.object(dist, "barrier", lambda *args, **kwargs: None):
             yield
 
-    def _broadcast(self, outcome: _Outcome) -> _Outcome:
-        group = self._open()
-        carried: list[Any] = [_portable(outcome, self.rank) if self.leads else None]
-        dist.broadcast_object_list(carried, src=LEAD, group=group)
+    def _gather(self, outcome: _Outcome) -> list[_Outcome]:
+        """The outcome of each rank, by rank, on rank 0; nothing elsewhere."""
+        outcomes: list[Any] | None = [None] * self.size if self.leads else None
+        dist.gather_object(_portable(outcome, self.rank), outcomes, dst=LEAD, group=self._open())
+        return outcomes or []
+
+    def _broadcast(self, said: Any) -> Any:
+        """What rank 0 says, on every rank."""
+        carried: list[Any] = [said]
+        dist.broadcast_object_list(carried, src=LEAD, group=self._open())
         return carried[0]
 
     def _open(self) -> Any:

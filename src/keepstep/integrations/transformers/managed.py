@@ -30,6 +30,7 @@ from keepstep.integrations.transformers.setup.options import OnPreempt, Options
 from keepstep.integrations.transformers.setup.overrides import check_names
 from keepstep.integrations.transformers.setup.parallel import ranks_of
 from keepstep.integrations.transformers.setup.policy import Keep, asks_for_best, choose_policy
+from keepstep.integrations.transformers.setup.sharding import reads_as_written
 from keepstep.integrations.transformers.setup.versions import say_versions
 from keepstep.retention import Mode
 from keepstep.run import Hook, OnDiskFull
@@ -225,7 +226,7 @@ class ManagedTrainer(_Base):
 
     def _save(self, *args: Any, **kwargs: Any) -> None:
         """What is recorded of the arguments beside a model is the user's values, and no token."""
-        with self._keepstep.recorded():
+        with self._keepstep.saves.deferred(), self._keepstep.recorded():
             super()._save(*args, **kwargs)
 
     def _finish_current_push(self) -> None:
@@ -248,15 +249,23 @@ class ManagedTrainer(_Base):
         self._keepstep.compare()
         directory = args[0] if args else kwargs["resume_from_checkpoint"]
         stock = partial(super()._load_from_checkpoint, *args, **kwargs)
-        with serving(self._keepstep.held):
-            lacking = load_weights(self, Path(directory), stock, best=False)
-        if self._keepstep.active:
-            self._keepstep.ranks.together(partial(self._keepstep.comparison.check_model, Path(directory), lacking))
+        with self._keepstep.watch.over(f"the load of the weights of {Path(directory).name}"):
+            with serving(self._keepstep.held), reads_as_written(self, Path(directory)):
+                lacking = load_weights(self, Path(directory), stock, best=False)
+            if self._keepstep.active:
+                self._keepstep.ranks.together(partial(self._keepstep.comparison.check_model, Path(directory), lacking))
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
         session = self._keepstep
-        in_place = in_order(self, session.loop.optimizer_order)
-        with serving(session.held), session.override.of_optimizer(), in_place, session.comparing_optimizer():
+        place = session.point.path if session.point else None
+        with (
+            session.watch.over("the load of the optimizer's state"),
+            serving(session.held),
+            session.override.of_optimizer(),
+            reads_as_written(self, place),
+            in_order(self, session.loop.optimizer_order),
+            session.comparing_optimizer(),
+        ):
             super()._load_optimizer_and_scheduler(*args, **kwargs)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -286,10 +295,11 @@ class ManagedTrainer(_Base):
             super()._load_best_model()
             return
         session = self._keepstep
-        if session.ranks.agree(session.calls_another_the_best):
-            super()._load_best_model()
-        else:
-            session.best.load(session.next_best, super()._load_best_model, super()._load_from_checkpoint)
+        with session.watch.over("the load of the best model"):
+            if session.ranks.agree(session.calls_another_the_best):
+                super()._load_best_model()
+            else:
+                session.best.load(session.next_best, super()._load_best_model, super()._load_from_checkpoint)
 
 
 def attach(

@@ -16,8 +16,11 @@ from keepstep.integrations.transformers.metrics.logbook import Logbook
 from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.best_at_end import BestAtEnd
 from keepstep.integrations.transformers.resuming.causes import causes_of
+from keepstep.integrations.transformers.resuming.common_disk import require_common
 from keepstep.integrations.transformers.resuming.comparing import Comparison
+from keepstep.integrations.transformers.resuming.comparing_shards import ShardComparison
 from keepstep.integrations.transformers.resuming.data_order import sampler_of
+from keepstep.integrations.transformers.resuming.division import refuse_divided
 from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
     processes_of,
@@ -31,6 +34,7 @@ from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.resuming.override import Override
 from keepstep.integrations.transformers.resuming.override_words import unchanging
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.sharing import SharedCheck
 from keepstep.integrations.transformers.resuming.stock_words import in_stock_words
 from keepstep.integrations.transformers.saving.estimate import describe_saves, planned_saves
 from keepstep.integrations.transformers.saving.hub import Uploads, leave_ours_here
@@ -39,6 +43,7 @@ from keepstep.integrations.transformers.saving.rescue import Rescue
 from keepstep.integrations.transformers.saving.saves import Saves
 from keepstep.integrations.transformers.saving.size import UNKNOWN, size_of
 from keepstep.integrations.transformers.saving.stops import Stops
+from keepstep.integrations.transformers.saving.together import TogetherSaves
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
@@ -50,6 +55,7 @@ from keepstep.model import Checkpoint, State
 from keepstep.retention import Policy
 from keepstep.run import Exactness, Reason, Receipt, ResumePoint
 from keepstep.snapshot.ranks import Ranks
+from keepstep.snapshot.watch import Watch
 
 logger = messages.logger
 
@@ -84,7 +90,8 @@ class Session:
         self.loop.doubt = self._doubt
         self.ranking = Ranking(trainer, checkpointer, ranks)
         self._arguments = GivenArguments(trainer)
-        self.saves = Saves(
+        self.watch = Watch(ranks, tell=self._tell_end)
+        self.saves = (partial(TogetherSaves, watch=self.watch) if ranks.sharded else Saves)(
             trainer,
             checkpointer,
             ranks,
@@ -102,13 +109,13 @@ class Session:
         self.rescue = Rescue(trainer, ranks, self.loop, self.ranking, asked=save_on_exception)
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
-        self.held = HeldFiles(hold=loads_whole_files(trainer))
+        self.held = SharedCheck(ranks) if ranks.sharded else HeldFiles(hold=loads_whole_files(trainer))
         self.logbook = Logbook(checkpointer, leads=ranks.leads)
         self._engine_text = engine.text
         self._fingerprint: dict[str, Any] = {}
         self._compared = False
         self._trainer_state: dict[str, Any] = {}
-        self.comparison = Comparison(trainer)
+        self.comparison = ShardComparison(trainer, ranks) if ranks.sharded else Comparison(trainer)
         self.best = BestAtEnd(
             trainer, checkpointer, ranks, comparison=self.comparison, held=self.held,
             show=self.ranking.judgement.show, pass_over=self.ranking.pass_over,
@@ -128,10 +135,20 @@ class Session:
         """Hold the run for one `train()`; yields the path to resume from, None for a fresh start."""
         if self.ranks.leads:
             self._warn_ignored_setting(resume)
-        point = self.ranks.agree(partial(self._begin, resume))
+        if self.ranks.sharded:
+            self.watch.start()
+        try:
+            with self.watch.over("the search for a checkpoint to resume from"):
+                point = self.ranks.agree(partial(self._begin, resume))
+        except BaseException:
+            self.watch.stop()
+            raise
         try:
             self.active = True
-            self._start(point, resume)
+            with self.watch.over("the begin of the training"):
+                if self.ranks.sharded:
+                    require_common(self.checkpointer.path, self.ranks)
+                self._start(point, resume)
             greater = self.ranking.greater_is_better
             own = self._arguments.held_back(resuming=point is not None, greater_is_better=greater)
             with own, self._on_save.told():
@@ -140,7 +157,8 @@ class Session:
                 except (Exception, KeyboardInterrupt) as error:
                     self.rescue.save(error, self._save_last)
                     raise
-            self.ranking.judgement.show(self.ranks.agree(self._conclude))
+            with self.watch.over("the end of the training"):
+                self.ranking.judgement.show(self.ranks.agree(self._conclude))
             self.stops.share()
             self.logbook.end("stopped" if self.loop.stops_here else "finished")
             self.share_receipt()
@@ -163,6 +181,14 @@ class Session:
             error.add_note(f"keepstep: what was being saved failed as well: {second}")
         finally:
             self.saves.close()
+            self.watch.stop()
+
+    def _tell_end(self, text: str) -> None:
+        """Before this process ends, since others are gone: what can be told of it outlives it."""
+        if self.ranks.leads and self.active:
+            self.checkpointer.run.events.append(
+                "failed", step=self.trainer.state.global_step, error=text, retried=False
+            )
 
     def _save_last(self) -> None:
         self.trainer._save_checkpoint(self.trainer.model, None)
@@ -186,6 +212,7 @@ class Session:
         if point is not None:
             with in_stock_words(resume, self.trainer, ResumeRefused):
                 self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
+                self.ranks.agree(partial(refuse_divided, point, self.trainer))
             self.ranks.together(partial(self._read, point))
         if self.trainer.model_init is None:
             self.compare()
@@ -242,7 +269,7 @@ class Session:
         self.override.read(point.path, self._trainer_state, place, before, processes)
 
     def _note_resumed(self, point: ResumePoint) -> Receipt:
-        if BASE in self._fingerprint.get("model", {}):
+        if BASE in self._fingerprint.get("model", {}) and not self.ranks.sharded:
             # What does not train may have come from the checkpoint as well.
             self._fingerprint["model"][BASE] = base_digest(self.trainer.model)
         restored = self.loop.restored
@@ -287,6 +314,7 @@ class Session:
             self.logbook.begin(state.max_steps, partial(causes_of, trainer, self.loop.restored))
             return
         self.ranks.together(self.comparison.judge_unsaved)
+        self.comparison.share()
         self.comparison.note_lost(lost)
         checkpoint = self.point.checkpoint
         if checkpoint.state is not State.COMMITTED:

@@ -14,6 +14,7 @@ from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.loading import load_weights
 from keepstep.integrations.transformers.resuming.serving import serving
 from keepstep.integrations.transformers.setup.messages import logger
+from keepstep.integrations.transformers.setup.sharding import reads_as_written
 from keepstep.model import Checkpoint
 from keepstep.snapshot.ranks import Ranks
 
@@ -92,7 +93,7 @@ class BestAtEnd:
         """Load a checkpoint; returns what did not come back, in words, the same on every rank."""
         directory = Path(str(checkpoint.path))
         try:
-            with serving(self._held):
+            with serving(self._held), reads_as_written(self._trainer, directory):
                 lacking = load_weights(self._trainer, directory, stock, best=best)
             why = self._comparison.check_best(directory, lacking)
         except ResumeRefused as error:

@@ -78,6 +78,9 @@ class Comparison:
             judged = self._model.without(lacking)
             self.reasons += self._excused(self._imprint, judged, held, directory)
 
+    def share(self) -> None:
+        """Once all is loaded, on all ranks at once: where each holds all, rank 0 has seen all."""
+
     def judge_unsaved(self) -> None:
         """Once all others have done what they do at the begin of a training: what no file holds is there, or no loss.
 

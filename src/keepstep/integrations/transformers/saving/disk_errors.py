@@ -26,13 +26,19 @@ def as_os_error(directory: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        number = _errno_of(error, directory)
-        if number is None:
+        found = as_failure_of_disk(error, directory)
+        if found is None or found is error:
             raise
-        raise OSError(number, f"{os.strerror(number)}: {error}") from error
+        raise found from error
+
+
+def as_failure_of_disk(error: BaseException, directory: Path) -> OSError | None:
+    """The same for an error that was caught: the OSError that it is; None where it is no failure of the disk."""
+    if isinstance(error, OSError):
+        return error
+    number = _errno_of(error, directory) if isinstance(error, Exception) else None
+    return None if number is None else OSError(number, f"{os.strerror(number)}: {error}")
 
 
 def _errno_of(error: Exception, directory: Path) -> int | None:

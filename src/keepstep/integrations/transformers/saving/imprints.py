@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from keepstep.engine import Impression
+from keepstep.engine import Impression, Imprint
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
+from keepstep.integrations.transformers.resuming.shards import layout_of, local_state
 from keepstep.integrations.transformers.resuming.trained import parts_of
 from keepstep.integrations.transformers.resuming.watched import optimizer_state, optional_in
 
@@ -18,3 +19,11 @@ def impression_of(trainer: Any) -> Impression | None:
     bare = trainer.args.save_only_model or trainer.optimizer is None
     optimizer = {} if bare else optimizer_state(trainer, parts.state)
     return Impression(parts.state, optimizer, optional=optional_in(trainer, parts))
+
+
+def local_imprint(trainer: Any) -> Imprint:
+    """The imprint of what this process holds of the present state: taken at once, in memory that nobody changes."""
+    model, optimizer = local_state(trainer)
+    impression = Impression(model, {} if trainer.optimizer is None else optimizer)
+    impression.take_all(lambda _: True)
+    return impression.imprint()._replace(layout=layout_of(trainer))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 from transformers import TrainerState
 
-from keepstep.checkpointer import Checkpointer, Facts, as_storage_error
+from keepstep.checkpointer import Checkpointer, Facts, OnCommit, as_storage_error
 from keepstep.engine import FastEngine, Recorded, noting, recording
 from keepstep.errors import DiskFull, StorageError
 from keepstep.formats.layout import UnsupportedTensorError
@@ -92,6 +92,10 @@ class Saves:
         """Begin a training; `fingerprint` is what a resume of its checkpoints is compared with."""
         self._record.start(fingerprint)
         self._extra.start()
+
+    def deferred(self) -> AbstractContextManager[None]:
+        """Around a part of a stock save that waits for no other process."""
+        return nullcontext()
 
     def close(self) -> None:
         """End the engine's threads; forget what may be another in the next training."""
@@ -196,6 +200,20 @@ class Saves:
         facts = self._record.facts()
         self._blocked, began, self._committed = 0.0, time.monotonic(), None
 
+        on_commit = self._on_commit(began, read=read)
+
+        def stage(directory: Path) -> Finish:
+            return self._stage(facts, write_stock, added, directory)
+
+        try:
+            self._submit(partial(self._checkpointer.save_in_background, facts, stage, on_commit, decides=not read))
+        except NothingWrittenError:
+            self._say_nothing_written(facts.step)
+        self._blocked += time.monotonic() - began
+
+    def _on_commit(self, began: float, *, read: bool) -> OnCommit:
+        """What hears of the commit of a save that `began` then; `read` by somebody, it is concluded later."""
+
         def on_commit(checkpoint: Checkpoint, durable_at: float) -> None:
             def say(checkpoint: Checkpoint) -> None:
                 self._books.attempt("the note of a save", partial(self._say, checkpoint, durable_at - began), None)
@@ -207,14 +225,7 @@ class Saves:
             else:
                 say(checkpoint)
 
-        def stage(directory: Path) -> Finish:
-            return self._stage(facts, write_stock, added, directory)
-
-        try:
-            self._submit(partial(self._checkpointer.save_in_background, facts, stage, on_commit, decides=not read))
-        except NothingWrittenError:
-            self._say_nothing_written(facts.step)
-        self._blocked += time.monotonic() - began
+        return on_commit
 
     def _submit(self, save: Callable[[], None]) -> None:
         """Begin a save; what fails at once is made good at once. Raises the second failure."""

@@ -15,6 +15,7 @@ from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.resuming.adapters import saved_adapters, targets_of
 from keepstep.integrations.transformers.resuming.trained import adapted, parts_of, unwrapped
 from keepstep.integrations.transformers.setup.arguments import plain
+from keepstep.integrations.transformers.setup.sharding import gathers
 from keepstep.operations.planning.files import torch_bytes, weights_bytes
 from keepstep.operations.planning.optimizers import Optimizer, optimizer_named, state_tensors
 from keepstep.operations.planning.tensors import Tensor, dtype_named
@@ -55,6 +56,8 @@ def size_of(trainer: Any) -> Size:
         weights += _CARD + _ADAPTER * len(saved_adapters(unwrapped(model)))
     else:
         weights += len(_config_of(model))
+    if gathers(trainer):
+        weights += weights_bytes(saved)  # as FSDP loads them, and once more as a model is loaded
     if args.save_only_model:
         return Size(weights, weights, int(_SURE * weights))
     rest = _RESUMING * int(args.world_size)

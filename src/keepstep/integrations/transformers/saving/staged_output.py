@@ -31,16 +31,25 @@ class StagedOutput:
         self._was_there = os.path.lexists(self._final)
 
     def __enter__(self) -> StagedOutput:
-        self.path.mkdir(parents=True)
+        self.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if error is None:
-            if self.checkpoint.is_dir():
-                self._directory.rmdir()
-                self.checkpoint.rename(self._directory)
-            self._take_strays()
-            _merge(self.path, self._output_dir)
+            self.close()
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+
+    def open(self) -> None:
+        """Make the place. Raises OSError."""
+        self.path.mkdir(parents=True)
+
+    def close(self) -> None:
+        """Put everything where it belongs, once all is written. Raises OSError."""
+        if self.checkpoint.is_dir():
+            self._directory.rmdir()
+            self.checkpoint.rename(self._directory)
+        self._take_strays()
+        _merge(self.path, self._output_dir)
         shutil.rmtree(self.path.parent, ignore_errors=True)
 
     def take_links(self) -> None:

@@ -206,10 +206,13 @@ class Stops:
         return ROLL_CALL if left is None else max(min(left / 4, ROLL_CALL), 1.0)
 
     def _go_alone(self) -> None:
-        """Others are gone: rank 0 has all weights, and saves them. Raises Preempted: the loop would wait for them."""
+        """Others are gone: rank 0 saves, where it has all. Raises Preempted: the loop would wait for them."""
         self._ranks.alone = True
+        if self._ranks.sharded:
+            step = self._trainer.state.global_step
+            logger.warning("another process is gone, with its part of the state: step %d can't be saved", step)
         self._loop.lacks = "another process was gone when it was saved: the random states of the others are not in it"
-        if self._ranks.leads and self._spare() >= 0:
+        if self._ranks.leads and not self._ranks.sharded and self._spare() >= 0:
             self._save()
         self.conclude()
         stopped = self._checkpointer.preempted

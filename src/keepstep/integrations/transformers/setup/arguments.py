@@ -29,6 +29,8 @@ _CADENCE = frozenset({
     "full_determinism", "use_cpu", "bf16_full_eval", "fp16_full_eval", "jit_mode_eval", "eval_use_gather_object",
     "eval_packing",
 })  # fmt: skip
+_OF_FSDP_WITHOUT_EFFECT = frozenset({"state_dict_type", "cpu_ram_efficient_loading"})
+"""Of FSDP's settings, how files are divided and how a model comes into memory: no number depends on them."""
 _FROM_CHECKPOINT = frozenset({
     "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon",
 })  # fmt: skip
@@ -36,11 +38,15 @@ _FROM_CHECKPOINT = frozenset({
 
 def plain_arguments(args: Any) -> dict[str, Any]:
     """The arguments that can matter for a resume, as plain JSON values; no secrets, no paths, no cosmetics."""
-    return {
+    found = {
         name: _plain(value)
         for name, value in sorted(args.to_dict().items())
         if name not in _WITHOUT_EFFECT and not name.startswith(_PREFIXES_WITHOUT_EFFECT)
     }
+    fsdp = found.get("fsdp_config")
+    if isinstance(fsdp, dict):
+        found["fsdp_config"] = {name: fsdp[name] for name in sorted(fsdp.keys() - _OF_FSDP_WITHOUT_EFFECT)}
+    return found
 
 
 def plain(option: Any) -> str:

@@ -1,0 +1,249 @@
+"""Saves of a training whose ranks hold parts of the state: all of them write at once, and rank 0 commits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from keepstep.checkpointer import BackgroundWriter, Opened
+from keepstep.errors import DiskFull, StorageError
+from keepstep.integrations.transformers.saving.companions import write_companions
+from keepstep.integrations.transformers.saving.deferring import Deferral, cause_of
+from keepstep.integrations.transformers.saving.disk_errors import as_failure_of_disk
+from keepstep.integrations.transformers.saving.imprints import local_imprint
+from keepstep.integrations.transformers.saving.saves import Saves
+from keepstep.integrations.transformers.saving.staged_output import StagedOutput
+from keepstep.integrations.transformers.setup.messages import logger
+from keepstep.integrations.transformers.setup.portions import seal_portion
+from keepstep.integrations.transformers.setup.sharding import writes_shards
+from keepstep.model import Checkpoint, FileEntry
+from keepstep.repository import Finish
+from keepstep.snapshot.watch import Watch
+
+T = TypeVar("T")
+
+
+class TogetherSaves(Saves):
+    """Saves one trainer whose stock writers write on all ranks, into one directory that all of them see.
+
+    Each rank makes its own files durable and takes their digests in its background thread; rank 0 gathers what it needs
+    for the manifest, and commits. What is to be done is decided once, and agreed. A rank that fails goes on to where
+    the others wait for it, and tells them afterwards; what can't be told so is the `watch`'s.
+    """
+
+    def __init__(self, *args: Any, watch: Watch, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._watch = watch
+        self._sealing = BackgroundWriter()
+        self._deferral: Deferral | None = None
+        self._opened: Opened | None = None
+        self._output: StagedOutput | None = None
+        self._began = 0.0
+
+    def deferred(self) -> AbstractContextManager[None]:
+        """Around a part of a stock save that waits for no other rank: what it fails with is told afterwards."""
+        return nullcontext() if self._deferral is None else self._deferral.kept()
+
+    def close(self) -> None:
+        self._sealing.join()
+        super().close()
+
+    def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
+        """As `Saves.save`, on all ranks at once. Raises the second failure in a row on every rank, RankLost."""
+        self.conclude()
+        self.present = self.pending_push = None
+        step = self._trainer.state.global_step
+        with self._watch.over(f"the save of step {step}"):
+            if self._ranks.agree(self._turns_away):
+                return None
+            if not self._trainer.state.is_hyper_param_search:
+                self._trainer.store_flos()
+            self._ranks.twin()
+            self.present, best = self._save_together(write_stock)
+        self._ranking.saved_step = step
+        self._ranking.judgement.show(best)
+        return self.present
+
+    def _save_together(self, write_stock: Callable[[], None]) -> tuple[Checkpoint | None, str | None]:
+        """The committed checkpoint where somebody waits for it, and the path of the best one."""
+        ranks, again = self._ranks, True
+        while again:
+            self._sealing.join()
+            self._blocked, self._began, self._committed = 0.0, time.monotonic(), None
+            place = ranks.agree(self._open)
+            if place is None:
+                break
+            try:
+                if not self._write(write_stock, Path(place)):
+                    break
+            except StorageError as failure:
+                again = ranks.agree(partial(self._throw_away, failure))
+                continue
+            self._submit_part(Path(place))
+            self._blocked = time.monotonic() - self._began
+            again = ranks.agree(self._fails_to_settle)
+        return ranks.agree(lambda: (self._committed if self._is_awaited else None, self._best))
+
+    @property
+    def _is_awaited(self) -> bool:
+        return self._loop.is_last_step or self._somebody_reads()
+
+    @property
+    def _best(self) -> str | None:
+        return self._trainer.state.best_model_checkpoint
+
+    # -- rank 0 decides ----------------------------------------------------------------------------------
+
+    def _open(self) -> str | None:
+        """The directory for all stock writers; None, which is said, where there is no room."""
+        step = self._trainer.state.global_step
+        while True:
+            try:
+                self._note(self._checkpointer.failure(wait=True))
+                opened = self._checkpointer.open_save(self._record.facts())
+                self._opened = opened
+                self._output = StagedOutput(opened.directory, self._checkpointer.path, step)
+                self._output.open()
+                return str(self._output.path)
+            except StorageError as error:
+                if error.is_full and (isinstance(error, DiskFull) or self._failed):
+                    self._refuse(error)
+                    return None
+                self._note(error)
+
+    def _take(self) -> bool:
+        """What all have written becomes the staged checkpoint; False, which is said, where that is nothing."""
+        assert self._output is not None and self._opened is not None
+        self._told_by_rank(self._output.close, self._opened.draft.step)
+        if any(self._opened.directory.iterdir()):
+            return True
+        self._checkpointer.abandon_save(self._opened)
+        self._say_nothing_written(self._opened.draft.step)
+        return False
+
+    def _throw_away(self, failure: StorageError) -> bool:
+        """True where the step is to be written anew. Raises the second failure in a row."""
+        if self._opened is not None:
+            self._checkpointer.abandon_save(self._opened)
+        return self._note(failure)
+
+    def _fails_to_settle(self) -> bool:
+        """True where somebody waits for the save, and it has failed: it is to be written anew, at once."""
+        if not self._is_awaited:
+            return False
+        if self._note(self._checkpointer.failure(wait=True)):
+            return True
+        self._ranking.name_best()
+        return False
+
+    # -- all ranks act -----------------------------------------------------------------------------------
+
+    def _write(self, write_stock: Callable[[], None], place: Path) -> bool:
+        """Let all write; False where they wrote nothing. Raises on every rank what one raises: StorageError, which
+        names the step and the rank, for a failure of the disk.
+        """
+        step = self._trainer.state.global_step
+        try:
+            write = partial(self._write_here, write_stock, place)
+            self._ranks.together(partial(self._told_by_rank, write, step))
+            return self._ranks.agree(self._take)
+        except StorageError:
+            raise
+        except BaseException:
+            if self._opened is not None:
+                self._checkpointer.abandon_save(self._opened)
+            raise
+
+    def _told_by_rank(self, act: Callable[[], T], step: int) -> T:
+        """What `act` returns. Raises a StorageError that names the step and the rank in place of a disk's failure."""
+        try:
+            return act()
+        except StorageError:
+            raise
+        except BaseException as error:  # what DCP raises is no Exception
+            cause, rank = cause_of(error)
+            found = as_failure_of_disk(cause, self._checkpointer.path)
+            if found is None:
+                raise
+            who = self._ranks.rank if rank is None else rank
+            where = f" ({found.filename})" if found.filename else ""
+            raise StorageError(
+                f"checkpoint step {step} could not be written by rank {who}: {found.strerror or found}{where}",
+                hint="What was committed before is untouched.",
+                errno=found.errno,
+            ) from error
+
+    def _write_here(self, write_stock: Callable[[], None], place: Path) -> None:
+        trainer = self._trainer
+        deferral = self._deferral = Deferral()
+        self.staging = place
+        directory = place / f"checkpoint-{trainer.state.global_step}"
+        try:
+            with self._arguments.as_given(place), self._record.written.saved_by_stock(), deferral.of_writers():
+                try:
+                    write_stock()
+                except Exception as error:
+                    if cause_of(error)[1] is None:
+                        self._watch.failed(error)
+                    raise
+        finally:
+            self.staging = self._deferral = None
+        if directory.is_dir():
+            with deferral.kept():
+                self._add_ours(directory, place)
+        if deferral.failures:
+            raise deferral.failures[0]
+
+    def _add_ours(self, directory: Path, place: Path) -> None:
+        """What belongs to a checkpoint and no stock writer writes."""
+        trainer, ranks = self._trainer, self._ranks
+        if ranks.leads and writes_shards(trainer):
+            with self._arguments.as_given(place):
+                write_companions(trainer, directory)
+        if trainer.args.save_only_model:
+            return
+        imprint = self._books.attempt("the digests of what is saved", partial(local_imprint, trainer), None)
+        if imprint is not None:
+            imprint.write(directory, ranks.rank)
+        loop = None if ranks.leads else self._record.loop()
+        if loop is not None:
+            loop.write(directory, ranks.rank)
+
+    def _submit_part(self, place: Path) -> None:
+        """Leave the rest to the background thread of each rank."""
+        if self._ranks.leads:
+            assert self._opened is not None
+            read = self._somebody_reads()
+            on_commit = self._on_commit(self._began, read=read)
+            self._checkpointer.submit_save(self._opened, self._finish(self._opened), on_commit, decides=not read)
+        else:
+            directory = place.parent.parent / f"checkpoint-{self._trainer.state.global_step}"
+            step = self._trainer.state.global_step
+            self._sealing.submit(partial(self._seal_part, directory, step), "the digests of this rank's files")
+
+    def _finish(self, opened: Opened) -> Finish:
+        write_state = self._record.late_state(self._record.facts(), opened.directory.name)
+        output, twin = self._output, self._ranks.twin()
+        assert output is not None
+
+        def mine(directory: Path) -> list[FileEntry]:
+            write_state(directory)
+            output.take_links()
+            return seal_portion(directory, twin.rank)
+
+        def finish(directory: Path) -> Mapping[str, FileEntry]:
+            parts = twin.together(partial(self._told_by_rank, partial(mine, directory), opened.draft.step))
+            return {entry.path: entry for part in parts for entry in part}
+
+        return finish
+
+    def _seal_part(self, directory: Path, step: int) -> None:
+        twin = self._ranks.twin()
+        try:
+            twin.together(partial(self._told_by_rank, partial(seal_portion, directory, twin.rank), step))
+        except Exception as error:  # rank 0 has heard of it, and decides
+            logger.debug("rank %d: %s", twin.rank, error)

@@ -1,0 +1,63 @@
+"""How the files of a training are divided, by its settings, and by what lies in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+_SETTINGS = ("state_dict_type", "state_dict_config", "optim_state_dict_config")
+FSDP_SHARDS, FSDP_WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
+
+
+class Division(StrEnum):
+    """Who wrote what of a checkpoint's state."""
+
+    WHOLE = "the whole state in one process's files"
+    SHARDS = "a part of the state from each process (SHARDED_STATE_DICT)"
+    GATHERED = "the whole state, gathered from FSDP's processes (FULL_STATE_DICT)"
+
+
+def division_of(directory: Path) -> Division:
+    """How a checkpoint is divided, by the names of its files."""
+    if (directory / FSDP_SHARDS).is_dir():
+        return Division.SHARDS
+    return Division.GATHERED if (directory / FSDP_WHOLE).is_file() else Division.WHOLE
+
+
+def writes_shards(trainer: Any) -> bool:
+    """True where each process writes a part of the weights, and stock writers leave out what is said of the model."""
+    plugin = _plugin(trainer)
+    return plugin is not None and "SHARDED" in str(plugin.state_dict_type)
+
+
+def gathers(trainer: Any) -> bool:
+    """True where rank 0 writes the weights that it has gathered from all: twice, in FSDP's file and in the model's."""
+    plugin = _plugin(trainer)
+    return plugin is not None and "FULL" in str(plugin.state_dict_type)
+
+
+@contextmanager
+def reads_as_written(trainer: Any, directory: Path | None) -> Iterator[None]:
+    """While it lasts, stock loaders of FSDP read a checkpoint as it was written, whatever is written from now on."""
+    plugin, division = _plugin(trainer), Division.WHOLE if directory is None else division_of(directory)
+    before = {name: getattr(plugin, name, None) for name in _SETTINGS}
+    wanted = {Division.SHARDS: "SHARDED_STATE_DICT", Division.GATHERED: "FULL_STATE_DICT"}.get(division, "")
+    if plugin is None or not wanted or wanted in str(before["state_dict_type"]):
+        yield
+        return
+    plugin.state_dict_config = plugin.optim_state_dict_config = None
+    plugin.set_state_dict_type(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(plugin, name, value)
+
+
+def _plugin(trainer: Any) -> Any:
+    return (
+        getattr(trainer.accelerator.state, "fsdp_plugin", None) if getattr(trainer, "is_fsdp_enabled", False) else None
+    )

@@ -1,0 +1,93 @@
+"""Faults of one rank in one place of a save or of a load: an errno, SIGKILL, SIGSTOP, an exception of somebody's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+PLACES: dict[str, tuple[str, str]] = {
+    "state dict": ("torch.distributed.checkpoint.state_dict", "get_model_state_dict"),
+    "shards": ("torch.distributed.checkpoint.filesystem", "FileSystemWriter.write_data"),
+    "metadata": ("torch.distributed.checkpoint.filesystem", "FileSystemWriter.finish"),
+    "torch.save": ("torch", "save"),
+    "safetensors": ("transformers.modeling_utils", "safe_save_file"),
+    "makedirs": ("os", "makedirs"),
+    "config": ("transformers.configuration_utils", "PreTrainedConfig.save_pretrained"),
+    "loop state": ("keepstep.integrations.transformers.resuming.loop_state", "LoopState.write"),
+    "sync": ("keepstep.stores", "LocalStore.sync_file"),
+    "manifest": ("keepstep.stores", "LocalStore.write"),
+    "rename": ("keepstep.stores", "LocalStore.rename"),
+    "verification": ("keepstep.integrations.transformers.resuming.sharing", "check_file"),
+    "load of shards": ("torch.distributed.checkpoint.filesystem", "FileSystemReader.read_data"),
+    "plan of a load": ("torch.distributed.checkpoint.filesystem", "FileSystemReader.read_metadata"),
+    "scheduler's load": ("torch", "load"),
+}
+"""Where a fault may come: module, and the function or method in it."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """At the `nth` call in a place, or from then on where it is `forever`: an errno, "kill", "stop" or "raise".
+
+    Only calls while a save is under way count, unless `anywhere`.
+    """
+
+    place: str
+    what: int | str
+    nth: int = 1
+    forever: bool = False
+    anywhere: bool = False
+
+
+@contextmanager
+def inject(faults: list[Fault], trainer: Any) -> Iterator[None]:
+    """While it lasts, the faults come."""
+    with ExitStack() as replaced:
+        for fault in faults:
+            module, name = PLACES[fault.place]
+            owner: Any = import_module(module)
+            *path, last = name.split(".")
+            for part in path:
+                owner = getattr(owner, part)
+            original = getattr(owner, last)
+            faulty = _faulty(fault, original, trainer)
+            replaced.enter_context(patch.object(owner, last, faulty))
+            if not path:
+                for other in list(sys.modules.values()):
+                    if getattr(other, last, None) is original and other is not owner:
+                        replaced.enter_context(patch.object(other, last, faulty))
+        yield
+
+
+def _faulty(fault: Fault, original: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        saves = trainer._keepstep.saves
+        if fault.anywhere or saves.staging is not None or fault.place in ("sync", "manifest", "rename", "loop state"):
+            calls += 1
+            if calls == fault.nth or (fault.forever and calls >= fault.nth):
+                strike(fault.what)
+        return original(*args, **kwargs)
+
+    return call
+
+
+def strike(what: int | str) -> None:
+    """Let it happen, in this process."""
+    if what == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif what == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "raise":
+        raise ValueError("somebody's own code failed")
+    else:
+        raise OSError(what, os.strerror(int(what)))
