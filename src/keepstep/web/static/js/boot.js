@@ -13,7 +13,7 @@
   const MODULES = `
   api chart/curves chart/glyphs chart/lanes chart/marks chart/odd chart/panel chart/picker chart/runchart chart/series
   chart/zoom components/dialog components/header components/parts components/shortcuts components/table
-  components/tooltip dom format icons prefs router stream theme views/apply views/checkpoint views/checkpoints
+  components/tooltip dom format icons prefs router stream theme views/apply views/asking views/checkpoint views/checkpoints
   views/compare views/disk views/diskchart views/diskparts views/timeaxis views/eventtext views/health views/marktext views/policy views/receipt views/replay
   views/run views/runrow views/runs views/stalls views/strip views/verdict
   `;
