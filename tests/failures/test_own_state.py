@@ -424,7 +424,7 @@ def test_a_learning_rate_that_was_never_in_force_is_not_told(out: Path) -> None:
     (reason,) = receipt(checkpointer).reasons
     assert reason.text == (
         "learning_rate was 0.005 in the arguments and 0.01 in force, now 0.002: what was in force stays, it is part "
-        "of the optimizer's state"
+        'of the optimizer\'s state; override=["learning_rate"] takes the new one'
     )
     optimizer: Any = trainer.optimizer
     assert optimizer.param_groups[0]["initial_lr"] == 1e-2
