@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
 TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
 
-.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign test-oldest wheel bench bench-page clean
+.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign test-stock-engine test-oldest wheel bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -70,12 +70,24 @@ matrix: .venv/.ready  ## what comes back of each kind of model, adapter and opti
 campaign: .venv/.ready  ## the longer fault campaigns
 	$(BIN)/python -m pytest -q -m campaign -n 2 -rP
 
-# What no version of the libraries has a part in, or what another test shows for them.
-NO_MATTER_HOW_OLD = shards benchmarks web examples failures/test_leaving.py failures/test_direction.py failures/test_doctor_attach.py \
-  failures/test_drill.py failures/test_bringing_back.py training/test_tree.py training/test_branching.py training/test_simulating.py
+# What saves, commits and fails: the same promises whoever writes the files.
+BY_STOCK_WRITERS = integrations training/test_exactness.py training/test_trainers.py training/test_ddp.py training/test_start_line.py \
+  training/test_mirror.py $(addprefix failures/test_,preempted.py again.py interrupted.py disk.py keeping.py on_save.py \
+  own_save_code.py others_files.py damage.py thinning.py timelines.py links.py cadence.py unsaved.py best_that_holds.py compared.py \
+  requests.py bringing_back.py)
+
+test-stock-engine: .venv/.ready  ## the training tests on saving, with the library's own writers
+	KEEPSTEP_TEST_ENGINE=stock $(BIN)/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile \
+	  $(addprefix tests/,$(BY_STOCK_WRITERS))
+
+# What the versions of the libraries have a part in: their loops, arguments, files and loaders.
+BY_VERSION = integrations $(addprefix training/test_,exactness.py trainers.py contract.py versions.py ddp.py loading.py start_line.py \
+  logging.py labels.py messages.py stock.py ranks.py mirror.py bystanders.py size.py) $(addprefix failures/test_,adapters.py \
+  again.py attaching.py changed.py compared.py keeping.py metrics_of_others.py others_attributes.py on_save.py override.py \
+  override_batches.py own_save_code.py own_state.py preempted.py receipt.py unsaved.py)
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
-	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile $(addprefix --ignore=tests/,$(NO_MATTER_HOW_OLD))
+	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile $(addprefix tests/,$(BY_VERSION))
 
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt .venv/.ready
 	$(PYTHON) -m venv .venv-oldest
