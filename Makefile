@@ -67,7 +67,7 @@ cases: .venv/.ready  ## what people report, with the stock Trainer alone and wit
 matrix: .venv/.ready  ## what comes back of each kind of model, adapter and optimizer, with the stock Trainer and with ours (3 minutes)
 	@$(BIN)/python -m tests.matrix
 
-campaign: .venv/.ready  ## the longer fault campaigns
+campaign: .venv/.ready  ## the longer fault campaigns; all of them with FULL=1
 	$(BIN)/python -m pytest -q -m campaign -n 2 -rP
 
 # What saves, commits and fails: the same promises whoever writes the files.
