@@ -106,7 +106,8 @@ def test_a_hang_shows_its_stacks_is_ended_and_goes_on(tmp_path: Path) -> None:
 
 
 SFT = (
-    f"{Path(sys.executable).with_name('trl')} sft --model_name_or_path model --dataset_name data --max_steps 12 --save_steps 2 --learning_rate 1e-2 "
+    f"{Path(sys.executable).with_name('trl')} sft --model_name_or_path model --dataset_name data --max_steps 12 "
+    "--save_steps 2 --learning_rate 1e-2 "
     "--per_device_train_batch_size 2 --use_cpu --report_to none --logging_steps 1 --dtype float32 --bf16 false "
     "--gradient_checkpointing false --disable_tqdm true --output_dir"
 )
