@@ -7,13 +7,16 @@ import importlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from huggingface_hub import HfApi, constants, hf_api
+from huggingface_hub.utils import _http
 from transformers import TrainerCallback
 
 from keepstep import layout
@@ -34,6 +37,8 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A hub, which this process takes for the real one."""
     with hub() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        # The stock Trainer writes over what it uploads: the library tries that again after seconds, five times.
+        monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.05))))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
