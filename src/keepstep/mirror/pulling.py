@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keepstep.errors import CheckpointCorrupt, StorageError
+from keepstep.mirror.jobs import side_by_side
 from keepstep.mirror.mirror import Mirror
 from keepstep.mirror.pace import OnBytes
 from keepstep.mirror.record import Record
@@ -53,15 +54,7 @@ def pull(
             if on_bytes is not None:
                 on_bytes(len(data))
 
-        with ThreadPoolExecutor(max(1, jobs), "keepstep-mirror") as pool:
-            under_way = [pool.submit(bring, one) for one in _ranges(record)]
-            try:
-                for future in under_way:
-                    future.result()
-            except BaseException:
-                for future in under_way:
-                    future.cancel()
-                raise
+        side_by_side(bring, _ranges(record), jobs)
         for descriptor in descriptors.values():
             os.fsync(descriptor)
     return {file.path: file for file in record.checkpoint.files}

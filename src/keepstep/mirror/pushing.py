@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, MirrorOfAnother
 from keepstep.mirror import layout
+from keepstep.mirror.jobs import side_by_side
 from keepstep.mirror.layout import CommitName
 from keepstep.mirror.pace import OnBytes, Pace
 from keepstep.mirror.progress import Progress
@@ -54,26 +54,13 @@ def push(
             objects.put(f"{home}/{file.path}", pieces, file.size)
             sent.add(file.path)
 
-        _each(send, sorted(checkpoint.files, key=lambda file: -file.size), jobs)
+        side_by_side(send, sorted(checkpoint.files, key=lambda file: -file.size), jobs)
         objects.put(f"{home}/{MANIFEST_NAME}", [manifest], len(manifest))
         writer.check()
         name = CommitName(checkpoint.generation, writer.epoch, sent.token)
         if not objects.create(name.key, encode(checkpoint, home)):
             raise MirrorOfAnother(f"{writer.mirror.url}/{name.key} was written by another process")
     return Record(name, checkpoint, home)
-
-
-def _each(send: Callable[[FileEntry], None], files: list[FileEntry], jobs: int) -> None:
-    """Send all; after the first error none is begun any more."""
-    with ThreadPoolExecutor(max(1, jobs), "keepstep-mirror") as pool:
-        under_way = [pool.submit(send, file) for file in files]
-        try:
-            for future in under_way:
-                future.result()
-        except BaseException:
-            for future in under_way:
-                future.cancel()
-            raise
 
 
 def _pieces(store: Store, path: str, file: FileEntry, pace: Pace, on_bytes: OnBytes | None) -> Iterator[bytes]:
