@@ -55,55 +55,51 @@ def test_what_is_committed_is_there_at_the_end_and_comes_to_an_empty_machine(
     assert [c.step for c in Run.open(tmp_path / "run").checkpoints] == [20, 30, 40]
 
 
-class _Slow(DirectoryObjects):
-    """A place that takes its time."""
+class _Held(DirectoryObjects):
+    """A place where nothing arrives until it is let through."""
+
+    busy, through = threading.Event(), threading.Event()
 
     def put(self, key: str, pieces: Iterable[bytes], size: int) -> None:
-        time.sleep(0.5)
+        self.busy.set()
+        assert self.through.wait(120)
         super().put(key, pieces, size)
 
 
-def test_a_slow_mirror_holds_no_save_up_and_has_the_newest_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> type[_Held]:
+    _Held.busy.clear()
+    _Held.through.clear()
+    monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", _Held)
+    return _Held
+
+
+def test_a_mirror_holds_no_save_up_and_what_is_replaced_meanwhile_is_never_sent(
+    tmp_path: Path, held: type[_Held]
 ) -> None:
-    monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", _Slow)
-    checkpointer = Checkpointer(tmp_path / "run", "latest:1", mirror=tmp_path / "mirror")
-    checkpointer.begin("auto")
-    began = time.monotonic()
-    for step in range(1, 13):
-        checkpointer.save(Facts(step), write)
-        time.sleep(0.05)
-    saved = time.monotonic() - began
-    checkpointer.close()
-    sent = [e["step"] for e in Run.open(tmp_path / "run").events.read() if e["event"] == "mirrored"]
-    # Each takes more than a second to send: what was replaced meanwhile is not sent at all.
-    assert sent[-1] == 12 and len(sent) < 12 and sent == sorted(sent)
-    assert saved < 12 * 1.0
-    assert _steps(tmp_path / "mirror") == [12]
-
-
-def test_what_is_being_sent_stays_until_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", _Slow)
     checkpointer = Checkpointer(tmp_path / "run", "latest:1", mirror=tmp_path / "mirror")
     checkpointer.begin("auto")
     checkpointer.save(Facts(1), write)
-    end = time.monotonic() + 60
-    while "being mirrored" not in checkpointer.run.plan().reasons(1):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    checkpointer.save(Facts(2), write)
-    assert {c.step for c in checkpointer.run.checkpoints} == {1, 2}
+    assert held.busy.wait(120)
+    for step in range(2, 13):
+        checkpointer.save(Facts(step), write)
+    # The one that is being sent stays until it is.
+    assert "being mirrored" in checkpointer.run.plan().reasons(1)
+    assert [c.step for c in checkpointer.run.checkpoints] == [1, 12]
+    held.through.set()
     checkpointer.close()
-    assert _steps(tmp_path / "mirror") == [2]
+    assert [e["step"] for e in Run.open(tmp_path / "run").events.read() if e["event"] == "mirrored"] == [1, 12]
+    assert _steps(tmp_path / "mirror") == [12]
 
 
 class _Down(DirectoryObjects):
     """A place that does not answer until it is said to be up."""
 
-    up = threading.Event()
+    up, asked = threading.Event(), threading.Event()
 
     def create(self, key: str, data: bytes) -> bool:
         if not self.up.is_set():
+            self.asked.set()
             raise MirrorUnavailable("no answer from the place")
         return super().create(key, data)
 
@@ -112,11 +108,16 @@ def test_an_outage_is_said_once_and_made_up_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     _Down.up.clear()
+    _Down.asked.clear()
     monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", _Down)
     checkpointer = Checkpointer(tmp_path / "run", "all", mirror=tmp_path / "mirror")
     checkpointer.begin("auto")
     checkpointer.save(Facts(1), write)
-    time.sleep(1.5)
+    assert _Down.asked.wait(120)
+    end = time.monotonic() + 120
+    while "mirror_down" not in [e["event"] for e in checkpointer.run.events.read()]:
+        assert time.monotonic() < end
+        time.sleep(0.01)
     checkpointer.save(Facts(2), write)
     _Down.up.set()
     checkpointer.close()
@@ -131,9 +132,7 @@ def test_the_end_waits_no_longer_than_it_is_told(
 ) -> None:
     _Down.up.clear()
     monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", _Down)
-    began = time.monotonic()
     _train(tmp_path / "run", 1, mirror=tmp_path / "mirror", mirror_wait="1s")
-    assert time.monotonic() - began < 30
     assert "The mirror lacks what was committed last: no answer from the place." in caplog.text
     assert f"keepstep mirror sync {tmp_path / 'run'} {tmp_path / 'mirror'}" in caplog.text
     assert [c.step for c in Run.open(tmp_path / "run").checkpoints] == [1]
