@@ -180,3 +180,10 @@ def test_a_mirror_of_another_run_is_left_alone(tmp_path: Path, address: str, cap
     assert _steps(address) == [1]
     assert "holds another run" in caplog.text and "is the mirror of run" in caplog.text
     assert [c.step for c in Run.open(tmp_path / "two").checkpoints] == [2, 3]
+
+
+def test_what_was_there_before_goes_too_and_the_newest_first(tmp_path: Path) -> None:
+    _train(tmp_path / "run", 1, 2, 3)
+    _train(tmp_path / "run", mirror=tmp_path / "mirror")
+    sent = [e["step"] for e in Run.open(tmp_path / "run").events.read() if e["event"] == "mirrored"]
+    assert sent == [3, 2, 1]
