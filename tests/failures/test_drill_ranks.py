@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import signal
@@ -166,8 +167,9 @@ def test_signals_to_two_ranks_at_random_moments(tmp_path: Path) -> None:
     assert ranks.wait(LONGEST) and set(ranks.codes.values()) == {0}, _said(whole)
     times.append(time.monotonic())
     phases = times[1] - times[0], times[2] - times[1]
+    runs = itertools.count()
     while told < count:
-        out = tmp_path / f"{told}/run"
+        out = tmp_path / f"{next(runs)}/run"
         out.parent.mkdir()
         while not (out.parent / "final.pt").exists():
             codes, by = _lived(out, chance, phases if told < count else None)
