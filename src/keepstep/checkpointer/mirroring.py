@@ -15,7 +15,8 @@ from keepstep.mirror import Mirror, Pace, Writer, open_mirror
 from keepstep.operations.mirroring.bringing import bring, plan_pull
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.operations.mirroring.syncing import Sender
-from keepstep.retention import Policy, parse
+from keepstep.operations.removing.pruning import policy_for
+from keepstep.retention import parse
 from keepstep.run import Resume, Run, holds_run
 from keepstep.units import format_duration, format_size, parse_duration, parse_size
 
@@ -37,10 +38,10 @@ class MirrorTerms:
     """
 
     address: str
-    keep: str | None = None
-    wait: float = 600.0
-    required: bool = False
-    bandwidth: int | None = None
+    keep: str | None
+    wait: float
+    required: bool
+    bandwidth: int | None
 
     @classmethod
     def of(
@@ -162,12 +163,7 @@ class Mirroring:
                 more = self._send(run, mirror, sender)
             except MirrorUnavailable as error:
                 self._tell_trouble(run, error)
-                with self._changed:
-                    if not self._ends:
-                        self._changed.wait_for(lambda: self._ends, pause)
-                        pause = min(2 * pause, _LONGEST_PAUSE)
-                        continue
-                time.sleep(_FIRST_PAUSE)  # the end of the training waits, and tells what is missing
+                pause = self._rest(pause)
                 continue
             pause = _FIRST_PAUSE
             self._tell_recovery(run)
@@ -175,6 +171,15 @@ class Mirroring:
                 with self._changed:
                     self._done = asked
                     self._changed.notify_all()
+
+    def _rest(self, pause: float) -> float:
+        """Wait before another try; returns how long to wait before the one after it."""
+        if self._ends:  # the end of the training waits, and tells what is missing
+            time.sleep(_FIRST_PAUSE)
+            return pause
+        with self._changed:
+            self._changed.wait_for(lambda: self._ends, pause)
+        return min(2 * pause, _LONGEST_PAUSE)
 
     def _sender(self, run: Run, mirror: Mirror) -> Sender:
         writer = Writer.claim(mirror, run.id)
@@ -188,7 +193,7 @@ class Mirroring:
         here = Run.open(run.path)
         if here.id != run.id:
             return False
-        policy = self._policy(here)
+        policy = policy_for(here, self._terms.keep, None, None)
         plan: MirrorPlan = plan_mirror(here, mirror, mirror.records(), policy)
         due = [decision for decision in plan.push if decision.checkpoint.generation not in sender.refused]
         if due:
@@ -196,9 +201,6 @@ class Mirroring:
             return True
         sender.tidy(here, policy)
         return False
-
-    def _policy(self, run: Run) -> Policy:
-        return run.policy if self._terms.keep is None else Policy.from_spec(self._terms.keep, run.policy.metric)
 
     def _tell_trouble(self, run: Run, error: KeepstepError) -> None:
         if not self._trouble:

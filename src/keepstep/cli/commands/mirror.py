@@ -19,6 +19,7 @@ from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.operations.mirroring.status import status as status_of
 from keepstep.operations.mirroring.syncing import Synced, forget, row, sync
 from keepstep.operations.mirroring.syncing import prune as prune_there
+from keepstep.operations.removing.pruning import policy_for
 from keepstep.paths import expanded
 from keepstep.retention import Policy
 from keepstep.run import Run, policy_said
@@ -79,7 +80,7 @@ def sync_(
     again after an interruption. What is damaged here is not sent, and said; the exit code is 4 then.
     """
     run.must_be_managed()
-    policy = _policy(run, keep)
+    policy = policy_for(run, keep, None, None)
     pace = Pace(None if bandwidth is None else parse_size(bandwidth.removesuffix("/s"), "--bandwidth"))
     with suppress(RunNotFound):
         url.require(run.id)
@@ -107,7 +108,7 @@ def status(run: Run, url: Mirror, keep: str | None, output: Output) -> None:
     """What is there, what is missing, and how much a machine without this disk would lose. Nothing is written."""
     run.must_be_managed()
     url.require(run.id)
-    found = status_of(run, url, _policy(run, keep))
+    found = status_of(run, url, policy_for(run, keep, None, None))
     if output.is_json:
         output.json(found.to_json())
         return
@@ -264,10 +265,6 @@ def prune(*, url: Mirror, keep: str | None, dry_run: bool, yes: bool, output: Ou
         _show(plan, url, output)
     if does and (yes or output.agrees("Remove that?", nothing="nothing was removed", way="remove")):
         _report(prune_there(url, plan), url, output)
-
-
-def _policy(run: Run, keep: str | None) -> Policy:
-    return run.policy if keep is None else Policy.from_spec(keep, run.policy.metric)
 
 
 def _show(plan: MirrorPlan, url: Mirror, output: Output) -> None:
