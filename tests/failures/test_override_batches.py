@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 from transformers import Trainer
@@ -212,6 +213,23 @@ def test_a_stream_is_refused(out: Path) -> None:
     assert "ignore_data_skip=True" in str(refused.value.hint)
     same, _ = training(out, "auto", override=BATCH, data=Stream(), max_steps=8)
     assert same.state.global_step == 8
+
+
+@pytest.mark.parametrize("found", [False, True], ids=["given", "found"])
+def test_without_override(out: Path, order: list[int], runs: Mapping[tuple[int, int], Path], *, found: bool) -> None:
+    """Which batch is in force is the Trainer's: where it takes the checkpoint's, the receipt says so."""
+    shutil.copytree(runs[4, 1], out)
+    step = -(-ROWS // 4) + 3
+    settings = {"num_train_epochs": 3, BATCH: 3, "auto_find_batch_size": found}
+
+    trainer, checkpointer = training(out, step, crash=step + 2, **settings)
+
+    size = len(trainer.seen[step])
+    assert size == (4 if found or int(transformers.__version__.split(".")[0]) < 5 else 3)
+    said = f'{BATCH} was 4, now 3: the Trainer goes on with the checkpoint\'s; override=["{BATCH}"] takes the new one'
+    assert (said in [reason.text for reason in receipt(checkpointer).reasons]) == (size == 4)
+    if size == 4:
+        assert trainer.rows == order[ROWS + 12 : ROWS + 20]
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

@@ -73,9 +73,9 @@ FACES = {
         other_layout places_of read_state settings_of writer_of
     """,
     "stores": """
-        MOUNTS TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied exchange_names
-        file_system_of in_words is_leftover_of open_as_directory read_only rename_without_replacing require_writable
-        store_at
+        MOUNTS SHARED_BY_MACHINES TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied
+        exchange_names file_system_of in_words is_leftover_of open_as_directory read_only rename_without_replacing
+        require_writable store_at
     """,
     "transformers": "ManagedTrainer attach verified",
 }

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from keepstep import engine
 from keepstep.checkpointer import Facts
-from keepstep.errors import CheckpointNotFound, ReferenceInvalid
+from keepstep.errors import CheckpointNotFound, ReferenceInvalid, RunNotFound
 from keepstep.operations.comparing.comparison import NO_TORCH, Outcome, compare, plan_comparison
 from keepstep.operations.comparing.sides import both_sides, held
 from keepstep.run import Run
@@ -133,6 +133,8 @@ def test_what_is_no_side_has_its_reason(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointNotFound, match="holds no file"):
         both_sides([str(tmp_path / "empty"), str(tmp_path / "run")])
+    with pytest.raises(RunNotFound, match="empty holds no run"):
+        both_sides([str(tmp_path / "empty"), "100", "200"])
 
 
 LARGE = 256 * 2**20

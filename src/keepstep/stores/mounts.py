@@ -8,6 +8,13 @@ from pathlib import Path
 
 MOUNTS = Path("/proc/self/mountinfo")
 """What is mounted where, on Linux (proc_pid_mountinfo(5))."""
+SHARED_BY_MACHINES = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "virtiofs", "ceph", "lustre", "glusterfs", "beegfs",
+    "gpfs", "orangefs", "pvfs2", "ocfs2", "gfs2", "coda", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs",
+    "fuse.rclone", "fuse.gcsfuse", "fuse.juicefs", "fuse.mount-s3", "fuse.goofys", "fuse.lustre", "fuse.beegfs",
+    "fuse.blobfuse", "fuse.blobfuse2",
+})  # fmt: skip
+"""Types of file systems that several machines write to, over a network: a lock of one may say nothing to the others."""
 
 
 def file_system_of(path: Path, mounts: Path = MOUNTS) -> str:

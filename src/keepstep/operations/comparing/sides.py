@@ -69,7 +69,7 @@ def both_sides(words: Sequence[str]) -> tuple[Side, Side]:
     match words:
         case [first, second]:
             return by_path(expanded(first)), by_path(expanded(second))
-        case [first, run, second] if expanded(first).is_dir() and not holds_run(expanded(first)):
+        case [first, run, second] if expanded(run).is_dir() and not holds_run(expanded(first)):
             return by_path(expanded(first)), _in_run(open_run(expanded(run)), second)
         case [run, first, second]:
             opened = open_run(expanded(run))

@@ -11,14 +11,8 @@ from pathlib import Path
 
 from keepstep import layout
 from keepstep.errors import KeepstepError
-from keepstep.stores import MOUNTS, file_system_of
+from keepstep.stores import MOUNTS, SHARED_BY_MACHINES, file_system_of
 
-SHARED_BY_MACHINES = frozenset({
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "virtiofs", "ceph", "lustre", "glusterfs", "beegfs",
-    "gpfs", "orangefs", "pvfs2", "ocfs2", "gfs2", "coda", "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.s3fs",
-    "fuse.rclone", "fuse.gcsfuse", "fuse.juicefs", "fuse.mount-s3", "fuse.goofys", "fuse.lustre", "fuse.beegfs",
-})  # fmt: skip
-"""Types of file systems that several machines write to: a lock of one of them may say nothing to the others."""
 Lock = Callable[[int, int], None]
 
 

@@ -14,6 +14,7 @@ InForce = Mapping[str, list[Any]]
 Checkpoints of before hold each value once.
 """
 
+_BATCH = "per_device_train_batch_size"
 _OF_SCHEDULER = ("lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "warmup_ratio")
 BY_METRIC = ("reduce_lr_on_plateau", "greedy")
 """Schedulers that have no plan: they keep their numbers, and change the rate that there is."""
@@ -58,6 +59,10 @@ def reason_of_argument(difference: Difference, trainer: Any, kept: InForce) -> R
         else:
             text += ": the checkpoint's value stays in force, it is part of the optimizer's state"
         text += f'; override=["{name}"] takes the new one'
+    elif name == _BATCH and difference.before == trainer._train_batch_size // max(1, trainer.args.n_gpu):
+        # transformers 4 takes it from trainer_state.json, later ones where the batch is to be found
+        text += f': the Trainer goes on with the checkpoint\'s; override=["{name}"] takes the new one'
+        return Reason(Exactness.EQUIVALENT, text)
     elif name in _OF_SCHEDULER:
         if scheduler_is_given(trainer):
             return None

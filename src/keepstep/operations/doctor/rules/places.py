@@ -6,14 +6,9 @@ from keepstep.operations.doctor.facts import Facts, Place
 from keepstep.operations.doctor.found import Found
 from keepstep.operations.doctor.rules.writing import ANYWHERE, FILES, RUN, rule
 from keepstep.operations.doctor.settings import NotKnown
+from keepstep.stores import SHARED_BY_MACHINES
 
 MEMORY = frozenset({"tmpfs", "ramfs"})
-NETWORK = frozenset({
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "glusterfs", "lustre", "gpfs", "beegfs", "ocfs2",
-    "virtiofs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone", "fuse.juicefs",
-    "fuse.glusterfs", "fuse.blobfuse", "fuse.blobfuse2", "fuse.ceph", "fuse.mount-s3",
-})  # fmt: skip
-"""Types in /proc/self/mountinfo whose bytes go over a network."""
 
 
 @rule(
@@ -41,7 +36,7 @@ def in_memory(facts: Facts) -> Found | None:
 def on_a_network(facts: Facts) -> Found | None:
     """The output_dir is on a network file system."""
     place = _place(facts)
-    if place.filesystem not in NETWORK:
+    if place.filesystem not in SHARED_BY_MACHINES:
         return None
     return Found(f"{place.path} is on {place.filesystem}", ("output_dir",))
 
