@@ -14,6 +14,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # The build of torch: from $PIP_FIND_LINKS where that names a place with wheels, else the one that uv finds for the machine.
 TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-backend=auto)
 
+# What tests take, at their end: the slowest are the first to look at.
+SLOWEST := --durations 15 --durations-min 5
+
 .PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign test-stock-engine test-oldest wheel bench bench-page clean
 
 help:  ## this list
@@ -35,10 +38,10 @@ demo: .venv/.ready  ## fine-tune, kill, resume, keep the best: on an embedded mo
 test: unit training  ## the whole test suite
 
 unit: .venv/.ready  ## the tests that train nothing
-	$(BIN)/python -m pytest -q -m "not training and not campaign" -n 2
+	$(BIN)/python -m pytest -q -m "not training and not campaign" -n 2 $(SLOWEST)
 
 training: .venv/.ready  ## the tests that train real (tiny) models, kill and resume them
-	$(BIN)/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile $(SLOWEST)
 
 check: format lint types imports test docs  ## everything that must hold before a commit
 
@@ -68,7 +71,7 @@ matrix: .venv/.ready  ## what comes back of each kind of model, adapter and opti
 	@$(BIN)/python -m tests.matrix
 
 campaign: .venv/.ready  ## the longer fault campaigns; all of them with FULL=1
-	$(BIN)/python -m pytest -q -m campaign -n 2 -rP
+	$(BIN)/python -m pytest -q -m campaign -n 2 -rP $(SLOWEST)
 
 # What saves, commits and fails: the same promises whoever writes the files.
 BY_STOCK_WRITERS = integrations training/test_exactness.py training/test_trainers.py training/test_ddp.py training/test_start_line.py \

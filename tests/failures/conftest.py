@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,8 +20,6 @@ else:
     from tests.failures import build
 
     torch.set_num_threads(1)
-    gc.freeze()  # every train() collects garbage; half a second each over what the imports left
-
 
 MEMORY = Path("/dev/shm")
 UPSTREAM = (

@@ -19,7 +19,7 @@ from tests.training import processes
 from tests.training.comparing import history_differences, load, values_differences
 from tests.training.course import StepCounter, leave, settle
 
-PRELOADED = ["tests.training.course", "tests.matrix.features"]
+PRELOADED = ["tests.training.course", "tests.training.warm", "tests.matrix.features"]
 
 
 @dataclass(frozen=True)

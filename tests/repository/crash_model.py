@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Literal
@@ -83,6 +83,8 @@ class World:
     run_class: type[Run] = Run
     repository_class: type[Repository] = Repository
     cases: int = field(default=0)
+    _judged: set[Hashable] = field(default_factory=set[Hashable])
+    _explored: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
 
     def open(self, store: MemoryStore) -> Run:
         """The run in a store in memory."""
@@ -100,9 +102,12 @@ class World:
     def explore(self, scenario: Scenario, pairs: Pairs = "none") -> int:
         """Stop the action at every change; returns how many outcomes were checked. Raises Violation.
 
-        `pairs` says after which first stops the recovery is stopped as well, at each of its own changes.
+        `pairs` says after which first stops the recovery is stopped as well, at each of its own changes. Many stops
+        leave the same store, to the byte and to what is durable of it: it is judged, and recovered, once.
         """
         self.cases = 0
+        self._judged.clear()
+        self._explored.clear()
         at, completed = 0, False
         while not completed:
             at += 1
@@ -147,6 +152,10 @@ class World:
             yield store.crash(luck)
 
     def _stop_recovery(self, found: MemoryStore, scenario: Scenario, completed: bool) -> None:
+        state, before = (completed, found.state()), self.cases
+        if state in self._explored:
+            self.cases += self._explored[state]
+            return
         at, recovered = 0, False
         while not recovered:
             at += 1
@@ -154,11 +163,15 @@ class World:
             recovered = self._stopped_at(at, store, Run.begin_writing) is None
             for again in self._outcomes(store, ADVERSE):
                 self._check(again, scenario, completed)
+        self._explored[state] = self.cases - before
 
     # -- the oracle ------------------------------------------------------------------------------------
 
     def _check(self, store: MemoryStore, scenario: Scenario, completed: bool) -> None:
         self.cases += 1
+        if (state := (completed, store.state())) in self._judged:
+            return
+        self._judged.add(state)
         run = self.open(store)
         self._all_visible_are_complete(run, scenario, twins=True)
         if scenario.always_visible and not any(_holds(run, c) for c in run.checkpoints):

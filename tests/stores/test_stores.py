@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import stat
@@ -245,6 +246,27 @@ def test_the_hook_sees_every_change_before_it_happens() -> None:
         ("make_directory", "a"), ("sync_directory", ""), ("write", "a/f"), ("sync_file", "a/f"), ("rename", "a/f"),
         ("delete", "a"),
     ]  # fmt: skip
+
+
+def test_stores_of_one_state_have_had_the_same_and_are_linked_alike() -> None:
+    def made(*, synced: bool = False, linked: bool = False, later: bool = False) -> MemoryStore:
+        store = MemoryStore()
+        store.write("a", b"data")
+        if linked:
+            store.link("a", "b")
+        else:
+            store.write("b", b"data")
+        if synced:
+            store.sync_directory("")
+        if later:
+            store.make_directory("c")
+            store.delete("c")
+        return store
+
+    assert made().state() == made().state() == copy.deepcopy(made()).state()
+    assert made(linked=True).state() == copy.deepcopy(made(linked=True)).state()
+    states = [made().state(), made(synced=True).state(), made(linked=True).state(), made(later=True).state()]
+    assert len(set(states)) == 4
 
 
 # -- the injector ------------------------------------------------------------------------------------------

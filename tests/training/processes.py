@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-PRELOADED = ["tests.training.course"]
+PRELOADED = ["tests.training.course", "tests.training.warm"]
 """What the server imports; a suite may add to it before its first call."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 SIGKILLED = -9

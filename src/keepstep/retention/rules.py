@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice, pairwise
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, get_type_hints
@@ -124,8 +124,7 @@ class Rule(ABC):
     @classmethod
     def arguments(cls) -> dict[str, Any]:
         """Names and types (int, Seconds) of the arguments, in the order of the spec."""
-        hints = get_type_hints(cls, include_extras=True)
-        return {field.name: hints[field.name] for field in fields(cls) if field.name not in cls.flags}
+        return dict(_arguments(cls))
 
     def spec(self) -> str:
         """The rule as text, such as `best:3`; `parse` gives the same rule back."""
@@ -155,6 +154,12 @@ class Rule(ABC):
     @abstractmethod
     def missed(self) -> str:
         """What a checkpoint failed to be that the rule doesn't keep, such as `not among the latest 2`."""
+
+
+@cache
+def _arguments(kind: type[Rule]) -> Mapping[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind) if field.name not in kind.flags}
 
 
 def rule_classes() -> dict[str, type[Rule]]:

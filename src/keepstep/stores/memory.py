@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -69,6 +69,10 @@ class MemoryStore:
         after = MemoryStore(can_exchange=self.can_exchange, can_link=self.can_link)
         after._root = _after_crash(self._root, "", luck)
         return after
+
+    def state(self) -> Hashable:
+        """All that what comes next depends on: stores of equal states answer alike, for ever."""
+        return _state(self._root, {}), repr(self._clock), self.can_exchange, self.can_link
 
     # -- what a test does beside the protocol ----------------------------------------------------------
 
@@ -277,6 +281,17 @@ def _after_crash(directory: _Directory, path: str, luck: Luck) -> _Directory:
             found.entries[name] = node.after_crash(keep)
     found.durable = dict(found.entries)
     return found
+
+
+def _state(node: _Node, met: dict[int, int]) -> Hashable:
+    """A node with all below it; one that was met before is its number, so that what is linked differs from a twin."""
+    if id(node) in met:
+        return met[id(node)]
+    met[id(node)] = len(met)
+    if isinstance(node, _File):
+        return node.data, node.durable
+    names = [tuple((name, _state(view[name], met)) for name in sorted(view)) for view in (node.entries, node.durable)]
+    return *names, frozenset(node.moved_away), node.modified
 
 
 def _entry(name: str, node: _Node) -> Entry:
