@@ -17,7 +17,7 @@ TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-b
 # What tests take, at their end: the slowest are the first to look at.
 SLOWEST := --durations 15 --durations-min 5
 
-.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign test-stock-engine test-oldest wheel bench bench-page clean
+.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign test-stock-engine test-oldest test-deepspeed wheel bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -97,6 +97,18 @@ test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported 
 	VIRTUAL_ENV=$(CURDIR)/.venv-oldest $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints-oldest.txt -e '.[demo]' --group dev
 	@touch $@
 
+test-deepspeed: .venv-deepspeed/.ready  ## the training tests with DeepSpeed, on the CPU
+	KEEPSTEP_REQUIRE_DEEPSPEED=1 .venv-deepspeed/bin/python -m pytest -q -m "training and not campaign" tests/deepspeed
+
+# DeepSpeed is built from source, without its kernels: none is needed on the CPU.
+.venv-deepspeed/.ready: pyproject.toml constraints.txt constraints-deepspeed.txt .venv/.ready
+	$(PYTHON) -m venv .venv-deepspeed
+	VIRTUAL_ENV=$(CURDIR)/.venv-deepspeed $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints.txt \
+	  -e '.[demo]' setuptools hypothesis pytest pytest-timeout
+	DS_BUILD_OPS=0 VIRTUAL_ENV=$(CURDIR)/.venv-deepspeed $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints.txt \
+	  -c constraints-deepspeed.txt --no-build-isolation-package deepspeed -e '.[deepspeed]'
+	@touch $@
+
 BENCH_OUTPUT ?= docs/benchmark
 BENCH_DISK ?= .
 
@@ -116,4 +128,4 @@ bench-page: .venv/.ready  ## what the page of `keepstep ui` takes and costs, in 
 	$(BIN)/python -m benchmarks.page
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-oldest .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-deepspeed .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -21,8 +21,10 @@ WEIGHTS_PREFIX = "weights-"
 RESUME_FILES = (
     *("optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt", "rng_state*.pth", "random_states_*.pkl"),
     *("keepstep_state*.json", "keepstep_state*.pt"),
+    *("latest", "zero_to_fp32.py", "zero_to_torch.py"),
 )
-"""Names of files that a resume needs and weights alone don't: what stock `save_only_model` leaves out, and our own."""
+"""Names of files that a resume needs and weights alone don't: what stock `save_only_model` leaves out, our own,
+and what DeepSpeed writes beside its directory."""
 RESUME_DIRECTORIES = ("optimizer_[0-9]*", "global_step*")
 """Names of directories of which the same holds: sharded optimizers, DeepSpeed's states."""
 
@@ -164,10 +166,16 @@ class Checkpoint(msgspec.Struct, frozen=True, gc=False):
         kept = self.weights
         if not self.resumable or self.spoiled or not 0 < len(kept) < len(self.files):
             return False
-        # What goes as a whole directory, as DeepSpeed's, holds the weights too where no other file is known for them.
+        return self.weights_apart
+
+    @property
+    def weights_apart(self) -> bool:
+        """False where the weights lie in files that only a resume reads: a whole directory, as DeepSpeed's, holds them
+        too where no other file is known for them.
+        """
         nested = [entry.path for entry in self.files if "/" in entry.path]
         whole = any(_matches(path.split("/")[:-1], RESUME_DIRECTORIES) for path in nested)
-        return not whole or any(role_of(entry.path) is Role.WEIGHTS for entry in kept)
+        return not whole or any(role_of(entry.path) is Role.WEIGHTS for entry in self.weights)
 
     def thinned(self) -> Checkpoint:
         """The same checkpoint as it is when only its weights are left: of the same generation, not yet on disk."""

@@ -16,11 +16,12 @@ from keepstep.checkpointer import Facts
 from keepstep.errors import CheckpointCorrupt, DiskFull, SettingsError
 from keepstep.formats.safetensors_header import tensors_in
 from keepstep.model import Kind
+from keepstep.operations.adopting import adopt, plan_adoption
 from keepstep.operations.export.card import card
 from keepstep.operations.export.choosing import verify
 from keepstep.operations.export.configs import adjust, is_local
 from keepstep.operations.export.copying import copy_files
-from keepstep.operations.export.errors import ExportRefused
+from keepstep.operations.export.errors import ExportRefused, Unreadable
 from keepstep.operations.export.facts import command_of
 from keepstep.operations.export.files import model_files
 from keepstep.operations.export.marker import read_marker, seal, write_marker
@@ -416,4 +417,35 @@ def test_what_deepspeed_s_ranks_hold_is_refused_with_the_script_that_puts_it_tog
     home = checkpoint(tmp_path / "run", 4, "deepspeed")
     with pytest.raises(ExportRefused, match="no weights that can be exported") as refused:
         plan_export(open_run(home.parent), Request(directory=tmp_path / "out", reference="latest"))
-    assert "zero_to_fp32.py" in str(refused.value.hint)
+    assert "zero_to_fp32.py" in str(refused.value.hint) and "keepstep adopt" in str(refused.value.hint)
+
+
+STATES = "global_step4/bf16_zero_pp_rank_{}_mp_rank_00_optim_states.pt"
+MODELS = "global_step4/zero_pp_rank_{}_mp_rank_00_model_states.pt"
+
+
+@pytest.mark.parametrize("lacking", [STATES.format(1), STATES.format(2), MODELS.format(0), MODELS.format(2)])
+def test_a_rank_of_deepspeed_s_whose_file_is_missing_is_named(tmp_path: Path, lacking: str) -> None:
+    def write(directory: Path) -> None:
+        (directory / "global_step4").mkdir()
+        for rank in range(3):
+            for name in (STATES.format(rank), MODELS.format(rank)):
+                (directory / name).write_bytes(b"x" * 100)
+        (directory / "config.json").write_text("{}")
+        (directory / lacking).unlink()
+
+    with training(tmp_path / "run", "all") as checkpointer:
+        checkpointer.save(Facts(4, written_by={"world_size": 3}), write)
+    with pytest.raises(Unreadable, match=f"step 4 is incomplete: {lacking} is missing, which rank . of 3 wrote"):
+        plan_export(open_run(tmp_path / "run"), Request(directory=tmp_path / "out", reference=4))
+
+
+def test_what_deepspeed_s_ranks_wrote_under_a_manifest_is_read_and_nothing_else_of_it_goes_out(tmp_path: Path) -> None:
+    home = checkpoint(tmp_path / "run", 4, "deepspeed")
+    adopt(plan_adoption(home.parent))
+    plan = plan_export(open_run(home.parent), Request(directory=tmp_path / "out", reference="latest"))
+    assert plan.files.zero == "global_step4" and not plan.copies
+    assert {entry.path for entry in plan.files.weights} == {
+        "global_step4/mp_rank_00_model_states.pt", STATES.format(0).replace("bf16_", "")
+    }  # fmt: skip
+    assert [entry.path for entry in plan.others] == ["config.json"]

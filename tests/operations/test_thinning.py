@@ -9,7 +9,7 @@ import pytest
 
 from keepstep.checkpointer import Facts
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, ResumeRefused, RunLocked
-from keepstep.model import Kind
+from keepstep.model import Damage, Kind
 from keepstep.operations.removing.thinning import ThinRefused, thin
 from keepstep.run import Run
 from tests.operations.runs import flip, make_run, training
@@ -156,8 +156,36 @@ def test_weights_under_names_that_nobody_knows_stay_whole(tmp_path: Path) -> Non
             checkpointer.save(Facts(step, metrics={"eval_loss": float(step)}), write)
     run = Run.open(tmp_path / "run")
     assert [(c.step, c.kind) for c in run.checkpoints] == [(1, Kind.FULL), (2, Kind.FULL), (4, Kind.FULL)]
-    with pytest.raises(ThinRefused, match="weights"):
+    with pytest.raises(
+        ThinRefused, match="in DeepSpeed's files alone, which a resume needs: it stays whole"
+    ) as refused:
         thin(run, 1)
+    assert "stage3_gather_16bit_weights_on_model_save" in str(refused.value.hint)
+    reasons = {decision.checkpoint.step: decision.reasons for decision in run.plan().decisions}
+    assert "whole: its weights lie in DeepSpeed's files alone" in reasons[1]
+    assert not any("DeepSpeed" in reason for reason in reasons[4])
+    (run.path / "checkpoint-1" / "global_step1" / "zero_pp_rank_0_mp_rank_00_optim_states.pt").write_bytes(b"y" * 100)
+    assert run.verify(run.find(1)).damage is Damage.WEIGHTS
+
+
+def test_weights_apart_from_deepspeed_s_files_are_what_is_left(tmp_path: Path) -> None:
+    """What names or reads DeepSpeed's directory goes with it; damage in there spoils a resume alone."""
+
+    def write(directory: Path) -> None:
+        (directory / "global_step1").mkdir()
+        names = ("global_step1/mp_rank_00_model_states.pt", "latest", "zero_to_fp32.py", "zero_to_torch.py")
+        for name in (*names, "model.safetensors", "config.json"):
+            (directory / name).write_bytes(b"x" * 100)
+
+    with training(tmp_path / "run", "all") as checkpointer:
+        for step in range(1, 4):
+            checkpointer.save(Facts(step), write)
+    run = Run.open(tmp_path / "run")
+    thin(run, 1)
+    left = {path.name for path in (run.path / "weights-1").iterdir()}
+    assert left == {"model.safetensors", "config.json", "keepstep.json"}
+    (run.path / "checkpoint-2" / "global_step1" / "mp_rank_00_model_states.pt").write_bytes(b"y" * 100)
+    assert run.verify(run.find(2)).damage is Damage.RESUME
 
 
 def test_what_others_put_there_stays_with_the_weights(run: Run, tmp_path: Path) -> None:

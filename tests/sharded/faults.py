@@ -28,6 +28,7 @@ PLACES: dict[str, tuple[str, str]] = {
     "load of shards": ("torch.distributed.checkpoint.filesystem", "FileSystemReader.read_data"),
     "plan of a load": ("torch.distributed.checkpoint.filesystem", "FileSystemReader.read_metadata"),
     "scheduler's load": ("torch", "load"),
+    "script": ("deepspeed.runtime.engine", "copyfile"),
 }
 """Where a fault may come: module, and the function or method in it."""
 

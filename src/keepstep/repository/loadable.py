@@ -41,7 +41,7 @@ TEMPLATES = "additional_chat_templates"
 """A directory of which a tokenizer reads all."""
 ADAPTER = "adapter_model.*"
 """Where a checkpoint has adapters, a resume loads one from every directory that has such a file."""
-SPARE = ("training_args.bin", "keepstep_imprint*.mpz", "*.md")
+SPARE = ("training_args.bin", "keepstep_imprint*.mpz", "*.md", "zero_to_fp32.py", "zero_to_torch.py")
 """A checkpoint's own files that nobody misses: no loader reads them. Other bytes in them are damage all the same."""
 
 

@@ -100,7 +100,7 @@ class Verification:
     @property
     def holds_weights(self) -> bool:
         """True where everything that is read beside a resume is there, and as it was written."""
-        return self._spares(Need.EVERYTHING)
+        return self._spares(Need.EVERYTHING) and (self.checkpoint.weights_apart or not self._spoils_directories())
 
     @property
     def damage(self) -> Damage:
@@ -108,6 +108,10 @@ class Verification:
         if self.sound:
             return Damage.NONE
         return Damage.RESUME if self.holds_weights else Damage.WEIGHTS
+
+    def _spoils_directories(self) -> bool:
+        """True where damage lies in a directory that only a resume reads."""
+        return any("/" in problem.path and problem.need is Need.RESUME for problem in self.problems)
 
     def _spares(self, *needs: Need) -> bool:
         return not any(problem.need in needs for problem in self.problems)

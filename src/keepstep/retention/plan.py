@@ -319,11 +319,16 @@ def _decide(checkpoint: Checkpoint, found: Sequence[_Ground], missed: _Missed) -
     """Keep it where there is any ground to; thin it where none of them needs all of it."""
     if not found:
         return Decision(checkpoint, Outcome.REMOVE, (missed.why(checkpoint),), Hold.NOT)
-    thins = not any(ground.whole for ground in found) and checkpoint.thinnable
+    by_weights = not any(ground.whole for ground in found)
+    thins = by_weights and checkpoint.thinnable
     reasons = tuple(dict.fromkeys(ground.reasons[checkpoint.generation] for ground in found))
+    if by_weights and not checkpoint.weights_apart:
+        reasons += (NOT_APART,)
     return Decision(checkpoint, Outcome.THIN if thins else Outcome.KEEP, reasons, max(ground.hold for ground in found))
 
 
+NOT_APART = "whole: its weights lie in DeepSpeed's files alone"
+"""Why a checkpoint is not thinned, where its metric alone keeps it."""
 RECOVERY_POINT = "newest: the recovery point"
 PINNED = "pinned"
 """Why a checkpoint that people hold on to stays."""

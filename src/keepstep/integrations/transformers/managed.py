@@ -32,6 +32,7 @@ from keepstep.integrations.transformers.setup.parallel import ranks_of
 from keepstep.integrations.transformers.setup.policy import Keep, asks_for_best, choose_policy
 from keepstep.integrations.transformers.setup.sharding import reads_as_written
 from keepstep.integrations.transformers.setup.versions import say_versions
+from keepstep.integrations.transformers.setup.zero import by_deepspeed
 from keepstep.retention import Mode
 from keepstep.run import Hook, OnDiskFull
 
@@ -254,6 +255,15 @@ class ManagedTrainer(_Base):
                 lacking = load_weights(self, Path(directory), stock, best=False)
             if self._keepstep.active:
                 self._keepstep.ranks.together(partial(self._keepstep.comparison.check_model, Path(directory), lacking))
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """`Trainer._prepare_for_training`; what loads with the model's wrapping (DeepSpeed) is watched over."""
+        session = self._keepstep
+        if not (session.active and session.point and by_deepspeed(self)):
+            return super()._prepare_for_training(*args, **kwargs)
+        session.compare()
+        with session.watch.over(f"the load of {session.point.path.name}"):
+            return super()._prepare_for_training(*args, **kwargs)
 
     def _load_optimizer_and_scheduler(self, *args: Any, **kwargs: Any) -> None:
         session = self._keepstep

@@ -51,6 +51,7 @@ from keepstep.integrations.transformers.setup.engine_choice import Choice
 from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
 from keepstep.integrations.transformers.setup.options import OnPreempt
+from keepstep.integrations.transformers.setup.zero import by_deepspeed
 from keepstep.model import Checkpoint, State
 from keepstep.retention import Policy
 from keepstep.run import Exactness, Reason, Receipt, ResumePoint
@@ -109,7 +110,11 @@ class Session:
         self.rescue = Rescue(trainer, ranks, self.loop, self.ranking, asked=save_on_exception)
         self.uploads = Uploads(checkpointer, self._arguments)
         leave_ours_here()
-        self.held = SharedCheck(ranks) if ranks.sharded else HeldFiles(hold=loads_whole_files(trainer))
+        self.held = (
+            SharedCheck(ranks, reads_all=by_deepspeed(trainer))
+            if ranks.sharded
+            else HeldFiles(hold=loads_whole_files(trainer))
+        )
         self.logbook = Logbook(checkpointer, leads=ranks.leads)
         self._engine_text = engine.text
         self._fingerprint: dict[str, Any] = {}
@@ -239,6 +244,8 @@ class Session:
         with self.comparison.of_optimizer(path):
             yield
         if path is not None:
+            if by_deepspeed(self.trainer):  # it has loaded the model by itself, and with it all else
+                self.ranks.together(partial(self.comparison.check_model, path, []))
             self.ranks.together(partial(self.comparison.judge_optimizer, path))
 
     def share_receipt(self) -> None:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from keepstep.formats.dcp_metadata import METADATA
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.operations.export.errors import ExportRefused
+from keepstep.operations.export.zero_files import is_state, room_of
 
 MODEL_FILES = (
     *("config.json", "*_config.json", "config_*.json", "configuration.json", "modules.json", "*.jinja"),
@@ -38,8 +39,9 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 NAMES = "A model has model.safetensors or pytorch_model.bin, an adapter adapter_model.safetensors."
 DEEPSPEED = (
-    "DeepSpeed's ranks hold them, as pickles, which are not opened here. If you trust them, its own script puts them "
-    "together: python CHECKPOINT/zero_to_fp32.py CHECKPOINT DIR"
+    "DeepSpeed's ranks hold them, as pickles, which are opened here where their digests are known and hold. If you "
+    "trust them: keepstep adopt RUN, and export again; or DeepSpeed's own script puts them together: python "
+    "CHECKPOINT/zero_to_fp32.py CHECKPOINT DIR"
 )
 WHOLE = ("model*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin", *ADAPTER_WEIGHTS)
 """Weights that one process wrote, or gathered."""
@@ -56,8 +58,8 @@ class ModelFiles:
     """A checkpoint's files: `weights`, their `indexes`, `others` that a model is loaded with, and what stays behind.
 
     Weights in subdirectories (further adapters, further modules) are among the others. `left` has a reason by path.
-    `shards` is the directory that ranks wrote weights into, empty where they are whole; `lent` are files of a model
-    that the checkpoint has not, and that are taken from elsewhere.
+    `shards` is the directory that ranks wrote weights into, empty where they are whole, and `zero` that of DeepSpeed's
+    ranks; `lent` are files of a model that the checkpoint has not, and that are taken from elsewhere.
     """
 
     weights: tuple[FileEntry, ...]
@@ -66,6 +68,7 @@ class ModelFiles:
     left: dict[str, str]
     shards: str = ""
     lent: tuple[FileEntry, ...] = ()
+    zero: str = ""
 
     @property
     def adapter(self) -> bool:
@@ -95,6 +98,8 @@ def model_files(checkpoint: Checkpoint, include: Sequence[str] = (), lent: Seque
     """
     whole = any("/" not in entry.path and not entry.by and _is(entry, WHOLE) for entry in checkpoint.files)
     shards = "" if whole else _shards_of(checkpoint)
+    adapter = any(entry.path in (ADAPTER_CONFIG, *ADAPTER_WEIGHTS) for entry in checkpoint.files)
+    zero = "" if whole or shards or adapter else room_of(checkpoint)
     needed_by_resume = {entry.path for entry in checkpoint.files} - {entry.path for entry in checkpoint.weights}
     weights: list[FileEntry] = []
     indexes: list[FileEntry] = []
@@ -104,8 +109,8 @@ def model_files(checkpoint: Checkpoint, include: Sequence[str] = (), lent: Seque
         if entry.by and not any(fnmatchcase(entry.path, pattern) for pattern in include):
             left[entry.path] = OTHERS
             continue
-        if _of_ranks(entry):
-            if shards:
+        if _of_ranks(entry) or is_state(entry, zero):
+            if shards or zero:
                 weights.append(entry)
             else:
                 left[entry.path] = "the same weights once more" if whole else "weights that no stock loader reads"
@@ -126,7 +131,7 @@ def model_files(checkpoint: Checkpoint, include: Sequence[str] = (), lent: Seque
             others.append(entry)
         else:
             left[entry.path] = "not known as a file of a model"
-    found = ModelFiles(tuple(weights), tuple(indexes), tuple(others), left, shards, _lacking(others, lent))
+    found = ModelFiles(tuple(weights), tuple(indexes), tuple(others), left, shards, _lacking(others, lent), zero)
     _check(checkpoint, found, include, asked=bool(lent))
     return found
 

@@ -20,6 +20,7 @@ from keepstep.operations.export.errors import ExportRefused, Unreadable
 from keepstep.operations.export.files import ADAPTER_CONFIG, GIVE, OTHERS, ModelFiles, lendable, model_files
 from keepstep.operations.export.request import HEADER_DTYPES, TORCH_DTYPES, Request
 from keepstep.operations.export.target import Target
+from keepstep.operations.export.zero_files import check_ranks
 from keepstep.paths import expanded
 from keepstep.run import Run
 
@@ -78,7 +79,7 @@ class ExportPlan:
         """True when weights files are copied as they are."""
         asked = self.request
         changed = asked.dtype or asked.max_shard_size or asked.merge or asked.average
-        return not (changed or self.files.pickled or self.files.shards)
+        return not (changed or self.files.pickled or self.files.shards or self.files.zero)
 
     @property
     def others(self) -> tuple[FileEntry, ...]:
@@ -141,6 +142,8 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
     _check_alike(members, files)
     for member, found in zip(members, files, strict=True):
         _check_shards(member, found)
+        if found.zero:
+            check_ranks(member, found.zero, found.weights)
     _check_merge(request, members[0], files[0])
     target = Target.of(request.directory, run.path, force=request.force)
     chosen = replace(files[0], left=files[0].left | _added_since(run, members[0]))
@@ -302,6 +305,8 @@ def _bytes(request: Request, members: Sequence[Checkpoint], files: Sequence[Mode
     if files[0].shards and path is not None:
         sharded = metadata_of(path / files[0].shards).tensors.values()
         weights = sum(TensorEntry(one.dtype, one.shape).nbytes(floating) for one in sharded)
+    elif files[0].zero:  # of each parameter 12 bytes lie there; 4 are put together, and 4 exported
+        weights = sum(found.weight_bytes for found in files)
     elif files[0].pickled or path is None:
         weights = files[0].weight_bytes * (2 if request.dtype == "fp32" else 1)
     else:

@@ -85,6 +85,13 @@ def _refuse(run: Run, checkpoint: Checkpoint) -> None:
             f"step {checkpoint.step} of {run.path} is damaged: it stays as it is, until a person decides",
             hint=f"See what is wrong: keepstep verify {run.path} {checkpoint.step}",
         )
+    if not checkpoint.weights_apart:
+        raise ThinRefused(
+            f"step {checkpoint.step} of {run.path} has its weights in DeepSpeed's files alone, which a resume needs: "
+            "it stays whole",
+            hint='To have them apart from now on: "stage3_gather_16bit_weights_on_model_save": true in DeepSpeed\'s '
+            f"config. To have these: keepstep export {run.path} {checkpoint.step} DIR",
+        )
     if not checkpoint.thinnable:
         raise ThinRefused(
             f"step {checkpoint.step} of {run.path} can't be told apart into weights and what only a resume needs",

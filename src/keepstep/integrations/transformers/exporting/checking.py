@@ -172,7 +172,7 @@ def base_or_why(plan: ExportPlan) -> str:
 def _memory(model: Any, directory: Path) -> str:
     """How a loaded model compares with what was in memory when its checkpoint was saved; empty where nobody knows."""
     imprint = Imprint.read(directory)
-    if imprint is None:
+    if imprint is None or imprint.layout not in ("", "whole"):  # of the part that one process held
         return ""
     found = compared(imprint.model, model_state(model))
     said = f"{found.equal:,} of {found.total:,} tensors as they were in memory when it was saved"

@@ -12,6 +12,7 @@ from keepstep.integrations.hub import Destination, push_export, ready
 from keepstep.integrations.transformers.exporting.building import Built, build
 from keepstep.integrations.transformers.exporting.checking import check_export
 from keepstep.integrations.transformers.exporting.tensors import weights_below
+from keepstep.integrations.transformers.exporting.zero import GATHERED, gathered
 from keepstep.model import Checkpoint
 from keepstep.operations.export.card import card
 from keepstep.operations.export.choosing import note_exported, verify
@@ -129,14 +130,17 @@ def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
             shutil.copyfile(plan.file(entry.path), staging / entry.path)
         scratch = staging / SCRATCH
         scratch.mkdir()
-        built = build(plan, staging, scratch, seen)
+        source = gathered(plan, scratch, seen)
+        built = build(source, staging, scratch, seen)
         notes = adjust(staging, dtype=built.dtype_name, base_name=plan.request.base_name)
         if built.average is not None and len(built.average.steps) > 1 and plan.kind == "adapter":
             notes.append(FACTORS)
+        if source is not plan:
+            notes.append(GATHERED)
         if plan.not_the_best:
             notes.append(plan.not_the_best)
         seen.describe("checking")
-        check = check_export(plan, staging, built) if plan.request.check else None
+        check = check_export(source, staging, built) if plan.request.check else None
         shutil.rmtree(scratch)
         exported = _described(plan, staging, check, built, notes)
     note_exported(plan.run, exported.members, exported.path, exported.kind)

@@ -13,6 +13,7 @@ from keepstep.errors import BestNotLoaded, ResumeRefused
 from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.loading import load_weights
 from keepstep.integrations.transformers.resuming.serving import serving
+from keepstep.integrations.transformers.resuming.zero_weights import load_alone, weights_alone
 from keepstep.integrations.transformers.setup.messages import logger
 from keepstep.integrations.transformers.setup.sharding import reads_as_written
 from keepstep.model import Checkpoint
@@ -66,7 +67,12 @@ class BestAtEnd:
         while len(self._failed) < MOST_TRIED and (best := self._ranks.agree(next_best)) is not None:
             self._show(str(best.path))
             self._trainer.state.best_global_step = best.step
-            why = self._load(best, stock, best=True)
+            load = stock
+            if weights_alone(self._trainer, Path(str(best.path))):
+                load = partial(
+                    load_alone, self._trainer, Path(str(best.path)), partial(from_checkpoint, str(best.path))
+                )
+            why = self._load(best, load, best=True)
             if not why:
                 self._loaded = True
                 return

@@ -151,7 +151,7 @@ class Comparison:
         if not wrong:
             return
         names, kind = listed([_spelt(name) for name in wrong]), type(bare_optimizer(self._trainer))
-        if not kind.__module__.startswith(("torch.", "transformers.")):
+        if not kind.__module__.startswith(("torch.", "transformers.", "deepspeed.")):
             text = f"optimizer: {kind.__name__} made something else of {_tensors(wrong)} of its saved state: {names}"
             self.reasons.append(Reason(Exactness.APPROXIMATE, text))
             return

@@ -31,7 +31,7 @@ _APART = (
     "state", "control", "args", "_tr_loss", "current_flos", "deepspeed", "is_in_train",
 )  # fmt: skip
 _OF_OPTIMIZERS = ("param_groups", "state", "defaults")
-_LIBRARIES = ("torch.", "transformers.", "accelerate.", "bitsandbytes.")
+_LIBRARIES = ("torch.", "transformers.", "accelerate.", "bitsandbytes.", "deepspeed.")
 Numbers = dict[str, int | float]
 
 

@@ -8,10 +8,15 @@ from typing import Any
 import torch
 
 from keepstep.integrations.transformers.resuming.trained import adapted, parts_of
-from keepstep.integrations.transformers.resuming.watched import optimizer_state
+from keepstep.integrations.transformers.resuming.watched import bare_optimizer, optimizer_state, tensors_within
+from keepstep.integrations.transformers.setup.zero import by_deepspeed, part_of, stage_of
 
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
 """What may stand in a name for a module around a module, and says nothing of the state."""
+
+_MASTERS = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+"""Where ZeRO's optimizers have the weights that they change: of stages 1 and 2, and of stage 3."""
+MASTER = "weights"
 
 Tensors = dict[str, torch.Tensor]
 
@@ -20,18 +25,33 @@ def local_state(trainer: Any) -> tuple[Tensors, Tensors]:
     """Of the model what the checkpoint has, and of its optimizer's state: the part that this process holds."""
     parts = parts_of(trainer.model)
     saved = parts.trained if adapted(trainer.model) else parts.state
-    return _local(saved), _local(optimizer_state(trainer))
+    return _local(saved), _local(_zero_state(trainer) or optimizer_state(trainer))
 
 
 def layout_of(trainer: Any) -> str:
     """How the parameters are divided among the processes: parts of the same layout can be compared."""
+    if by_deepspeed(trainer):
+        return f"ZeRO-{stage_of(trainer)} on {trainer.args.world_size}"
     return "; ".join(sorted({_layout(tensor) for tensor in parts_of(trainer.model).state.values()}))
 
 
 def local_part(tensor: torch.Tensor) -> torch.Tensor:
     """What lies in this process of a tensor."""
     to_local: Any = getattr(tensor, "to_local", None)
-    return tensor if to_local is None else to_local()
+    return part_of(tensor) if to_local is None else to_local()
+
+
+def _zero_state(trainer: Any) -> Tensors:
+    """What ZeRO's optimizer holds in this process: the flat parts of its own weights, and their moments."""
+    if not by_deepspeed(trainer):
+        return {}
+    zero = bare_optimizer(trainer)
+    parts: Any = next((found for name in _MASTERS if (found := getattr(zero, name, None))), ())
+    state: Any = getattr(getattr(zero, "optimizer", None), "state", {})
+    held = {f"#{number}|{MASTER}": part.detach() for number, part in enumerate(parts)}
+    for number, part in enumerate(parts):
+        held |= {f"#{number}|{key}": tensor for key, tensor in tensors_within(state.get(part))}
+    return held
 
 
 def _local(tensors: Mapping[str, torch.Tensor]) -> Tensors:

@@ -20,8 +20,10 @@ class SharedCheck(HeldFiles):
     Each rank reads the files that it will load first, its own; what one finds counts for all.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, *, reads_all: bool = False) -> None:
+        """`reads_all` is True where whoever loads weights loads the rest of a checkpoint too, as DeepSpeed does."""
         super().__init__(hold=False)
+        self._reads_all = reads_all
         self._ranks = ranks
         ranks.serve(_NAME, self._check_share)
 
@@ -31,7 +33,7 @@ class SharedCheck(HeldFiles):
 
     def check_weights(self, checkpoint: Checkpoint) -> Verification:
         """The same for what is read beside a resume."""
-        return self._shared(checkpoint, weights_alone=True)
+        return self._shared(checkpoint, weights_alone=not self._reads_all)
 
     def _shared(self, checkpoint: Checkpoint, *, weights_alone: bool) -> Verification:
         shares: list[Findings] = self._ranks.everyone(_NAME, (checkpoint, weights_alone))

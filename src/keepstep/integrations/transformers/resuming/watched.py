@@ -39,7 +39,7 @@ def optimizer_state(trainer: Any, parameters: Mapping[str, torch.Tensor] | None 
     return {
         f"{name}|{key}": tensor
         for _, name, parameter in named_parameters_of(trainer, parameters)
-        for key, tensor in _tensors(state.get(parameter))
+        for key, tensor in tensors_within(state.get(parameter))
     }
 
 
@@ -48,7 +48,7 @@ def tensors_of_state(state: Mapping[str, Any], names: Sequence[str]) -> dict[str
     return {
         f"{name}|{key}": tensor
         for name, number in zip(names, numbers_in(state), strict=False)
-        for key, tensor in _tensors(state["state"].get(number))
+        for key, tensor in tensors_within(state["state"].get(number))
     }
 
 
@@ -73,10 +73,11 @@ def bare_optimizer(trainer: Any) -> Any:
     return getattr(trainer.optimizer, "optimizer", trainer.optimizer)
 
 
-def _tensors(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_within(value: Any, path: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in a value, however deep, each with the path to it."""
     if isinstance(value, torch.Tensor):
         yield path, value
     elif isinstance(value, (Mapping, list, tuple)):
         items: Any = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
-            yield from _tensors(item, f"{path}.{key}" if path else str(key))
+            yield from tensors_within(item, f"{path}.{key}" if path else str(key))

@@ -38,12 +38,14 @@ class Deferral:
         with ExitStack() as replaced:
             for module, name in _WRITERS:
                 if module in sys.modules:
-                    writer = self._keeping(getattr(sys.modules[module], name))
+                    writer = self.keeping(getattr(sys.modules[module], name))
                     replaced.enter_context(patch.object(sys.modules[module], name, writer))
-            replaced.enter_context(patch.object(TrainerState, "save_to_json", self._keeping(TrainerState.save_to_json)))
+            replaced.enter_context(patch.object(TrainerState, "save_to_json", self.keeping(TrainerState.save_to_json)))
             yield
 
-    def _keeping(self, write: Callable[..., Any]) -> Callable[..., Any]:
+    def keeping(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        """A writer whose failures are kept, in the thread of the save; others it fails in as ever."""
+
         def writer(*args: Any, **kwargs: Any) -> Any:
             if threading.get_ident() != self._thread:
                 return write(*args, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,6 +16,14 @@ from keepstep.integrations.transformers.resuming.adapters import saved_adapters,
 from keepstep.integrations.transformers.resuming.trained import adapted, parts_of, unwrapped
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.sharding import gathers
+from keepstep.integrations.transformers.setup.zero import (
+    STAGE_DIVIDES_WEIGHTS,
+    by_deepspeed,
+    gathers_weights,
+    stage_of,
+    whole_numel,
+    whole_shape,
+)
 from keepstep.operations.planning.files import torch_bytes, weights_bytes
 from keepstep.operations.planning.optimizers import Optimizer, optimizer_named, state_tensors
 from keepstep.operations.planning.tensors import Tensor, dtype_named
@@ -28,6 +36,8 @@ _CARD, _ADAPTER = 5_200, 1_100
 """The card that PEFT writes, and its settings for each adapter."""
 _RESUMING = 44_000
 """Of each process the states of its random generators, and of its loop; the scheduler's."""
+_FP32_BYTES, _SCRIPTS = 4, 41_000
+"""Of a value of ZeRO's own copy; of the scripts that DeepSpeed writes beside it."""
 _IMPRINT = 28
 """Bytes of the digest of one tensor."""
 
@@ -63,6 +73,12 @@ def size_of(trainer: Any) -> Size:
     rest = _RESUMING * int(args.world_size)
     kept, known = _optimizer(trainer)
     trains = [_planned("", p, embedding=p in _tables(model)) for p in model.parameters() if p.requires_grad]
+    if stage_of(trainer):
+        # Its own copy of the weights, and their moments, in fp32; the weights once more where they are not divided.
+        trains = [replace(one, dtype=dtype_named("float32")) for one in trains]
+        rest += _SCRIPTS + _FP32_BYTES * sum(whole_numel(p) for p in model.parameters() if p.requires_grad)
+        rest += weights_bytes(saved) if stage_of(trainer) < STAGE_DIVIDES_WEIGHTS else 0
+        weights -= 0 if adapted(model) or gathers_weights(trainer) else weights_bytes(saved)
     state = state_tensors(kept, trains)
     moments = torch_bytes((tensor.nbytes for tensor in state), len(trains)) + _IMPRINT * len(state)
     whole = weights + rest + moments
@@ -104,9 +120,9 @@ def _address(tensor: torch.Tensor) -> int:
 def _planned(name: str, tensor: torch.Tensor, *, embedding: bool = False) -> Tensor:
     """A tensor as the arithmetic of files knows it; what it has no dtype for counts by its bytes."""
     try:
-        return Tensor(name, tuple(tensor.shape), dtype_named(str(tensor.dtype)), embedding)
+        return Tensor(name, whole_shape(tensor), dtype_named(str(tensor.dtype)), embedding)
     except SettingsError:
-        return Tensor(name, (tensor.nelement() * tensor.element_size(),), "i8", embedding)
+        return Tensor(name, (whole_numel(tensor) * tensor.element_size(),), "i8", embedding)
 
 
 def _tables(model: Any) -> set[torch.Tensor]:
@@ -132,7 +148,8 @@ def _tokenizer_bytes(trainer: Any) -> int:
 def _optimizer(trainer: Any) -> tuple[Optimizer, bool]:
     """What the trainer's optimizer keeps, and whether that is known; before it is made, what `optim` names."""
     made = trainer.optimizer
-    made = getattr(made, "optimizer", made)  # what accelerate wraps
+    for _ in range(2 if by_deepspeed(trainer) else 1):
+        made = getattr(made, "optimizer", made)  # what accelerate, and DeepSpeed, wrap
     names: Iterable[str] = [plain(trainer.args.optim)] if made is None else _names_of(made)
     for name in names:
         try:

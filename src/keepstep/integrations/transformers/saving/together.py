@@ -17,6 +17,7 @@ from keepstep.integrations.transformers.saving.disk_errors import as_failure_of_
 from keepstep.integrations.transformers.saving.imprints import local_imprint
 from keepstep.integrations.transformers.saving.saves import Saves
 from keepstep.integrations.transformers.saving.staged_output import StagedOutput
+from keepstep.integrations.transformers.saving.zero import written_by_deepspeed
 from keepstep.integrations.transformers.setup.messages import logger
 from keepstep.integrations.transformers.setup.portions import seal_portion
 from keepstep.integrations.transformers.setup.sharding import writes_shards
@@ -183,7 +184,12 @@ class TogetherSaves(Saves):
         self.staging = place
         directory = place / f"checkpoint-{trainer.state.global_step}"
         try:
-            with self._arguments.as_given(place), self._record.written.saved_by_stock(), deferral.of_writers():
+            with (
+                self._arguments.as_given(place),
+                self._record.written.saved_by_stock(),
+                deferral.of_writers(),
+                written_by_deepspeed(trainer, deferral),
+            ):
                 try:
                     write_stock()
                 except Exception as error:

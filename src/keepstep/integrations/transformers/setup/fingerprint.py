@@ -13,6 +13,7 @@ import torch
 import xxhash
 
 from keepstep.integrations.transformers.setup.arguments import plain, plain_arguments
+from keepstep.integrations.transformers.setup.zero import part_of, whole_numel, whole_shape
 from keepstep.snapshot.finding import find
 from keepstep.snapshot.random_state import Note, note, seed_all, untouched
 from keepstep.version import __version__
@@ -56,8 +57,8 @@ def written_by(trainer: Any) -> dict[str, Any]:
         "trainer": trained_class(trainer).__name__,
         "world_size": trainer.args.world_size,
         "dtype": _dtype(parameters),
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": sum(map(whole_numel, parameters)),
+        "trainable_parameters": sum(whole_numel(p) for p in parameters if p.requires_grad),
     }
 
 
@@ -143,10 +144,10 @@ def base_digest(model: Any) -> str | None:
 
 def _model(model: Any) -> dict[str, Any]:
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    shapes = sorted(f"{name} {tuple(p.shape)}" for name, p in named)
+    shapes = sorted(f"{name} {whole_shape(p)}" for name, p in named)
     return {
         "class": type(model).__name__,
-        "trainable": sum(p.numel() for _, p in named),
+        "trainable": sum(whole_numel(p) for _, p in named),
         "shapes": xxhash.xxh3_128_hexdigest("\n".join(shapes).encode()),
         "dtype": _dtype([p for _, p in named]),
         BASE: base_digest(model),
@@ -158,7 +159,8 @@ def _frozen_digest(frozen: list[tuple[str, torch.Tensor]]) -> str | None:
         return None
     state = xxhash.xxh3_128()
     for name, parameter in frozen:
-        values = parameter.detach().flatten()[:: max(parameter.numel() // SAMPLED_VALUES, 1)][:SAMPLED_VALUES]
+        held = part_of(parameter).detach()
+        values = held.flatten()[:: max(held.numel() // SAMPLED_VALUES, 1)][:SAMPLED_VALUES]
         state.update(name.encode())
         state.update(values.contiguous().view(torch.uint8).cpu().numpy().tobytes())
     return state.hexdigest()

@@ -1,4 +1,4 @@
-"""Which ways to train on several processes are served: data parallel and FSDP2; and why others are not."""
+"""Which ways to train on several processes are served: data parallel, FSDP2, DeepSpeed; and why others are not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.messages import logger
+from keepstep.integrations.transformers.setup.zero import by_deepspeed, writes_later, zero_config
 from keepstep.snapshot.ranks import Ranks
 
 _DATA_PARALLEL = "MULTI_"
@@ -20,8 +21,8 @@ _DIVIDED = {
 }
 """Sizes of accelerate's parallelism that are not served, and what each divides."""
 _SUPPORTED = (
-    "Served are DDP and FSDP2 (fsdp=True; HSDP by ParallelismConfig(dp_replicate_size, dp_shard_size)), without "
-    "DeepSpeed, tensor, context or pipeline parallelism. Train so, or on one process, or without keepstep.attach."
+    "Served are DDP, FSDP2 (fsdp=True; HSDP by ParallelismConfig(dp_replicate_size, dp_shard_size)) and DeepSpeed's "
+    "ZeRO, without tensor, context or pipeline parallelism. Train so, or on one process, or without keepstep.attach."
 )
 
 
@@ -50,10 +51,10 @@ def _shards(trainer: Any) -> bool:
         raise _refused(trainer, "a model that transformers divided while it loaded it (distributed_config)", _BY_FSDP)
     if several and (divided := _divided(trainer)):
         raise _refused(trainer, divided, _SUPPORTED)
-    if getattr(trainer, "is_deepspeed_enabled", False):
-        if not several:
-            return False
-        raise _refused(trainer, "DeepSpeed", _SUPPORTED)
+    if by_deepspeed(trainer):
+        if writes_later(trainer):
+            raise _refused(trainer, "a writer of DeepSpeed's that is not done when it returns (decoupled)", _COUPLED)
+        return True
     if getattr(trainer, "is_fsdp_xla_enabled", False):
         raise _refused(trainer, "FSDP of torch_xla", _SUPPORTED)
     if getattr(trainer, "is_fsdp_enabled", False):
@@ -76,10 +77,15 @@ _BY_FSDP = (
 )
 
 
+_COUPLED = 'Leave "decoupled" out of "writer" in the section "checkpoint" of DeepSpeed\'s config.'
+
+
 def _divided(trainer: Any) -> str:
     """By which kinds of parallelism that are not served a model is divided, in words; empty where by none."""
     if getattr(trainer, "is_tp_enabled", False):
         return "tensor parallelism"
+    if (size := zero_config(trainer).get("tensor_parallel", {}).get("autotp_size", 1)) > 1:
+        return f"tensor parallelism (autotp_size={size})"
     config = getattr(trainer.accelerator, "parallelism_config", None)
     sizes = {name: getattr(config, name, 1) for name in _DIVIDED}
     return " and ".join(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 _SETTINGS = ("state_dict_type", "state_dict_config", "optim_state_dict_config")
+ZERO_ROOM = "global_step*"
 FSDP_SHARDS, FSDP_WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
 
 
@@ -17,6 +18,7 @@ class Division(StrEnum):
 
     WHOLE = "the whole state in one process's files"
     SHARDS = "a part of the state from each process (SHARDED_STATE_DICT)"
+    ZERO = "a part of the state from each process (DeepSpeed's ZeRO)"
     GATHERED = "the whole state, gathered from FSDP's processes (FULL_STATE_DICT)"
 
 
@@ -24,6 +26,8 @@ def division_of(directory: Path) -> Division:
     """How a checkpoint is divided, by the names of its files."""
     if (directory / FSDP_SHARDS).is_dir():
         return Division.SHARDS
+    if any(directory.glob(ZERO_ROOM)):
+        return Division.ZERO
     return Division.GATHERED if (directory / FSDP_WHOLE).is_file() else Division.WHOLE
 
 
