@@ -110,10 +110,13 @@ test-deepspeed: .venv-deepspeed/.ready  ## the training tests with DeepSpeed, on
 	@touch $@
 
 BENCH_OUTPUT ?= docs/benchmark
+# Options of its second part, the saves of several ranks.
+BENCH_RANKS ?=
 BENCH_DISK ?= .
 
-bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on this machine (45 minutes)
+bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on this machine (an hour)
 	.venv-bench/bin/python -m benchmarks.saves run --output $(BENCH_OUTPUT) --directory $(BENCH_DISK) $(BENCH_OPTIONS)
+	.venv-bench/bin/python -m benchmarks.ranks --output $(BENCH_OUTPUT) --directory $(BENCH_DISK) $(BENCH_RANKS)
 
 .venv-bench/.ready: pyproject.toml constraints.txt constraints-bench.txt .venv/.ready
 	$(PYTHON) -m venv .venv-bench

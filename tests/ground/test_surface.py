@@ -26,8 +26,8 @@ FACES = {
         "Signals Stopping Told as_storage_error lower_priority"
     ),
     "engine": (
-        "CHECK FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded Written mark_of "
-        "measure memory_of noting one_thread recording served"
+        "CHECK DcpSave FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded "
+        "ShardPlans Written mark_of measure memory_of noting one_thread recording recording_dcp served"
     ),
     "mirror": """
         BucketObjects DirectoryObjects Mirror Object ObjectStore OnBytes Orphan Pace Progress Record Writer check drop
@@ -115,6 +115,9 @@ def _leads_somewhere(module: str, name: str) -> bool:
     if not module.startswith(WITH_TORCH):
         return hasattr(import_module(module), name)
     body = _body(module)
+    for node in list(body):  # what a face loads when it is asked for, as type checkers see it
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            body += node.body
     if name in (imported := _imported(body)):
         return _leads_somewhere(imported[name], name)
     made = {node.name for node in body if isinstance(node, (ast.ClassDef, ast.FunctionDef))}

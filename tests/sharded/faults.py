@@ -12,9 +12,13 @@ from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
+import torch
+
 PLACES: dict[str, tuple[str, str]] = {
     "state dict": ("torch.distributed.checkpoint.state_dict", "get_model_state_dict"),
     "shards": ("torch.distributed.checkpoint.filesystem", "FileSystemWriter.write_data"),
+    "copy": ("keepstep.snapshot.staging", "copy_all"),
+    "copies": ("keepstep.formats.sink", "FileSink.write"),
     "metadata": ("torch.distributed.checkpoint.filesystem", "FileSystemWriter.finish"),
     "torch.save": ("torch", "save"),
     "safetensors": ("transformers.modeling_utils", "safe_save_file"),
@@ -30,12 +34,15 @@ PLACES: dict[str, tuple[str, str]] = {
     "scheduler's load": ("torch", "load"),
     "script": ("deepspeed.runtime.engine", "copyfile"),
 }
-"""Where a fault may come: module, and the function or method in it."""
+"""Where a fault may come: module, and the function or method in it. The stock writers alone write `shards`."""
+_BEHIND = ("copy", "copies", "sync", "manifest", "rename", "loop state")
+"""Places in a save where its stock writers are through."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """At the `nth` call in a place, or from then on where it is `forever`: an errno, "kill", "stop" or "raise".
+    """At the `nth` call in a place, or from then on where it is `forever`: an errno, "kill", "stop", "raise"
+    or "change" (a weight is written to).
 
     Only calls while a save is under way count, unless `anywhere`.
     """
@@ -73,18 +80,21 @@ def _faulty(fault: Fault, original: Callable[..., Any], trainer: Any) -> Callabl
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         saves = trainer._keepstep.saves
-        if fault.anywhere or saves.staging is not None or fault.place in ("sync", "manifest", "rename", "loop state"):
+        if fault.anywhere or saves.staging is not None or fault.place in _BEHIND:
             calls += 1
             if calls == fault.nth or (fault.forever and calls >= fault.nth):
-                strike(fault.what)
+                strike(fault.what, trainer)
         return original(*args, **kwargs)
 
     return call
 
 
-def strike(what: int | str) -> None:
+def strike(what: int | str, trainer: Any) -> None:
     """Let it happen, in this process."""
-    if what == "kill":
+    if what == "change":
+        with torch.no_grad():
+            next(iter(trainer.model.parameters())).mul_(1)
+    elif what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)

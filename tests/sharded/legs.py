@@ -61,6 +61,8 @@ class Leg:
     tied: bool = False
     preempt: tuple[int, int] = (-1, 0)
     """The rank that gets a SIGTERM, and at the end of which step."""
+    counted: bool = False
+    """Whether the messages of each save are counted."""
     elsewhere: bool = False
     """Whether each rank has an `output_dir` of its own, as where the disk of each node is its own."""
 
@@ -79,6 +81,8 @@ class Outcome:
     receipt: dict[str, Any] | None = None
     best: str | None = None
     step: int = 0
+    sent: list[dict[str, int]] = field(default_factory=list)
+    """Messages of each save, while the training waits."""
 
 
 def ride(home: Path, *legs: Leg, world: int = 2) -> list[int]:
@@ -129,15 +133,33 @@ def _train(rank: int, home: Path, leg: Leg) -> Outcome:
         if leg.preempt[0] == rank:
             trainer.add_callback(AtStep(leg.preempt[1], partial(os.kill, os.getpid(), signal.SIGTERM)))
         keepstep.attach(trainer, **leg.keepstep)
+        sent = _count_messages(trainer) if leg.counted else []
         with inject([fault for whose, fault in leg.faults if whose == rank], trainer):
             trainer.train(resume_from_checkpoint=leg.resume)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return Outcome(error=str(error), kind=type(error).__name__, step=trainer.state.global_step)
-    return _of(trainer, loaded)
+    return _of(trainer, loaded, sent)
 
 
-def _of(trainer: Any, loaded: Loaded) -> Outcome:
+def _count_messages(trainer: Any) -> list[dict[str, int]]:
+    """Where the messages of each save of a trainer will be found."""
+    from tests.sharded.fast_loop import sent
+
+    found, saves = list[dict[str, int]](), trainer._keepstep.saves
+    save = saves.save
+
+    def counting(write_stock: Callable[[], None]) -> Any:
+        with sent() as counts:
+            committed = save(write_stock)
+        found.append({name: count for name, count in counts.items() if count and "object" in name})
+        return committed
+
+    saves.save = counting
+    return found
+
+
+def _of(trainer: Any, loaded: Loaded, sent: list[dict[str, int]]) -> Outcome:
     receipt = trainer.checkpointer.receipt
     weights, optimizer = state_of(trainer.model, trainer.optimizer)
     best = trainer.state.best_model_checkpoint
@@ -146,6 +168,7 @@ def _of(trainer: Any, loaded: Loaded) -> Outcome:
     return Outcome(
         weights=weights, optimizer=optimizer, loaded=loaded.state, history=repr([sorted(h.items()) for h in history]),
         receipt=receipt and receipt.to_json(), best=best and Path(best).name, step=trainer.state.global_step,
+        sent=sent,
     )  # fmt: skip
 
 

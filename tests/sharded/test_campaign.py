@@ -32,7 +32,7 @@ SHORT = (0.3, 4.0, 3.0)
 """Seconds between signs of life, without one, and after a failure."""
 SECONDS = 60.0
 """In which all ranks have ended: far less than the 30 minutes of `ddp_timeout`, on a busy machine too."""
-SAVE = ("state dict", "shards", "torch.save", "loop state", "sync", "rename")
+SAVE = ("state dict", "shards", "copies", "torch.save", "loop state", "sync", "rename")
 LOAD = ("verification", "plan of a load", "load of shards")
 CASES = [
     *((place, rank, "kill") for place in SAVE for rank in (1, 0) if (place, rank) != ("rename", 1)),
@@ -63,7 +63,9 @@ def test_the_others_end_and_the_newest_commit_goes_on(
     if loads:
         shutil.copytree(whole / "whole", tmp_path / "whole")
     fault = Fault(place, what, nth=2 if place in ("shards", "loop state", "rename") else 1, anywhere=loads)
-    leg = Leg("struck", limits=SHORT, faults=((rank, fault),), **({"copy": "whole", "upto": 4} if loads else {}))
+    goes_on = {"copy": "whole", "upto": 4} if loads else {}
+    engine = {"engine": "stock" if place == "shards" else "auto"}
+    leg = Leg("struck", limits=SHORT, faults=((rank, fault),), keepstep=engine, **goes_on)
     began = time.monotonic()
     if what == "stop":
         with pytest.MonkeyPatch.context() as patch:

@@ -36,6 +36,7 @@ FLIPS = (
     (2, "keepstep_state_1.json"),
 )  # fmt: skip
 """A bit in a file of each kind."""
+STOCK = {"engine": "stock"}
 LEGS = (
     Leg("whole"),
     Leg("resumed", copy="whole", upto=2),
@@ -55,12 +56,12 @@ LEGS = (
     Leg("preempted", preempt=(1, 3)),
     Leg("gone on", copy="preempted", upto=4),
     Leg("disks of their own", elsewhere=True),
-    Leg("once", faults=((1, Fault("shards", errno.EIO)),)),
+    Leg("once", keepstep=STOCK, faults=((1, Fault("shards", errno.EIO)),)),
     Leg("once, in the background", faults=((1, Fault("sync", errno.EIO)),)),
     Leg("once, a directory", faults=((1, Fault("makedirs", errno.EIO)),)),
     Leg("once, rank 0", faults=((0, Fault("torch.save", errno.EIO)),)),
     Leg("once, gathered weights", state=FULL, faults=((0, Fault("safetensors", errno.ENOSPC)),)),
-    Leg("for ever", faults=((1, Fault("shards", errno.EIO, forever=True)),)),
+    Leg("for ever", keepstep=STOCK, faults=((1, Fault("shards", errno.EIO, forever=True)),)),
     Leg("no room", faults=((0, Fault("torch.save", errno.ENOSPC, forever=True)),)),
 )
 

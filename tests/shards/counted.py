@@ -1,4 +1,4 @@
-"""What one save of torch's distributed checkpoints sends and writes, counted on every rank of a group."""
+"""What one save of torch's distributed checkpoints, and of keepstep's engine, sends and writes: on every rank."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ import torch
 from tests.training.processes import call
 
 TENSORS = 40
+AGREED = {"gather_object": 1, "broadcast_object_list": 6}
+"""What keepstep sends for a save of several ranks while the training waits, whatever is in it."""
+BEHIND = {"gather_object": 1, "broadcast_object_list": 1}
+"""What its background threads send."""
 SENT = ("gather_object", "scatter_object_list", "broadcast_object_list")
 _DIRECTORY = {"os.mkdir": "mkdir", "os.rename": "rename", "os.remove": "remove"}
 
@@ -59,9 +63,36 @@ def _rank(root: Path, rank: int, ranks: int) -> None:
 
     sys.addaudithook(heard)
     dcp.save({"model": state}, checkpoint_id=target)
-    (root / f"rank-{rank}.json").write_text(json.dumps({"calls": calls, "bytes": given, "done": done}))
+    found: dict[str, Any] = {"calls": dict(calls), "bytes": dict(given), "done": dict(done)}
+    found |= _of_the_engine(Path(target), state, calls, done)
+    (root / f"rank-{rank}.json").write_text(json.dumps(found))
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _of_the_engine(target: Path, state: dict[str, Any], calls: Counter[str], done: Counter[str]) -> dict[str, Any]:
+    """What the same state costs where it is copied and written behind: first planned, then remembered."""
+    import torch.distributed.checkpoint as dcp
+
+    from keepstep.engine import FastEngine, ShardPlans, recording_dcp
+    from keepstep.snapshot.arena import Arena
+
+    plans, engine, found = ShardPlans(), FastEngine(Arena(2**24)), dict[str, Any]()
+    for name in ("planned", "remembered"):
+        calls.clear()
+        done.clear()
+        root = target / name
+        with recording_dcp(root) as saves:
+            writer = dcp.FileSystemWriter(root / "model")
+            dcp.save({"model": state}, storage_writer=writer, planner=dcp.DefaultSavePlanner())
+        if not plans.fit(saves, root):
+            plans.plan(saves, root)
+        write = plans.begin(engine, torch.nn.Module(), None)
+        engine.gate()
+        write(root)
+        found[name] = {"calls": dict(calls), "done": dict(done)}
+    engine.close()
+    return found
 
 
 def _counting(name: str, stock: Any, calls: Counter[str], given: Counter[str]) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keepstep.units import format_size
-from tests.shards.counted import TENSORS, counted
+from tests.shards.counted import AGREED, BEHIND, TENSORS, counted
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 PAGE = Path(__file__).parents[2] / "docs" / "scale.md"
@@ -50,6 +50,11 @@ def test_the_page_says_what_was_counted(tmp_path: Path) -> None:
         # Each rank makes its file and asks for the directory; rank 0 makes the metadata, and renames it.
         assert first["done"] == {"mkdir": 1, "created": 2, "rename": 1}
         assert all(one["done"] == {"mkdir": 1, "created": 1} for one in others)
+        # Copied by the engine: planned once like any save, then nothing is said; the same files, none is renamed.
+        assert all(one["planned"]["calls"] == first["calls"] for one in each)
+        assert all(one["remembered"]["calls"] == {} for one in each)
+        assert first["remembered"]["done"]["created"] == 2 and "rename" not in first["remembered"]["done"]
+        assert all(one["remembered"]["done"]["created"] == 1 for one in others)
         metadata = tmp_path / str(ranks) / "saved" / ".metadata"
         assert metadata.stat().st_size == _given(first, "broadcast_object_list.1")
     two, four = found[2][0], found[4][0]
@@ -68,6 +73,13 @@ def test_the_page_says_what_was_counted(tmp_path: Path) -> None:
     page = PAGE.read_text()
     for ranks in (8, 64, 1024):
         _alike(costs.row(ranks), next(line for line in page.splitlines() if line.startswith(f"| {ranks:,} |")))
+
+
+def test_the_page_says_what_keepstep_sends() -> None:
+    agreed, page = sum(AGREED.values()) + sum(BEHIND.values()), PAGE.read_text()
+    for ranks in (8, 64, 1024):
+        planned, remembered = ((2 * 4 + agreed) * (ranks - 1), agreed * (ranks - 1))
+        assert f"| {ranks:,} | {planned:,} | {remembered:,} |" in page
 
 
 def _given(one: dict[str, dict[str, int]], name: str) -> int:

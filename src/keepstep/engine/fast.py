@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
@@ -35,7 +35,7 @@ CHECK = "KEEPSTEP_CHECK_SNAPSHOT"
 """Environment variable: 1 compares every staged byte with a copy that was made at once."""
 
 
-class _File(NamedTuple):
+class LaidOut(NamedTuple):
     """A file to be written: path relative to the checkpoint, layout, and the memory of each of its sources.
 
     What is live may be on a device, as flat bytes; what is written is in host memory.
@@ -72,10 +72,26 @@ class FastEngine:
         copies = _copy_buffers(recorded, {_extent(buffer) for buffer in model.buffers()})
         if impression is not None:
             impression.take_changing(model.buffers(), copies)
-        files: list[_File] = []
+
+        def lay_out() -> list[LaidOut]:
+            return [*self._safetensors(recorded, root), *self._torch_files(recorded, root)]
+
+        return self.copy(lay_out, _tensors_of(recorded), impression)
+
+    def copy(
+        self,
+        lay_out: Callable[[], list[LaidOut]],
+        live: list[tuple[str, torch.Tensor]],
+        impression: Impression | None = None,
+    ) -> Finish:
+        """As `snapshot`, of the files that `lay_out` returns, which is asked beside the training; `live` are the
+        tensors in them, by name.
+        """
+        self._check_places(live)
+        files: list[LaidOut] = []
         staging = self._staging = Staging(
-            partial(self._plan, recorded, root, files, impression),
-            self._watched(recorded),
+            partial(self._plan, lay_out, files, impression),
+            live,
             check=os.environ.get(CHECK) == "1",
             device=self._device,
         )
@@ -107,10 +123,10 @@ class FastEngine:
             self._writer = None
 
     def _plan(
-        self, recorded: Recorded, root: Path, files: list[_File], impression: Impression | None
+        self, lay_out: Callable[[], list[LaidOut]], files: list[LaidOut], impression: Impression | None
     ) -> list[Copy] | None:
         """Fill `files` with what is to be written; what has to be copied before, None where there is no room."""
-        live = [*self._safetensors(recorded, root), *self._torch_files(recorded, root)]
+        live = lay_out()
         if impression is not None:
             impression.take(_places(live))
         images = self._reserve(live)
@@ -121,7 +137,7 @@ class FastEngine:
         files += [_staged(file, image, pieces) for file, image in zip(live, images, strict=True)]
         return pieces
 
-    def _reserve(self, files: list[_File]) -> list[memoryview] | None:
+    def _reserve(self, files: list[LaidOut]) -> list[memoryview] | None:
         """Memory for the image of each file, on page boundaries; None where the arena may not take that much."""
         sizes = [-(-file.layout.size // PAGE) * PAGE for file in files]
         if not self._in_place:
@@ -139,7 +155,7 @@ class FastEngine:
         return None
 
     def _write(
-        self, staging: Staging, files: list[_File], impression: Impression | None, directory: Path
+        self, staging: Staging, files: list[LaidOut], impression: Impression | None, directory: Path
     ) -> dict[str, FileEntry]:
         staging.finish()
         entries: dict[str, FileEntry] = {}
@@ -154,23 +170,23 @@ class FastEngine:
                     impression.fill(path, written.sources)
         return entries
 
-    def _safetensors(self, recorded: Recorded, root: Path) -> list[_File]:
-        files: list[_File] = []
+    def _safetensors(self, recorded: Recorded, root: Path) -> list[LaidOut]:
+        files: list[LaidOut] = []
         for path, (tensors, metadata) in recorded.safetensors.items():
             layout = plan_safetensors({name: TensorSpec.of(t) for name, t in tensors.items()}, metadata)
-            sources = {name: self._source(name, tensors[name].detach()) for name in layout.offsets}
-            files.append(_File(path.relative_to(root).as_posix(), layout, sources))
+            sources = {name: self.source(name, tensors[name].detach()) for name in layout.offsets}
+            files.append(LaidOut(path.relative_to(root).as_posix(), layout, sources))
         return files
 
-    def _torch_files(self, recorded: Recorded, root: Path) -> list[_File]:
-        files: list[_File] = []
+    def _torch_files(self, recorded: Recorded, root: Path) -> list[LaidOut]:
+        files: list[LaidOut] = []
         for path, value in recorded.torch.items():
             plan = self._planner.plan(value)
-            sources = {name: self._source(name, storage) for name, storage in plan.storages.items()}
-            files.append(_File(path.relative_to(root).as_posix(), plan.layout, sources))
+            sources = {name: self.source(name, storage) for name, storage in plan.storages.items()}
+            files.append(LaidOut(path.relative_to(root).as_posix(), plan.layout, sources))
         return files
 
-    def _source(self, name: str, live: torch.Tensor | torch.UntypedStorage) -> memoryview | torch.Tensor:
+    def source(self, name: str, live: torch.Tensor | torch.UntypedStorage) -> memoryview | torch.Tensor:
         """Live bytes, no copy. Raises UnsupportedTensorError."""
         try:
             if self._device is not None and live.device.type == self._device.device.type:
@@ -179,33 +195,29 @@ class FastEngine:
         except (ValueError, TypeError) as error:
             raise UnsupportedTensorError(f"{name}: {error}") from error
 
-    def _watched(self, recorded: Recorded) -> list[tuple[str, torch.Tensor]]:
-        """Live tensors by name. Raises UnsupportedTensorError for one that nothing here can copy."""
-        found = [(name, t) for tensors, _ in recorded.safetensors.values() for name, t in tensors.items()]
-        for value in recorded.torch.values():
-            found += _tensors_in(value, "optimizer state")
+    def _check_places(self, live: list[tuple[str, torch.Tensor]]) -> None:
+        """Raises UnsupportedTensorError for a tensor that nothing here can copy."""
         known = {"cpu"} if self._device is None else {"cpu", self._device.device.type}
-        for name, tensor in found:
+        for name, tensor in live:
             if tensor.device.type not in known or tensor.layout != torch.strided:
                 raise UnsupportedTensorError(f"{name} is a tensor of {tensor.layout} on {tensor.device}")
-        return found
 
 
 _SLACK = 2**20
 """Bytes of headers, and of a pickle, beyond an estimate that counts tensors."""
 
 
-def _staged(file: _File, image: memoryview, pieces: list[Copy]) -> _File:
+def _staged(file: LaidOut, image: memoryview, pieces: list[Copy]) -> LaidOut:
     """The file with places in its image as sources; what has to be copied there is added to `pieces`."""
     targets: dict[str, memoryview] = {}
     for name, offset in file.layout.offsets.items():
         source = file.sources[name]
         targets[name] = image[offset : offset + source.nbytes]
         pieces.append(Copy(f"{file.path}: {name}", source, targets[name]))
-    return _File(file.path, file.layout, targets)
+    return LaidOut(file.path, file.layout, targets)
 
 
-def _places(files: list[_File]) -> dict[Where, tuple[str, str]]:
+def _places(files: list[LaidOut]) -> dict[Where, tuple[str, str]]:
     """File and name there of everything that is written as it lies in memory."""
     return {
         (source.data_ptr() if isinstance(source, torch.Tensor) else address(source), source.nbytes): (file.path, name)
@@ -235,6 +247,14 @@ def _copy_buffers(recorded: Recorded, buffers: Extents) -> dict[Where, torch.Ten
         copies |= {where: kept[n] for n, t in tensors.items() if kept[n] is not t and (where := where_of(t))}
         recorded.safetensors[path] = kept, metadata
     return copies
+
+
+def _tensors_of(recorded: Recorded) -> list[tuple[str, torch.Tensor]]:
+    """Live tensors by name."""
+    found = [(name, t) for tensors, _ in recorded.safetensors.values() for name, t in tensors.items()]
+    for value in recorded.torch.values():
+        found += _tensors_in(value, "optimizer state")
+    return found
 
 
 def _tensors_in(value: Any, name: str) -> list[tuple[str, torch.Tensor]]:

@@ -23,12 +23,20 @@ class ArenaTooSmallError(MemoryError):
 class Arena:
     """One buffer that every save copies into. One snapshot at a time owns it.
 
-    `limit` is in bytes; None is half of what is free when it grows. `pin` and `unpin` hear of memory that is taken and
-    let go: a device may want to reach it.
+    `limit` is in bytes; None is half of what is free when it grows, or the `share` of this process in that. `pin` and
+    `unpin` hear of memory that is taken and let go: a device may want to reach it.
     """
 
-    def __init__(self, limit: int | None = None, *, pin: OnMemory | None = None, unpin: OnMemory | None = None) -> None:
+    def __init__(
+        self,
+        limit: int | None = None,
+        *,
+        share: float = 1.0,
+        pin: OnMemory | None = None,
+        unpin: OnMemory | None = None,
+    ) -> None:
         self._limit = limit
+        self._share = SHARE * share
         self._pin = pin
         self._unpin = unpin
         self._buffer = memoryview(bytearray())
@@ -61,7 +69,7 @@ class Arena:
         if self._unpin is not None:
             self._unpin(self._buffer)
         self._buffer = memoryview(bytearray())
-        allowed = self._limit if self._limit is not None else int(available_memory() * SHARE)
+        allowed = self._limit if self._limit is not None else int(available_memory() * self._share)
         if size > allowed:
             raise ArenaTooSmallError(f"the state has {size:,} bytes, the copy of it may take {allowed:,}")
         self._buffer = aligned_buffer(-(-size // PAGE) * PAGE, huge=True)

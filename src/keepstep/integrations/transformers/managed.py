@@ -305,6 +305,7 @@ class ManagedTrainer(_Base):
             super()._load_best_model()
             return
         session = self._keepstep
+        session.saves.gate()
         with session.watch.over("the load of the best model"):
             if session.ranks.agree(session.calls_another_the_best):
                 super()._load_best_model()

@@ -394,7 +394,7 @@ class Session:
             describe_saves, self.trainer, state, self.checkpointer.policy, headroom, weights=one.weights, every=every
         )
         saves = self._books.attempt("the estimate of what will be saved", describe, "saves as scheduled")
-        if self.saves.engine is not None and scheduled:
-            self.saves.engine.prepare(one.whole)
+        if scheduled:
+            self.saves.prepare(one.whole)
         engine = self._engine_text if self.ranks.single else f"{self._engine_text}, {self.ranks.size} processes"
         messages.say_start(self.checkpointer, resume=resume, saves=f"{saves}; {engine}")

@@ -21,9 +21,14 @@ def impression_of(trainer: Any) -> Impression | None:
     return Impression(parts.state, optimizer, optional=optional_in(trainer, parts))
 
 
+def local_impression(trainer: Any) -> Impression:
+    """An impression of what this process holds of the present state, where others hold parts of it."""
+    model, optimizer = local_state(trainer)
+    return Impression(model, {} if trainer.optimizer is None else optimizer)
+
+
 def local_imprint(trainer: Any) -> Imprint:
     """The imprint of what this process holds of the present state: taken at once, in memory that nobody changes."""
-    model, optimizer = local_state(trainer)
-    impression = Impression(model, {} if trainer.optimizer is None else optimizer)
+    impression = local_impression(trainer)
     impression.take_all(lambda _: True)
     return impression.imprint()._replace(layout=layout_of(trainer))

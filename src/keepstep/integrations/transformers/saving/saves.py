@@ -93,6 +93,11 @@ class Saves:
         self._record.start(fingerprint)
         self._extra.start()
 
+    def prepare(self, size: int) -> None:
+        """Take memory for the copies of a state of about `size` bytes, while the first steps run."""
+        if self.engine is not None:
+            self.engine.prepare(size)
+
     def deferred(self) -> AbstractContextManager[None]:
         """Around a part of a stock save that waits for no other process."""
         return nullcontext()

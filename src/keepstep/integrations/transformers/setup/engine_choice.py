@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal, NamedTuple, get_args
 
 from keepstep.engine import FastEngine
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.own_code import SAVES, own
+from keepstep.integrations.transformers.setup.sharding import writes_shards
 from keepstep.snapshot.arena import Arena
 from keepstep.snapshot.device import DeviceCopy
 from keepstep.units import parse_size
@@ -40,10 +42,12 @@ def choose_engine(trainer: Any, engine: str, arena: str | None) -> Choice:
         reason = f"its tensors are on {device.type}, where the fast engine is new; engine='fast' asks for it"
     if reason:
         return Choice(None, f"stock engine: {reason}", False)
+    share = 1 / _savers_here(trainer)
     if device.type == "cpu":
-        return Choice(FastEngine(Arena(limit)), "fast engine", engine == "auto")
+        return Choice(FastEngine(Arena(limit, share=share)), "fast engine", engine == "auto")
     copy = DeviceCopy(device)
-    return Choice(FastEngine(Arena(limit, pin=copy.pin, unpin=copy.unpin), copy), f"fast engine on {device}", False)
+    arena_there = Arena(limit, share=share, pin=copy.pin, unpin=copy.unpin)
+    return Choice(FastEngine(arena_there, copy), f"fast engine on {device}", False)
 
 
 def why_not_fast(trainer: Any) -> str:
@@ -51,11 +55,18 @@ def why_not_fast(trainer: Any) -> str:
     args = trainer.args
     if args.device.type not in ("cpu", "cuda"):
         return f"its tensors are on {args.device.type}"
-    if getattr(trainer, "is_deepspeed_enabled", False) or getattr(trainer, "is_fsdp_enabled", False):
-        return "DeepSpeed and FSDP write their own files"
+    if getattr(trainer, "is_deepspeed_enabled", False):
+        return "DeepSpeed writes its own files"
+    if getattr(trainer, "is_fsdp_enabled", False) and not writes_shards(trainer):
+        return "FULL_STATE_DICT gathers the whole state while the training waits; SHARDED_STATE_DICT does not"
     if any(word in plain(args.optim).lower() for word in _STEPS_IN_BACKWARD):
         return f"the optimizer {plain(args.optim)} changes the weights during the backward pass"
     return ""
+
+
+def _savers_here(trainer: Any) -> int:
+    """How many processes of this machine have a copy of their own to keep."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if writes_shards(trainer) else 1
 
 
 def why_not_unasked(trainer: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,15 +36,18 @@ def whose(paths: Collection[str]) -> str:
     return f"rank {ranks.pop()}" if len(ranks) == 1 and all(map(is_named, paths)) else ""
 
 
-def seal_portion(directory: Path, rank: int) -> list[FileEntry]:
+def seal_portion(directory: Path, rank: int, durable: Mapping[str, FileEntry] | None = None) -> list[FileEntry]:
     """Make durable what a rank has written below `directory`, and take the digests of what is its own. Raises OSError.
+
+    `durable` are those that are on the disk already, with their digests, by path: they are not read again.
 
     Pages that are not on the disk yet are on the node that wrote them: only there a sync reaches them. A file whose
     name tells of no rank may be anybody's, and is synced by all.
     """
-    store, found = LocalStore(directory.parent), list[FileEntry]()
+    known = durable or {}
+    store, found = LocalStore(directory.parent), [*known.values()]
     for entry in store.walk(directory.name):
-        if entry.kind != "file":
+        if entry.kind != "file" or entry.path in known:
             continue
         key, mine = f"{directory.name}/{entry.path}", writer_of(entry.path) == rank
         if mine:

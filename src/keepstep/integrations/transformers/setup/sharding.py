@@ -61,6 +61,21 @@ def reads_as_written(trainer: Any, directory: Path | None) -> Iterator[None]:
             setattr(plugin, name, value)
 
 
+@contextmanager
+def left_where_it_is(trainer: Any) -> Iterator[None]:
+    """While it lasts, accelerate does not bring the state to host memory first: it is copied there anyway."""
+    config: Any = getattr(_plugin(trainer), "state_dict_config", None)
+    before = getattr(config, "offload_to_cpu", None)
+    if not before:
+        yield
+        return
+    config.offload_to_cpu = False
+    try:
+        yield
+    finally:
+        config.offload_to_cpu = before
+
+
 def _plugin(trainer: Any) -> Any:
     return (
         getattr(trainer.accelerator.state, "fsdp_plugin", None) if getattr(trainer, "is_fsdp_enabled", False) else None

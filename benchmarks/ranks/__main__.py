@@ -1,0 +1,5 @@
+"""`python -m benchmarks.ranks`."""
+
+from benchmarks.ranks.command import main
+
+main()
