@@ -114,14 +114,19 @@ BENCH_OUTPUT ?= docs/benchmark
 BENCH_RANKS ?=
 BENCH_DISK ?= .
 
-bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on this machine (an hour)
+ifdef QUICK
+bench: .venv/.ready
+	$(BIN)/python -m benchmarks.saves run --short --anew --output .artefacts/bench --directory $(BENCH_DISK) $(BENCH_OPTIONS)
+else
+bench: .venv-bench/.ready  ## what a save costs, against other ways to save, on this machine (2 hours; QUICK=1: ten minutes)
 	.venv-bench/bin/python -m benchmarks.saves run --output $(BENCH_OUTPUT) --directory $(BENCH_DISK) $(BENCH_OPTIONS)
 	.venv-bench/bin/python -m benchmarks.ranks --output $(BENCH_OUTPUT) --directory $(BENCH_DISK) $(BENCH_RANKS)
+endif
 
 .venv-bench/.ready: pyproject.toml constraints.txt constraints-bench.txt .venv/.ready
 	$(PYTHON) -m venv .venv-bench
 	VIRTUAL_ENV=$(CURDIR)/.venv-bench $(BIN)/uv pip install --quiet $(TORCH_SOURCE) -c constraints.txt -c constraints-bench.txt \
-	  -e '.[hf]' peft moonclip lightning orbax-checkpoint matplotlib
+	  -e '.[hf]' peft moonclip torch-checkpointing lightning orbax-checkpoint matplotlib
 	@touch $@
 
 wheel: .venv/.ready  ## build the wheel, and use it in empty environments

@@ -82,12 +82,20 @@ class Campaign:
                 method = WAY_FACTS[name].method
                 record = prepared[method]
                 if "refused" not in record:
-                    record = self._process(
-                        "resume", self._spec(leg, method, str(Path(place) / method)), ["--way", name]
-                    )
+                    record = self._resume(self._spec(leg, method, str(Path(place) / method)), name)
                 self._results.add(leg, "resume", name, turn, record)
                 told = record.get("refused") or f"cold {record['cold']:.2f} s, warm {record['warm']:.2f} s"
                 self._say(f"  round {turn + 1}, resume by {WAY_FACTS[name].label}: {told}")
+
+    def _resume(self, spec: CourseSpec, way: str) -> dict[str, Any]:
+        """Cold in one process, warm in another."""
+        cold, warm = (self._process("resume", spec, ["--way", way, "--heat", heat]) for heat in ("cold", "warm"))
+        for record in (cold, warm):
+            if "refused" in record:
+                return record
+        shares = {"cached_after_dropping": cold["cached"], "cached_when_warm": warm["cached"]}
+        return {"cold": cold["cold"], "warm": warm["warm"], "fresh": warm["fresh"], "apart": True, **shares,
+                "load": [cold["load"], warm["load"]]}  # fmt: skip
 
     def _here(self, method: str, kind: str, leg: Leg, home: Path | None = None) -> dict[str, Any]:
         """One process of a method, in a directory of its own unless one is given."""

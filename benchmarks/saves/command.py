@@ -16,7 +16,8 @@ from benchmarks.saves.spec import CourseSpec, Leg
 EXAMPLES = """\
 examples:
   python -m benchmarks.saves --quick --output /tmp/quick          does it work here? under two minutes
-  python -m benchmarks.saves --output DIR --directory /mnt/disk   the whole set: 124M headline, LoRA, bf16
+  python -m benchmarks.saves --short --output DIR                 ten minutes: the headline, with its noise
+  python -m benchmarks.saves --output DIR --directory /mnt/disk   two hours: 124M, LoRA, bf16, 2 threads
   python -m benchmarks.saves --workload gpt2 --threads 2 --rounds 3 --output DIR
   python -m benchmarks.saves --workload gpt2 --only keepstep --only stock --only none --every 50 --output DIR
   python -m benchmarks.saves report DIR --plot docs/images/saves.png
@@ -29,7 +30,9 @@ LLAMA = "KEEPSTEP_BENCH_LLAMA"
 """Environment variable: a directory with the 15M Llama (stories15M) in Hugging Face layout."""
 INTERRUPTED = 130
 ALL = tuple(METHODS)
-FEW = ("none", "keepstep", "stock", "dcp-async-cached", "moonclip")
+FEW = ("none", "keepstep", "stock", "dcp-staged", "dcp-async-cached", "moonclip")
+PEERS = ("none", "keepstep", "stock", "dcp-staged", "dcp-async-cached")
+"""What needs nothing but torch and transformers."""
 QUICK = ("none", "keepstep", "stock", "moonclip")
 WORKLOADS = "gpt2, gpt2:LAYERS, gpt2-bf16, lora-llama, lora-gpt2, many:TENSORS, stack:MILLIONS, small"
 
@@ -39,8 +42,16 @@ def whole_set() -> list[Leg]:
     return [
         Leg("gpt2", ALL),
         Leg("lora-llama", FEW, rounds=2, saves=4, quiet=20, limits=False, resumes=False),
+        Leg("lora-gpt2", FEW, rounds=2, saves=4, quiet=10, limits=False, resumes=False),
         Leg("gpt2-bf16", FEW, rounds=2, limits=False, resumes=False),
+        Leg("gpt2", FEW, threads=2, rounds=2, limits=False, resumes=False),
+        Leg("gpt2", FEW, every=50, rounds=2, saves=2, limits=False, resumes=False),
     ]
+
+
+def short_set() -> list[Leg]:
+    """What `make bench QUICK=1` measures: the headline alone, by what a visitor has installed anyway."""
+    return [Leg("gpt2", PEERS, rounds=2, saves=2, resumes=False)]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -111,6 +122,9 @@ def _run_options(given: list[str]) -> Any:
     parser.add_argument("--plot", type=Path, help="where the plot goes (default: OUTPUT/steps.png)")
     parser.add_argument("--no-resumes", action="store_true", help="leave out loading")
     parser.add_argument("--no-limits", action="store_true", help="leave out the limits of the machine")
+    parser.add_argument(
+        "--short", action="store_true", help="ten minutes: the 124M headline, two rounds, without peers to install"
+    )
     parser.add_argument("--quick", action="store_true", help="a small model, one round: does the harness work here?")
     parser.add_argument("--anew", action="store_true", help="throw away what OUTPUT holds")
     return parser.parse_args(given)
@@ -118,6 +132,8 @@ def _run_options(given: list[str]) -> Any:
 
 def _legs(options: Any) -> list[Leg]:
     legs = whole_set()
+    if options.short:
+        legs = short_set()
     if options.quick:
         legs = [Leg("small", QUICK, rounds=1, saves=2, quiet=6)]
     if options.workload:
@@ -165,6 +181,7 @@ def _course(kind: str, given: list[str]) -> None:
     parser.add_argument("--answer", type=Path, required=True)
     parser.add_argument("--bytes", type=int)
     parser.add_argument("--way")
+    parser.add_argument("--heat", choices=("cold", "warm"))
     options = parser.parse_args(given)
     options.answer.write_text(json.dumps(_measure(kind, options)), encoding="utf-8")
     # A refused method may have left threads behind that would keep the process; its group is ended by the campaign.
@@ -183,4 +200,6 @@ def _measure(kind: str, options: Any) -> dict[str, Any]:
         return course.run(options.spec)
     from benchmarks.saves import resuming
 
-    return resuming.prepare(options.spec) if kind == "prepare" else resuming.resume(options.spec, options.way)
+    if kind == "prepare":
+        return resuming.prepare(options.spec)
+    return resuming.resume(options.spec, options.way, options.heat)

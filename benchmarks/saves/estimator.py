@@ -108,8 +108,19 @@ class Spread:
     low: float
     high: float
     count: int
+    noise: float = 0.0
+    """Half of what lies between the quartiles: half of the values are no farther from the middle."""
 
     @classmethod
     def of(cls, values: list[float]) -> Spread:
-        """Of at least one value."""
-        return cls(statistics.median(values), min(values), max(values), len(values))
+        """Of at least one value; of fewer than four the noise is half of their whole range."""
+        if len(values) < 4:
+            between = max(values) - min(values)
+        else:
+            lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+            between = upper - lower
+        return cls(statistics.median(values), min(values), max(values), len(values), between / 2)
+
+    def differs_from(self, other: Spread, floor: float = 0.0) -> bool:
+        """Whether the medians are farther apart than the noise of both, and than `floor`, that of the measurement."""
+        return abs(self.median - other.median) > max(self.noise + other.noise, floor)

@@ -22,6 +22,7 @@ from benchmarks.saves.workloads import build
 from transformers import TrainerCallback
 
 STEP = 2
+COLD = "cold"
 FRESH_STARTS = 2
 Load = Callable[[], object]
 """What is timed."""
@@ -56,10 +57,11 @@ class _SaveOnce(TrainerCallback):
     def __init__(self, watcher: Watcher) -> None:
         self._watcher = watcher
         self.memory = Memory()
+        self.asked = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Two decisions."""
-        control.should_save = state.global_step == STEP
+        control.should_save = self.asked = state.global_step == STEP
         control.should_training_stop = state.global_step > STEP and self._watcher.idle
 
 
@@ -83,26 +85,30 @@ def prepare(spec: CourseSpec) -> dict[str, Any]:
     return {"size": watcher.saves[0].size}
 
 
-def resume(spec: CourseSpec, way: str) -> dict[str, Any]:
-    """Seconds to a ready state: `cold` and `warm`, and `fresh`, what a fresh start takes where that is in them."""
+def resume(spec: CourseSpec, way: str, heat: str) -> dict[str, Any]:
+    """Seconds to a ready state, `cold` or `warm`, and `fresh`, what a fresh start takes where that is in them.
+
+    One load a process: a second one in the same process finds memory that the first has touched, or that it still
+    holds, and says nothing of a resume, which is always the first.
+    """
     torch.set_num_threads(spec.threads)
     chosen, directory = WAYS[way], Path(spec.directory)
     path = METHODS[chosen.method](None, directory).path(STEP)
     try:
         # The first start of a process takes longer, whatever it starts from.
         fresh = [_seconds(_new(spec).train) for _ in range(FRESH_STARTS)][-1] if chosen.whole else 0.0
-        cold, cached = _load(chosen, _new(spec), path, forget=True)
-        warm, _ = _load(chosen, _new(spec), path, forget=False)
+        seconds, cached = _load(chosen, _new(spec), path, forget=heat == COLD)
     except Exception as error:
         return {"refused": f"{type(error).__name__}: {error}"}
-    times = {"cold": cold - fresh, "warm": warm - fresh, "fresh": fresh}
-    return {**times, "cached_after_dropping": cached, "load": os.getloadavg()[0]}
+    return {heat: seconds - fresh, "fresh": fresh, "cached": cached, "load": os.getloadavg()[0]}
 
 
 def _load(way: Way, trainer: Any, path: Path, *, forget: bool) -> tuple[float, float]:
     """Seconds, and the share of the files that was cached when they began. Raises RuntimeError when state lacks."""
     load = way.begin(trainer, path)
-    cached = disk.forget(path) if forget else 1.0
+    if not forget:
+        disk.read_through(path)
+    cached = disk.forget(path) if forget else disk.cached(path)
     seconds = _seconds(load)
     trained = sum(parameter.requires_grad for parameter in trainer.model.parameters())
     ready = sum(bool(state["exp_avg_sq"].any()) for state in trainer.optimizer.state.values())

@@ -50,6 +50,8 @@ class ResumeRow:
     refused: str | None = None
     cold: Spread | None = None
     warm: Spread | None = None
+    apart: bool = False
+    """Whether cold and warm were measured in a process each."""
     still_cached: float = 0.0
     """Largest share of the files that was in the page cache still when the cold load began."""
 
@@ -88,7 +90,8 @@ def resume_rows(results: Results, leg: Leg) -> list[ResumeRow]:
         if whole:
             cold, warm = (Spread.of([record[name] for record in whole]) for name in ("cold", "warm"))
             cached = max(record["cached_after_dropping"] for record in whole)
-            rows.append(ResumeRow(way, label, verified, None, cold, warm, cached))
+            apart = all(record.get("apart", False) for record in whole)
+            rows.append(ResumeRow(way, label, verified, None, cold, warm, apart, cached))
         elif records:
             rows.append(ResumeRow(way, label, verified, refused=records[0]["refused"]))
     return rows

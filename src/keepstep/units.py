@@ -18,9 +18,10 @@ DURATIONS = {"ms": 0.001, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3_600.0, "d": 8
 COUNTS = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 """What each letter behind a parameter count stands for."""
 _LARGEST = 10**21
-_QUANTITY = re.compile(r"([0-9]{1,22}(?:\.[0-9]{1,22})?) ?([A-Za-z]*)")
-_PART = re.compile(r"[0-9]+ ?[A-Za-z]+")
-_PARTS = re.compile(rf"(?:{_PART.pattern} ?){{2,6}}")
+# Compiled where they are first asked for: a command that only lists asks for none.
+_QUANTITY = r"([0-9]{1,22}(?:\.[0-9]{1,22})?) ?([A-Za-z]*)"
+_PART = r"[0-9]+ ?[A-Za-z]+"
+_PARTS = rf"(?:{_PART} ?){{2,6}}"
 _ROUNDS_TO_1000 = 999.5
 _SIZE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _AGE_UNITS = ((60, 1, "s"), (3_600, 60, "min"), (48 * 3_600, 3_600, "h"), (60 * 86_400, 86_400, "d"))
@@ -69,8 +70,8 @@ def parse_duration(text: object, what: str | None = None) -> float:
 
     Raises QuantityError, also without a unit.
     """
-    if isinstance(text, str) and _PARTS.fullmatch(text.strip()):
-        return sum(_parse(part, DURATIONS, "a duration", "30s", name=what) for part in _PART.findall(text))
+    if isinstance(text, str) and re.fullmatch(_PARTS, text.strip()):
+        return sum(_parse(part, DURATIONS, "a duration", "30s", name=what) for part in re.findall(_PART, text))
     return _parse(text, DURATIONS, "a duration", "30s", name=what)
 
 
@@ -96,7 +97,7 @@ def _short(value: float) -> str:
 def _parse(text: object, units: Mapping[str, float], what: str, example: str, *, name: str | None = None) -> float:
     """The number times its unit, above zero and below what any machine holds."""
     shown = f"{name} {text!r}" if name else repr(text)
-    found = _QUANTITY.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
+    found = re.fullmatch(_QUANTITY, str(text).strip()) if not isinstance(text, bool) else None
     hint = f"Write it like {example}; the units are {', '.join(units)}."
     if found is None:
         raise QuantityError(f"{shown} is not {what}", hint=hint)

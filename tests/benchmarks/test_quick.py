@@ -16,7 +16,7 @@ pytest.importorskip("transformers")
 
 @pytest.mark.training
 def test_the_harness_works_and_says_what_is_not_installed(tmp_path: Path) -> None:
-    only = [word for name in ("keepstep", "moonclip") for word in ("--only", name)]
+    only = [word for name in ("keepstep", "dcp-staged", "moonclip") for word in ("--only", name)]
     options = ["--quick", "--no-resumes", "--no-limits", "--saves", "1", *only]
     places = ["--output", str(tmp_path / "out"), "--directory", str(tmp_path)]
     command = [sys.executable, "-m", "benchmarks.saves", *options, *places]
@@ -26,6 +26,9 @@ def test_the_harness_works_and_says_what_is_not_installed(tmp_path: Path) -> Non
     records = {record["method"]: record for record in results["records"]}
     assert [save["counts"] for save in records["keepstep"]["saves"]] == [False, True]
     assert records["keepstep"]["saves"][1]["size"] > records["keepstep"]["state_bytes"]
+    # Staged beside the step: what the copy still needs is waited for before the optimizer, and counts.
+    assert records["dcp-staged"]["saves"][1]["size"] > records["dcp-staged"]["state_bytes"]
+    assert records["dcp-staged"]["saves"][1]["held"] > 0
     if importlib.util.find_spec("moonclip") is None:
         assert records["moonclip"] == {"leg": results["records"][0]["leg"], "kind": "course", "round": 0,
                                        "method": "moonclip", "refused": "not installed"}  # fmt: skip

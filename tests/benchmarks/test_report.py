@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from benchmarks.saves import machine
 from benchmarks.saves.campaign import turned
-from benchmarks.saves.report import render
+from benchmarks.saves.estimator import Cost, Spread
+from benchmarks.saves.report import against, render, write_report
 from benchmarks.saves.results import Results
 from benchmarks.saves.simulation import Course, Rates, simulate
 from benchmarks.saves.spec import Leg
-from benchmarks.saves.tables import limit_rows, resume_rows, save_rows
+from benchmarks.saves.tables import SaveRow, limit_rows, resume_rows, save_rows
 from benchmarks.saves.targets import TARGETS, Measured
 
 from tests.benchmarks.records import quiet, record
@@ -48,7 +51,11 @@ def measured(results: Results) -> Measured:
 
 
 def test_ratios_are_of_medians_and_have_verdicts(results: Results) -> None:
-    found = {target.what: (target.value(measured(results)), target.verdict(measured(results))) for target in TARGETS}
+    what = measured(results)
+    found = {
+        target.what: (None if (figure := target.figure(what)) is None else figure.value, target.verdict(what))
+        for target in TARGETS
+    }
     assert found["blocked per save"] == (pytest.approx(0.002), "aim reached")
     assert found["true inflation / HF Trainer"] == (pytest.approx(0.05), "passed")
     assert found["true inflation / Moonclip"] == (pytest.approx(0.025), "aim reached")
@@ -57,6 +64,53 @@ def test_ratios_are_of_medians_and_have_verdicts(results: Results) -> None:
     cold = found["cold verified resume / torch.load and safetensors, cold, unverified"]
     assert cold == (pytest.approx(0.5), "aim reached")
     assert found["blocked per save / DCP async, thread"] == (None, "not measured")
+
+
+def test_a_threshold_within_the_noise_is_neither_passed_nor_failed() -> None:
+    target = next(each for each in TARGETS if each.what == "time until durable / O_DIRECT floor")
+    (row,) = [SaveRow("keepstep", "ours", costs=[cost(durable=durable) for durable in (0.4, 0.6, 0.62, 0.8)])]
+    verdicts = [
+        target.verdict(Measured({"keepstep": row}, {}, {"O_DIRECT write and fsync": Spread.of([floor])}, STATE))
+        for floor in (0.2, 0.37, 0.9)
+    ]
+    assert verdicts == ["failed", "within the noise of 1.6", "aim reached"]
+
+
+def test_what_lies_within_the_noise_is_not_told_apart() -> None:
+    ours = SaveRow("keepstep", "ours", costs=[cost(inflation=each) for each in (0.0, 0.1, 0.1, 0.2)])
+    near = SaveRow("dcp-staged", "near", costs=[cost(inflation=each) for each in (0.1, 0.2, 0.2, 0.9)])
+    far = SaveRow("stock", "far", costs=[cost(inflation=each) for each in (2.0, 2.1, 2.1, 2.2)])
+    assert [against(row, ours) for row in (ours, near, far)] == ["", "not told apart", "+2.00 s"]
+    noisy = replace(far, noise=Spread(0.0, -9.0, 9.0, 9, noise=3.0))
+    assert against(noisy, ours) == "not told apart"
+    assert against(replace(far, costs=far.costs[:3]), ours) == "too few saves"
+
+
+def test_only_a_warm_load_in_a_process_of_its_own_is_a_resume(results: Results) -> None:
+    assert measured(results).warm("keepstep") is None
+    assert "**Warm was measured in the process" in render(results)
+    results.records = [r for r in results.records if r["kind"] != "resume"]
+    times = {"cold": 1.0, "warm": 0.5, "fresh": 0.0, "cached_after_dropping": 0.0, "apart": True}
+    results.add(LEG, "resume", "keepstep", 0, times)
+    assert (found := measured(results).warm("keepstep")) is not None and found.median == 0.5
+    assert "Warm: a process of its own" in render(results)
+
+
+def test_a_report_says_what_was_not_in_the_run(results: Results) -> None:
+    (line,) = [line for line in render(results).splitlines() if line.startswith("Not in this run: ")]
+    assert "staged beside the step" in line and "HF Trainer" not in line
+
+
+def test_bars_are_drawn_of_all_that_saved(results: Results, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    text = write_report(results, tmp_path)
+    assert text.startswith("# What a save costs\n\n![what a save adds to a training, by method](bars.png)")
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+
+
+def cost(**given: float) -> Cost:
+    plain: dict[str, Any] = {"step": 5, "steps": 1, "blocked": 0.0, "inflation": 0.0, "durable": 0.0, "claimed": 0.0}
+    return Cost(**{**plain, "cpu": 0.0, "size": 1, "overlapped": False, **given})
 
 
 def test_a_missed_target_is_said(results: Results) -> None:

@@ -53,6 +53,13 @@ def test_piped_commands_import_no_rich(tmp_path: Path, arguments: list[str]) -> 
     assert modules.isdisjoint(HEAVY | {"rich"})
 
 
+def test_a_list_imports_what_lists_and_no_more(tmp_path: Path) -> None:
+    modules = _modules_of("ls", str(make_run(tmp_path / "run", {}).path))
+    assert "keepstep.run.run" in modules
+    others = {"keepstep.run.unmanaged", "keepstep.run.receipt", "keepstep.run.history", "keepstep.cli.growth"}
+    assert modules.isdisjoint(HEAVY | others | {"logging", "shutil", "ctypes", "statistics", "difflib", "hashlib"})
+
+
 def test_tables_import_rich(tmp_path: Path) -> None:
     assert "rich" in _modules_of("ls", str(make_run(tmp_path / "run", {1: 0.5}).path), "--format", "human")
 

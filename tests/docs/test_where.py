@@ -100,8 +100,7 @@ class Copy:
 
 RULE = '''
 
-@dataclass(frozen=True)
-class Sample(Rule):
+class Sample(Rule, frozen=True):
     """The first n of the run."""
 
     n: int

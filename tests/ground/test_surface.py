@@ -148,6 +148,26 @@ def test_type_checkers_see_the_names_that_are_loaded() -> None:
     assert _imported(block.body) == {**homes, "transformers": "keepstep"}
 
 
+LAZY = [face for face in FACES if "handing_on" in ast.unparse(ast.Module(_body(f"keepstep.{face}"), []))]
+
+
+@pytest.mark.parametrize("face", LAZY)
+def test_a_lazy_face_has_each_name_from_where_type_checkers_see_it(face: str) -> None:
+    module = f"keepstep.{face}"
+    body = _body(module)
+    (block,) = (node for node in body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node))
+    homes = import_module(module)._HOMES
+    assert {name: f"{module}.{home}" for home, names in homes.items() for name in names} == _imported(block.body)
+    assert sorted(_handed_on(body)) == sorted(_imported(block.body))
+    for name, home in _imported(block.body).items():
+        kept = next(a.name for node in block.body if isinstance(node, ast.ImportFrom) for a in node.names
+                    if (a.asname or a.name) == name)  # fmt: skip
+        assert getattr(import_module(module), name) is getattr(import_module(home), kept)
+    assert set(_handed_on(body)) <= set(dir(import_module(module)))
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = import_module(module).Nothing
+
+
 @pytest.mark.parametrize("face", FACES)
 def test_a_face_hands_on_these_names_and_no_others(face: str) -> None:
     module = f"keepstep.{face}"

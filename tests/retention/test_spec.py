@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
@@ -154,8 +153,7 @@ def test_a_flag_follows_the_number() -> None:
 def first_rule() -> Iterator[None]:
     """A rule that exists for one test."""
 
-    @dataclass(frozen=True)
-    class First(Rule):  # pyright: ignore[reportUnusedClass]
+    class First(Rule, frozen=True):  # pyright: ignore[reportUnusedClass]
         """The first n of the run, once older than the time given."""
 
         n: int

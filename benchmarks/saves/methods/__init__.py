@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from benchmarks.saves.methods.base import Method
-from benchmarks.saves.methods.dcp import DcpAsync, DcpAsyncCached, DcpProcess, DcpSync
+from benchmarks.saves.methods.dcp import (
+    DcpAsync,
+    DcpAsyncCached,
+    DcpProcess,
+    DcpStaged,
+    DcpStagedProcess,
+    DcpSync,
+)
 from benchmarks.saves.methods.lightning_io import LightningAsync, LightningSync
 from benchmarks.saves.methods.moonclip_manager import Moonclip
 from benchmarks.saves.methods.orbax_async import Orbax
 from benchmarks.saves.methods.ours import KeepstepFast, KeepstepStock
 from benchmarks.saves.methods.stock import NoSave, StockTrainer, TorchSave
+from benchmarks.saves.methods.torch_checkpointing_manager import TorchCheckpointing
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -22,6 +30,9 @@ METHODS: dict[str, type[Method]] = {
         DcpAsync,
         DcpAsyncCached,
         DcpProcess,
+        DcpStaged,
+        DcpStagedProcess,
+        TorchCheckpointing,
         LightningSync,
         LightningAsync,
         Moonclip,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
@@ -137,6 +138,77 @@ class DcpProcess(_StagerKept):
     name = "dcp-process"
     label = "DCP async, process, shared memory kept"
     shared = True
+
+    def _options(self, step: int) -> dict[str, Any]:
+        from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType
+
+        return {**super()._options(step), "async_checkpointer_type": AsyncCheckpointerType.PROCESS}
+
+
+class DcpStaged(DcpAsync):
+    """The recipe that PyTorch documents since 2.9: the copy is made beside the next forward and backward, and what
+    is left of it is waited for right before `optimizer.step`. Pinned and shared memory need an accelerator.
+    """
+
+    name = "dcp-staged"
+    label = "DCP async, thread, staged beside the step"
+
+    def setup(self) -> None:
+        """One stager for all saves; it keeps the memory of the staged copy."""
+        from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+        super().setup()
+        self._stager = DefaultStager(
+            StagingOptions(
+                use_pinned_memory=False, use_shared_memory=False, use_async_staging=True, use_non_blocking_copy=False
+            )
+        )
+        self._staging: Future[Any] | None = None
+        self._hooked: Any = None
+        self._held = 0.0
+
+    def save(self, step: int) -> None:
+        """Begin to stage."""
+        import torch.distributed.checkpoint as dcp
+
+        self._stop_before_the_step()
+        for future in list(self._futures.values()):
+            future.result(PATIENCE)
+        begun: Any = dcp.async_save(state_of(self.trainer), checkpoint_id=self.path(step), **self._options(step))
+        self._futures[step], self._staging = begun.upload_completion, begun.staging_completion
+
+    def held(self) -> float:
+        """Seconds before `optimizer.step`."""
+        held, self._held = self._held, 0.0
+        return held
+
+    def close(self) -> None:
+        """Let the stager go."""
+        self._stager.close()
+        super().close()
+
+    def _options(self, step: int) -> dict[str, Any]:
+        return {"async_stager": self._stager}
+
+    def _stop_before_the_step(self) -> None:
+        # The Trainer makes its optimizer late, and Accelerate wraps it: the hook belongs to the innermost.
+        if self._hooked is None:
+            self._hooked = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)
+            self._hooked.register_step_pre_hook(self._wait_for_the_copy)
+
+    def _wait_for_the_copy(self, *given: Any) -> None:
+        if self._staging is not None:
+            began = time.perf_counter()
+            self._staging.result(PATIENCE)
+            self._held += time.perf_counter() - began
+            self._staging = None
+
+
+class DcpStagedProcess(DcpStaged):
+    """The same, written by a process."""
+
+    name = "dcp-staged-process"
+    label = "DCP async, process, staged beside the step"
 
     def _options(self, step: int) -> dict[str, Any]:
         from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType

@@ -8,9 +8,10 @@ import shlex
 import uuid
 from collections.abc import Generator, Sized
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+from msgspec.structs import replace
 
 from keepstep import layout
 from keepstep.checkpointer.own_runs import is_own

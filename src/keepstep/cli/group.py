@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,10 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.entries = entries
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        _seek_no_garbage()
+        return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.entries)
@@ -72,3 +79,12 @@ class LazyGroup(click.Group):
                     raise
                 ctx.exit(code)
             return result
+
+
+@cache
+def _seek_no_garbage() -> None:
+    """A command imports 200 modules, and a list of 10,000 checkpoints makes a million objects and no garbage: looking
+    for it takes a tenth of the one's time, a quarter of the other's, and as much again at the end.
+    """
+    gc.set_threshold(200_000)
+    atexit.register(gc.freeze)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-
 import click
 
 from keepstep.cli.group import LazyGroup
@@ -28,5 +26,3 @@ checkpoint, 4 damaged, 5 in use by another process, 6 directory already used, 7 
 @click.version_option(__version__, prog_name="keepstep", message="%(prog)s %(version)s")
 def main() -> None:
     """The command line's entry point."""
-    # A list of 10,000 checkpoints makes a million objects and no garbage: looking for it takes a quarter of the time.
-    gc.set_threshold(200_000)

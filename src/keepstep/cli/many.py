@@ -6,11 +6,11 @@ import functools
 import glob
 import os
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
+import msgspec
 
 from keepstep.cli.command import REFERENCES, Argument, complete_reference, opened
 from keepstep.cli.drawing.render import Output
@@ -32,12 +32,11 @@ Agree = Callable[[Sequence[Any], Output], bool]
 UNEXPECTED = 1
 
 
-@dataclass(slots=True)
-class Outcomes:
+class Outcomes(msgspec.Struct):
     """How a command went on several runs: `code` is the worst exit code so far."""
 
     code: int = 0
-    errors: dict[Path, KeepstepError | OSError] = field(default_factory=dict[Path, "KeepstepError | OSError"])
+    errors: dict[Path, KeepstepError | OSError] = msgspec.field(default_factory=dict[Path, "KeepstepError | OSError"])
     bug: Exception | None = None
 
     def of(self, path: Path, act: Callable[[], T]) -> tuple[T | None, int]:
@@ -69,8 +68,7 @@ class Outcomes:
             raise click.exceptions.Exit(self.code)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """The runs that were named, by path, and whether exactly one was, by its own name."""
 
     paths: tuple[Path, ...]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 import click
+import msgspec
 
 from keepstep.cli.drawing.tables import Table
 from keepstep.units import parse_duration
@@ -19,8 +19,7 @@ Keys = dict[Sort, Callable[[Any], Any]]
 """What rows are ordered by, the least first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Which rows, in which order, and which columns; None for what was not asked for. `since` is a moment, UTC."""
 
     sort: Sort | None = None

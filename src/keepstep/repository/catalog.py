@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from keepstep.errors import CheckpointCorrupt
 from keepstep.model import Checkpoint, Kind, State, parse_name
@@ -16,16 +17,14 @@ SETTLED_NS = 2 * 10**9
 """Age from which a change is told by a file's times: a younger one may share them with the next change."""
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(msgspec.Struct, frozen=True):
     """A directory that is called like a checkpoint and is none of this run's: never counted, never removed."""
 
     path: Path
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """Checkpoints by generation, and what only looks like one."""
 
     checkpoints: tuple[Checkpoint, ...]

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Iterable
 from contextlib import suppress
 
 from msgspec.structs import replace
 
 from keepstep.errors import StorageError
+from keepstep.log import logger
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.repository.loadable import Need, lack_of
 from keepstep.repository.verification import OnBytes, added_to, file_digest, sealed
 from keepstep.stores import Entry, Store
-
-logger = logging.getLogger("keepstep")
 
 COPY_LIMIT = 2**20
 """Bytes that are copied at a time where there are no hard links."""

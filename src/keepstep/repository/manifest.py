@@ -186,17 +186,17 @@ def _are_sound(files: tuple[FileEntry, ...], version: int) -> bool:
         return False
     digests = "\n".join([file.digest for file in files])
     # Of as many lines as files, each of them a digest: none of them holds a line end itself.
-    if files and (len(digests) != len(files) * (_DIGEST_LENGTH + 1) - 1 or not _DIGESTS.fullmatch(digests)):
+    if files and (len(digests) != len(files) * (_DIGEST_LENGTH + 1) - 1 or not re.fullmatch(_DIGESTS, digests)):
         return False
     large = [file for file in files if file.chunks or file.size > CHUNK_BYTES]
-    return all(file.chunks_fit and _HEXADECIMAL.fullmatch(file.chunks) for file in large) and not (
+    return all(file.chunks_fit and re.fullmatch(_HEXADECIMAL, file.chunks) for file in large) and not (
         version == 1 and any(file.chunks for file in large)
     )
 
 
 _DIGEST_LENGTH = len(f"{ALGORITHM}:") + CHUNK_DIGITS
-_DIGESTS = re.compile(r"xxh3-128:[0-9a-f]{32}(?:\nxxh3-128:[0-9a-f]{32})*")
-_HEXADECIMAL = re.compile(r"[0-9a-f]*")
+_DIGESTS = r"xxh3-128:[0-9a-f]{32}(?:\nxxh3-128:[0-9a-f]{32})*"
+_HEXADECIMAL = r"[0-9a-f]*"
 
 
 def _parse(data: bytes, origin: str) -> Manifest:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from contextlib import ExitStack, suppress
 
 from keepstep import layout
+from keepstep.log import logger
 from keepstep.stores import Store
-
-logger = logging.getLogger("keepstep")
 
 
 def move(store: Store, key: str, home: str, name: str) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from keepstep import layout
 from keepstep.model import Checkpoint, State, parse_name
@@ -15,8 +16,7 @@ _RECORDS = layout.META.split("/"), layout.READERS.split("/")
 """Directories in which a run that was set aside has nothing but records."""
 
 
-@dataclass(frozen=True, slots=True)
-class PreviousRun:
+class PreviousRun(msgspec.Struct, frozen=True):
     """A run below `previous/`: the key of its directory in the store, its id, and its checkpoints by generation.
 
     Those that had been aside already are among them; all of them are in the state `PREVIOUS`.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from keepstep import layout
@@ -29,8 +29,7 @@ Dispose = Callable[[str], None]
 """Deletes a directory of the store, by its key, at once or later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Staging:
+class Staging(msgspec.Struct, frozen=True):
     """A private directory in which one checkpoint is being written."""
 
     key: str

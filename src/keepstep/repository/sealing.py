@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from keepstep import layout
@@ -28,8 +28,7 @@ WHOLE_SECONDS_NS = 2 * 10**9
 """Age up to which a file may have changed without another stamp: by the clocks of systems, and of old file systems."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """The stamps of a checkpoint's files at one moment, by path; `taken_ns` since the epoch."""
 
     generation: int
@@ -45,8 +44,7 @@ class Look:
         return self.taken_ns - before.changed_ns > (WHOLE_SECONDS_NS if coarse else TICK_NS)
 
 
-@dataclass(frozen=True, slots=True)
-class Rewritten:
+class Rewritten(msgspec.Struct, frozen=True):
     """A file that was committed with some bytes, and has others now."""
 
     before: FileEntry
@@ -57,16 +55,14 @@ class Rewritten:
         return self.after.path
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """Something that is not taken over: it stays what it was to the manifest, and why."""
 
     path: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Changes:
+class Changes(msgspec.Struct, frozen=True):
     """What has become of a checkpoint since it was committed, or since a look: `after` is what a seal makes of it.
 
     `touched` are the files that were read: they may not be durable. `look` is how all of them stood then.

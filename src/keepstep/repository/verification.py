@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import xxhash
 
 from keepstep import layout
@@ -33,8 +33,7 @@ CheckFile = Callable[[Store, str, FileEntry, OnBytes | None], str]
 It may raise OSError."""
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """One thing wrong with one file: path relative to the checkpoint, what is wrong, and what can't be done for it."""
 
     path: str
@@ -45,8 +44,7 @@ class Problem:
         return f"{self.path} {self.what}"
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """What a check of files found: damage, what lies there beside them, and which of them are gone without damage."""
 
     problems: tuple[Problem, ...] = ()
@@ -54,8 +52,7 @@ class Findings:
     missing: tuple[FileEntry, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(msgspec.Struct, frozen=True):
     """What a check of one checkpoint found; no problems means that what loaders read is what was written.
 
     `added` lies in the directory and is in no manifest: no loader reads it, and it is no damage. `missing` are files

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -78,6 +77,8 @@ def noise_of(values: Sequence[float]) -> float | None:
     if len(found) < FEWEST_EVALUATIONS:
         return None
     bends = [abs(a - 2 * b + c) for a, b, c in zip(found, found[1:], found[2:], strict=False)]
+    import statistics  # not for every command that plans
+
     sigma = statistics.median(bends) / _MEDIAN_TO_SIGMA
     return sigma if math.isfinite(sigma) else None
 

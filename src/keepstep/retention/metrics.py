@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Literal
+
+import msgspec
 
 from keepstep.errors import PolicyError
 
@@ -35,7 +35,7 @@ _TURNS_MEANING = frozenset(
     | {"improvement", "reduction", "gain", "skill", "free"}
 )
 """Words that change what a known word means: `neg_mean_squared_error`, `rewards/rejected`, `acc_stderr`, `wer_gain`."""
-_SEPARATORS = re.compile(r"[_\-/.:,\s]+")
+_SEPARATORS = r"[_\-/.:,\s]+"
 _PREFIXES = ("eval_", "test_")
 
 
@@ -49,7 +49,7 @@ def known_mode(metric: str) -> Mode | None:
     name = _without_prefix(metric.strip().lower())
     if name in _MODES:
         return _MODES[name]
-    words = [word for word in _SEPARATORS.split(name) if word]
+    words = [word for word in re.split(_SEPARATORS, name) if word]
     if not _TURNS_MEANING.isdisjoint(words):
         return None
     modes: list[Mode | None] = [_mode_of_word(word) for word in words]
@@ -69,8 +69,7 @@ def nearest(name: str, names: Iterable[str]) -> list[str]:
     return [other for _, other in likely[:3]]
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(msgspec.Struct, frozen=True):
     """A metric to rank by: its name as logged and which way is better.
 
     PolicyError when the name is empty or the mode neither `min` nor `max`.
@@ -132,6 +131,8 @@ _LIKE = 0.6
 
 
 def _likeness(one: str, other: str) -> float:
+    from difflib import SequenceMatcher
+
     one, other = (_without_prefix(name.strip().lower()) for name in (one, other))
     shorter, longer = sorted((one, other), key=len)
     contained = len(shorter) > 1 and shorter in longer

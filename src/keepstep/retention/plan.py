@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
@@ -35,8 +34,7 @@ Before = tuple[str, int]
 """A checkpoint of a previous run: the id of that run, and its generation there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What to keep: a checkpoint stays when any rule keeps it.
 
     PolicyError without a rule, and when a rule ranks but no metric is named.
@@ -121,8 +119,7 @@ class Decision(msgspec.Struct, frozen=True, gc=False):
         return left.size_bytes if (left := self.left) else 0
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True, dict=True):
     """A decision for every checkpoint, ordered by generation.
 
     `aside` are decisions on what lies aside: on previous runs, the oldest first, then on what a rewind set aside, then
@@ -348,8 +345,7 @@ def _places(context: Context) -> dict[int, int]:
     return {c.generation: place for place, c in enumerate(context.ranked, start=1)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Missed:
+class _Missed(msgspec.Struct, frozen=True):
     """What a checkpoint missed that no rule keeps; `metric` is None where no rule ranks.
 
     `by_all` and `by_others` say what all rules but the one that waits for values, and those that don't rank, have not

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import cache, cached_property
 from itertools import islice, pairwise
 from operator import itemgetter
 from typing import Annotated, Any, ClassVar, get_type_hints
+
+import msgspec
 
 from keepstep.errors import PolicyError
 from keepstep.model import Checkpoint, State
@@ -39,8 +39,7 @@ class Hold(IntEnum):
     """Whatever the rules say: pinned, in use, or the one recovery point."""
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(msgspec.Struct, frozen=True, dict=True):
     """What rules decide on: checkpoints by ascending generation, metric, aware time, pinned generations.
 
     `evaluated_later` says that the metric's values have mostly come after the saves so far.
@@ -87,8 +86,7 @@ def rank(checkpoints: Iterable[Checkpoint], metric: Metric, *, spoiled: bool = F
     return tuple(checkpoint for _, _, checkpoint in sorted(ranked, key=itemgetter(0, 1)))
 
 
-@dataclass(frozen=True)
-class Rule(ABC):
+class Rule(msgspec.Struct, frozen=True):
     """Base of all rules. A subclass is a whole rule: its fields are its arguments, its name is its spec word.
 
     Arguments are whole numbers of 1 or more; PolicyError on anything else. Fields that are bool are flags: words that
@@ -96,7 +94,6 @@ class Rule(ABC):
     The docstring's first line and `example` make the rule's row in the help.
     """
 
-    # No slots in subclasses: a slotted dataclass is a second class, and both would be found as rules.
     example: ClassVar[str]
     needs_metric: ClassVar[bool] = False
     hold: ClassVar[Hold] = Hold.RECOVERY
@@ -124,7 +121,7 @@ class Rule(ABC):
     @classmethod
     def arguments(cls) -> dict[str, Any]:
         """Names and types (int, Seconds) of the arguments, in the order of the spec."""
-        return dict(_arguments(cls))
+        return _arguments_of(cls)
 
     def spec(self) -> str:
         """The rule as text, such as `best:3`; `parse` gives the same rule back."""
@@ -135,9 +132,9 @@ class Rule(ABC):
         parts += [flag for flag in self.flags if getattr(self, flag)]
         return ":".join(parts)
 
-    @abstractmethod
     def keeps(self, context: Context) -> Mapping[int, str]:
         """Generations that the rule keeps, each with its reason."""
+        raise NotImplementedError
 
     def held(self, context: Context) -> Hold:
         """How firmly the rule keeps what it keeps now."""
@@ -147,19 +144,19 @@ class Rule(ABC):
         """False when weights alone serve as well: what is kept for nothing else is thinned."""
         return self.held(context) is not Hold.QUALITY
 
-    @abstractmethod
     def phrase(self, metric: Metric | None) -> str:
         """What the rule keeps, as a part of a sentence such as `the latest 2`."""
+        raise NotImplementedError
 
-    @abstractmethod
     def missed(self) -> str:
         """What a checkpoint failed to be that the rule doesn't keep, such as `not among the latest 2`."""
+        raise NotImplementedError
 
 
 @cache
-def _arguments(kind: type[Rule]) -> Mapping[str, Any]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {field.name: hints[field.name] for field in fields(kind) if field.name not in kind.flags}
+def _arguments_of(cls: type[Rule]) -> dict[str, Any]:
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in cls.__struct_fields__ if name not in cls.flags}
 
 
 def rule_classes() -> dict[str, type[Rule]]:
@@ -173,8 +170,7 @@ def format_duration(seconds: int) -> str:
     return f"{seconds // UNITS[unit]}{unit}"
 
 
-@dataclass(frozen=True)
-class Best(Rule):
+class Best(Rule, frozen=True):
     """The k best by the metric, of equal ones the earlier; the k newest as long as nothing can be ranked.
 
     Weights-only checkpoints compete as well. NaN is never one of the best, nor is one whose weights are damaged.
@@ -221,8 +217,7 @@ class Best(Rule):
         return "not the best" if self.k == 1 else f"not among the best {self.k}"
 
 
-@dataclass(frozen=True)
-class Pending(Rule):
+class Pending(Rule, frozen=True):
     """What has no value of the metric yet, for the time given after its save: its evaluation may still come.
 
     NaN is a value. What is damaged is not waited for.
@@ -258,8 +253,7 @@ EVALUATED_LATER = Pending(UNITS["h"] * 6)
 it waits: a training that evaluates before it saves, or not at all, is none of these."""
 
 
-@dataclass(frozen=True)
-class Latest(Rule):
+class Latest(Rule, frozen=True):
     """The n newest that were saved to resume from; what was saved, or thinned, as weights doesn't count.
 
     One that lost its optimizer to somebody else counts: who makes room so wants to keep more of them, not fewer. A
@@ -283,8 +277,7 @@ class Latest(Rule):
         return "not the newest" if self.n == 1 else f"not among the latest {self.n}"
 
 
-@dataclass(frozen=True)
-class Every(Rule):
+class Every(Rule, frozen=True):
     """Milestones: every checkpoint whose step is a multiple of the number given."""
 
     steps: int
@@ -302,8 +295,7 @@ class Every(Rule):
         return f"no milestone of every {self.steps} steps"
 
 
-@dataclass(frozen=True)
-class Within(Rule):
+class Within(Rule, frozen=True):
     """Everything created within the time given before now (units s, m, h, d, w)."""
 
     seconds: Seconds
@@ -321,8 +313,7 @@ class Within(Rule):
         return f"older than {format_duration(self.seconds)}"
 
 
-@dataclass(frozen=True)
-class Hourly(Rule):
+class Hourly(Rule, frozen=True):
     """The newest of each of the last n hours (UTC) that hold a checkpoint."""
 
     n: int
@@ -338,8 +329,7 @@ class Hourly(Rule):
         return f"not the newest of one of the last {self.n} hours"
 
 
-@dataclass(frozen=True)
-class Daily(Rule):
+class Daily(Rule, frozen=True):
     """The newest of each of the last n days (UTC) that hold a checkpoint."""
 
     n: int
@@ -355,8 +345,7 @@ class Daily(Rule):
         return f"not the newest of one of the last {self.n} days"
 
 
-@dataclass(frozen=True)
-class Pinned(Rule):
+class Pinned(Rule, frozen=True):
     """Everything that a person pinned; always in force, whether written or not."""
 
     example: ClassVar[str] = "pinned"
@@ -372,8 +361,7 @@ class Pinned(Rule):
         return "not pinned"
 
 
-@dataclass(frozen=True)
-class All(Rule):
+class All(Rule, frozen=True):
     """Everything, as long as there is room; then the oldest that no other rule keeps go first."""
 
     example: ClassVar[str] = "all"

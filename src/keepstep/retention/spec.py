@@ -9,8 +9,8 @@ from typing import Any
 from keepstep.errors import PolicyError
 from keepstep.retention.rules import UNITS, Rule, Seconds, rule_classes
 
-_NUMBER = re.compile(r"0*([1-9][0-9]{0,17})")
-_DURATION = re.compile(rf"0*([1-9][0-9]{{0,17}})\s*([{''.join(UNITS)}])")
+_NUMBER = r"0*([1-9][0-9]{0,17})"
+_DURATION = rf"0*([1-9][0-9]{{0,17}})\s*([{''.join(UNITS)}])"
 
 
 def parse(spec: str) -> tuple[Rule, ...]:
@@ -77,10 +77,10 @@ def _parse_arguments(cls: type[Rule], piece: str, parts: list[str]) -> dict[str,
 
 def _parse_number(kind: Any, text: str, piece: str, cls: type[Rule]) -> int:
     if kind == Seconds:
-        if duration := _DURATION.fullmatch(text):
+        if duration := re.fullmatch(_DURATION, text):
             return int(duration[1]) * UNITS[duration[2]]
         raise _bad(piece, f"{text!r} is no duration (a whole number and one of {', '.join(UNITS)})", cls)
-    if number := _NUMBER.fullmatch(text):
+    if number := re.fullmatch(_NUMBER, text):
         return int(number[1])
     raise _bad(piece, f"{text!r} is no whole number of 1 or more", cls)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from keepstep.errors import RunInUse, RunNotFound
 from keepstep.model import Checkpoint, FileEntry
+from keepstep.run.opening import holds_run
 from keepstep.run.rebuilding import policy_said
 from keepstep.run.run import Run
 from keepstep.run.runfile import RunFile, write_run_file
-from keepstep.run.unmanaged import holds_run
 from keepstep.stores import LocalStore
 
 Fill = Callable[[Path], Mapping[str, FileEntry]]

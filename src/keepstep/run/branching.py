@@ -15,10 +15,10 @@ from msgspec.structs import replace
 from keepstep.errors import RunInUse, StorageError
 from keepstep.model import Checkpoint, Damage, FileEntry, State
 from keepstep.repository import Need, OnBytes, Staging, copy_file, lack_of, sealed
+from keepstep.run.opening import holds_run
 from keepstep.run.rebuilding import BRANCHED, policy_facts
 from keepstep.run.run import Run
 from keepstep.run.runfile import Origin, RunFile, write_run_file
-from keepstep.run.unmanaged import holds_run
 from keepstep.stores import LocalStore
 
 BRANCH = "branched"

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 
+from keepstep.log import logger
 from keepstep.model import Checkpoint
 from keepstep.repository import Repository, missing_files
-
-logger = logging.getLogger("keepstep")
 
 MOST_LOOKED_AT = 16
 """Full checkpoints, from the newest on, of which a listing looks whether their files are there."""

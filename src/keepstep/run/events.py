@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
 
 from keepstep import layout
+from keepstep.log import logger
 from keepstep.model import Checkpoint, Damage
 from keepstep.run.tail import Tail
 from keepstep.stores import Store
 from keepstep.strict import changed, finite_or_name
-
-logger = logging.getLogger("keepstep")
 
 Event = dict[str, Any]
 
@@ -147,20 +144,19 @@ class EventLog:
         return self._state
 
 
-@dataclass(slots=True)
-class _Folded:
+class _Folded(msgspec.Struct):
     """What the events say together, up to the one that was taken last."""
 
-    late: dict[int, dict[str, float]] = field(default_factory=dict[int, dict[str, float]])
-    damage: dict[int, Damage] = field(default_factory=dict[int, Damage])
-    verified: dict[int, datetime] = field(default_factory=dict[int, datetime])
-    lost: dict[int, tuple[str, ...]] = field(default_factory=dict[int, tuple[str, ...]])
-    unloaded: dict[int, str] = field(default_factory=dict[int, str])
+    late: dict[int, dict[str, float]] = msgspec.field(default_factory=dict[int, dict[str, float]])
+    damage: dict[int, Damage] = msgspec.field(default_factory=dict[int, Damage])
+    verified: dict[int, datetime] = msgspec.field(default_factory=dict[int, datetime])
+    lost: dict[int, tuple[str, ...]] = msgspec.field(default_factory=dict[int, tuple[str, ...]])
+    unloaded: dict[int, str] = msgspec.field(default_factory=dict[int, str])
     last_generation: int = 0
     last_commit: int = 0
-    took: deque[float] = field(default_factory=lambda: deque[float](maxlen=_SAVES))
-    with_commits: Counter[str] = field(default_factory=Counter[str])
-    afterwards: Counter[str] = field(default_factory=Counter[str])
+    took: deque[float] = msgspec.field(default_factory=lambda: deque[float](maxlen=_SAVES))
+    with_commits: Counter[str] = msgspec.field(default_factory=Counter[str])
+    afterwards: Counter[str] = msgspec.field(default_factory=Counter[str])
 
     def take(self, event: Event) -> None:
         generation, name = event.get("generation"), event["event"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import sys
@@ -15,11 +14,10 @@ from typing import Annotated, Literal
 import msgspec
 
 from keepstep import layout
+from keepstep.log import logger
 from keepstep.run.tail import Tail
 from keepstep.stores import Store
 from keepstep.strict import finite_or_name
-
-logger = logging.getLogger("keepstep")
 
 Ending = Literal["finished", "stopped", "failed"]
 """How an attempt ended: by itself; at a signal, saved and to be resumed; by an error."""

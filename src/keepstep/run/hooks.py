@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 
 from keepstep.errors import SettingsError
+from keepstep.log import logger
 from keepstep.run.events import Event
-
-logger = logging.getLogger("keepstep")
 
 Hook = Callable[[Event], object]
 """Takes one event as it is in the event log (docs/events.md says what each holds); what it returns is ignored."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from keepstep.errors import FULL
+from keepstep.log import logger
 from keepstep.run.events import EventLog
-
-logger = logging.getLogger("keepstep")
 
 
 class LateMetrics:

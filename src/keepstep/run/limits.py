@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+import msgspec
 
 from keepstep.errors import SettingsError
 from keepstep.units import parse_size
@@ -14,8 +15,7 @@ waits for room; the training stops.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """How much a run may take: bytes of all its checkpoints with the one in flight, and bytes that stay free.
 
     All its checkpoints: those that a rewind set aside, quarantined ones and those of previous runs too. `shared` says

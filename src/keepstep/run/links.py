@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Mapping
@@ -11,10 +10,9 @@ from contextlib import suppress
 import msgspec
 
 from keepstep import layout
+from keepstep.log import logger
 from keepstep.model import parse_name
 from keepstep.stores import TEMPORARY_SUFFIX, Store, rename_without_replacing
-
-logger = logging.getLogger("keepstep")
 
 NAMES = ("best", "latest")
 

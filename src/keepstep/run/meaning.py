@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from keepstep.errors import KeepstepError
+from keepstep.log import logger
 from keepstep.model import parse_name
 from keepstep.run.pins import PinBoard
 from keepstep.run.references import Reference
 from keepstep.run.run import Run
 from keepstep.run.spelling import checkpoint_of, is_checkpoint, places, spelled
 from keepstep.stores import LocalStore
-
-logger = logging.getLogger("keepstep")
 
 Resume = Reference | Literal[False] | None
 """What a training is to resume from; None and False are a fresh start."""

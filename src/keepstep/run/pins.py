@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from keepstep import layout
 from keepstep.errors import KeepstepError
@@ -31,12 +31,11 @@ class TagInvalid(KeepstepError, ValueError):
     exit_code = 2
 
 
-@dataclass(frozen=True)
-class Pins:
+class Pins(msgspec.Struct, frozen=True, dict=True):
     """Pinned generations and tags (name to generation); a tagged checkpoint counts as pinned."""
 
     pinned: frozenset[int] = frozenset()
-    tags: dict[str, int] = field(default_factory=dict[str, int])
+    tags: dict[str, int] = msgspec.field(default_factory=dict[str, int])
 
     @property
     def held(self) -> frozenset[int]:

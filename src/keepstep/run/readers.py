@@ -5,7 +5,6 @@ A reader holds a lock that the kernel releases when its process dies, and names 
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -15,12 +14,12 @@ import msgspec
 
 from keepstep import layout
 from keepstep.errors import FULL
+from keepstep.log import logger
 from keepstep.stores import Store
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-logger = logging.getLogger("keepstep")
 
 _NOTE, _LOCK = ".json", ".lock"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,7 @@ BRANCHED = "branched"
 _USUAL_METRIC = "eval_loss"
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilt:
+class Rebuilt(msgspec.Struct, frozen=True):
     """A run file made of what the manifests say, and what is not in them.
 
     `why` completes "RUN ..."; `lost` is what went with the run file, in words; `others` are ids of other runs whose

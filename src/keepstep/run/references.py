@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from keepstep.errors import CheckpointNotFound, ReferenceInvalid
 from keepstep.model import Checkpoint, State
@@ -21,8 +22,7 @@ MOST_NAMED = 20
 """Checkpoints that an error names; the older ones are counted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """What a reference can point to: the run's checkpoints by generation, its best one, its pins and tags.
 
     `aside` and `previous` give what lies aside and the previous runs; they are asked only where it matters. `inside`

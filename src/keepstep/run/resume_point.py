@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 from msgspec import structs
+from msgspec.structs import replace
 
 from keepstep.errors import CheckpointNotFound, ResumeRefused
+from keepstep.log import logger
 from keepstep.model import Checkpoint, Kind, State
 from keepstep.repository import Check, Foreign, Listing, Problem, Verification, missing_files
 from keepstep.run.references import Reference
 
-logger = logging.getLogger("keepstep")
 
-
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
+class ResumePoint(msgspec.Struct, frozen=True):
     """Where it is safe to go on from, why, and which newer ones were passed over for what.
 
     `passed_over` are damaged checkpoints, `unusable` those that hold weights alone, since somebody took out what a

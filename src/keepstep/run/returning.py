@@ -6,7 +6,6 @@ What is to move is put down first. Whatever stops it on the way, the next start 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -22,8 +21,7 @@ from keepstep.stores import Store
 Came = Literal["set aside", "quarantined"]
 
 
-@dataclass(frozen=True, slots=True)
-class Return:
+class Return(msgspec.Struct, frozen=True):
     """What moves when a checkpoint comes back: it and others of its course, the first of `back`; and what of the run
     is of another course, and goes to a timeline. By generation, but for the first.
     """

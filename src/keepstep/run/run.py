@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Generator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from keepstep.errors import CheckpointNotFound, KeepstepError, RunNotFound
+from keepstep.log import logger
 from keepstep.model import Checkpoint, FileEntry, State
 from keepstep.repository import (
     Changes,
@@ -31,8 +31,6 @@ from keepstep.run.runfile import RunFile, write_run_file
 from keepstep.run.sealing import seal
 from keepstep.run.view import RunView
 from keepstep.stores import LocalStore, store_at
-
-logger = logging.getLogger("keepstep")
 
 
 class Run(RunView):

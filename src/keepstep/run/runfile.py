@@ -196,3 +196,8 @@ def _not_found(store: LocalStore) -> RunNotFound:
             hint="A training with keepstep.attach(trainer) in this directory makes a run of it.",
         )
     return RunNotFound(f"{store.root} holds no run", hint="Give the output_dir of a training with keepstep.attach.")
+
+
+def holds_stock(store: LocalStore) -> bool:
+    """True for a directory in which a directory is called like a checkpoint."""
+    return any(entry.kind == "directory" and parse_name(entry.path) is not None for entry in store.list(""))

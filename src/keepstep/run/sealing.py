@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
+from keepstep.log import logger
 from keepstep.model import Checkpoint
 from keepstep.repository import Changes, Repository
 from keepstep.run.events import EventLog
-
-logger = logging.getLogger("keepstep")
 
 
 def seal(repository: Repository, events: EventLog, changes: Changes, by: Sequence[str]) -> Checkpoint:

@@ -16,7 +16,7 @@ from keepstep.paths import expanded
 from keepstep.repository import MANIFEST_NAME
 
 TRAINER_STATE_NAME = "trainer_state.json"
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_ADDRESS = r"[A-Za-z][A-Za-z0-9+.-]+://"
 _HOW = 'It is a step number, "best", "latest", "step:300", a tag, or the path of a checkpoint.'
 
 
@@ -44,7 +44,7 @@ def _text(reference: str) -> str:
             hint="A variable of a script may be unset. A fresh start is None or False, "
             'and "auto" goes on from the newest where there is one.',
         )
-    if not _ADDRESS.match(reference):
+    if not re.match(_ADDRESS, reference):
         return reference
     address = urlsplit(reference)
     if address.scheme != "file":

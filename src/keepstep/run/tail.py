@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from keepstep.stores import Stamp, Store
 
@@ -12,8 +13,7 @@ MARK = 256
 """Bytes before the position that must still be the same: a file that was cut and has grown again is another one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Added:
+class Added(msgspec.Struct, frozen=True):
     """Lines in order, some at a time; `anew` when they are all lines of another file than the one read before."""
 
     anew: bool

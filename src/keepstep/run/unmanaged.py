@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 
 from msgspec import structs
+from msgspec.structs import replace
 
 from keepstep.errors import NotManaged, RunNotFound
-from keepstep.model import Checkpoint, parse_name
+from keepstep.model import Checkpoint
 from keepstep.repository import Verification
 from keepstep.retention import Metric, Plan, default_policy
 from keepstep.run.events import EventLog
 from keepstep.run.readers import Readers
 from keepstep.run.run import Run
-from keepstep.run.runfile import RunFile, is_run
+from keepstep.run.runfile import RunFile, holds_stock
 from keepstep.stock import UNMANAGED, USUAL_METRIC, Settings, StockRepository, TrainerState, settings_of
 from keepstep.stores import LocalStore, store_at
 
@@ -131,27 +131,3 @@ class StockRun(Run):
         state = self.trainer_state
         logged = state is not None and any(USUAL_METRIC in record for record in state.log)
         return Metric(USUAL_METRIC, "min") if logged else None
-
-
-def open_run(path: str | os.PathLike[str]) -> Run:
-    """The run in a directory, managed or not. Raises RunNotFound, and what `Run.open` raises."""
-    try:
-        return Run.open(path)
-    except RunNotFound:
-        store = store_at(path if isinstance(path, Path) else Path(path))
-        if not holds_stock(store):
-            raise
-        return StockRun(store)
-
-
-def holds_run(path: str | os.PathLike[str]) -> bool:
-    """True for a directory that `open_run` opens."""
-    try:
-        return is_run(path) or holds_stock(LocalStore(Path(path)))
-    except OSError:
-        return False
-
-
-def holds_stock(store: LocalStore) -> bool:
-    """True for a directory in which a directory is called like a checkpoint."""
-    return any(entry.kind == "directory" and parse_name(entry.path) is not None for entry in store.list(""))

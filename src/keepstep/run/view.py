@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Protocol, Self
 
+from msgspec.structs import replace
+
 from keepstep.errors import CheckpointNotFound, KeepstepError
+from keepstep.log import logger
 from keepstep.model import Checkpoint, Damage, State
 from keepstep.repository import (
     Check,
@@ -39,8 +40,6 @@ from keepstep.run.resume_point import ResumePoint, named, newest
 from keepstep.run.runfile import RunFile
 from keepstep.stores import LocalStore, store_at
 from keepstep.units import format_size
-
-logger = logging.getLogger("keepstep")
 
 DAMAGED = "damaged"
 """Said of a checkpoint whose last verification failed."""

@@ -1,11 +1,18 @@
 """Where bytes live; a store knows directories and files, and nothing of checkpoints."""
 
-from keepstep.stores.access import denied, in_words, open_as_directory, read_only, require_writable
-from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
-from keepstep.stores.hub_cache import HubSnapshot, store_at
-from keepstep.stores.local import LocalStore
-from keepstep.stores.mounts import MOUNTS, SHARED_BY_MACHINES, file_system_of
-from keepstep.stores.renaming import exchange_names, rename_without_replacing
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keepstep.faces import handing_on
+
+if TYPE_CHECKING:
+    from keepstep.stores.access import denied, in_words, open_as_directory, read_only, require_writable
+    from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
+    from keepstep.stores.hub_cache import HubSnapshot, store_at
+    from keepstep.stores.local import LocalStore
+    from keepstep.stores.mounts import MOUNTS, SHARED_BY_MACHINES, file_system_of
+    from keepstep.stores.renaming import exchange_names, rename_without_replacing
 
 __all__ = [
     "MOUNTS",
@@ -29,3 +36,13 @@ __all__ = [
     "require_writable",
     "store_at",
 ]
+
+_HOMES = {
+    "access": ("denied", "in_words", "open_as_directory", "read_only", "require_writable"),
+    "base": ("Entry", "EntryKind", "Room", "Stamp", "Store", "TEMPORARY_SUFFIX", "is_leftover_of"),
+    "hub_cache": ("HubSnapshot", "store_at"),
+    "local": ("LocalStore",),
+    "mounts": ("MOUNTS", "SHARED_BY_MACHINES", "file_system_of"),
+    "renaming": ("exchange_names", "rename_without_replacing"),
+}
+__getattr__, __dir__ = handing_on(__name__, _HOMES)

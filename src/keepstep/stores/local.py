@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
@@ -139,6 +138,8 @@ class LocalStore:
     def delete(self, path: str) -> None:
         target = self.local_path(path)
         if target.is_dir() and not target.is_symlink():
+            import shutil  # it brings along every kind of compression
+
             shutil.rmtree(target)
         else:
             with suppress(FileNotFoundError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections.abc import Callable
@@ -20,6 +19,8 @@ Renameat2 = Callable[[int, bytes, int, bytes, int], int]
 @cache
 def _renameat2() -> Renameat2 | None:
     """glibc's renameat2 (2.28 or newer), None elsewhere."""
+    import ctypes  # not for commands that only read
+
     try:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):
@@ -36,6 +37,8 @@ def _call(source: Path, target: Path, flags: int) -> bool:
         return False
     if function(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), flags) == 0:
         return True
+    import ctypes
+
     number = ctypes.get_errno()
     if number in _UNSUPPORTED:
         return False

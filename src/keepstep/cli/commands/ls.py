@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
+from msgspec.structs import replace
 
 from keepstep.cli.command import command, format_option
-from keepstep.cli.commands.several import list_runs
-from keepstep.cli.drawing.live import show_live
 from keepstep.cli.drawing.render import Block, Line, Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
 from keepstep.cli.drawing.text import count, shorten
-from keepstep.cli.growth import show_tree
 from keepstep.cli.many import Outcomes, runs_argument
 from keepstep.cli.selecting import Keys, Selection, selection_options
 from keepstep.model import Kind, State
@@ -45,6 +42,8 @@ def _together(
         raise click.UsageError(
             f"{'--all' if aside else '--watch' if watch else '--tree'} shows one run: name it alone."
         )
+    from keepstep.cli.commands.several import list_runs
+
     list_runs(paths, Selection.of(**chosen), outcomes, output)
 
 
@@ -80,9 +79,13 @@ def ls(*, run: Run, aside: bool, watch: bool, tree: bool, output: Output, **chos
     if tree:
         if watch or selection != Selection():
             raise click.UsageError("--tree shows all of a run, once: leave the other options out.")
+        from keepstep.cli.growth import show_tree
+
         show_tree(run, output, marks)
         return
     if watch and output.is_rich:
+        from keepstep.cli.drawing.live import show_live
+
         show_live(output, lambda height: _blocks(run, _listed(run, aside, selection), selection), WATCH_SECONDS)
         return
     listing = _listed(run, aside, selection)

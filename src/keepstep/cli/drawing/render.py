@@ -6,10 +6,10 @@ import re
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import msgspec
 
 from keepstep.cli.drawing.tables import Span, Table, plain_lines
 from keepstep.cli.drawing.text import clean, redraws, wants_colour
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 Format = Literal["auto", "human", "json", "agent"]
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(msgspec.Struct, frozen=True):
     """One line: a heading, and what folds below its own beginning where there is no room."""
 
     head: tuple[Span, ...] = ()
@@ -178,7 +177,7 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
 
     try:
         text = json.dumps(value, allow_nan=False, default=str)
-        strict = not _NO_TEXT.search(text)
+        strict = not re.search(_NO_TEXT, text)
     except (TypeError, ValueError):
         text, strict = "", False
     if not strict:  # a number, a name of a member, or bytes of a path that JSON lacks
@@ -187,7 +186,7 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     return text if indent is None else msgspec.json.format(text, indent=indent)
 
 
-_NO_TEXT = re.compile(r"(?<!\\ud[89ab][0-9a-f]{2})\\udc[89a-f][0-9a-f]")
+_NO_TEXT = r"(?<!\\ud[89ab][0-9a-f]{2})\\udc[89a-f][0-9a-f]"
 """What Python makes of bytes of a path that are no UTF-8; no half of a character outside of the basic plane."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -19,8 +18,7 @@ EMPTY = "-"
 """Stands for an empty cell in plain text, so that every line has the same number of columns."""
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """A column's heading.
 
     `folds`: may wrap, down to `minimum` characters. `essential`: stays on any terminal. `telling`: worth its
@@ -54,8 +52,7 @@ class Cell(msgspec.Struct, frozen=True, gc=False):
         return [clean(span if isinstance(span, str) else span[0]) for span in self.spans]
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """Columns in the order of their importance, and rows of as many cells."""
 
     columns: tuple[Column, ...]

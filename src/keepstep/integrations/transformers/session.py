@@ -48,7 +48,7 @@ from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.bookkeeping import Bookkeeping
 from keepstep.integrations.transformers.setup.engine_choice import Choice
-from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint
+from keepstep.integrations.transformers.setup.fingerprint import BASE, base_digest, fingerprint, slow_to_read
 from keepstep.integrations.transformers.setup.given_arguments import GivenArguments
 from keepstep.integrations.transformers.setup.options import OnPreempt
 from keepstep.integrations.transformers.setup.zero import by_deepspeed
@@ -234,6 +234,8 @@ class Session:
         what = "what a resume is compared with"
         self._fingerprint = self.ranks.agree(partial(self._books.attempt, what, partial(fingerprint, self.trainer), {}))
         self.saves.start(self._fingerprint)
+        for line in slow_to_read(self._fingerprint) if self.ranks.leads else ():
+            logger.info("%s", line)
         if self.point is not None:
             self.ranks.agree(partial(refuse_unfit, self.point, self._fingerprint))
 

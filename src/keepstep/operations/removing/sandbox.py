@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from keepstep.operations.removing.carrying_out import Pruned
 from keepstep.operations.removing.pruning import PlanChanged, plan_for, policy_for, prune_as_shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,8 +64,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(msgspec.Struct, frozen=True):
     """Rows by generation, the plan, the policy and the limits behind them, and directories that are none of the run's.
 
     What a budget counts is `plan.taken_bytes`.
@@ -76,7 +74,7 @@ class Listing:
     plan: Plan
     policy: Policy
     foreign: tuple[Foreign, ...]
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
 
     @property
     def metric(self) -> Metric | None:

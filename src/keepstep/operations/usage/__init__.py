@@ -1,8 +1,15 @@
 """Where the bytes of a run, or of all runs below a directory, are; and what would free them."""
 
-from keepstep.operations.usage.of_run import LEFTOVERS, usage
-from keepstep.operations.usage.of_tree import usage_of_tree
-from keepstep.operations.usage.report import Kinds, Litter, Share, Stock, TreeUsage, Unmanaged, Usage
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from keepstep.faces import handing_on
+
+if TYPE_CHECKING:
+    from keepstep.operations.usage.of_run import LEFTOVERS, usage
+    from keepstep.operations.usage.of_tree import usage_of_tree
+    from keepstep.operations.usage.report import Kinds, Litter, Share, Stock, TreeUsage, Unmanaged, Usage
 
 __all__ = [
     "LEFTOVERS",
@@ -16,3 +23,10 @@ __all__ = [
     "usage",
     "usage_of_tree",
 ]
+
+_HOMES = {
+    "of_run": ("LEFTOVERS", "usage"),
+    "of_tree": ("usage_of_tree",),
+    "report": ("Kinds", "Litter", "Share", "Stock", "TreeUsage", "Unmanaged", "Usage"),
+}
+__getattr__, __dir__ = handing_on(__name__, _HOMES)

@@ -135,7 +135,9 @@ def make_receipt(
     found = fingerprint_differences(before, now) if known else ()
     said = {name for name in override.names if name in KINDS}
     told = [difference for difference in found if difference.section != "arguments" or difference.name not in said]
-    reasons = [reason for difference in told if (reason := _reason(difference, trainer, kept)) is not None]
+    # Once for many rows and a few of them.
+    found_reasons = (_reason(difference, trainer, kept) for difference in told)
+    reasons = list(dict.fromkeys(reason for reason in found_reasons if reason is not None))
     reasons += [*reasons_of_override(override), *reasons_of_given(trainer, kept, comparison.given, said)]
     if loop is not None and kept.get("learning_rate", [])[:1] != loop.in_force.get("learning_rate", [])[:1]:
         text = "the optimizer's groups are in another order: the learning_rate that is logged is that of another group"
@@ -155,8 +157,7 @@ def make_receipt(
     data = now.get("data", {})
     reasons += _not_restorable(trainer, loop, data)
     reasons += comparison.reasons
-    unread = data.get("rows") is not None and data.get("digest") is None
-    if unread or any(map(_is_unknown, fingerprint_differences(before, now) if known else ())):
+    if known and not _are_compared(before.get("data", {}), data):
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
         reasons.append(Reason(Exactness.APPROXIMATE, text))
     passed = [verification.summary() for verification in point.passed_over]
@@ -167,19 +168,31 @@ def make_receipt(
 def _reason(difference: Difference, trainer: Any, kept: InForce) -> Reason | None:
     if difference.section == "arguments":
         return reason_of_argument(difference, trainer, kept)
-    if (difference.section, difference.name) == ("data", "random") or _is_unknown(difference):
+    if difference.section in ("data", "eval data") and _is_no_content(difference):
         return None
     level = _LEVELS.get(difference.section, Exactness.APPROXIMATE)
     return Reason(level, _SENTENCES.get((difference.section, difference.name), f"{difference.section}: {difference}"))
 
 
-def _is_unknown(difference: Difference) -> bool:
-    """True for data that could not be read on one of the two sides."""
-    return (difference.section, difference.name) == ("data", "digest") and None in (difference.before, difference.now)
+def _is_no_content(difference: Difference) -> bool:
+    """True for what says how data was read, and for a digest that one of the two sides has not."""
+    name = difference.name.rpartition(".")[2]
+    return name in ("random", "sampled") or (name in ("digest", "few") and None in (difference.before, difference.now))
+
+
+def _are_compared(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether rows were read on both sides, as many as ever or, where that takes long, the same few.
+
+    True as well where there are none on either side, as of a stream.
+    """
+    both = (before.get(name) is not None and now.get(name) is not None for name in ("digest", "few"))
+    return before.get("rows") is now.get("rows") is None or any(both)
 
 
 _SENTENCES = {
     ("data", "digest"): "the training data has other contents",
+    ("data", "few"): "the training data has other contents",
+    ("eval data", "few"): "the evaluation data has other contents: its metrics can't be compared with earlier ones",
     ("eval data", "digest"): "the evaluation data has other contents: its metrics can't be compared with earlier ones",
     ("model", "base weights"): "the frozen base model has other weights",
 }

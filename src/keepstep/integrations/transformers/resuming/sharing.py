@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from keepstep.engine import HeldFiles
 from keepstep.integrations.transformers.setup.portions import whose, writer_of

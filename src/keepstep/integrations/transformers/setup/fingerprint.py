@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Iterator, Mapping, Sized
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +22,10 @@ from keepstep.version import __version__
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "safetensors")
 SAMPLED_ROWS = 256
 """Rows of a data set that its digest reads, spread evenly, the first and the last included."""
+FEW_ROWS = 4
+"""Rows that are read even where each takes long."""
+PATIENCE = 0.75
+"""Seconds that reading rows of one data set may take; the row that is being read then is waited for."""
 SAMPLED_VALUES = 256
 """Values of each frozen parameter that the digest of the base model reads."""
 BASE = "base weights"
@@ -40,6 +45,15 @@ def fingerprint(trainer: Any) -> dict[str, dict[str, Any]]:
         "versions": versions(),
         "device": _device(trainer.args),
     }
+
+
+def slow_to_read(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence for each data set of a fingerprint whose rows take long to read."""
+    for section, what in (("data", "the training data"), ("eval data", "the evaluation data")):
+        for name, count in found.get(section, {}).items():
+            if name.rpartition(".")[2] == "sampled":
+                rows = "1 row" if count == 1 else f"{count} rows"
+                yield f"{what} is slow to read: a resume compares {rows} of it, and their number"
 
 
 def versions() -> dict[str, str | None]:
@@ -67,36 +81,61 @@ def trained_class(trainer: Any) -> type:
     return getattr(type(trainer), "_keepstep_original", type(trainer))
 
 
-def dataset_fingerprint(dataset: Any) -> dict[str, Any]:
-    """Number of rows and a digest of evenly spread rows; both None for what can't be read twice (streams)."""
+def dataset_fingerprint(dataset: Any, patience: float = PATIENCE) -> dict[str, Any]:
+    """Number of rows and digests of evenly spread rows, many and a few; None for what can't be read twice (streams).
+
+    Reading ends after `patience` seconds: then the digest of many is None, and `sampled` says how many rows were read.
+    """
     if isinstance(dataset, dict):
-        parts = {str(name): dataset_fingerprint(part) for name, part in dataset.items()}
+        share = patience / max(len(dataset), 1)
+        parts = {str(name): dataset_fingerprint(part, share) for name, part in dataset.items()}
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
     if not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__") or len(dataset) == 0:
         return {"rows": None, "digest": None}
     found = find({"dataset": dataset})
     with untouched(found.generators.values()), _counters_kept(found.holders):
-        return {"rows": len(dataset), **_rows_digest(dataset, found.generators)}
+        return {"rows": len(dataset), **_rows_digests(dataset, found.generators, time.monotonic() + patience)}
 
 
-def _rows_digest(dataset: Any, own: Mapping[str, Any]) -> dict[str, Any]:
-    """The digest, and `random` where rows are drawn: each is read with all generators begun anew, to be comparable."""
-    rows = len(dataset)
-    count = min(rows, SAMPLED_ROWS)
-    chosen = sorted({index * (rows - 1) // max(count - 1, 1) for index in range(count)})
-    state, begun, drawn = xxhash.xxh3_128(), _begun(own), False
+def _rows_digests(dataset: Any, own: Mapping[str, Any], until: float) -> dict[str, Any]:
+    """The digests, and `random` where rows are drawn: each is read with all generators begun anew, to be comparable."""
+    begun, drawn, read = _begun(own), False, dict[int, bytes]()
+    few, many = _spread(len(dataset), FEW_ROWS), _spread(len(dataset), SAMPLED_ROWS)
     try:
-        first = repr(_row(dataset, 0))
-        _begun(own)
-        if repr(_row(dataset, 0)) != first:
-            return {"digest": None}  # drawn from what nobody can find
-        for index in chosen:
+        for index in dict.fromkeys([0, *few, *many]):
+            if read and time.monotonic() > until:
+                break
             _begun(own)
-            state.update(repr(_row(dataset, index)).encode())
+            read[index] = repr(_row(dataset, index)).encode()
             drawn = drawn or not note(own).equals(begun)
-        return {"digest": state.hexdigest(), **({"random": True} if drawn else {})}
+            if len(read) == 1 and not _same_again(dataset, own, read[index]):
+                return {"digest": None}  # drawn from what nobody can find
     except Exception:  # the user's own dataset code may refuse; a resume must not depend on it
         return {"digest": None}
+    digests = {"digest": _digest_of(read, many), "few": _digest_of(read, few)}
+    slow = {"sampled": len(read)} if digests["digest"] is None else {}
+    return {**digests, **slow, **({"random": True} if drawn else {})}
+
+
+def _same_again(dataset: Any, own: Mapping[str, Any], before: bytes) -> bool:
+    _begun(own)
+    return repr(_row(dataset, 0)).encode() == before
+
+
+def _spread(rows: int, wanted: int) -> list[int]:
+    """As many rows, evenly spread, the first and the last included."""
+    count = min(rows, wanted)
+    return sorted({index * (rows - 1) // max(count - 1, 1) for index in range(count)})
+
+
+def _digest_of(read: Mapping[int, bytes], rows: list[int]) -> str | None:
+    """None where one of the rows was not read."""
+    if any(index not in read for index in rows):
+        return None
+    state = xxhash.xxh3_128()
+    for index in rows:
+        state.update(read[index])
+    return state.hexdigest()
 
 
 def _begun(own: Mapping[str, Any]) -> Note:
