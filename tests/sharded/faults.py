@@ -1,4 +1,4 @@
-"""Faults of one rank in one place of a save or of a load: an errno, SIGKILL, SIGSTOP, an exception of somebody's."""
+"""Faults of one rank in one place of a save or of a load: an errno, a full disk, a signal, an exception."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -25,6 +26,8 @@ PLACES: dict[str, tuple[str, str]] = {
     "makedirs": ("os", "makedirs"),
     "config": ("transformers.configuration_utils", "PreTrainedConfig.save_pretrained"),
     "loop state": ("keepstep.integrations.transformers.resuming.loop_state", "LoopState.write"),
+    "record of the loop": ("keepstep.integrations.transformers.resuming.loop", "Loop.capture"),
+    "imprint": ("keepstep.integrations.transformers.saving.together", "local_imprint"),
     "sync": ("keepstep.stores", "LocalStore.sync_file"),
     "manifest": ("keepstep.stores", "LocalStore.write"),
     "rename": ("keepstep.stores", "LocalStore.rename"),
@@ -42,7 +45,8 @@ _BEHIND = ("copy", "copies", "sync", "manifest", "rename", "loop state")
 @dataclass(frozen=True)
 class Fault:
     """At the `nth` call in a place, or from then on where it is `forever`: an errno, "kill", "stop", "raise"
-    or "change" (a weight is written to).
+    or "change" (a weight is written to); "fill" fills the disk of `ballast`, but for `leave` bytes, until the training
+    has ended.
 
     Only calls while a save is under way count, unless `anywhere`.
     """
@@ -52,6 +56,8 @@ class Fault:
     nth: int = 1
     forever: bool = False
     anywhere: bool = False
+    ballast: str = ""
+    leave: int = 0
 
 
 @contextmanager
@@ -71,7 +77,12 @@ def inject(faults: list[Fault], trainer: Any) -> Iterator[None]:
                 for other in list(sys.modules.values()):
                     if getattr(other, last, None) is original and other is not owner:
                         replaced.enter_context(patch.object(other, last, faulty))
-        yield
+        try:
+            yield
+        finally:
+            for fault in faults:
+                if fault.ballast:
+                    Path(fault.ballast).unlink(missing_ok=True)
 
 
 def _faulty(fault: Fault, original: Callable[..., Any], trainer: Any) -> Callable[..., Any]:
@@ -83,17 +94,21 @@ def _faulty(fault: Fault, original: Callable[..., Any], trainer: Any) -> Callabl
         if fault.anywhere or saves.staging is not None or fault.place in _BEHIND:
             calls += 1
             if calls == fault.nth or (fault.forever and calls >= fault.nth):
-                strike(fault.what, trainer)
+                strike(fault, trainer)
         return original(*args, **kwargs)
 
     return call
 
 
-def strike(what: int | str, trainer: Any) -> None:
+def strike(fault: Fault, trainer: Any) -> None:
     """Let it happen, in this process."""
+    what = fault.what
     if what == "change":
         with torch.no_grad():
             next(iter(trainer.model.parameters())).mul_(1)
+    elif what == "fill":
+        state = os.statvfs(Path(fault.ballast).parent)
+        Path(fault.ballast).write_bytes(bytes(max(state.f_bavail * state.f_frsize - fault.leave, 0)))
     elif what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stop":

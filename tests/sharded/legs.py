@@ -47,7 +47,8 @@ class Leg:
     state: str = SHARDED
     lora: bool = False
     arguments: dict[str, Any] = field(default_factory=dict)
-    keepstep: dict[str, Any] = field(default_factory=dict)
+    keepstep: dict[str, Any] | None = field(default_factory=dict)
+    """What `attach` is given; None for the stock Trainer."""
     scores: dict[int, float] | None = None
     copy: str = ""
     upto: int = 0
@@ -132,7 +133,8 @@ def _train(rank: int, home: Path, leg: Leg) -> Outcome:
     try:
         if leg.preempt[0] == rank:
             trainer.add_callback(AtStep(leg.preempt[1], partial(os.kill, os.getpid(), signal.SIGTERM)))
-        keepstep.attach(trainer, **leg.keepstep)
+        if leg.keepstep is not None:
+            keepstep.attach(trainer, **leg.keepstep)
         sent = _count_messages(trainer) if leg.counted else []
         with inject([fault for whose, fault in leg.faults if whose == rank], trainer):
             trainer.train(resume_from_checkpoint=leg.resume)
@@ -160,7 +162,7 @@ def _count_messages(trainer: Any) -> list[dict[str, int]]:
 
 
 def _of(trainer: Any, loaded: Loaded, sent: list[dict[str, int]]) -> Outcome:
-    receipt = trainer.checkpointer.receipt
+    receipt = trainer.checkpointer.receipt if hasattr(trainer, "checkpointer") else None
     weights, optimizer = state_of(trainer.model, trainer.optimizer)
     best = trainer.state.best_model_checkpoint
     history = [{k: v for k, v in row.items() if "runtime" not in k and "second" not in k}

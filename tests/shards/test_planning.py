@@ -47,6 +47,63 @@ def test_the_ranks_are_the_checkpoint_and_share_it_evenly() -> None:
     assert one["ranks"] == []
 
 
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 16, "head_dim": 8,
+    "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+WRITTEN = {
+    "2": ("--zero 2", (28_016 + 33_317, 0), 44_639),
+    "3": ("--zero 3", (11_753, 11_753), 44_037),
+    "3, LoRA": ("--zero 3 --lora-r 4 --lora-target q_proj,v_proj", (3_064 + 11_007, 11_007), 6_867),
+}
+"""By stage: what DeepSpeed 0.19.8 and transformers 5.23 wrote of this model on two ranks, weights and optimizer."""
+
+
+@pytest.mark.parametrize("stage", WRITTEN)
+def test_a_plan_is_what_two_ranks_of_deepspeed_wrote(stage: str, tmp_path: Path) -> None:
+    words, weights, optimizer = WRITTEN[stage]
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    found = planned(tmp_path, *words.split(), "--world-size", 2, "--dtype", "fp32")
+    # The names of a base that is frozen are in the files of stage 3, and not in the plan.
+    allowed = {"abs": 200 * 21 + 1500} if "LoRA" in stage else {"rel": 0.01}
+    ranks = [one for one in found["ranks"] for _ in range(one["first"], one["last"] + 1)]
+    assert [one["weights"] for one in ranks] == [pytest.approx(due, **allowed) for due in weights]
+    assert [one["optimizer"] for one in ranks] == [pytest.approx(optimizer, rel=0.02)] * 2
+
+
+def test_replicas_of_shards_write_each_chunk_once() -> None:
+    words = ("--params", "7B", "--fsdp", 4)
+    one, two = planned(*words), planned(*words, "--replicas", 2)
+    assert (two["ranks"][-1]["last"], two["model"]["world_size"]) == (7, 8)
+    assert two["checkpoint_bytes"]["weights"] == one["checkpoint_bytes"]["weights"]
+    assert max(r["weights"] for r in two["ranks"]) == pytest.approx(one["ranks"][0]["weights"] / 2, rel=0.05)
+
+
+def test_zero_shares_the_state_and_not_what_rank_0_writes_of_the_model() -> None:
+    two = planned("--params", "7B", "--zero", 2, "--world-size", 8)["ranks"]
+    three = planned("--params", "7B", "--zero", 3, "--world-size", 8)["ranks"]
+    assert [(one["first"], one["last"]) for one in two] == [(0, 0), (1, 7)]
+    assert two[0]["weights"] == pytest.approx(2 * 14e9, rel=0.01) and not two[1]["weights"]
+    assert all(one["optimizer"] == pytest.approx(12 * 7e9 / 8, rel=0.01) for one in (*two, *three))
+    assert max(one["weights"] for one in three) < 1e6
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--zero", 2), "--zero needs --world-size"),
+        (("--zero", 2, "--world-size", 2, "--fsdp", 2), "give one"),
+        (("--replicas", 2), "--replicas needs --fsdp"),
+        (("--zero", 3, "--world-size", 2, "--weights-only"), "don't go together"),
+        (("--zero", 2, "--world-size", 2, "--master-weights", "fp32"), "without --master-weights"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(words: tuple[object, ...], told: str) -> None:
+    done = CliRunner().invoke(main, ["plan", "--params", "1B", *map(str, words)])
+    assert done.exit_code and told in " ".join(done.output.split()), done.output
+
+
 def test_it_is_printed_by_rank_and_two_numbers_of_ranks_are_refused() -> None:
     shown = CliRunner().invoke(main, ["plan", "--params", "1B", "--fsdp", "4"], catch_exceptions=False).output
     assert "Rank" in shown and "1 to 2" in shown and "FULL_STATE_DICT" in shown

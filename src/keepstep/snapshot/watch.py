@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch.distributed as dist
@@ -24,6 +26,11 @@ PATIENCE = 120.0
 """Seconds without a sign of life after which a rank counts as gone. Waiting for a disk gives signs of life."""
 GRACE = 30.0
 """Seconds in which a rank must have come to its end where another has failed on its own."""
+SILENCE = 2.5
+"""Signs of life that a rank owes after which it counts as gone, where a connection was closed."""
+_NAMED = 4
+_STARTS = itertools.count(1)
+"""Trainings of this process, alike on all ranks."""
 _ENDED = 1
 _GONE_WORDS = (
     *("connection closed by peer", "connection reset", "broken pipe", "connection refused", "socket closed"),
@@ -32,12 +39,35 @@ _GONE_WORDS = (
 """How gloo and the store say that a process at the other end is gone."""
 
 
+@dataclass(slots=True)
+class _Line:
+    """What one thread of every rank does together with the same of the others, one thing after the other.
+
+    `turn` counts them, alike on all ranks; `what` is the one under way, empty between two; `failed` the last one that
+    this rank has told a failure of. `told` is what was heard of it from another rank, and `told_at` since when.
+    """
+
+    name: str
+    turn: int = 0
+    what: str = ""
+    failed: int = 0
+    told: str = ""
+    told_at: float = 0.0
+    seen: dict[int, tuple[int, float]] = field(default_factory=dict[int, tuple[int, float]])
+    looked: int = -1
+
+    def begin_look(self) -> None:
+        """Forget what was seen in the turn before."""
+        if self.looked != self.turn or not self.what:
+            self.seen, self.told, self.told_at, self.looked = {}, "", 0.0, self.turn
+
+
 class Watch:
     """Ends this process where it would wait for another one that is gone, or has failed and does not come.
 
     Between `start` and `stop` each rank gives signs of life through the store of the process group, which takes no part
-    in what the training sends. In `over` rank 0 looks at those of all, and the others at rank 0's. What a collective
-    waits for can't be interrupted: a rank that waits in vain writes why, and ends with code 1.
+    in what the training sends. In `over` and `beside` rank 0 looks at those of all, and the others at rank 0's. What a
+    collective waits for can't be interrupted: a rank that waits in vain writes why, and ends with code 1.
     """
 
     def __init__(self, ranks: Ranks, *, tell: Callable[[str], None] = lambda text: None) -> None:
@@ -47,19 +77,22 @@ class Watch:
         self._store: Any = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._what = ""
-        self._turn = self._failed = 0
         self._prefix = ""
+        self._training, self._background = _Line("training"), _Line("background")
 
     # -- the training's thread ---------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to give signs of life; every rank does so at once, once its process group is there."""
+        """Begin to give signs of life; every rank does so at once, once its process group is there.
+
+        It asks nobody, so that the first talk of all ranks is watched too. Who has not come to it yet is waited for.
+        """
         self.stop()
         if self._ranks.single:
             return
-        self._prefix, self._turn = self._ranks.agree(lambda: f"keepstep/{time.time_ns()}"), 0
-        self._failed = 0
+        self._prefix = f"keepstep/{next(_STARTS)}"
+        _default_store().add(self._key("beat", self._ranks.rank), 1)
+        self._training, self._background = _Line("training"), _Line("background")
         self._store = _own_client()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(self._stop,), name="keepstep-watch", daemon=True)
@@ -72,83 +105,136 @@ class Watch:
             self._thread.join(BEAT)
         self._thread = None
 
-    @contextmanager
-    def over(self, what: str) -> Iterator[None]:
+    def over(self, what: str) -> AbstractContextManager[None]:
         """While the ranks do `what` together ("the save of step 4"). Every rank comes to it, in the same order.
 
-        Raises RankLost in place of what a closed connection is called.
+        Raises RankLost, which names who is gone where that is known, in place of what a closed connection is called.
         """
-        if self._thread is None or self._what:
+        return self._watching(self._training, what)
+
+    def beside(self, what: str) -> AbstractContextManager[None]:
+        """The same for what the ranks' background threads do together while the training goes on."""
+        return self._watching(self._background, what)
+
+    @contextmanager
+    def _watching(self, line: _Line, what: str) -> Iterator[None]:
+        if self._thread is None or line.what:
             yield
             return
-        self._turn, self._what = self._turn + 1, what
+        line.turn, line.what = line.turn + 1, what
         try:
             yield
         except KeepstepError:
             raise
         except Exception as error:
             if not _is_gone(error):
-                self.failed(error)
+                self._say_failed(line, error)
                 raise
             raise RankLost(
-                f"another process is gone, in {what}: {error}",
+                f"{self._who_is_gone(line)}, in {what}: {error}",
                 hint="What was committed before is untouched, and what it printed last says why it ended. "
                 'Started again, train(resume_from_checkpoint="auto") goes on from there.',
             ) from error
         finally:
-            self._what = ""
+            line.what = ""
 
     def failed(self, error: BaseException) -> None:
         """Let the others know that this rank has failed, and may not come to where they wait."""
-        if self._thread is None or not self._what:
-            return
-        self._failed = self._turn
-        text = f"rank {self._ranks.rank} failed in {self._what}: {type(error).__name__}: {error}"
-        with suppress(Exception):
-            self._store.set(self._key("failed", self._turn), text)
+        self._say_failed(self._training, error)
+
+    def _say_failed(self, line: _Line, error: BaseException) -> None:
+        if self._thread is not None and line.what:
+            line.failed = line.turn
+            text = f"rank {self._ranks.rank} failed in {line.what}: {type(error).__name__}: {error}"
+            self._leave_word(line, line.turn, text)
+
+    def _who_is_gone(self, line: _Line) -> str:
+        """Who gives no sign of life any more, or what was told of it, in words."""
+        others = [rank for rank in range(self._ranks.size) if rank != self._ranks.rank]
+        unknown = "another process is gone" if len(others) > 1 else f"rank {others[0]} is gone"
+        try:
+            if (told := self._told(line, line.turn)) or len(others) == 1:
+                return told or unknown
+            before = self._beats(others)
+            time.sleep(BEAT * SILENCE)
+            if told := self._told(line, line.turn):
+                return told
+            silent = [rank for rank, old, new in zip(others, before, self._beats(others), strict=True) if old == new]
+            if not silent:
+                return unknown
+            names = " and ".join(f"rank {rank}" for rank in silent[:_NAMED])
+            found = f"{names} {'is' if len(silent) == 1 else 'are'} gone"
+            self._leave_word(line, line.turn, found)
+            self._let_read()
+        except Exception:  # the store went with the process that had it
+            return line.told or unknown
+        return found
 
     # -- its own thread ----------------------------------------------------------------------------------
 
     def _run(self, stop: threading.Event) -> None:
-        seen: dict[int, tuple[int, float]] = {}
-        failed_at = 0.0
-        turn = 0
         lost = time.monotonic()
         while not stop.wait(BEAT):
-            if self._turn != turn or not self._what:
-                seen, failed_at, turn = {}, 0.0, self._turn
             try:
                 self._store.add(self._key("beat", self._ranks.rank), 1)
-                lost = time.monotonic()
-                why = self._why_not_wait(seen) if self._what else ""
-                if not why and self._what and turn != self._failed and self._store.check([self._key("failed", turn)]):
-                    failed_at = failed_at or time.monotonic()
-                    if time.monotonic() - failed_at > GRACE:
-                        why = self._store.get(self._key("failed", turn)).decode()
+                lost, gone = time.monotonic(), ""
             except Exception as error:  # the store is gone with the process that has it
-                why = ""
-                if self._what and time.monotonic() - lost > PATIENCE:
-                    why = f"the store of the process group is gone: {error}"
-            what = self._what
-            if why and what and turn == self._turn and not stop.is_set():
-                with suppress(Exception):
-                    self._store.set(self._key("failed", turn), why)
-                text = f"rank {self._ranks.rank} ends in {what}, where it would wait in vain: {why}"
-                with suppress(Exception):
-                    self._tell(text)
-                _end(text)
+                silent = time.monotonic() - lost > PATIENCE
+                gone = f"the store of the process group is gone: {error}" if silent else None
+            for line in (self._training, self._background):
+                self._look(line, gone, stop)
 
-    def _why_not_wait(self, seen: dict[int, tuple[int, float]]) -> str:
-        """Who has not been heard of for too long, in words; `seen` are the beats of the others, and since when."""
+    def _look(self, line: _Line, gone: str | None, stop: threading.Event) -> None:
+        """End this process where `line` waits in vain; `gone` says that the store is, None that it may be."""
+        line.begin_look()
+        turn, what = line.turn, line.what
+        if not what:
+            return
+        try:
+            why = line.told or gone if gone != "" else self._why_not_wait(line) or self._why_failed(line, turn)
+        except Exception:
+            return  # the next turn of this thread sees whether the store is gone
+        if why and line.what and turn == line.turn and not stop.is_set():
+            self._leave_word(line, turn, why)
+            self._let_read()
+            text = f"rank {self._ranks.rank} ends in {what}, where it would wait in vain: {why}"
+            with suppress(Exception):
+                self._tell(text)
+            _end(text)
+
+    def _why_not_wait(self, line: _Line) -> str:
+        """Who has not been heard of for too long, in words."""
         others = [rank for rank in range(self._ranks.size) if rank != self._ranks.rank] if self._ranks.leads else [LEAD]
         now = time.monotonic()
         for rank, beat in zip(others, self._beats(others), strict=True):
-            before, since = seen.get(rank, (-1, now))
-            if beat != before:
-                seen[rank] = (beat, now)
+            before, since = line.seen.get(rank, (-1, now))
+            if beat != before or not beat:
+                line.seen[rank] = (beat, now)
             elif now - since > PATIENCE:
                 return f"rank {rank} has not been heard of for {now - since:.0f} s"
         return ""
+
+    def _why_failed(self, line: _Line, turn: int) -> str:
+        """What another rank has told of its failure, once it must have come to its end."""
+        told = "" if turn == line.failed else self._told(line, turn)
+        return told if told and time.monotonic() - line.told_at > GRACE else ""
+
+    def _told(self, line: _Line, turn: int) -> str:
+        """The word that a rank has left of this turn; it is kept, since the store may go with who has it."""
+        if not line.told and self._store.check([self._key(line.name, turn)]):
+            line.told_at = time.monotonic()
+            line.told = self._store.get(self._key(line.name, turn)).decode()
+        return line.told
+
+    def _leave_word(self, line: _Line, turn: int, text: str) -> None:
+        """Tell the others of this turn, where none has before: the first knows best."""
+        with suppress(Exception):
+            self._store.compare_set(self._key(line.name, turn), "", text)
+
+    def _let_read(self) -> None:
+        """Give the others the time to read what was left: the store may end with this process."""
+        if self._ranks.leads and self._ranks.size > 2:
+            time.sleep(BEAT)
 
     def _beats(self, ranks: list[int]) -> list[int]:
         return [self._store.add(self._key("beat", rank), 0) for rank in ranks]
@@ -157,9 +243,13 @@ class Watch:
         return f"{self._prefix}/{what}/{number}"
 
 
+def _default_store() -> Any:
+    return dist.distributed_c10d._get_default_store()
+
+
 def _own_client() -> Any:
     """A connection to the store of the process group for one thread: a wait in another one does not hold it up."""
-    store: Any = dist.distributed_c10d._get_default_store()
+    store = _default_store()
     try:
         return store.clone()
     except (AttributeError, RuntimeError, NotImplementedError):

@@ -18,8 +18,8 @@ from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.operations.planning.intervals import Failures
 from keepstep.operations.planning.optimizers import OPTIMIZERS
+from keepstep.operations.planning.rank_bytes import RankBytes
 from keepstep.operations.planning.report import DiskUse, Grace, Report, answer
-from keepstep.operations.planning.sharding import RankBytes
 from keepstep.units import format_duration, format_size
 
 _BAR = 30
@@ -35,6 +35,8 @@ _FOLDER = click.Path(path_type=Path)
          "exact, from the config; and the interval that loses the least time"),
         ("keepstep plan --params 70B --fsdp 64 --steps 10000 --save-every 500 --limit 2",
          "what each rank writes, and what they need on disk together"),
+        ("keepstep plan models/llama-7b --zero 3 --world-size 8",
+         "the same of DeepSpeed, whose fp32 partitions are most of it"),
         ("keepstep plan sft.yaml --steps 3000 --probe /scratch/runs --grace 30s",
          "a file of `trl sft --config`, a real write, and whether a preemption leaves time to save"),
     ],
@@ -65,6 +67,10 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--world-size", type=click.IntRange(min=1), default=1, help="Processes; each saves its random state.")
 @click.option("--fsdp", type=click.IntRange(min=1), metavar="RANKS",
               help="So many ranks shard the model, and each writes its shards (FSDP, SHARDED_STATE_DICT).")  # fmt: skip
+@click.option("--replicas", type=click.IntRange(min=1), metavar="COUNT",
+              help="With --fsdp: so many times its ranks; each shard is there so often (HSDP).")  # fmt: skip
+@click.option("--zero", type=click.IntRange(2, 3), metavar="STAGE",
+              help="The --world-size ranks share the state by DeepSpeed's ZeRO, stage 2 or 3.")  # fmt: skip
 @schedule_options(required=False)
 @click.option("--disk", type=_FOLDER, help="Where the run will be; its free space is compared with the peak.")
 @click.option("--bandwidth", type=RATE, help="Bytes per second that the disk writes durably, such as 2GB/s.")
@@ -146,9 +152,28 @@ def _print_ranks(report: Report, output: Output) -> None:
     )
     output.line()
     output.table(Table(columns, tuple(tuple(map(Cell.of, row)) for row in rows)))
-    gathered = report.size.weights + report.size.optimizer
-    output.line(f"Gathered on rank 0 instead (FULL_STATE_DICT), {format_size(gathered)} would go through one process, "
-                "and the weights would be on disk twice.")  # fmt: skip
+    output.line(_of_sharing(report))
+
+
+def _of_sharing(report: Report) -> str:
+    """What a reader of the ranks' sizes may take for what it is not."""
+    sharing, size = report.question.sharing, report.size
+    weights = format_size(sum(tensor.nbytes for tensor in report.question.inventory.saved))
+    if sharing is not None and sharing.by == "zero-2":
+        return (
+            f"Rank 0 writes the weights, twice: {weights} in DeepSpeed's file and in the model's. Each rank writes its "
+            "part of the fp32 weights and of the moments. Only as many ranks can resume."
+        )
+    if sharing is not None and sharing.by == "zero-3":
+        return (
+            "The weights are in the optimizer's files, in fp32, and nowhere else. Only as many ranks can resume. With "
+            f"stage3_gather_16bit_weights_on_model_save rank 0 writes {weights} more."
+        )
+    gathered = format_size(size.weights + size.optimizer)
+    return (
+        f"Gathered on rank 0 instead (FULL_STATE_DICT), {gathered} would go through one process, and the weights would "
+        "be on disk twice."
+    )
 
 
 def _parts(one: RankBytes) -> tuple[int, int, int, int]:

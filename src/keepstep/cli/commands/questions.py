@@ -15,6 +15,7 @@ from keepstep.integrations.training_config import TrainingConfig, read_training_
 from keepstep.operations.planning.decoder import DEFAULT_TARGETS, decoder, decoder_with_lora
 from keepstep.operations.planning.optimizers import optimizer_named
 from keepstep.operations.planning.probe import probe
+from keepstep.operations.planning.rank_bytes import Sharing
 from keepstep.operations.planning.report import Question
 from keepstep.operations.planning.tensors import Inventory, dtype_named
 from keepstep.operations.simulation.schedule import Schedule
@@ -40,6 +41,8 @@ class PlanOptions:
     weights_only: bool
     world_size: int
     fsdp: int | None
+    replicas: int | None
+    zero: int | None
     steps: int | None
     save_every: int | None
     eval_every: int | None
@@ -67,6 +70,7 @@ def question_of(options: PlanOptions) -> Question:
     if target is None and config is not None and config.output_dir:
         target = Path(config.output_dir)
     inventory = _inventory(options, config)
+    sharing = _sharing(options)
     bandwidth = options.bandwidth
     if options.probe_dir is not None:
         bandwidth = probe(options.probe_dir, options.probe_size or PROBE_SIZE)
@@ -75,8 +79,8 @@ def question_of(options: PlanOptions) -> Question:
         optimizer=optimizer,
         master_weights=options.master_weights == "fp32",
         weights_only=options.weights_only or (config is not None and config.weights_only),
-        world_size=options.fsdp or options.world_size,
-        sharded=options.fsdp is not None,
+        world_size=options.world_size if sharing is None else sharing.ranks,
+        sharing=sharing,
         schedule=schedule,
         policy=policy,
         seconds_per_step=options.step_time,
@@ -102,6 +106,18 @@ def _check(options: PlanOptions) -> None:
         "--fsdp and --world-size are two ways to say the same: give one.": (
             options.fsdp is not None and options.world_size > 1
         ),
+        "--replicas needs --fsdp: it says how often its ranks are there.": (
+            options.replicas is not None and options.fsdp is None
+        ),
+        "--zero needs --world-size, the number of ranks: 2 or more.": options.zero is not None
+        and options.world_size < 2,
+        "--fsdp and --zero are two ways to share a state: give one.": None not in (options.fsdp, options.zero),
+        "--zero has fp32 weights in the optimizer's files without --master-weights.": (
+            options.zero is not None and options.master_weights == "fp32"
+        ),
+        "--zero 3 and --weights-only don't go together: DeepSpeed's ranks hold the weights in the optimizer's files.": (
+            options.zero == 3 and options.weights_only
+        ),
         "--lora-target needs --lora-r.": bool(options.lora_target) and not adapted,
         "--qlora needs --lora-r.": options.qlora and not adapted,
         "--bandwidth and --probe are two ways to know the same: give one.": (
@@ -124,6 +140,14 @@ def _check(options: PlanOptions) -> None:
     for message, found in wrong.items():
         if found:
             raise click.UsageError(message)
+
+
+def _sharing(options: PlanOptions) -> Sharing | None:
+    if options.fsdp is not None:
+        return Sharing("fsdp", options.fsdp, options.replicas or 1)
+    if options.zero is None:
+        return None
+    return Sharing("zero-2" if options.zero == 2 else "zero-3", options.world_size)
 
 
 def _is_yaml(source: str | None) -> bool:

@@ -23,7 +23,6 @@ from keepstep.integrations.transformers.resuming.data_order import sampler_of
 from keepstep.integrations.transformers.resuming.division import refuse_divided
 from keepstep.integrations.transformers.resuming.fitness import (
     make_receipt,
-    processes_of,
     read_trainer_state,
     refuse_empty,
     refuse_incomplete,
@@ -33,6 +32,7 @@ from keepstep.integrations.transformers.resuming.fitness import (
 from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.resuming.override import Override
 from keepstep.integrations.transformers.resuming.override_words import unchanging
+from keepstep.integrations.transformers.resuming.rank_parts import not_restored, processes_of
 from keepstep.integrations.transformers.resuming.serving import loads_whole_files
 from keepstep.integrations.transformers.resuming.sharing import SharedCheck
 from keepstep.integrations.transformers.resuming.stock_words import in_stock_words
@@ -85,6 +85,7 @@ class Session:
         self.active = False
         self.point: ResumePoint | None = None
         self._moved: dict[str, str] = {}
+        self._of_ranks: list[str] = []
         self._books = Bookkeeping()
         self.override = Override(trainer, override)
         self.loop = Loop(trainer, self.override)
@@ -205,7 +206,7 @@ class Session:
             return self.checkpointer.begin(resume, settle=False, check=self.held.check)
 
     def _start(self, point: ResumePoint | None, resume: Any) -> None:
-        self.point, self._moved = point, {}
+        self.point, self._moved, self._of_ranks = point, {}, []
         self.loop.start()
         self.override.start()
         self.ranking.start()
@@ -218,7 +219,7 @@ class Session:
             with in_stock_words(resume, self.trainer, ResumeRefused):
                 self.ranks.agree(partial(refuse_incomplete, point, self.trainer))
                 self.ranks.agree(partial(refuse_divided, point, self.trainer))
-            self.ranks.together(partial(self._read, point))
+            self._of_ranks = [text for part in self.ranks.together(partial(self._read, point)) for text in part]
         if self.trainer.model_init is None:
             self.compare()
 
@@ -269,13 +270,15 @@ class Session:
         self.checkpointer.end_well()
         return self.trainer.state.best_model_checkpoint
 
-    def _read(self, point: ResumePoint) -> None:
+    def _read(self, point: ResumePoint) -> list[str]:
+        """Read what this rank goes on from; returns what it can't go on with, in sentences."""
         require_there(point.path, self.ranks.rank)
         self._trainer_state = read_trainer_state(point.path)
         self.loop.read(point.path, self.ranks.rank)
         place = self.loop.restored.place if self.loop.restored is not None else None
         before, processes = point.checkpoint.fingerprint, processes_of(point.path)
         self.override.read(point.path, self._trainer_state, place, before, processes)
+        return not_restored(point.path, self.ranks.rank, self.loop.restored, self.ranks.size)
 
     def _note_resumed(self, point: ResumePoint) -> Receipt:
         if BASE in self._fingerprint.get("model", {}) and not self.ranks.sharded:
@@ -283,8 +286,9 @@ class Session:
             self._fingerprint["model"][BASE] = base_digest(self.trainer.model)
         restored = self.loop.restored
         receipt = make_receipt(
-            point, self._fingerprint, self.trainer, restored, self.comparison, override=self.override
-        )
+            point, self._fingerprint, self.trainer, restored, self.comparison,
+            override=self.override, of_ranks=self._of_ranks,
+        )  # fmt: skip
         if line := unchanging(self.override):
             logger.info("%s", line)
         return self.checkpointer.note_resumed(receipt)

@@ -9,9 +9,11 @@ from typing import Any
 from keepstep.operations.planning.disk import Kept, Phase, free_bytes, most_kept, phases
 from keepstep.operations.planning.intervals import Failures
 from keepstep.operations.planning.optimizers import Optimizer
-from keepstep.operations.planning.sharding import RankBytes, in_all, of_ranks
+from keepstep.operations.planning.rank_bytes import RankBytes, Sharing, in_all
+from keepstep.operations.planning.sharding import of_fsdp
 from keepstep.operations.planning.sizes import CheckpointSize, measure
 from keepstep.operations.planning.tensors import Inventory
+from keepstep.operations.planning.zero import of_zero
 from keepstep.operations.simulation.schedule import Schedule
 from keepstep.retention import Policy, format_spec
 
@@ -20,9 +22,9 @@ from keepstep.retention import Policy, format_spec
 class Question:
     """What is to be planned. Bytes, seconds, bytes per second; None where it is not known.
 
-    `sharded` says that the `world_size` ranks shard the model, and each writes its shards (FSDP). `save_cost` is the
-    training time that a save costs; without it, the time of writing one. `notes` are remarks on where the question came
-    from.
+    `sharing` says how ranks share the state, where each writes a part of it; else rank 0 of `world_size` processes
+    writes. `save_cost` is the training time that a save costs; without it, the time of writing one. `notes` are remarks
+    on where the question came from.
     """
 
     inventory: Inventory
@@ -30,7 +32,7 @@ class Question:
     master_weights: bool = False
     weights_only: bool = False
     world_size: int = 1
-    sharded: bool = False
+    sharing: Sharing | None = None
     schedule: Schedule | None = None
     policy: Policy | None = None
     seconds_per_step: float | None = None
@@ -182,12 +184,8 @@ def answer(question: Question) -> Report:
         steps=schedule.steps if schedule else 0,
         weights_only=question.weights_only,
     )
-    ranks: tuple[RankBytes, ...] = ()
-    if question.sharded:
-        ranks = of_ranks(
-            question.inventory, question.optimizer, size, question.world_size, master_weights=question.master_weights
-        )
-        size = in_all(ranks)
+    ranks = _ranks(question, size)
+    size = in_all(ranks) if ranks else size
     write = size.total / question.bandwidth if question.bandwidth else None
     cost = write if question.save_cost is None else question.save_cost
     failures = None
@@ -198,6 +196,16 @@ def answer(question: Question) -> Report:
         needed = write + (question.seconds_per_step or 0)
         grace = Grace(question.grace, needed, needed + write)
     return Report(question, size, _disk_use(question, size), write, failures, grace, ranks)
+
+
+def _ranks(question: Question, whole: CheckpointSize) -> tuple[RankBytes, ...]:
+    """What each rank writes; empty where the state is not shared."""
+    inventory, optimizer, sharing = question.inventory, question.optimizer, question.sharing
+    if sharing is None:
+        return ()
+    if sharing.by == "fsdp":
+        return of_fsdp(inventory, optimizer, whole, sharing, master_weights=question.master_weights)
+    return of_zero(inventory, optimizer, whole, sharing)
 
 
 def _disk_use(question: Question, size: CheckpointSize) -> DiskUse | None:

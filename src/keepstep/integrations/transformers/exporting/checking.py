@@ -17,6 +17,7 @@ from keepstep.integrations.transformers.exporting.building import Built
 from keepstep.integrations.transformers.exporting.merging import ROUNDED
 from keepstep.integrations.transformers.exporting.models import CannotLoad, load_base, load_model, put_adapter
 from keepstep.integrations.transformers.exporting.portrait import Portrait, compare, digest, portray
+from keepstep.integrations.transformers.exporting.shard_imprints import memory_of_shards
 from keepstep.integrations.transformers.exporting.tensors import TensorFiles, cast, tensors_in, weights_below
 from keepstep.integrations.transformers.resuming.found import compared
 from keepstep.integrations.transformers.resuming.watched import model_state
@@ -48,7 +49,8 @@ def check_export(plan: ExportPlan, staging: Path, built: Built) -> Check:
             check = _check_loading(plan, staging, "the average")
         elif plan.files.shards:
             check = _check_loading(plan, staging, "the export")
-            check = replace(check, untried=check.untried or UNSHARDED)
+            memory = memory_of_shards(plan.directory, plan.files.shards)
+            check = replace(check, untried=check.untried or UNSHARDED, memory=memory)
         else:
             check = _check_against(_portraits(plan), plan.directory, staging, built.cast_to)
         if (built.average is not None or plan.request.merge) and not plan.files.shards:

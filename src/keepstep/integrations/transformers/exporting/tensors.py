@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from keepstep.formats.dcp_metadata import METADATA, UnreadableMetadata
+from keepstep.formats.dcp_metadata import METADATA, Chunk, UnreadableMetadata
 from keepstep.formats.dcp_tensors import DcpTensors, Torn
 from keepstep.formats.safetensors_file import TensorSpec, plan_safetensors, stock_dtypes
 from keepstep.formats.tensors import tensor_bytes
@@ -118,6 +118,10 @@ class ShardedFiles:
         except (Torn, UnreadableMetadata) as error:
             raise Unreadable(f"{self._directory}: {error}") from error
         return found
+
+    def chunks(self, name: str) -> tuple[Chunk, ...]:
+        """Which parts of a tensor lie where."""
+        return self._tensors.tensors[name].chunks
 
     def spec(self, name: str) -> TensorSpec:
         """Dtype, shape and bytes of a tensor, which is not read."""

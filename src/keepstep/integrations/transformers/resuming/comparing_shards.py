@@ -13,7 +13,7 @@ from keepstep.integrations.transformers.resuming.comparing import Comparison
 from keepstep.integrations.transformers.resuming.found import NOTHING, compared
 from keepstep.integrations.transformers.resuming.shards import layout_of, local_state
 from keepstep.integrations.transformers.setup.own_code import LOADS, own
-from keepstep.run import Reason
+from keepstep.run import Exactness, Reason
 from keepstep.snapshot.ranks import Ranks
 
 
@@ -41,11 +41,9 @@ class ShardComparison(Comparison):
 
     @property
     def sentence(self) -> str:
-        """What was compared on all ranks, and how much of it is equal; why nothing was."""
-        if not self._parts:
+        """What was compared on all ranks, and how much of it is equal; empty where one could not, which is a reason."""
+        if not self._parts or any(part.why_not for part in self._parts):
             return ""
-        if why := next((part.why_not for part in self._parts if part.why_not), ""):
-            return why
         sums = [[sum(counts) for counts in zip(*found, strict=True)] for found in self._of_all()]
         parts = [
             f"{equal:,} of {total:,} parts of the {what}"
@@ -65,6 +63,14 @@ class ShardComparison(Comparison):
         self._parts = self._ranks.together(lambda: mine)
         for part in self._parts[1:]:
             self.reasons += [reason for reason in part.reasons if reason not in self.reasons]
+        self.reasons += [Reason(Exactness.EXACT, text) for text in self._why_not_compared()]
+
+    def _why_not_compared(self) -> list[str]:
+        """Why the state was not, and on which rank, where not all say the same."""
+        why = [part.why_not for part in self._parts]
+        if len({*why}) == 1:
+            return [text for text in why[:1] if text]
+        return [f"rank {rank}: {text}" for rank, text in enumerate(why) if text]
 
     def check_model(self, directory: Path, lacking: list[str]) -> None:
         """Compare this rank's part of the model. Raises ResumeRefused where it has other values than were saved."""

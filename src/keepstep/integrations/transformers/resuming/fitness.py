@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from keepstep.integrations.transformers.resuming.optimizer_order import as_now, 
 from keepstep.integrations.transformers.resuming.override import Override
 from keepstep.integrations.transformers.resuming.override_words import reasons_of_override
 from keepstep.integrations.transformers.resuming.own_generators import unrestored
+from keepstep.integrations.transformers.resuming.rank_parts import processes_of
 from keepstep.integrations.transformers.setup.messages import listed
 from keepstep.integrations.transformers.setup.overrides import KINDS, WORLD_SIZE
 from keepstep.integrations.transformers.setup.own_code import LOADS, SAVES, own
@@ -126,8 +126,12 @@ def make_receipt(
     comparison: Comparison,
     *,
     override: Override,
+    of_ranks: Sequence[str] = (),
 ) -> Receipt:
-    """The receipt of resuming `trainer` from `point`, once it has loaded, and what is overridden is in force."""
+    """The receipt of resuming `trainer` from `point`, once it has loaded, and what is overridden is in force.
+
+    `of_ranks` says what other ranks do not go on with.
+    """
     verified = bool(point.checkpoint.files)
     before = point.checkpoint.fingerprint
     known = bool(before) and bool(now)
@@ -156,6 +160,7 @@ def make_receipt(
     reasons += [] if WORLD_SIZE in said else _other_world(point, trainer.args.world_size)
     data = now.get("data", {})
     reasons += _not_restorable(trainer, loop, data)
+    reasons += [Reason(Exactness.APPROXIMATE, text) for text in of_ranks]
     reasons += comparison.reasons
     if known and not _are_compared(before.get("data", {}), data):
         text = "the training data can't be compared: its rows can't be read, or are not the same twice"
@@ -215,15 +220,6 @@ def _other_world(point: ResumePoint, now: int) -> list[Reason]:
     was, this = ("1 process" if count == 1 else f"{count} processes" for count in (before, now))
     text = f"it was saved by {was}, now {this}: batches, data order and random numbers are divided in another way"
     return [Reason(Exactness.APPROXIMATE, text)]
-
-
-def processes_of(directory: Path) -> int:
-    """How many processes a checkpoint was saved by, counted by their random states; 0 when there is none."""
-    names = [path.name for path in directory.glob("rng_state*.pth")]
-    return 1 if "rng_state.pth" in names else sum(bool(_RANDOM_STATE.fullmatch(name)) for name in names)
-
-
-_RANDOM_STATE = re.compile(r"rng_state_\d+\.pth")
 
 
 def _not_restorable(trainer: Any, loop: LoopState | None, data: Mapping[str, Any]) -> list[Reason]:

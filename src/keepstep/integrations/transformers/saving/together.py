@@ -307,7 +307,8 @@ class TogetherSaves(Saves):
             return seal_portion(directory, twin.rank, written)
 
         def finish(directory: Path) -> Mapping[str, FileEntry]:
-            parts = twin.together(partial(self._told_by_rank, partial(mine, directory), opened.draft.step))
+            with self._watch.beside(f"the commit of step {opened.draft.step}"):
+                parts = twin.together(partial(self._told_by_rank, partial(mine, directory), opened.draft.step))
             return {entry.path: entry for part in parts for entry in part}
 
         return finish
@@ -319,7 +320,8 @@ class TogetherSaves(Saves):
             return seal_portion(directory, twin.rank, write_shards(directory))
 
         try:
-            twin.together(partial(self._told_by_rank, mine, step))
+            with self._watch.beside(f"the commit of step {step}"):
+                twin.together(partial(self._told_by_rank, mine, step))
         except Exception as error:  # rank 0 has heard of it, and decides
             logger.debug("rank %d: %s", twin.rank, error)
 

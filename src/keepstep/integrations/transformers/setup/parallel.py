@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
+
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.messages import logger
 from keepstep.integrations.transformers.setup.zero import by_deepspeed, writes_later, zero_config
 from keepstep.snapshot.ranks import Ranks
 
+_FSDP2 = 5
+"""The first version of transformers whose loaders put the state of FSDP2 back."""
 _DATA_PARALLEL = "MULTI_"
 """What accelerate's names of distributed types begin with where every process has all weights (MULTI_GPU, ...)."""
 _DIVIDED = {
@@ -100,6 +104,12 @@ def _refuse_old_fsdp(trainer: Any) -> None:
             trainer,
             "FSDP1, whose files other settings can't read, and which transformers and accelerate give up",
             'Train with FSDP2: fsdp_config={"version": 2} (fsdp_version: 2 in accelerate\'s config).',
+        )
+    if int(transformers.__version__.split(".")[0]) < _FSDP2:
+        raise _refused(
+            trainer,
+            f"FSDP2 under transformers {transformers.__version__}, which does not put back the optimizer's state",
+            f"Train with transformers {_FSDP2} or newer.",
         )
     if "LOCAL" in str(plugin.state_dict_type):
         raise _refused(trainer, "state_dict_type LOCAL_STATE_DICT", "Set it to SHARDED_STATE_DICT.")
