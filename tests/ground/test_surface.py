@@ -30,8 +30,8 @@ FACES = {
         "ShardPlans Written mark_of measure memory_of noting one_thread recording recording_dcp served"
     ),
     "mirror": """
-        BucketObjects DirectoryObjects Mirror Object ObjectStore OnBytes Orphan Pace Progress Record Writer check drop
-        open_mirror orphans pull push thin
+        BucketObjects DirectoryObjects HubObjects Mirror Object ObjectStore OnBytes Orphan Pace Patience
+        Progress Record Writer check drop open_mirror orphans pull push settle thin
     """,
     "operations.doctor": """
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together
@@ -75,7 +75,7 @@ FACES = {
     "stores": """
         MOUNTS SHARED_BY_MACHINES TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied
         exchange_names file_system_of in_words is_leftover_of open_as_directory read_only rename_without_replacing
-        require_writable store_at
+        require_writable store_at write_all
     """,
     "transformers": "ManagedTrainer attach verified",
 }

@@ -1,4 +1,4 @@
-"""One S3 server for all tests of a process."""
+"""Each kind of server once for all tests of a process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,40 @@ from tests.mirror import servers
 
 
 @pytest.fixture(scope="session")
-def s3() -> Iterator[str]:
-    with servers.moto() as address:
-        yield address
+def s3() -> Iterator[servers.Server]:
+    with servers.running(servers.Moto) as server:
+        yield server
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[servers.Server]:
+    with servers.running(servers.Seaweed) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[servers.Server]:
+    with servers.running(servers.Azurite) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone() -> Iterator[servers.Server]:
+    with servers.running(servers.Rclone) as server:
+        yield server
+
+
+PLACES = ["directory", "s3", *(pytest.param(name, marks=pytest.mark.servers) for name in ("seaweed", "azurite"))]
+
+
+@pytest.fixture(params=PLACES)
 def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The address of a mirror that is none yet."""
     if request.param == "directory":
         return str(tmp_path / "mirror")
-    servers.use(request.getfixturevalue("s3"), monkeypatch)
-    return f"s3://{servers.BUCKET}/{tmp_path.name}"
+    server: servers.Server = request.getfixturevalue(request.param)
+    servers.use(server, monkeypatch)
+    return f"{server.scheme}://{servers.BUCKET}/{tmp_path.name}"
 
 
 @pytest.fixture

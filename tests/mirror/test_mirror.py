@@ -250,6 +250,11 @@ def test_where_conditions_are_ignored_that_is_noticed(tmp_path: Path) -> None:
     mirror = Mirror(_Replacing(tmp_path / "mirror"))
     assert not _sync(run, mirror).exclusive
     assert _steps(mirror) == [10]
+    # Nor does another run take it over.
+    other = make_run(tmp_path / "other", {20: 0.5})
+    with pytest.raises(MirrorOfAnother, match=f"of run {run.id}, not of {other.id}"):
+        _sync(other, mirror)
+    assert mirror.run_id() == run.id and _steps(mirror) == [10]
 
 
 def test_what_a_killed_writer_left_goes_after_a_day(tmp_path: Path) -> None:
@@ -283,7 +288,7 @@ def test_the_order_of_a_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
         monkeypatch.setattr(mirror.objects, "delete", dying)
         with pytest.raises(KeyboardInterrupt):
-            removing.drop(Writer.claim(mirror, run.id), mirror.records()[1])
+            removing.drop(Writer.claim(mirror, run.id), mirror.records()[1:])
         again = open_mirror(tmp_path / f"mirror-{cut}")
         assert _steps(again) == ([20, 10] if cut == 0 else [20])
         assert all(check(again, record) == () for record in again.records())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from keepstep.errors import MirrorUnavailable, SettingsError
-from keepstep.mirror import BucketObjects, DirectoryObjects, ObjectStore, open_mirror
+from keepstep.mirror import BucketObjects, DirectoryObjects, ObjectStore, Patience, open_mirror
+from keepstep.testing.integration_disk import small_disk
 from keepstep.testing.objects import ObjectStoreConformance
 from tests.mirror import servers
 
@@ -21,7 +23,7 @@ class TestDirectory(ObjectStoreConformance):
 
 class TestS3(ObjectStoreConformance):
     @pytest.fixture(autouse=True)
-    def _server(self, s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _server(self, s3: servers.Server, monkeypatch: pytest.MonkeyPatch) -> None:
         servers.use(s3, monkeypatch)
 
     def make_objects(self, empty: Path) -> ObjectStore:
@@ -61,6 +63,21 @@ def test_a_killed_put_leaves_nothing_that_is_listed(tmp_path: Path) -> None:
     assert list(DirectoryObjects(tmp_path).list("data")) == []
 
 
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 200_000) as disk:
+        objects = DirectoryObjects(disk / "mirror")
+        assert objects.create("commits/a", b"a")
+        for ask in (
+            lambda: objects.put("data/x", [bytes(100_000)] * 3, 300_000),
+            lambda: objects.create("commits/b", bytes(300_000)),
+        ):
+            with pytest.raises(MirrorUnavailable, match="No space left on device") as caught:
+                ask()
+            assert caught.value.errno == errno.ENOSPC
+        assert [item.key for item in objects.list("")] == ["commits/a"]
+        objects.put("data/x", [bytes(50_000)], 50_000)
+
+
 def test_addresses(tmp_path: Path) -> None:
     assert open_mirror(tmp_path).url == str(tmp_path) == open_mirror(f"file://{tmp_path}").url
     with pytest.raises(SettingsError, match="can't be at ftp://"):
@@ -71,7 +88,7 @@ def test_no_secret_is_in_an_address_or_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{servers.free_port()}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-hidden")
-    objects = BucketObjects("s3://user:very-hidden@bucket/path?token=very-hidden", retry={"max_retries": 0})
+    objects = BucketObjects("s3://user:very-hidden@bucket/path?token=very-hidden", Patience(tries=0))
     with pytest.raises(MirrorUnavailable) as caught:
         objects.read("mirror.json", limit=10)
     assert objects.url == "s3://bucket/path"

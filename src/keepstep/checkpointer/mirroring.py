@@ -68,6 +68,7 @@ class Mirroring:
         self._thread: threading.Thread | None = None
         self._run: Run | None = None
         self._trouble = ""
+        self._untidy = False
 
     def fetch(self, path: Path, resume: Resume) -> None:
         """Bring the newest that can be resumed from to `path`, where the mirror has a newer one than lies there.
@@ -199,7 +200,10 @@ class Mirroring:
         if due:
             sender.send(here, due[0])
             return True
-        sender.tidy(here, policy)
+        try:
+            sender.tidy(here, policy)
+        except MirrorUnavailable as error:  # all is there; some stores let nothing be removed
+            self._tell_untidy(error)
         return False
 
     def _tell_trouble(self, run: Run, error: KeepstepError) -> None:
@@ -207,6 +211,11 @@ class Mirroring:
             run.events.append("mirror_down", why=error.message)
             logger.warning("The mirror is behind, and tried again as long as the training runs: %s", error.message)
         self._trouble = error.message
+
+    def _tell_untidy(self, error: KeepstepError) -> None:
+        if not self._untidy:
+            logger.warning("What the policy drops stays in the mirror for now: %s", error.message)
+        self._untidy = True
 
     def _tell_recovery(self, run: Run) -> None:
         if self._trouble:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
 from keepstep.errors import MirrorUnavailable, SettingsError
+from keepstep.mirror.bucket_errors import beyond_its_end, knows_no_ranges, says_not_found, unavailable
 from keepstep.mirror.objects import Object
+from keepstep.mirror.whole_reads import WholeReads
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss")
 PART = 16 * 2**20
@@ -24,28 +27,43 @@ PART = 16 * 2**20
 MOST_PARTS = 10_000
 IN_FLIGHT = 4
 BATCH = 200
-_RETRY = {
-    "max_retries": 100,
-    "retry_timeout": timedelta(minutes=4),
-    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=5), "base": 2},
-}
 _LOST_ANSWERS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long one question to a store may take, all in seconds: `outage`, for which it is asked again, so many times
+    and with pauses up to `longest_pause`; `silence`, after which an answer counts as lost; and `upload`, of one part.
+    """
+
+    outage: float = 240
+    tries: int = 100
+    longest_pause: float = 5
+    silence: float = 30
+    upload: float = 600
+
+
+PATIENCE = Patience()
 
 
 class BucketObjects:
     """Objects below a prefix of a bucket. Credentials come from the environment, and an AWS profile where boto3 is."""
 
-    def __init__(self, url: str, *, retry: dict[str, Any] | None = None) -> None:
+    def __init__(self, url: str, patience: Patience | None = None) -> None:
         if find_spec("obstore") is None:
             raise SettingsError(
                 f"a mirror at {_plain(url)} needs obstore", hint='Install it: pip install "keepstep[s3]"'
             )
         self._url = _plain(url)
-        settings = {"retry_config": _RETRY if retry is None else retry, **_endpoint(url)}
-        provider = _profile(url)
+        wait = patience or PATIENCE
+        settings: dict[str, Any] = {"retry_config": _retry(wait), **_endpoint(url), **_checksum(url)}
+        provider, upload, silence = _profile(url), timedelta(seconds=wait.upload), timedelta(seconds=wait.silence)
         # Two clients: one that waits long for an upload to end, and one that notices soon when no answer comes.
-        self._writer = _open(url, settings, provider, {"timeout": "10 minutes"}, **_checksum(url))
-        self._reader = _open(url, settings, provider, {"timeout": "10 minutes", "read_timeout": "30 seconds"})
+        self._uploads = _open(url, settings, provider, {"timeout": upload})
+        self._store = _open(url, settings, provider, {"timeout": upload, "read_timeout": silence})
+        # Some answer a range with everything.
+        self._has_ranges = True
+        self._whole = WholeReads(self._pieces)
 
     @property
     def url(self) -> str:
@@ -53,55 +71,66 @@ class BucketObjects:
 
     def create(self, key: str, data: bytes) -> bool:
         import obstore
-        from obstore.exceptions import AlreadyExistsError, BaseError
+        from obstore.exceptions import AlreadyExistsError
 
         for attempt in range(_LOST_ANSWERS):
             try:
-                obstore.put(self._writer, key, data, mode="create")
+                with self._failing(key, in_bucket=True):
+                    obstore.put(self._store, key, data, mode="create")
                 return True
-            except AlreadyExistsError:
-                return self.read(key, limit=len(data) + 1) == data
-            except BaseError as error:
+            except MirrorUnavailable as error:
+                if isinstance(error.__cause__, AlreadyExistsError):
+                    return self._holds(key, data)
                 # The answer may be lost, and the object be there.
                 with suppress(FileNotFoundError):
-                    return self.read(key, limit=len(data) + 1) == data
+                    return self._holds(key, data)
                 if attempt == _LOST_ANSWERS - 1:
-                    raise self._failed(key, error) from error
+                    raise
         raise AssertionError("unreachable")
 
     def put(self, key: str, pieces: Iterable[bytes], size: int) -> None:
         import obstore
 
-        with self._failing(key):
+        with self._failing(key, in_bucket=True):
             if size <= PART:
-                obstore.put(self._writer, key, b"".join(pieces), use_multipart=False)
+                obstore.put(self._uploads, key, b"".join(pieces), use_multipart=False)
             else:
                 part = -(-max(PART, -(-size // MOST_PARTS)) // PART) * PART
-                obstore.put(self._writer, key, iter(pieces), chunk_size=part, max_concurrency=IN_FLIGHT)
+                obstore.put(self._uploads, key, iter(pieces), chunk_size=part, max_concurrency=IN_FLIGHT)
 
     def read(self, key: str, *, limit: int) -> bytes:
         import obstore
 
         with self._failing(key):
-            found = obstore.get(self._reader, key)
+            found = obstore.get(self._store, key)
             if found.meta["size"] > limit:
                 raise MirrorUnavailable(f"{self.url}/{key} has {found.meta['size']} bytes, more than {limit}")
             return bytes(found.bytes())
 
     def read_range(self, key: str, start: int, length: int) -> bytes:
         import obstore
+        from obstore.exceptions import BaseError
 
         if not length:
             return b""
         with self._failing(key):
-            return bytes(obstore.get_range(self._reader, key, start=start, length=length))
+            if self._has_ranges:
+                try:
+                    return bytes(obstore.get_range(self._store, key, start=start, length=length))
+                except BaseError as error:
+                    if beyond_its_end(error):
+                        return b""
+                    if not knows_no_ranges(error):
+                        raise
+                    self._has_ranges = False
+            return self._whole.range(key, start, length)
 
     def list(self, directory: str) -> Iterator[Object]:
         import obstore
 
-        stream: Any = obstore.list(self._reader, directory or None)
+        stream: Any = obstore.list(self._store, directory or None)
         while True:
-            with self._failing(directory):
+            with self._failing(directory, in_bucket=True):
                 batch = next(iter(stream), None)
             if batch is None:
                 return
@@ -114,29 +143,39 @@ class BucketObjects:
         for start in range(0, len(keys), BATCH):
             with self._failing(keys[start]):
                 try:
-                    obstore.delete(self._writer, [*keys[start : start + BATCH]])
+                    obstore.delete(self._store, [*keys[start : start + BATCH]])
                 except FileNotFoundError:  # Azure's: one was gone, and the rest of the batch may not be
                     for key in keys[start : start + BATCH]:
                         with suppress(FileNotFoundError):
-                            obstore.delete(self._writer, key)
+                            obstore.delete(self._store, key)
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        import obstore
+
+        with self._failing(key):
+            found = obstore.get(self._store, key)
+            return found.meta["size"] == len(data) and bytes(found.bytes()) == data
+
+    def _pieces(self, key: str) -> Iterator[bytes]:
+        import obstore
+
+        yield from map(bytes, obstore.get(self._store, key).stream(min_chunk_size=PART))
 
     @contextmanager
-    def _failing(self, key: str) -> Generator[None]:
+    def _failing(self, key: str, *, in_bucket: bool = False) -> Generator[None]:
+        """obstore's errors as those of a mirror. That an object is missing stays what it is, but `in_bucket`, where
+        only the bucket can be.
+        """
         from obstore.exceptions import BaseError
 
         try:
             yield
-        except FileNotFoundError:
-            raise
-        except BaseError as error:
-            raise self._failed(key, error) from error
-
-    def _failed(self, key: str, error: BaseException) -> MirrorUnavailable:
-        line = next(iter(str(error).splitlines()), type(error).__name__).strip()
-        return MirrorUnavailable(
-            f"{self.url}: {key or 'its list'}: {line[:300]}",
-            hint="The run itself is untouched; what is missing in the mirror goes there with the next sync.",
-        )
+        except (BaseError, FileNotFoundError) as error:
+            # One that what is sent raises passes too.
+            if isinstance(error, FileNotFoundError) and not (in_bucket and says_not_found(error)):
+                raise
+            bucket = urlsplit(self.url).netloc
+            raise unavailable(self.url, bucket, key, error, in_bucket=in_bucket) from error
 
 
 def is_bucket(url: str) -> bool:
@@ -160,6 +199,12 @@ def _open(url: str, settings: dict[str, Any], provider: Any, client: dict[str, A
         raise SettingsError(f"{_plain(url)} is no address of a mirror: {line[:300]}") from error
 
 
+def _retry(patience: Patience) -> dict[str, Any]:
+    longest = timedelta(seconds=patience.longest_pause)
+    backoff = {"init_backoff": min(timedelta(milliseconds=100), longest), "max_backoff": longest, "base": 2}
+    return {"max_retries": patience.tries, "retry_timeout": timedelta(seconds=patience.outage), "backoff": backoff}
+
+
 def _plain(url: str) -> str:
     """The address without a user, a password or parameters."""
     parts = urlsplit(url)
@@ -171,10 +216,19 @@ def _is_aws(url: str) -> bool:
     return urlsplit(url).scheme in ("s3", "s3a")
 
 
+def _is_azure(url: str) -> bool:
+    return urlsplit(url).scheme in ("az", "azure", "abfs", "abfss")
+
+
 def _endpoint(url: str) -> dict[str, Any]:
-    """Where S3's kin live: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, as other tools read them."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return {"endpoint": endpoint} if _is_aws(url) and endpoint else {}
+    """Where S3's kin live, and Azure's: by the names that other tools read."""
+    names: tuple[str, ...] = ()
+    if _is_aws(url):
+        names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    elif _is_azure(url):
+        names = ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT")
+    endpoint = next(filter(None, map(os.environ.get, names)), None)
+    return {"endpoint": endpoint} if endpoint else {}
 
 
 def _checksum(url: str) -> dict[str, Any]:

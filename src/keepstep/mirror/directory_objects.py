@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from keepstep.errors import MirrorUnavailable
 from keepstep.mirror.objects import Object
-from keepstep.stores import TEMPORARY_SUFFIX, LocalStore
+from keepstep.stores import TEMPORARY_SUFFIX, LocalStore, write_all
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -32,7 +33,7 @@ class DirectoryObjects:
             try:
                 self._store.rename(temporary, key)
             except FileExistsError:
-                return False
+                return self._holds(key, data)
             self._store.sync_directory(os.path.dirname(key))
             return True
 
@@ -44,7 +45,7 @@ class DirectoryObjects:
             with os.fdopen(descriptor, "wb", buffering=0) as file:
                 for piece in pieces:
                     with self._failing(key):
-                        _write(file.fileno(), piece)
+                        write_all(file.fileno(), piece)
                     written += len(piece)
                 with self._failing(key):
                     os.fsync(file.fileno())
@@ -80,6 +81,14 @@ class DirectoryObjects:
         for parent in sorted(parents - {"."}, key=len, reverse=True):
             with suppress(OSError):  # others lie there still
                 self._store.local_path(parent).rmdir()
+
+    def _holds(self, key: str, data: bytes) -> bool:
+        try:
+            return self._store.read(key, limit=len(data)) == data
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                return False
+            raise
 
     def _require_root(self) -> None:
         """Raises where the directory above is not there: an unmounted disk must not pass for an empty mirror."""
@@ -118,9 +127,3 @@ class DirectoryObjects:
                 f"{self.url}: {key}: {error.strerror or error}", errno=error.errno,
                 hint="The run itself is untouched; what is missing in the mirror goes there with the next sync.",
             ) from error  # fmt: skip
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(descriptor, view) :]

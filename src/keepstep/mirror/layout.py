@@ -53,6 +53,11 @@ def home_in(key: str) -> str | None:
     return found[0] if found is not None and key[found.end() : found.end() + 1] in ("", "/") else None
 
 
+def generation_of(home: str) -> int:
+    """The generation whose files lie in a directory of keys that `home_in` has found."""
+    return int(home.removeprefix(f"{DATA}/").partition("-")[0])
+
+
 def writer_key(epoch: int, token: str = "") -> str:
     """The key of a claim; with a token where the place does not keep to create-only."""
     return f"{WRITERS}/{epoch:08d}{f'-{token}' if token else ''}.json"

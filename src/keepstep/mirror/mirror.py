@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,7 @@ from keepstep.errors import (
     CheckpointCorrupt,
     CheckpointNotFound,
     LayoutTooNew,
+    ManifestInvalid,
     MirrorOfAnother,
     RunNotFound,
     SettingsError,
@@ -25,6 +27,7 @@ from keepstep.layout import NOT_JSON, SMALL_FILE_LIMIT
 from keepstep.mirror import layout
 from keepstep.mirror.bucket_objects import BucketObjects, is_bucket
 from keepstep.mirror.directory_objects import DirectoryObjects
+from keepstep.mirror.hub_objects import SCHEME, HubObjects
 from keepstep.mirror.layout import CommitName
 from keepstep.mirror.objects import ObjectStore
 from keepstep.mirror.record import SIZE_LIMIT, Record, decode
@@ -34,6 +37,8 @@ logger = logging.getLogger("keepstep")
 FORMAT_VERSION = 1
 READERS = 16
 """Requests for records that are under way at once."""
+TRIES = 3
+"""How often is asked for what came damaged, before it counts as damaged there."""
 
 
 class _Identity(msgspec.Struct):
@@ -43,19 +48,21 @@ class _Identity(msgspec.Struct):
 
 
 def open_mirror(address: str | os.PathLike[str]) -> Mirror:
-    """The mirror at an address: `s3://bucket/path`, `gs://…`, `az://…`, `file:///path` or a path.
+    """The mirror at an address: `s3://bucket/path`, `gs://…`, `az://…`, `hf://buckets/…`, `file:///path` or a path.
 
     Nothing is asked of it yet. Raises SettingsError.
     """
     text = os.fspath(address)
     if is_bucket(text):
         return Mirror(BucketObjects(text))
+    if text.startswith(SCHEME):
+        return Mirror(HubObjects(text))
     if text.startswith("file://"):
         text = text.removeprefix("file://")
     elif found := re.match(r"([a-z][a-z0-9+.-]*)://", text):
         raise SettingsError(
             f"a mirror can't be at {found[1]}://",
-            hint="Known are s3://, gs://, az:// (keepstep[s3]), and a directory, as a path or file:///path.",
+            hint="Known are s3://, gs://, az:// (keepstep[s3]), hf://buckets/, and a directory, as a path or file:///path.",
         )
     return Mirror(DirectoryObjects(Path(os.path.abspath(os.path.expanduser(text)))))
 
@@ -96,6 +103,9 @@ class Mirror:
 
     def begin(self, run_id: str) -> None:
         """Make it the mirror of a run, where it is none yet. Raises MirrorOfAnother, MirrorUnavailable."""
+        with suppress(RunNotFound):  # asked first: some places replace what is there
+            self.require(run_id)
+            return
         data = msgspec.json.encode(_Identity(FORMAT_VERSION, run_id, datetime.now(UTC))) + b"\n"
         self.objects.create(layout.IDENTITY, data)
         self.require(run_id)
@@ -119,20 +129,28 @@ class Mirror:
     def record(self, name: CommitName) -> Record:
         """One record. Raises FileNotFoundError where it was removed meanwhile, CheckpointCorrupt, LayoutTooNew."""
         if (known := self._known.get(name.key)) is None:
-            data = self.objects.read(name.key, limit=SIZE_LIMIT)
-            known = self._known[name.key] = decode(name, data, self.url)
+            known = self._known[name.key] = self._read(name)
         return known
+
+    def _read(self, name: CommitName) -> Record:
+        for left in reversed(range(TRIES)):
+            try:
+                return decode(name, self.objects.read(name.key, limit=SIZE_LIMIT), self.url)
+            except ManifestInvalid:
+                if not left:
+                    raise
+        raise AssertionError("unreachable")
 
     def records(self) -> tuple[Record, ...]:
         """Every commit that can be read, newest first, one of each generation; what is damaged is logged."""
         names = [next(same) for _, same in groupby(self.names(), key=lambda name: name.generation)]
         with ThreadPoolExecutor(READERS, "keepstep-mirror") as pool:
-            return tuple(record for record in pool.map(self._readable, names) if record is not None)
+            return tuple(record for record in pool.map(self.readable, names) if record is not None)
 
     def newest(self, *, resumable: bool = False) -> Record | None:
         """The newest commit that can be read, or that can be resumed from; None where there is none."""
         for name in self.names():
-            record = self._readable(name)
+            record = self.readable(name)
             if record is not None and (record.checkpoint.resumable or not resumable):
                 return record
         return None
@@ -155,7 +173,8 @@ class Mirror:
             f"{self.url} holds no {reference!r}", hint=f"Known are latest, a step or gen:N; its steps: {steps}."
         )
 
-    def _readable(self, name: CommitName) -> Record | None:
+    def readable(self, name: CommitName) -> Record | None:
+        """One record; None where it was removed meanwhile, or is damaged, which is logged."""
         try:
             return self.record(name)
         except FileNotFoundError:

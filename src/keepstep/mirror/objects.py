@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from keepstep.errors import MirrorUnavailable
+
+
+class Garbled(MirrorUnavailable):
+    """What was sent did not arrive as it was, and nothing of it counts: sent again it may."""
+
 
 class Object(NamedTuple):
     """One object: its key below the store's root, its size in bytes, and when it came, seconds since the epoch by the
@@ -36,7 +42,8 @@ class ObjectStore(Protocol):
         ...
 
     def put(self, key: str, pieces: Iterable[bytes], size: int) -> None:
-        """Put an object of `size` bytes, whole or not at all. An error that the pieces raise passes unchanged.
+        """Put an object of `size` bytes, whole or not at all. An error that the pieces raise passes unchanged. Raises
+        Garbled where the bytes were changed on their way and the place noticed.
 
         Each piece must be an object of its own: it may be sent after the next was taken.
         """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from keepstep.mirror.pace import OnBytes
 from keepstep.mirror.record import Record
 from keepstep.model import CHUNK_BYTES, FileEntry
 from keepstep.repository import digest_of
+from keepstep.stores import write_all
 
 JOBS = 8
 TRIES = 3
@@ -50,13 +51,15 @@ def pull(
 
         def bring(one: _Range) -> None:
             data = _checked(mirror, record, one)
-            _write(descriptors[one.file.path], data, one.start)
+            with _on_the_disk(record, directory):
+                write_all(descriptors[one.file.path], data, one.start)
             if on_bytes is not None:
                 on_bytes(len(data))
 
         side_by_side(bring, _ranges(record), jobs)
-        for descriptor in descriptors.values():
-            os.fsync(descriptor)
+        with _on_the_disk(record, directory):
+            for descriptor in descriptors.values():
+                os.fsync(descriptor)
     return {file.path: file for file in record.checkpoint.files}
 
 
@@ -101,7 +104,7 @@ def _checked(mirror: Mirror, record: Record, one: _Range) -> bytes:
 def _files(record: Record, directory: Path, open_files: ExitStack) -> dict[str, int]:
     """An empty file of its full size for each of the checkpoint's, open."""
     found: dict[str, int] = {}
-    try:
+    with _on_the_disk(record, directory):
         directory.mkdir(parents=True)
         for file in record.checkpoint.files:
             path = directory / file.path
@@ -110,17 +113,16 @@ def _files(record: Record, directory: Path, open_files: ExitStack) -> dict[str, 
             open_files.callback(os.close, descriptor)
             if file.size:
                 os.posix_fallocate(descriptor, 0, file.size)
+    return found
+
+
+@contextmanager
+def _on_the_disk(record: Record, directory: Path) -> Generator[None]:
+    try:
+        yield
     except OSError as error:
         raise StorageError(
             f"{directory} can't take step {record.checkpoint.step}: {error.strerror or error}",
             hint="Free space or give another directory; the mirror is as it was.",
             errno=error.errno,
         ) from error
-    return found
-
-
-def _write(descriptor: int, data: bytes, start: int) -> None:
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(descriptor, view, start)
-        view, start = view[written:], start + written

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, MirrorOfAnother
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, MirrorOfAnother, MirrorUnavailable
 from keepstep.mirror import layout
 from keepstep.mirror.jobs import side_by_side
 from keepstep.mirror.layout import CommitName
+from keepstep.mirror.objects import Garbled, ObjectStore
 from keepstep.mirror.pace import OnBytes, Pace
 from keepstep.mirror.progress import Progress
 from keepstep.mirror.record import Record, encode
@@ -18,6 +19,8 @@ from keepstep.stores import Store
 
 JOBS = 4
 """Files that are sent at once."""
+TRIES = 3
+"""How often a file is sent whose bytes don't arrive as they were sent."""
 
 
 def push(
@@ -44,23 +47,38 @@ def push(
     manifest = encode_manifest(checkpoint)
     with progress.of(checkpoint.generation, digest_of(manifest)) as sent:
         home = layout.data_home(checkpoint.generation, sent.token)
+        # What was sent may have been swept meanwhile.
+        there = _sizes(objects, home) if sent.done else {}
 
         def send(file: FileEntry) -> None:
-            if file.path in sent.done:
+            if file.path in sent.done and there.get(f"{home}/{file.path}") == file.size:
                 if on_bytes is not None:
                     on_bytes(file.size)
                 return
-            pieces = _pieces(store, f"{place}/{file.path}", file, pace or Pace(), on_bytes)
-            objects.put(f"{home}/{file.path}", pieces, file.size)
+            for left in reversed(range(TRIES)):
+                pieces = _pieces(store, f"{place}/{file.path}", file, pace or Pace(), on_bytes)
+                try:
+                    objects.put(f"{home}/{file.path}", pieces, file.size)
+                    break
+                except Garbled:
+                    if not left:
+                        raise
             sent.add(file.path)
 
         side_by_side(send, sorted(checkpoint.files, key=lambda file: -file.size), jobs)
         objects.put(f"{home}/{MANIFEST_NAME}", [manifest], len(manifest))
+        there = _sizes(objects, home)
+        if lost := [file.path for file in checkpoint.files if there.get(f"{home}/{file.path}") != file.size]:
+            raise MirrorUnavailable(f"{writer.mirror.url} has not kept what it took: {', '.join(lost)} of {home}")
         writer.check()
         name = CommitName(checkpoint.generation, writer.epoch, sent.token)
         if not objects.create(name.key, encode(checkpoint, home)):
             raise MirrorOfAnother(f"{writer.mirror.url}/{name.key} was written by another process")
     return Record(name, checkpoint, home)
+
+
+def _sizes(objects: ObjectStore, home: str) -> dict[str, int]:
+    return {item.key: item.size for item in objects.list(home)}
 
 
 def _pieces(store: Store, path: str, file: FileEntry, pace: Pace, on_bytes: OnBytes | None) -> Iterator[bytes]:

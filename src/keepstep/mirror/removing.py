@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from keepstep.mirror import layout
 from keepstep.mirror.layout import CommitName
+from keepstep.mirror.mirror import Mirror
 from keepstep.mirror.record import Record, encode
 from keepstep.mirror.writer import Writer
 from keepstep.repository import MANIFEST_NAME, encode_manifest
@@ -16,7 +18,7 @@ ORPHAN_AGE = 24 * 3600.0
 
 
 class Orphan(NamedTuple):
-    """Objects of a checkpoint that was never committed, or whose record is gone: where, how many, and their bytes."""
+    """Objects that no commit names, below one home: where, how many, and their bytes."""
 
     home: str
     keys: tuple[str, ...]
@@ -24,40 +26,55 @@ class Orphan(NamedTuple):
     youngest: float
 
 
-def drop(writer: Writer, record: Record) -> None:
-    """Remove a commit: its record first, so that no reader takes it for whole, its bytes last."""
+def drop(writer: Writer, records: Sequence[Record], on_drop: Callable[[Record], object] | None = None) -> None:
+    """Remove commits, and tell of each: its records first, so that no reader takes it for whole, its bytes last.
+
+    A generation that was written twice, or half thinned by a killed writer, goes with all of its records.
+    """
     writer.check()
-    objects = writer.mirror.objects
-    others = {other.home for other in writer.mirror.records() if other.key != record.key}
-    objects.delete([record.key])
-    if record.home not in others:
-        objects.delete([f"{record.home}/{MANIFEST_NAME}"])
-        objects.delete([item.key for item in objects.list(record.home)])
+    objects, all_names = writer.mirror.objects, _names(writer.mirror) if records else {}
+    for record in records:
+        names = all_names.get(record.name.generation, ())
+        homes = {record.home, *(other.home for other in map(writer.mirror.readable, names) if other is not None)}
+        objects.delete([record.key, *(name.key for name in names if name.key != record.key)])
+        for home in sorted(homes):
+            objects.delete([f"{home}/{MANIFEST_NAME}"])
+            objects.delete([item.key for item in objects.list(home)])
+        if on_drop is not None:
+            on_drop(record)
 
 
 def thin(writer: Writer, record: Record) -> Record:
     """Leave a commit's weights: a new record over the same bytes, then the old record and the rest go."""
     writer.check()
-    objects = writer.mirror.objects
     thinned = record.checkpoint.thinned()
     name = CommitName(record.name.generation, writer.epoch, f"{writer.token}{record.name.token}"[:32])
-    objects.create(name.key, encode(thinned, record.home))
-    objects.delete([record.key])
-    manifest = encode_manifest(thinned)
-    objects.put(f"{record.home}/{MANIFEST_NAME}", [manifest], len(manifest))
-    kept = {file.path for file in thinned.files}
-    objects.delete([f"{record.home}/{file.path}" for file in record.checkpoint.files if file.path not in kept])
-    return Record(name, thinned, record.home)
+    writer.mirror.objects.create(name.key, encode(thinned, record.home))
+    left = Record(name, thinned, record.home)
+    _settle(writer, left, [record.name])
+    return left
+
+
+def settle(writer: Writer) -> None:
+    """Finish what killed writers began: of a generation that has several records, the one that counts stays alone."""
+    for names in _names(writer.mirror).values():
+        if len(names) > 1 and (record := writer.mirror.readable(names[0])) is not None:
+            _settle(writer, record, names[1:])
 
 
 def orphans(writer: Writer, records: Sequence[Record]) -> tuple[Orphan, ...]:
-    """Objects of no commit whose youngest is a day old, by the clock of the place where they lie."""
+    """Objects that no commit names and whose youngest is a day old, by the clock of the place where they lie.
+
+    `records` is what could be read. What a record names that could not be is none.
+    """
     objects = writer.mirror.objects
-    committed = {record.home for record in records}
+    named = {record.home: {f"{record.home}/{path}" for path in _paths(record)} for record in records}
+    read = {record.name.generation for record in records}
+    unread = {generation for generation in _names(writer.mirror) if generation not in read}
     found: dict[str, list[tuple[str, int, float]]] = {}
     for item in objects.list(layout.DATA):
         home = layout.home_in(item.key)
-        if home is not None and home not in committed:
+        if home is not None and layout.generation_of(home) not in unread and item.key not in named.get(home, ()):
             found.setdefault(home, []).append((item.key, item.size, item.modified))
     if not found:
         return ()
@@ -67,6 +84,24 @@ def orphans(writer: Writer, records: Sequence[Record]) -> tuple[Orphan, ...]:
         for home, items in sorted(found.items())
     )
     return tuple(orphan for orphan in made if orphan.youngest < now - ORPHAN_AGE)
+
+
+def _names(mirror: Mirror) -> dict[int, tuple[CommitName, ...]]:
+    """Every record's name by generation; the one that counts first."""
+    return {generation: tuple(same) for generation, same in groupby(mirror.names(), key=lambda name: name.generation)}
+
+
+def _paths(record: Record) -> list[str]:
+    return [MANIFEST_NAME, *(file.path for file in record.checkpoint.files)]
+
+
+def _settle(writer: Writer, record: Record, others: Sequence[CommitName]) -> None:
+    """Leave this record of its generation, the manifest that it holds, and the files that it names."""
+    objects, manifest = writer.mirror.objects, encode_manifest(record.checkpoint)
+    objects.put(f"{record.home}/{MANIFEST_NAME}", [manifest], len(manifest))
+    objects.delete([name.key for name in others])
+    kept = {f"{record.home}/{path}" for path in _paths(record)}
+    objects.delete([item.key for item in objects.list(record.home) if item.key not in kept])
 
 
 def _clock(writer: Writer) -> float:

@@ -20,6 +20,7 @@ class Writer:
     """A claim of this process. `exclusive` is False where the place lets two make the same claim, and can't fence."""
 
     mirror: Mirror
+    run_id: str
     epoch: int
     token: str
     exclusive: bool
@@ -41,11 +42,15 @@ class Writer:
             exclusive = not objects.create(key, _claim(epoch, token, "probe"))
             if not exclusive:
                 objects.create(layout.writer_key(epoch, token), _claim(epoch, token, "claim"))
-            return cls(mirror, epoch, token, exclusive)
+            return cls(mirror, run_id, epoch, token, exclusive)
 
     def check(self) -> None:
-        """Raises MirrorOfAnother where somebody has claimed the mirror since."""
-        if (highest := _highest(self.mirror)) > self.epoch:
+        """Raises MirrorOfAnother where somebody has claimed the mirror since. One that was emptied is claimed anew."""
+        highest = _highest(self.mirror)
+        if highest < self.epoch:
+            self.mirror.begin(self.run_id)
+            self.mirror.objects.create(layout.writer_key(self.epoch), _claim(self.epoch, self.token, "claim"))
+        if highest > self.epoch:
             raise MirrorOfAnother(
                 f"{self.mirror.url} has been taken over by a later writer (claim {highest}; this is {self.epoch})",
                 hint="Two processes mirror this run: the later one goes on, as after a requeue. So does the run here.",

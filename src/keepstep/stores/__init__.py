@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from keepstep.stores.access import denied, in_words, open_as_directory, read_only, require_writable
     from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
     from keepstep.stores.hub_cache import HubSnapshot, store_at
-    from keepstep.stores.local import LocalStore
+    from keepstep.stores.local import LocalStore, write_all
     from keepstep.stores.mounts import MOUNTS, SHARED_BY_MACHINES, file_system_of
     from keepstep.stores.renaming import exchange_names, rename_without_replacing
 
@@ -35,13 +35,14 @@ __all__ = [
     "rename_without_replacing",
     "require_writable",
     "store_at",
+    "write_all",
 ]
 
 _HOMES = {
     "access": ("denied", "in_words", "open_as_directory", "read_only", "require_writable"),
     "base": ("Entry", "EntryKind", "Room", "Stamp", "Store", "TEMPORARY_SUFFIX", "is_leftover_of"),
     "hub_cache": ("HubSnapshot", "store_at"),
-    "local": ("LocalStore",),
+    "local": ("LocalStore", "write_all"),
     "mounts": ("MOUNTS", "SHARED_BY_MACHINES", "file_system_of"),
     "renaming": ("exchange_names", "rename_without_replacing"),
 }

@@ -86,7 +86,7 @@ class LocalStore:
             descriptor = os.open(self.local_path(path), flags | os.O_CREAT, _MODE)
             is_new = True
         try:
-            _write_all(descriptor, data)
+            write_all(descriptor, data)
             if durable:
                 os.fsync(descriptor)
         finally:
@@ -217,15 +217,17 @@ def _make_directory(target: Path, durable: bool = True) -> None:
         _sync(os.open(target.parent, _DIRECTORY))
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes, at: int | None = None) -> None:
+    """Write all of some bytes where a file is open, or `at` an offset. Raises OSError."""
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        written = os.write(descriptor, view) if at is None else os.pwrite(descriptor, view, at)
+        view, at = view[written:], None if at is None else at + written
 
 
 def _write_and_sync(descriptor: int, data: bytes) -> None:
     try:
-        _write_all(descriptor, data)
+        write_all(descriptor, data)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

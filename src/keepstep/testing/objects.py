@@ -48,6 +48,8 @@ class ObjectStoreConformance(ABC):
         assert objects.create("commits/a.json", b"first")
         assert objects.create("commits/a.json", b"second") is not self.exclusive
         if self.exclusive:
+            assert not objects.create("commits/a.json", b"1"), "a shorter one"
+            assert objects.create("commits/a.json", b"first"), "an answer that was lost"
             assert objects.read("commits/a.json", limit=10) == b"first"
 
     def test_of_many_that_create_at_once_one_wins(self, objects: ObjectStore) -> None:
@@ -76,13 +78,16 @@ class ObjectStoreConformance(ABC):
         assert objects.read_range("data/large", 2 * PART, PART) == b"rest"
         assert next(objects.list("data")).size == 2 * PART + 4
 
+    @pytest.mark.parametrize("error", [ZeroDivisionError, FileNotFoundError])
     @pytest.mark.parametrize("size", [4, 2 * PART])
-    def test_an_error_of_the_pieces_passes_and_leaves_nothing(self, objects: ObjectStore, size: int) -> None:
+    def test_an_error_of_the_pieces_passes_and_leaves_nothing(
+        self, objects: ObjectStore, size: int, error: type[Exception]
+    ) -> None:
         def pieces() -> Iterator[bytes]:
             yield bytes(size // 2)
-            raise ZeroDivisionError
+            raise error
 
-        with pytest.raises(ZeroDivisionError):
+        with pytest.raises(error):
             objects.put("data/x", pieces(), size)
         assert list(objects.list("data")) == []
 
@@ -92,6 +97,7 @@ class ObjectStoreConformance(ABC):
         assert objects.read_range("data/x", 3, 4) == b"3456"
         assert objects.read_range("data/x", 8, 10) == b"89"
         assert objects.read_range("data/x", 3, 0) == b""
+        assert objects.read_range("data/x", 12, 4) == b""
 
     def test_a_list_is_sorted_and_of_its_directory_alone(self, objects: ObjectStore) -> None:
         for key in ("commits/b", "commits/a", "commits-of-others/c", "data/1/deep/file", "data/1/file"):

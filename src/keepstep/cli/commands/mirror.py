@@ -25,7 +25,7 @@ from keepstep.retention import Policy
 from keepstep.run import Run, policy_said
 from keepstep.units import format_duration, format_number, format_size, parse_size
 
-_URLS = "s3://bucket/path, gs://bucket/path, az://container/path, or a directory"
+_URLS = "s3://bucket/path, gs://bucket/path, az://container/path, hf://buckets/namespace/name/path, or a directory"
 
 
 @group(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
-from keepstep.mirror import Mirror, OnBytes, Pace, Progress, Record, Writer, drop, orphans, push, thin
+from keepstep.mirror import Mirror, OnBytes, Pace, Progress, Record, Writer, drop, orphans, push, settle, thin
 from keepstep.model import Checkpoint, State
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.retention import Decision, Policy
@@ -98,9 +98,8 @@ class Sender:
         left = tuple(r for r in records if r.name.generation in aside and r.name.generation < newest)
         held = run.pins.held
         dropped = tuple(record for record in (*found.drop, *left) if record.name.generation not in held)
-        for record in dropped:
-            drop(self.writer, record)
-            self._events.append("unmirrored", **self._said(record))
+        settle(self.writer)
+        drop(self.writer, dropped, lambda record: self._events.append("unmirrored", **self._said(record)))
         return dropped, tuple(thin(self.writer, r) for r in found.thin if r.name.generation not in held)
 
     def _said(self, record: Record) -> dict[str, Any]:
@@ -140,8 +139,8 @@ def sync(
 def prune(mirror: Mirror, plan: MirrorPlan) -> Synced:
     """Carry out what a plan drops and thins in a mirror whose run need not be here. Raises MirrorOfAnother."""
     writer = Writer.claim(mirror, mirror.run_id())
-    for record in plan.drop:
-        drop(writer, record)
+    settle(writer)
+    drop(writer, plan.drop)
     thinned = tuple(thin(writer, record) for record in plan.thin)
     return Synced((), (), plan.drop, thinned, _swept(writer), writer.exclusive)
 
@@ -149,8 +148,7 @@ def prune(mirror: Mirror, plan: MirrorPlan) -> Synced:
 def forget(mirror: Mirror, records: Iterable[Record]) -> None:
     """Remove commits whose bytes are damaged there, so that the next sync sends them anew."""
     writer = Writer.claim(mirror, mirror.run_id())
-    for record in records:
-        drop(writer, record)
+    drop(writer, tuple(records))
 
 
 def _swept(writer: Writer) -> int:
