@@ -80,10 +80,12 @@ __all__ = [
 
 
 def open_run(path: str) -> Run:
-    """The run in a directory, managed or not: its checkpoints, best, latest, resume point. Raises RunNotFound."""
-    from keepstep.run import open_run
+    """The run in a directory, managed or not, or in a mirror (`s3://bucket/path`): its checkpoints, best, latest,
+    resume point. Raises RunNotFound.
+    """
+    from keepstep.mirror import open_anywhere
 
-    return open_run(path)
+    return open_anywhere(path)
 
 
 def __getattr__(name: str) -> Any:

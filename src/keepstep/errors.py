@@ -64,6 +64,13 @@ class NotManaged(KeepstepError):
     exit_code = 2
 
 
+class NotAtHome(KeepstepError):
+    """What was named is a run's mirror: it is read, and changed by its run's syncs alone."""
+
+    code = "not-at-home"
+    exit_code = 2
+
+
 class CheckpointNotFound(KeepstepError, FileNotFoundError, ValueError):
     """No checkpoint answers to the reference, or none can be resumed from."""
 

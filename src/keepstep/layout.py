@@ -24,6 +24,8 @@ EVENTS = f"{META}/events.jsonl"
 METRICS = f"{META}/metrics.jsonl"
 SUPERVISED = f"{META}/supervised"
 MIRROR_PROGRESS = f"{META}/mirror.json"
+MIRROR_INDEX = f"{META}/mirror-index"
+"""How the file is called that keeps what was read of a mirror; what follows names the mirror."""
 
 TREE = ".keepstep-tree"
 TREE_BUDGET = f"{TREE}/budget.json"

@@ -16,6 +16,7 @@ from accelerate.state import GradientState
 from transformers import Trainer, TrainingArguments, default_data_collator
 
 import keepstep
+from keepstep.mirror import open_mirror
 from tests.failures.build import (
     ARGUMENTS,
     crash,
@@ -51,7 +52,7 @@ def test_each_trial_of_a_search_is_a_run_of_its_own(out: Path) -> None:
     optuna = pytest.importorskip("optuna")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     trainer = searching(out)
-    checkpointer = keepstep.attach(trainer)
+    checkpointer = keepstep.attach(trainer, mirror=out.parent / "mirror")
     best = trainer.hyperparameter_search(
         direction="minimize",
         backend="optuna",
@@ -62,6 +63,8 @@ def test_each_trial_of_a_search_is_a_run_of_its_own(out: Path) -> None:
     )
     runs = [keepstep.open_run(str(out / f"run-{number}")) for number in range(3)]
     assert len({run.id for run in runs}) == 3
+    mirrors = [open_mirror(out.parent / "mirror" / f"run-{number}") for number in range(3)]
+    assert [mirror.run_id() for mirror in mirrors] == [run.id for run in runs], "each has a mirror of its own"
     values = [run.policy.metric.value(run.best.metrics) for run in runs if run.best and run.policy.metric]
     assert values.index(min(v for v in values if v is not None)) == int(best.run_id)
     rates = [run.latest.fingerprint["arguments"]["learning_rate"] for run in runs if run.latest]
@@ -72,6 +75,7 @@ def test_each_trial_of_a_search_is_a_run_of_its_own(out: Path) -> None:
         setattr(trainer.args, name, value)
     trainer.train()
     assert checkpointer.run.path == out and steps(out)
+    assert open_mirror(out.parent / "mirror").run_id() == checkpointer.run.id
     assert {"run-0", "run-1", "run-2"} <= set(names(out)), "no run of the search is touched"
 
 

@@ -30,8 +30,9 @@ FACES = {
         "ShardPlans Written mark_of measure memory_of noting one_thread recording recording_dcp served"
     ),
     "mirror": """
-        BucketObjects DirectoryObjects HubObjects Mirror Object ObjectStore OnBytes Orphan Pace Patience
-        Progress Record Writer check drop open_mirror orphans pull push settle thin
+        BucketObjects BucketState DirectoryObjects HubObjects Mirror MirrorRun NotesSender Object ObjectStore OnBytes
+        Orphan Pace Patience Progress Record RecordCache Writer bucket_state check drop home_in is_address is_mirror
+        open_anywhere open_mirror orphans pull push read_notes settle thin
     """,
     "operations.doctor": """
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together
@@ -46,7 +47,9 @@ FACES = {
         Budget Lack LocksRefused Member NoTreeBudget Planned Share TreeLimit TreeReport TreeRoom Way ask_by_hand
         clear_budget in_order limits_of must_have_budget new_budget report set_budget shares tree_above way_for
     """,
-    "operations.usage": "LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage usage usage_of_tree",
+    "operations.usage": """
+        LEFTOVERS Kinds Litter Share Stock TreeUsage Unmanaged Usage share_of usage usage_of_tree
+    """,
     "prometheus": "Address Exporter parse_target registry serve text_of write_file",
     "repository": """
         MANIFEST_NAME Changes Check Dispose Findings Finish Foreign Listing Loaders Look Need OnBytes PreviousRun
@@ -60,12 +63,13 @@ FACES = {
         format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        BRANCHED DAMAGED HUB_NAME Attempt Beat Course Damaged Difference Ending Event EventLog Evidence Exactness
-        History Hook Hooks Limits Lineage Observer OnDiskFull Origin PinBoard Pins Point Pulse Reason Rebuilt Receipt
-        Reference Request Requests Resume ResumePoint Return Run RunLock StockRun Tail Wish arrive begin_branch
-        commit_fields course_line examine external_path fingerprint_differences finish_pending has_ended holds_manifest
-        holds_run is_run logged_beyond meant mend open_external open_run parse_lines policy_facts policy_said
-        receipt_lines rescue trashed way_back
+        BRANCHED DAMAGED HUB_NAME Attempt Beat Course Damaged Difference Ending Event EventLog Evidence
+        Exactness History Hook Hooks Limits Lineage Notes Observer OnDiskFull Origin PinBoard Pins Point Pulse
+        Readers Reason Rebuilt Receipt Reference Request Requests Resume ResumePoint Return Run RunFile RunLock
+        StockRun Tail Wish arrive begin_branch commit_fields course_line examine external_path
+        fingerprint_differences finish_pending has_ended holds_manifest holds_run is_run late_metrics_of
+        logged_beyond meant mend open_external open_run parse_lines pins_bytes pins_from policy_facts
+        policy_said receipt_lines rescue trashed travelling way_back
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings
@@ -73,9 +77,9 @@ FACES = {
         other_layout places_of read_state settings_of writer_of
     """,
     "stores": """
-        MOUNTS SHARED_BY_MACHINES TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore Room Stamp Store denied
-        exchange_names file_system_of in_words is_leftover_of open_as_directory read_only rename_without_replacing
-        require_writable store_at write_all
+        MOUNTS SHARED_BY_MACHINES TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore MemoryStore Room Stamp Store
+        denied exchange_names file_system_of in_words is_leftover_of open_as_directory read_only
+        rename_without_replacing require_writable store_at write_all
     """,
     "transformers": "ManagedTrainer attach verified",
 }

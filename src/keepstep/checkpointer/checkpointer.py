@@ -79,6 +79,8 @@ class Checkpointer(Saving):
         mirror_bandwidth: str | None = None,
     ) -> None:
         self.path = Path(path)
+        self.trial = ""
+        """Of a search for hyperparameters the trial that is trained, by the name of its directory."""
         self.links = links
         address = None if mirror is None else os.fspath(mirror)
         terms = MirrorTerms.of(address, mirror_keep, mirror_wait, required=mirror_required, bandwidth=mirror_bandwidth)
@@ -179,6 +181,7 @@ class Checkpointer(Saving):
         if (left := self.failure(wait=True)) is not None:
             logger.warning("The save that was in flight when the session before was broken off failed: %s", left)
         if self._observers.mirroring is not None:
+            self._observers.mirroring.trial = self.trial
             self._observers.mirroring.fetch(self.path, resume)
         outside = external_path(resume, self.path)
         run = enter(self.path, self.policy, resume, fresh=self.fresh)

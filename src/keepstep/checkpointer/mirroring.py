@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from keepstep.operations.mirroring.bringing import bring, plan_pull
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.operations.mirroring.syncing import Sender
 from keepstep.operations.removing.pruning import policy_for
+from keepstep.paths import expanded
 from keepstep.retention import parse
 from keepstep.run import Resume, Run, holds_run
 from keepstep.units import format_duration, format_size, parse_duration, parse_size
@@ -62,6 +64,8 @@ class Mirroring:
 
     def __init__(self, terms: MirrorTerms) -> None:
         self._terms = terms
+        self.trial = ""
+        """The trial of a search that is trained: it has a mirror of its own, below the address."""
         self._changed = threading.Condition()
         self._asked = self._done = 0
         self._ends = self._over = False
@@ -70,12 +74,18 @@ class Mirroring:
         self._trouble = ""
         self._untidy = False
 
+    @property
+    def address(self) -> str:
+        """Where the mirror of what is trained now lies."""
+        return f"{self._terms.address.rstrip('/')}/{self.trial}" if self.trial else self._terms.address
+
     def fetch(self, path: Path, resume: Resume) -> None:
         """Bring the newest that can be resumed from to `path`, where the mirror has a newer one than lies there.
 
         Raises MirrorUnavailable where the mirror is required, RunLocked, StorageError.
         """
-        mirror = open_mirror(self._terms.address)
+        mirror = open_mirror(self.address)
+        self._make_home()
         try:
             found = plan_pull(mirror, path, "latest") if resume in _NEWEST or self._terms.required else None
             if found is None or found.settled or resume not in _NEWEST or not found.record.checkpoint.resumable:
@@ -119,7 +129,7 @@ class Mirroring:
                 self._changed.wait_for(self._is_over, until - time.monotonic())
             done = self._done >= self._asked
         if not done:
-            way = f"keepstep mirror sync {run.path} {self._terms.address}"
+            way = f"keepstep mirror sync {run.path} {self.address}"
             why = f": {self._trouble}" if self._trouble else ""
             logger.warning("The mirror lacks what was committed last%s. Send it with: %s", why, way)
 
@@ -151,7 +161,7 @@ class Mirroring:
                 self._changed.notify_all()
 
     def _mirror(self, run: Run) -> None:
-        mirror, sender, pause = open_mirror(self._terms.address), None, _FIRST_PAUSE
+        mirror, sender, pause = open_mirror(self.address), None, _FIRST_PAUSE
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._done < self._asked or self._ends)
@@ -182,7 +192,15 @@ class Mirroring:
             self._changed.wait_for(lambda: self._ends, pause)
         return min(2 * pause, _LONGEST_PAUSE)
 
+    def _make_home(self) -> None:
+        """A directory that holds the mirrors of trials is made as a mirror is: where the one above is there."""
+        path = self._terms.address.removeprefix("file://")
+        if self.trial and "://" not in path:
+            with suppress(OSError):  # what it means is said once the mirror is written
+                expanded(path).mkdir()
+
     def _sender(self, run: Run, mirror: Mirror) -> Sender:
+        self._make_home()
         writer = Writer.claim(mirror, run.id)
         if not writer.exclusive:
             logger.warning("%s can't keep two writers apart: let one process at a time mirror this run", mirror.url)

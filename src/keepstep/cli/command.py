@@ -12,7 +12,7 @@ import click
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.text import clean
 from keepstep.cli.registry import COMMANDS
-from keepstep.paths import expanded
+from keepstep.errors import SettingsError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -24,6 +24,8 @@ Example = tuple[str, str]
 """A command line, and what it is for."""
 
 NOT_MANAGED = "not managed: no digests, and nothing in it is changed"
+READ_MIRRORS = frozenset({"ls", "show", "best", "resume", "export", "du", "verify", "events"})
+"""Commands that take a mirror for a run."""
 CHILD = "keepstep.child"
 """Where a context's `meta` has the words of the command that was given behind `--`."""
 REFERENCES = "best, latest, a step (300 or step:300), gen:N, a tag, a path, or previous:ID"
@@ -85,15 +87,29 @@ class _RunType(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 
 
 def opened(value: str | os.PathLike[str]) -> Run:
-    """The run in a directory as it was typed; what is odd about it is said on stderr. Raises what `open_run` raises."""
-    from keepstep.run import open_run
+    """The run in a directory, or in a mirror, as it was typed; what is odd about it is said on stderr.
 
-    run = open_run(expanded(value))
-    for odd in () if run.managed else (NOT_MANAGED, *run.oddities()):
-        click.echo(clean(f"keepstep: {run.path}: {odd}"), err=True)
+    Raises what `open_anywhere` raises.
+    """
+    from keepstep.mirror import open_anywhere
+
+    run = open_anywhere(value)
+    if run.remote and click.get_current_context().info_name not in READ_MIRRORS:
+        run.must_be_managed()
+    for odd in (*(() if run.managed else (NOT_MANAGED,)), *run.oddities()):
+        click.echo(clean(f"keepstep: {run.address}: {odd}"), err=True)
     if run.rebuilt is not None:
         click.echo(clean(f"keepstep: {run.rebuilt}"), err=True)
     return run
+
+
+def refuse_addresses(words: Sequence[str]) -> None:
+    """Raises SettingsError where a mirror is named to a command that searches directories."""
+    if address := next((word for word in words if "://" in word), ""):
+        raise SettingsError(
+            f"{address} is no directory of this machine, and this looks at those",
+            hint=f"keepstep ls, show, du, verify, resume, best and export read a mirror: keepstep ls {address}",
+        )
 
 
 def command(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import click
 import msgspec
 
-from keepstep.cli.command import REFERENCES, Argument, complete_reference, opened
+from keepstep.cli.command import REFERENCES, Argument, complete_reference, opened, refuse_addresses
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.text import clean
 from keepstep.cli.failures import exit_code_of
@@ -75,6 +75,7 @@ class Given(msgspec.Struct, frozen=True):
     alone: bool
     code: int = 0
     """Exit code for what could not be looked at."""
+    address: str = ""  # of the mirror that was named, in place of a path
 
 
 def runs_argument(
@@ -102,7 +103,8 @@ def runs_argument(
             if reference != "none":
                 more["reference"] = ref
             if given.alone:
-                _drive_one(function(*args, run=opened(given.paths[0]), output=output, **more), agree, output)
+                more["run"] = opened(given.address or given.paths[0])
+                _drive_one(function(*args, output=output, **more), agree, output)
                 return
             outcomes = Outcomes(given.code)
             if together is not None:
@@ -183,6 +185,7 @@ def _is_reference(word: str, *, several: bool) -> bool:
 
     Behind several names what lies there is one more of them, as `runs/*` gives them, unless it is in a checkpoint.
     """
+    from keepstep.mirror import is_address, is_mirror
     from keepstep.model import parse_name
     from keepstep.run import holds_run
 
@@ -191,7 +194,7 @@ def _is_reference(word: str, *, several: bool) -> bool:
     path = expanded(word)
     if several and path.exists() and not any(parse_name(part) for part in path.resolve().parts):
         return False
-    return not holds_run(path) and not _matching(word)
+    return not (is_address(word) or holds_run(path) or is_mirror(path)) and not _matching(word)
 
 
 def _given(words: Sequence[str], roots: Sequence[str], *, here: bool) -> Given:
@@ -204,6 +207,12 @@ def _given(words: Sequence[str], roots: Sequence[str], *, here: bool) -> Given:
         if holds_run(Path(".")):
             return Given((Path("."),), alone=True)
         roots = (".",)
+    from keepstep.mirror import is_address, is_mirror
+
+    if address := next((word for word in words if is_address(word) or is_mirror(expanded(word))), ""):
+        if len(words) > 1 or roots:
+            raise click.UsageError(f"{address} is a mirror: name it alone.")
+        return Given((), alone=True, address=address)
     paths: list[Path] = []
     patterns = False
     for word in words:
@@ -229,6 +238,7 @@ def places_of(words: Sequence[str], roots: Sequence[str]) -> list[Path]:
     """The directories of names, patterns and roots, for a command that searches them itself."""
     if not words and not roots:
         raise click.UsageError("Missing argument 'RUN'.", click.get_current_context())
+    refuse_addresses((*words, *roots))
     return [path for word in (*words, *roots) for path in _expanded(word)]
 
 

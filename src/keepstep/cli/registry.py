@@ -52,6 +52,7 @@ COMMANDS = {
             "pull": "Bring a checkpoint of a mirror to this disk, as a run.",
             "verify": "Read a mirror back, and compare every byte.",
             "prune": "Remove in a mirror what a policy drops, after showing it.",
+            "policy": "Print the rules that a mirror's bucket needs.",
         },
     ),
     "thin": Entry("Leave a checkpoint's weights only, and free the rest."),

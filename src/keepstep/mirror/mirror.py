@@ -26,6 +26,7 @@ from keepstep.errors import (
 from keepstep.layout import NOT_JSON, SMALL_FILE_LIMIT
 from keepstep.mirror import layout
 from keepstep.mirror.bucket_objects import BucketObjects, is_bucket
+from keepstep.mirror.cache import RecordCache
 from keepstep.mirror.directory_objects import DirectoryObjects
 from keepstep.mirror.hub_objects import SCHEME, HubObjects
 from keepstep.mirror.layout import CommitName
@@ -73,6 +74,11 @@ class Mirror:
     def __init__(self, objects: ObjectStore) -> None:
         self.objects = objects
         self._known: dict[str, Record] = {}
+        self._cache: RecordCache | None = None
+
+    def remember(self, cache: RecordCache) -> None:
+        """Look a record up in `cache` before it is asked for, and keep there what was read."""
+        self._cache = cache
 
     @property
     def url(self) -> str:
@@ -129,31 +135,52 @@ class Mirror:
     def record(self, name: CommitName) -> Record:
         """One record. Raises FileNotFoundError where it was removed meanwhile, CheckpointCorrupt, LayoutTooNew."""
         if (known := self._known.get(name.key)) is None:
-            known = self._known[name.key] = self._read(name)
+            known = self._known[name.key] = self._cached(name) or self._read(name)
         return known
+
+    def _cached(self, name: CommitName) -> Record | None:
+        data = None if self._cache is None else self._cache.take(name.key)
+        if data is None:
+            return None
+        try:
+            return decode(name, data, self.url)
+        except (CheckpointCorrupt, LayoutTooNew):
+            return None  # the cache was damaged
 
     def _read(self, name: CommitName) -> Record:
         for left in reversed(range(TRIES)):
+            data = self.objects.read(name.key, limit=SIZE_LIMIT)
             try:
-                return decode(name, self.objects.read(name.key, limit=SIZE_LIMIT), self.url)
+                found = decode(name, data, self.url)
             except ManifestInvalid:
                 if not left:
                     raise
+                continue
+            if self._cache is not None:
+                self._cache.add(name.key, data)
+            return found
         raise AssertionError("unreachable")
 
     def records(self) -> tuple[Record, ...]:
         """Every commit that can be read, newest first, one of each generation; what is damaged is logged."""
         names = [next(same) for _, same in groupby(self.names(), key=lambda name: name.generation)]
         with ThreadPoolExecutor(READERS, "keepstep-mirror") as pool:
-            return tuple(record for record in pool.map(self.readable, names) if record is not None)
+            found = tuple(record for record in pool.map(self.readable, names) if record is not None)
+        if self._cache is not None:
+            self._cache.save(found)
+        return found
 
     def newest(self, *, resumable: bool = False) -> Record | None:
         """The newest commit that can be read, or that can be resumed from; None where there is none."""
         for name in self.names():
             record = self.readable(name)
             if record is not None and (record.checkpoint.resumable or not resumable):
-                return record
-        return None
+                break
+        else:
+            record = None
+        if self._cache is not None:
+            self._cache.save()
+        return record
 
     def find(self, reference: str) -> Record:
         """The commit that "latest", a step or `gen:N` names, of equal steps the newest. Raises CheckpointNotFound."""

@@ -28,6 +28,8 @@ class Checked:
     problems: tuple[Problem, ...]
     verification: Verification | None = None
     moved_to: Path | None = None
+    place: str = ""
+    """Where it lies, for one of a mirror, which has no path."""
 
     @property
     def ok(self) -> bool:
@@ -62,7 +64,7 @@ class Checked:
         return {
             "step": self.step,
             "generation": None if checkpoint is None else checkpoint.generation,
-            "path": str(self.path),
+            "path": self.place or str(self.path),
             "size_bytes": None if checkpoint is None else checkpoint.size_bytes,
             "ok": self.ok,
             "problems": [{"path": problem.path, "what": problem.what} for problem in self.problems],
@@ -121,7 +123,8 @@ def check(
         note(run, verification)
         moved_to = run.quarantine(verification) if quarantine and _goes_to_quarantine(verification) else None
         path = checkpoint.path or run.path / checkpoint.name
-        outcomes.append(Checked(path, checkpoint.step, verification.problems, verification, moved_to))
+        place = run.place_of(checkpoint) if run.remote else ""
+        outcomes.append(Checked(path, checkpoint.step, verification.problems, verification, moved_to, place))
     return tuple(sorted((*outcomes, *found.unreadable), key=lambda checked: checked.step))
 
 
@@ -149,7 +152,7 @@ def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
     passed: list[Verification] = []
     metric = run.policy.metric
     for place, checkpoint in enumerate(run.ranking(spoiled=True), start=1):
-        verification = run.verify(checkpoint, on_bytes)
+        verification = run.look_at(checkpoint, on_bytes)
         if not verification.ok or verification.lost or checkpoint.damage:
             note(run, verification)
         if verification.holds_weights and metric is not None:
@@ -161,8 +164,8 @@ def best_that_holds(run: Run, on_bytes: OnBytes | None = None) -> ResumePoint:
     if not passed:
         run.find("best")
     raise CheckpointNotFound(
-        f"{run.path} has no best checkpoint that holds: " + "; ".join(v.summary() for v in passed),
-        hint=f"Inspect them with: keepstep verify {run.path}",
+        f"{run.address} has no best checkpoint that holds: " + "; ".join(v.summary() for v in passed),
+        hint=f"Inspect them with: keepstep verify {run.address}",
     )
 
 

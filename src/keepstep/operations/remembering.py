@@ -12,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
+from keepstep.paths import cache_home
+
 VERSION = 1
-OFF = "KEEPSTEP_NO_CACHE"
-"""An environment variable that turns the cache off, where it is set to anything but nothing and 0."""
 YOUNGEST_NS = 5 * 60 * 10**9
 """Age below which nothing is believed of a directory: a checkpoint that is being written changes within it."""
 LARGEST = 64 * 2**20
@@ -71,12 +71,8 @@ class Memory:
     @classmethod
     def of_user(cls) -> Memory:
         """The one in `$XDG_CACHE_HOME/keepstep`, or `~/.cache/keepstep`; none where `KEEPSTEP_NO_CACHE` is set."""
-        if os.environ.get(OFF, "") not in ("", "0"):
-            return cls(None)
-        given = os.environ.get("XDG_CACHE_HOME", "")
-        # A relative one is to be ignored: XDG Base Directory Specification.
-        base = given if os.path.isabs(given) else os.path.expanduser("~/.cache")
-        return cls(Path(base, "keepstep", "runs") if os.path.isabs(base) else None)
+        home = cache_home()
+        return cls(None if home is None else home / "runs")
 
     def recall(self, place: Path) -> Known:
         """What is known of a directory of checkpoints, as it was measured: compare the mtime."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keepstep.run.branching import begin_branch
     from keepstep.run.course import Course, Observer, course_line, logged_beyond
     from keepstep.run.ending import has_ended
-    from keepstep.run.events import Event, EventLog, commit_fields, parse_lines
+    from keepstep.run.events import Event, EventLog, commit_fields, late_metrics_of, parse_lines
     from keepstep.run.external import HUB_NAME, external_path, open_external
     from keepstep.run.history import Attempt, Ending, History, Point
     from keepstep.run.hooks import Hook, Hooks
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from keepstep.run.lineage import Lineage
     from keepstep.run.lock import RunLock
     from keepstep.run.meaning import Resume, meant
+    from keepstep.run.notes import Notes, travelling
     from keepstep.run.opening import holds_run, open_run
-    from keepstep.run.pins import PinBoard, Pins
+    from keepstep.run.pins import PinBoard, Pins, pins_bytes, pins_from
+    from keepstep.run.readers import Readers
     from keepstep.run.rebuilding import BRANCHED, Rebuilt, policy_facts, policy_said
     from keepstep.run.receipt import (
         Difference,
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from keepstep.run.resume_point import ResumePoint
     from keepstep.run.returning import Return
     from keepstep.run.run import Run
-    from keepstep.run.runfile import Origin, holds_manifest, is_run
+    from keepstep.run.runfile import Origin, RunFile, holds_manifest, is_run
     from keepstep.run.swapping import finish_pending
     from keepstep.run.tail import Tail
     from keepstep.run.trash import rescue, trashed
@@ -64,6 +66,7 @@ __all__ = [
     "Hooks",
     "Limits",
     "Lineage",
+    "Notes",
     "Observer",
     "OnDiskFull",
     "Origin",
@@ -71,6 +74,7 @@ __all__ = [
     "Pins",
     "Point",
     "Pulse",
+    "Readers",
     "Reason",
     "Rebuilt",
     "Receipt",
@@ -81,6 +85,7 @@ __all__ = [
     "ResumePoint",
     "Return",
     "Run",
+    "RunFile",
     "RunLock",
     "StockRun",
     "Tail",
@@ -97,17 +102,21 @@ __all__ = [
     "holds_manifest",
     "holds_run",
     "is_run",
+    "late_metrics_of",
     "logged_beyond",
     "meant",
     "mend",
     "open_external",
     "open_run",
     "parse_lines",
+    "pins_bytes",
+    "pins_from",
     "policy_facts",
     "policy_said",
     "receipt_lines",
     "rescue",
     "trashed",
+    "travelling",
     "way_back",
 ]
 
@@ -117,7 +126,7 @@ _HOMES = {
     "branching": ("begin_branch",),
     "course": ("Course", "Observer", "course_line", "logged_beyond"),
     "ending": ("has_ended",),
-    "events": ("Event", "EventLog", "commit_fields", "parse_lines"),
+    "events": ("Event", "EventLog", "commit_fields", "late_metrics_of", "parse_lines"),
     "external": ("HUB_NAME", "external_path", "open_external"),
     "history": ("Attempt", "Ending", "History", "Point"),
     "hooks": ("Hook", "Hooks"),
@@ -125,8 +134,10 @@ _HOMES = {
     "lineage": ("Lineage",),
     "lock": ("RunLock",),
     "meaning": ("Resume", "meant"),
+    "notes": ("Notes", "travelling"),
     "opening": ("holds_run", "open_run"),
-    "pins": ("PinBoard", "Pins"),
+    "pins": ("PinBoard", "Pins", "pins_bytes", "pins_from"),
+    "readers": ("Readers",),
     "rebuilding": ("BRANCHED", "Rebuilt", "policy_facts", "policy_said"),
     "receipt": ("Difference", "Evidence", "Exactness", "Reason", "Receipt", "fingerprint_differences", "receipt_lines"),
     "records": ("Damaged", "examine", "mend"),
@@ -135,7 +146,7 @@ _HOMES = {
     "resume_point": ("ResumePoint",),
     "returning": ("Return",),
     "run": ("Run",),
-    "runfile": ("Origin", "holds_manifest", "is_run"),
+    "runfile": ("Origin", "RunFile", "holds_manifest", "is_run"),
     "swapping": ("finish_pending",),
     "tail": ("Tail",),
     "trash": ("rescue", "trashed"),

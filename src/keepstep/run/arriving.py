@@ -8,6 +8,7 @@ from pathlib import Path
 
 from keepstep.errors import RunInUse, RunNotFound
 from keepstep.model import Checkpoint, FileEntry
+from keepstep.run.notes import Notes, take_over
 from keepstep.run.opening import holds_run
 from keepstep.run.rebuilding import policy_said
 from keepstep.run.run import Run
@@ -18,8 +19,10 @@ Fill = Callable[[Path], Mapping[str, FileEntry]]
 """Makes a directory and fills it; returns its files by path, durable and compared."""
 
 
-def arrive(target: Path, checkpoint: Checkpoint, origin: str, fill: Fill) -> Checkpoint:
+def arrive(target: Path, checkpoint: Checkpoint, origin: str, fill: Fill, notes: Notes | None = None) -> Checkpoint:
     """Commit `checkpoint` in the run at `target`, which begins with it where there is none; returns it as it lies.
+
+    `notes` are what its run knew where it comes from: they are joined with what is known here.
 
     A kill before the commit leaves a directory that another attempt takes. Raises RunInUse for a directory of another
     run, or where this generation is there already; RunLocked, StorageError, and what `fill` raises.
@@ -38,7 +41,9 @@ def arrive(target: Path, checkpoint: Checkpoint, origin: str, fill: Fill) -> Che
         except BaseException:
             run.repository.discard(staging)
             raise
-        if begins:
+        if notes is not None:
+            take_over(run, notes, checkpoint.generation, begins=begins)
+        if begins and (notes is None or not any(b'"run_id"' in line for line in notes.lines)):
             run.events.append("run", run_id=run.id, keep=run.file.keep, metric=run.file.metric, mode=run.file.mode)
         run.events.append("arrived", step=checkpoint.step, generation=checkpoint.generation, origin=origin)
         arrived = run.commit(staging, checkpoint, written)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -200,6 +200,14 @@ class _Folded(msgspec.Struct):
             self.lost[generation] = lost
         else:
             self.lost.pop(generation, None)
+
+
+def late_metrics_of(events: Iterable[Event]) -> dict[int, dict[str, float]]:
+    """Metrics that arrived after their checkpoint's commit, by generation, as these events have them."""
+    folded = _Folded()
+    for event in events:
+        folded.take(event)
+    return folded.late
 
 
 def _damage(event: Event) -> Damage:

@@ -75,6 +75,12 @@ def pins_of(events: Iterable[Event]) -> Pins:
     return Pins(frozenset(pinned), tags)
 
 
+def pins_from(data: bytes) -> Pins:
+    """The pins and tags in the bytes of their file. Raises one of `layout.NOT_JSON`."""
+    file = msgspec.json.decode(data, type=_File)
+    return Pins(frozenset(file.pinned), dict(file.tags))
+
+
 def pins_bytes(pins: Pins) -> bytes:
     """What the file of these pins and tags holds."""
     file = _File(sorted(pins.pinned), dict(sorted(pins.tags.items())))
@@ -99,7 +105,7 @@ class PinBoard:
         except FileNotFoundError:
             return Pins()
         try:
-            file = msgspec.json.decode(data, type=_File)
+            return pins_from(data)
         except layout.NOT_JSON as error:
             where = self._store.local_path(layout.PINS)
             raise KeepstepError(
@@ -107,7 +113,6 @@ class PinBoard:
                 hint=f"Rebuild it from the events: keepstep repair {self._store.local_path('')}; or delete it to drop "
                 "all pins and tags.",
             ) from error
-        return Pins(frozenset(file.pinned), dict(file.tags))
 
     def pin(self, generation: int) -> None:
         """Keep a checkpoint whatever the policy says."""

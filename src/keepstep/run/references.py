@@ -38,6 +38,12 @@ class Known(msgspec.Struct, frozen=True):
     previous: Callable[[], Sequence[PreviousRun]] = tuple
     inside: Callable[[PreviousRun], Known] | None = None
     reaches: bool = False
+    name: str = ""
+
+    @property
+    def called(self) -> str:
+        """How people name the run."""
+        return self.name or str(self.run)
 
 
 def resolve(reference: Reference, known: Known) -> Checkpoint:
@@ -69,7 +75,7 @@ def resolve(reference: Reference, known: Known) -> Checkpoint:
         return _by_tag(text, known)
     if os.sep in text or text.startswith((".", "~", "checkpoint-", "weights-")):
         return _by_path(expanded(text), known)
-    raise _unknown(f"{known.run} has no checkpoint called {text!r}", text, known)
+    raise _unknown(f"{known.called} has no checkpoint called {text!r}", text, known)
 
 
 def way_back(checkpoint: Checkpoint) -> str:
@@ -86,10 +92,10 @@ def previous_run(name: str, known: Known) -> PreviousRun:
     if len(found) == 1:
         return found[0]
     if not runs:
-        raise CheckpointNotFound(f"{known.run} has no previous run", hint=_what_there_is(known))
+        raise CheckpointNotFound(f"{known.called} has no previous run", hint=_what_there_is(known))
     listed = ", ".join(f"{PREVIOUS}{run.name}" for run in runs)
     what = f"{len(found)} previous runs whose ids begin with {name!r}" if found else f"no previous run {name!r}"
-    raise CheckpointNotFound(f"{known.run} has {what}", hint=f"There is {listed}.")
+    raise CheckpointNotFound(f"{known.called} has {what}", hint=f"There is {listed}.")
 
 
 def _is_number(text: str) -> bool:
@@ -98,13 +104,15 @@ def _is_number(text: str) -> bool:
 
 def _best(known: Known) -> Checkpoint:
     if known.best is None:
-        raise CheckpointNotFound(f"{known.run} has no best checkpoint: {known.why_no_best}", hint=_what_there_is(known))
+        raise CheckpointNotFound(
+            f"{known.called} has no best checkpoint: {known.why_no_best}", hint=_what_there_is(known)
+        )
     return known.best
 
 
 def _latest(known: Known) -> Checkpoint:
     if not known.checkpoints:
-        raise CheckpointNotFound(f"{known.run} has no checkpoint yet", hint=_lying_aside(known))
+        raise CheckpointNotFound(f"{known.called} has no checkpoint yet", hint=_lying_aside(known))
     return known.checkpoints[-1]
 
 
@@ -112,7 +120,7 @@ def _by_step(step: int, known: Known) -> Checkpoint:
     for checkpoint in reversed(known.checkpoints):
         if checkpoint.step == step:
             return checkpoint
-    raise _unknown(f"{known.run} has no checkpoint of step {step}", str(step), known)
+    raise _unknown(f"{known.called} has no checkpoint of step {step}", str(step), known)
 
 
 def _by_generation(generation: int, known: Known) -> Checkpoint:
@@ -122,10 +130,12 @@ def _by_generation(generation: int, known: Known) -> Checkpoint:
     aside = [checkpoint for checkpoint in known.aside() if checkpoint.generation == generation]
     if len(aside) > 1:
         paths = ", ".join(str(checkpoint.path) for checkpoint in aside)
-        raise CheckpointNotFound(f"{known.run} has {len(aside)} of generation {generation}", hint=f"Name one: {paths}")
+        raise CheckpointNotFound(
+            f"{known.called} has {len(aside)} of generation {generation}", hint=f"Name one: {paths}"
+        )
     if aside:
         return _reached(aside[0], known)
-    raise CheckpointNotFound(f"{known.run} has nothing of generation {generation}", hint=_what_there_is(known))
+    raise CheckpointNotFound(f"{known.called} has nothing of generation {generation}", hint=_what_there_is(known))
 
 
 def _by_tag(tag: str, known: Known) -> Checkpoint:
@@ -134,7 +144,7 @@ def _by_tag(tag: str, known: Known) -> Checkpoint:
         if checkpoint.generation == generation:
             return _reached(checkpoint, known)
     raise CheckpointNotFound(
-        f"tag {tag!r} of {known.run} names generation {generation}, which is not there", hint=_what_there_is(known)
+        f"tag {tag!r} of {known.called} names generation {generation}, which is not there", hint=_what_there_is(known)
     )
 
 
@@ -150,7 +160,7 @@ def _by_path(path: Path, known: Known) -> Checkpoint:
         for checkpoint in (*known.aside(), *(c for run in known.previous() for c in run.checkpoints)):
             if checkpoint.path is not None and _absolute(checkpoint.path) in wanted:
                 return _reached(checkpoint, known)
-    raise _unknown(f"{path} is no checkpoint of {known.run}", path.name, known)
+    raise _unknown(f"{path} is no checkpoint of {known.called}", path.name, known)
 
 
 def _of_previous(text: str, known: Known) -> Checkpoint:
@@ -164,7 +174,7 @@ def _of_previous(text: str, known: Known) -> Checkpoint:
     whole = [c for c in inside.checkpoints if c.saved_whole and not c.damage]
     found = whole or inside.checkpoints or inside.aside()
     if not found:
-        raise CheckpointNotFound(f"{known.run} has nothing left of the previous run {run.name}")
+        raise CheckpointNotFound(f"{known.called} has nothing left of the previous run {run.name}")
     return _reached(found[-1], known)
 
 
@@ -173,9 +183,9 @@ def _reached(checkpoint: Checkpoint, known: Known) -> Checkpoint:
         return checkpoint
     reference = way_back(checkpoint)
     raise CheckpointNotFound(
-        f"step {checkpoint.step} (generation {checkpoint.generation}) of {known.run} is {checkpoint.state.value}: it "
-        f"lies in {checkpoint.path}",
-        hint=f"Bring it back: keepstep restore {known.run} {reference}",
+        f"step {checkpoint.step} (generation {checkpoint.generation}) of {known.called} is {checkpoint.state.value}: "
+        f"it lies in {checkpoint.path}",
+        hint=f"Bring it back: keepstep restore {known.called} {reference}",
     )
 
 

@@ -47,8 +47,8 @@ class ResumePoint(msgspec.Struct, frozen=True):
             logger.warning("%s of %s; no loader reads it, and the resume goes on", problem, self.path)
 
 
-def newest(path: Path, listing: Listing, check: Check, *, proof: str) -> ResumePoint:
-    """The newest checkpoint of the run in `path` that holds; `proof` is said of it. Raises CheckpointNotFound."""
+def newest(path: str, listing: Listing, check: Check, *, proof: str) -> ResumePoint:
+    """The newest checkpoint of the run at `path` that holds; `proof` is said of it. Raises CheckpointNotFound."""
     passed: list[Verification] = []
     stripped: list[Checkpoint] = []
     for checkpoint in reversed([c for c in listing.checkpoints if c.saved_whole]):
@@ -71,9 +71,9 @@ def newest(path: Path, listing: Listing, check: Check, *, proof: str) -> ResumeP
 
 
 def named(
-    path: Path, listing: Listing, checkpoint: Checkpoint, reference: Reference, check: Check, *, proof: str
+    path: str, listing: Listing, checkpoint: Checkpoint, reference: Reference, check: Check, *, proof: str
 ) -> ResumePoint:
-    """Exactly `checkpoint` of the run in `path`, which was asked for as `reference`. Raises ResumeRefused."""
+    """Exactly `checkpoint` of the run at `path`, which was asked for as `reference`. Raises ResumeRefused."""
     if checkpoint.kind is not Kind.FULL:
         raise _weights_only(path, listing, checkpoint, reference)
     verification = check(checkpoint)
@@ -89,14 +89,19 @@ def named(
     return ResumePoint(checkpoint, reason, harmless=verification.problems)
 
 
-def _weights_only(path: Path, listing: Listing, checkpoint: Checkpoint, reference: Reference) -> ResumeRefused:
+def _weights_only(path: str, listing: Listing, checkpoint: Checkpoint, reference: Reference) -> ResumeRefused:
     why = f": {missing_files(checkpoint.lost)}" if checkpoint.lost else ", no optimizer state to resume from"
     return ResumeRefused(
         f"step {checkpoint.step} of {path} holds weights only{why}",
-        hint=f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), write them as a model "
-        f"(keepstep export {path} {_name(checkpoint, reference)} DIR), or resume from another one: "
+        hint=f"{_from_weights(checkpoint)}write them as a model (keepstep export {path} "
+        f"{_name(checkpoint, reference)} DIR), or resume from another one: "
         + _resumable_steps(listing, but=checkpoint),
     )
+
+
+def _from_weights(checkpoint: Checkpoint) -> str:
+    here = checkpoint.path is not None
+    return f"Start a new run from its weights (from_pretrained({str(checkpoint.path)!r})), " if here else "Pull it, "
 
 
 def _as_foreign(stripped: list[Checkpoint]) -> tuple[Foreign, ...]:

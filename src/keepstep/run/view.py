@@ -32,6 +32,7 @@ from keepstep.run.limits import Limits
 from keepstep.run.links import Links
 from keepstep.run.lock import RunLock
 from keepstep.run.pins import PinBoard, Pins
+from keepstep.run.placed import Placed
 from keepstep.run.previous import PreviousRuns, as_previous
 from keepstep.run.readers import Readers
 from keepstep.run.rebuilding import Rebuilt, read_or_rebuild
@@ -51,7 +52,7 @@ class Planner(Protocol):
     def __call__(self, *, checkpoints: tuple[Checkpoint, ...]) -> Plan: ...
 
 
-class RunView:
+class RunView(Placed):
     """What one run directory shows; it takes no lock and changes nothing.
 
     `rebuilt` says how the run was put together where its run.json is missing or damaged, None where it is there.
@@ -62,11 +63,13 @@ class RunView:
     proof = "verified"
     """What is said of a checkpoint once a check found nothing wrong."""
 
-    def __init__(self, path: Path, file: RunFile, rebuilt: Rebuilt | None = None) -> None:
+    def __init__(
+        self, path: Path, file: RunFile, rebuilt: Rebuilt | None = None, store: LocalStore | None = None
+    ) -> None:
         self.path = path
         self.file = file
         self.rebuilt = rebuilt
-        self.store = store_at(path)
+        self.store = store or store_at(path)
         self.repository = Repository(self.store, file.run_id)
         # Looking at a run that has no run.json leaves no trace in it.
         self.events = EventLog(self.store, muted=rebuilt is not None)
@@ -84,6 +87,10 @@ class RunView:
     def id(self) -> str:
         """Identity of the run; it stays when the directory is moved or copied."""
         return self.file.run_id
+
+    def look_at(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
+        """What is told of a checkpoint before it is named as one that holds: every byte is read, where it lies here."""
+        return self.verify(checkpoint, on_bytes)
 
     @property
     def policy(self) -> Policy:
@@ -244,6 +251,7 @@ class RunView:
             previous=lambda: self.previous_runs.runs,
             inside=self._inside,
             reaches=reaches,
+            name=self.address,
         )
 
     def _inside(self, previous: PreviousRun) -> Known:
@@ -297,9 +305,9 @@ class RunView:
         check = check or partial(self.verify, on_bytes=on_bytes)
         listing = self.listing()
         if isinstance(reference, str) and reference in ("auto", "latest"):
-            point = newest(self.path, listing, check, proof=self.proof)
+            point = newest(self.address, listing, check, proof=self.proof)
         else:
-            point = named(self.path, listing, self.find(reference, aside=True), reference, check, proof=self.proof)
+            point = named(self.address, listing, self.find(reference, aside=True), reference, check, proof=self.proof)
         point.say_what_is_odd()
         return point
 

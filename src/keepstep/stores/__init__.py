@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
     from keepstep.stores.hub_cache import HubSnapshot, store_at
     from keepstep.stores.local import LocalStore, write_all
+    from keepstep.stores.memory import MemoryStore
     from keepstep.stores.mounts import MOUNTS, SHARED_BY_MACHINES, file_system_of
     from keepstep.stores.renaming import exchange_names, rename_without_replacing
 
@@ -22,6 +23,7 @@ __all__ = [
     "EntryKind",
     "HubSnapshot",
     "LocalStore",
+    "MemoryStore",
     "Room",
     "Stamp",
     "Store",
@@ -43,6 +45,7 @@ _HOMES = {
     "base": ("Entry", "EntryKind", "Room", "Stamp", "Store", "TEMPORARY_SUFFIX", "is_leftover_of"),
     "hub_cache": ("HubSnapshot", "store_at"),
     "local": ("LocalStore", "write_all"),
+    "memory": ("MemoryStore",),
     "mounts": ("MOUNTS", "SHARED_BY_MACHINES", "file_system_of"),
     "renaming": ("exchange_names", "rename_without_replacing"),
 }

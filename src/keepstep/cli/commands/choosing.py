@@ -22,6 +22,7 @@ from keepstep.stock import is_unread
     examples=[
         ("keepstep resume runs/sft", "the newest checkpoint whose bytes hold"),
         ('python train.py --resume "$(keepstep resume runs/sft)"', "go on from it, in a job script"),
+        ("keepstep resume s3://bucket/team/sft", "which one a pull from a mirror would bring, and how"),
         ("keepstep resume runs/sft --ref step:300", "step 300, if it holds"),
     ],
 )
@@ -36,7 +37,11 @@ from keepstep.stock import is_unread
 )
 @format_option
 def resume(run: Run, reference: str, output: Output) -> None:
-    """Every byte is verified; damaged ones are passed over, and said on stderr. Exit code 3 when none is left."""
+    """Every byte is verified; damaged ones are passed over, and said on stderr. Exit code 3 when none is left.
+
+    Of a mirror (s3://bucket/path) it is where its plain files lie there: that they are there is told by names and
+    sizes, no byte travels, and how to pull it is said on stderr.
+    """
     with output.progress("verifying") as progress:
         point = safe_to_resume(run, reference, progress.advance)
     _answer(run, point, output)
@@ -55,7 +60,8 @@ def resume(run: Run, reference: str, output: Output) -> None:
 def best(run: Run, output: Output) -> None:
     """Every byte is verified; a damaged one is passed over for the next best: its path is printed all the same, what
     was passed over is said on stderr, and the exit code is 1. Exit code 3 when there is none. With 8 evaluations or
-    more, how far the best leads, and which others can't be told from it by the noise of the metric.
+    more, how far the best leads, and which others can't be told from it by the noise of the metric. Of a mirror no byte
+    travels, as for keepstep resume.
 
     Of several runs a table of what was logged, the best value first where they share a metric: no byte is verified,
     and whether the newest can be resumed from is told by its manifest, or, where there is none, by the names of its
@@ -77,26 +83,29 @@ def _answer(run: Run, point: ResumePoint, output: Output, **more: object) -> Non
         output.note(f"passed over: {checked.path.name}: {checked.problems[0]}")
     for verification in point.passed_over:
         output.note(f"passed over: {verification.summary()}")
-    if point.passed_over and run.managed:
+    if point.passed_over and run.managed and not run.remote:
         output.note(point.passed_over[0].way_out())
     if not run.managed and any(is_unread(verification.problems) for verification in point.passed_over):
         output.note("what can't be read may be whole, and newer: have it opened before you go on from an older one")
     output.note(point.reason)
+    if way := run.way_here(point.checkpoint):
+        output.note(f"bring it here: {way}")
     if output.is_json:
-        output.json(_to_json(point) | more)
+        output.json(_to_json(run, point) | more)
     else:
         # Raw bytes: scripts use this path, whatever its name is.
         sys.stdout.flush()
-        click.echo(os.fsencode(point.path))
+        click.echo(os.fsencode(run.place_of(point.checkpoint)))
 
 
-def _to_json(point: ResumePoint) -> dict[str, object]:
+def _to_json(run: Run, point: ResumePoint) -> dict[str, object]:
     checkpoint = point.checkpoint
     return {
         "step": checkpoint.step,
         "generation": checkpoint.generation,
-        "path": str(point.path),
+        "path": run.place_of(checkpoint),
         "reason": point.reason,
+        **({"pull": way} if (way := run.way_here(checkpoint)) else {}),
         "passed_over": [
             {"step": v.checkpoint.step, "generation": v.checkpoint.generation, "problems": [str(p) for p in v.problems]}
             for v in point.passed_over

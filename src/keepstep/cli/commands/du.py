@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from keepstep.cli.command import Argument, command, format_option
+from keepstep.cli.command import Argument, command, format_option, opened
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.cli.many import places_of, root_option
+from keepstep.mirror import is_address, is_mirror
 from keepstep.operations.remembering import Memory
 from keepstep.operations.seeing.finding import no_run_below
 from keepstep.operations.usage import Kinds, Litter, Share, TreeUsage, Usage, usage_of_tree
+from keepstep.paths import expanded
 from keepstep.retention import Outcome
 from keepstep.units import format_size
+
+if TYPE_CHECKING:
+    from keepstep.mirror import MirrorRun
 
 T = TypeVar("T")
 Sort = Literal["name", "size", "frees"]
@@ -33,6 +38,7 @@ FLAT = ("run", "step", "generation", "kind", "size_bytes", "weights_bytes", "opt
         ("keepstep du runs/sft", "one run, checkpoint by checkpoint"),
         ("keepstep du runs --sort size", "all runs below a directory, the largest first; --root runs is the same"),
         ("keepstep du runs/sft --check", "by a walk over the disk, not by what the manifests say"),
+        ("keepstep du s3://bucket/team/sft", "a mirror: checkpoints, and what killed writers left"),
         ("keepstep du runs --format json | jq '.runs[] | [.path, .frees.prune_bytes]'", "what a prune of each frees"),
     ],
 )
@@ -42,7 +48,7 @@ FLAT = ("run", "step", "generation", "kind", "size_bytes", "weights_bytes", "opt
     metavar="RUN ...",
     nargs=-1,
     type=click.Path(),
-    explanation="runs, or directories that runs lie below, or patterns of their names",
+    explanation="runs, or directories that runs lie below, or patterns of their names; or a mirror, s3://bucket/path",
 )
 @root_option
 @click.option(
@@ -62,8 +68,14 @@ def du(*, paths: tuple[str, ...], roots: tuple[str, ...], sort: Sort, check: boo
     keeps nothing, --check measures anew). Sizes are those of files: what du -b says, without the directories
     themselves.
     """
-    places = places_of(paths, roots)
-    tree = usage_of_tree(places, check=check, memory=Memory.of_user())
+    mirror = _mirror(paths, roots)
+    places = [] if mirror else places_of(paths, roots)
+    if mirror:
+        from keepstep.operations.mirroring.usage import usage_of_mirror
+
+        tree = usage_of_mirror(mirror)
+    else:
+        tree = usage_of_tree(places, check=check, memory=Memory.of_user())
     if not tree.runs and not tree.stock:
         _print_notes(tree, output)
         raise no_run_below(places)
@@ -76,6 +88,19 @@ def du(*, paths: tuple[str, ...], roots: tuple[str, ...], sort: Sort, check: boo
     else:
         _print_tree(tree, sort, output)
     _print_notes(tree, output)
+
+
+def _mirror(paths: Sequence[str], roots: Sequence[str]) -> MirrorRun | None:
+    """The mirror that was named, by its address or as a directory."""
+    named = next((path for path in paths if is_address(path) or is_mirror(expanded(path))), None)
+    if named is None:
+        return None
+    if len(paths) > 1 or roots:
+        raise click.UsageError(f"{named} is a mirror: name it alone.")
+    from keepstep.mirror import MirrorRun
+
+    run = opened(named)
+    return run if isinstance(run, MirrorRun) else None
 
 
 def _alone(tree: TreeUsage) -> Usage | None:
@@ -102,18 +127,23 @@ def _flat_rows(tree: TreeUsage, sort: Sort) -> Iterator[dict[str, Any]]:
     details = [found.detail for found in tree.stock if found.detail is not None]
     for run in _in_order([*tree.runs, *details], sort, _size_of_run, _freed_of_run):
         for share in _ordered_shares(run, sort):
-            found = {"run": str(run.path), **share.to_json()}
+            found = {"run": run.called, **share.to_json()}
             yield {name: found[name] for name in FLAT}
         kinds = run.to_json()["kinds"]
         for name in ("litter", "unmanaged"):
-            yield {**dict.fromkeys(FLAT), "run": str(run.path), "kind": name, "size_bytes": kinds[name]}
+            yield {**dict.fromkeys(FLAT), "run": run.called, "kind": name, "size_bytes": kinds[name]}
 
 
 def _print_run(usage: Usage, sort: Sort, output: Output) -> None:
     if output.is_rich:
         checkpoints = f"{format_size(usage.checkpoints_bytes)} in {count(len(usage.shares), 'checkpoint')}"
-        free = f"{format_size(usage.disk.free_bytes)} free of {format_size(usage.disk.total_bytes)}"
-        output.line((str(usage.path), "bold"), f" {checkpoints}; {free} on the disk")
+        disk = usage.disk
+        free = (
+            f"; {format_size(disk.free_bytes)} free of {format_size(disk.total_bytes)} on the disk"
+            if not usage.address
+            else ""
+        )
+        output.line((usage.called, "bold"), f" {checkpoints}{free}")
         output.line()
     if usage.shares:
         bars = _Bars.of([share.kinds for share in usage.shares], output)
@@ -168,7 +198,7 @@ def _by_place(usage: Usage) -> Table:
     lines += [(room.name, room.size_bytes, _contents(room, usage)) for room in usage.litter]
     lines += [("not managed", found.size_bytes, f"{found.path.name}: {found.reason}") for found in usage.unmanaged]
     lines += [("records" if usage.managed else "rest", usage.records_bytes, records)]
-    lines += [("all", usage.kinds.total, str(usage.path))]
+    lines += [("all", usage.kinds.total, usage.called)]
     columns = (Column("Where", essential=True), Column("Size", "right", essential=True), Column("What", folds=True))
     return Table(columns, tuple((Cell.of(where), Cell.of(format_size(size)), Cell.of(w)) for where, size, w in lines))
 
@@ -291,8 +321,11 @@ def _print_notes(tree: TreeUsage, output: Output) -> None:
         for share in run.shares:
             if share.differs:
                 listed, there = format_size(share.manifest_bytes), format_size(share.found_bytes or 0)
-                where = f"keepstep verify {run.path} {share.checkpoint.step}"
-                output.note(f"note: {share.checkpoint.path} lists {listed}, and {there} are there: {where}")
+                where = f"keepstep verify {run.called} {share.checkpoint.step}"
+                output.note(
+                    f"note: {share.checkpoint.path or share.checkpoint.name} lists {listed}, and {there} are there: "
+                    f"{where}"
+                )
     for item in tree.unreadable:
         output.note(f"note: {item.path} could not be read, and is not counted: {item.reason}")
 

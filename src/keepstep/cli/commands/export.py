@@ -33,6 +33,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
         ("keepstep export runs/sft best release/ --merge --dtype bf16", "a LoRA adapter merged into its base"),
         ("keepstep export runs/sft release/ --average best:3 --soup greedy --eval-data held-out.txt",
          "the average of those of the best three that make it better"),
+        ("keepstep export s3://bucket/team/sft best release/",
+         "straight from a mirror: config, tokenizer and weights travel, the optimizer does not"),
         ("keepstep export runs/sft best release/ --push me/my-model --private", "and upload it to the hub"),
     ],
 )  # fmt: skip

@@ -57,6 +57,7 @@ def _together(
         ),
         ("keepstep ls runs/sft --tree", "what grew from what: timelines, previous runs, and branches"),
         ("keepstep ls runs/sft --sort metric --limit 3", "the best three"),
+        ("keepstep ls s3://bucket/team/sft", "what a mirror holds; so do show, best, resume, du, verify and export"),
         ("keepstep ls", "the run here, or a table of the runs below"),
         ("keepstep ls --root runs --since 2d --sort age", "runs that saved in the last two days, the newest first"),
         ("keepstep ls runs/sft --format json | jq '.[] | select(.pinned) | .path'", "paths of what is pinned"),
@@ -100,7 +101,7 @@ def ls(*, run: Run, aside: bool, watch: bool, tree: bool, output: Output, **chos
         output.note(f"note: {foreign.path.name} is not counted, and left alone: {foreign.reason}")
     if not listing.rows:
         found = "no such checkpoint" if selection.since else "no checkpoint yet"
-        output.note(f"{run.path} has {found}")
+        output.note(f"{run.address} has {found}")
 
 
 def _listed(run: Run, aside: bool, selection: Selection) -> Listing:
@@ -137,7 +138,7 @@ def _print(run: Run, listing: Listing, selection: Selection, output: Output) -> 
 
 
 def _blocks(run: Run, listing: Listing, selection: Selection) -> list[Block]:
-    title = Line(((str(run.path), "bold"), " "), (f"keeps {listing.policy.describe()}",))
+    title = Line(((run.address, "bold"), " "), (f"keeps {listing.policy.describe()}",))
     if not listing.rows:
         return [title, Line(), Line((("no checkpoint yet", "dim"),))]
     everything = checkpoint_table(listing)

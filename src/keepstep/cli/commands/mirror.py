@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from keepstep.cli.command import Argument, command, format_option, group, run_argument
+from keepstep.cli.commands.mirror_policy import policy
 from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.errors import CheckpointCorrupt, RunNotFound
-from keepstep.mirror import Mirror, Pace, Record, check, open_mirror
+from keepstep.mirror import Mirror, Pace, Record, RecordCache, check, open_mirror, read_notes
 from keepstep.operations.mirroring.bringing import bring, plan_pull
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.operations.mirroring.status import status as status_of
@@ -48,7 +49,11 @@ def mirror() -> None:
 
 
 def _mirror(context: click.Context, param: click.Parameter, value: str) -> Mirror:
-    return open_mirror(value if "://" in value else expanded(Path(value)))
+    found = open_mirror(value if "://" in value else expanded(Path(value)))
+    run = context.params.get("run")
+    url = found.url
+    found.remember(RecordCache.of_user(url) if run is None else RecordCache.of_run(run.store, url))
+    return found
 
 
 _url = click.argument("url", cls=Argument, metavar="URL", explanation=_URLS, callback=_mirror)
@@ -80,18 +85,18 @@ def sync_(
     again after an interruption. What is damaged here is not sent, and said; the exit code is 4 then.
     """
     run.must_be_managed()
-    policy = policy_for(run, keep, None, None)
+    kept = policy_for(run, keep, None, None)
     pace = Pace(None if bandwidth is None else parse_size(bandwidth.removesuffix("/s"), "--bandwidth"))
     with suppress(RunNotFound):
         url.require(run.id)
     records = url.records()
-    plan = plan_mirror(run, url, records, policy)
+    plan = plan_mirror(run, url, records, kept)
     if dry_run:
         _show(plan, url, output)
         return
     with output.progress("mirroring", plan.push_bytes) as progress:
         more: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
-        done = sync(run, url, policy, plan, pace=pace, on_start=progress.describe, on_bytes=progress.advance, **more)
+        done = sync(run, url, kept, plan, pace=pace, on_start=progress.describe, on_bytes=progress.advance, **more)
     _report(done, url, output)
     if done.failed:
         raise CheckpointCorrupt(
@@ -254,12 +259,14 @@ def verify(*, url: Mirror, reference: str, drop: bool, jobs: int | None, output:
 @format_option
 def prune(*, url: Mirror, keep: str | None, dry_run: bool, yes: bool, output: Output) -> None:
     """For a mirror whose run is not here; a sync tidies by itself. The newest that can be resumed from stays under any
-    policy. What is pinned is known to the run alone.
+    policy, and so does what was pinned when the run was mirrored last.
     """
     url.run_id()
     records = url.records()
     own = policy_said([record.checkpoint for record in reversed(records)]) if records else Policy.from_spec("all")
-    plan = plan_mirror(None, url, records, own if keep is None else Policy.from_spec(keep, own.metric))
+    notes = read_notes(url)
+    policy = own if keep is None else Policy.from_spec(keep, own.metric)
+    plan = plan_mirror(None, url, records, policy, late=notes.late, pinned=notes.pins.held)
     does = bool(plan.drop or plan.thin) and not dry_run
     if not does or not output.is_json:
         _show(plan, url, output)
@@ -325,5 +332,5 @@ def _table(records: tuple[Record, ...]) -> Table:
     return Table(columns, tuple(tuple(map(Cell.of, row)) for row in rows))
 
 
-for _part in (sync_, status, ls, pull, verify, prune):
+for _part in (sync_, status, ls, pull, verify, prune, policy):
     mirror.add_command(_part)

@@ -34,6 +34,7 @@ Facts = Iterator[tuple[str, Span]]
     examples=[
         ("keepstep show runs/sft best", "the best checkpoint by the run's metric"),
         ("keepstep show runs/sft 300", "the checkpoint of step 300"),
+        ("keepstep show s3://bucket/team/sft best", "the same of a mirror"),
         ("keepstep show runs/sft gen:7", "of generation 7, also where a rewind has set it aside"),
         ("keepstep show runs/sft latest --format json | jq .files", "files with size and digest"),
     ],
@@ -56,7 +57,7 @@ def show(run: Run, reference: str, output: Output) -> None:
     if output.is_json:
         output.json({**details.to_json(), "branches": [one.to_json() for one in branches]})
         return
-    output.line((checkpoint.name, "bold"), f" of {run.path}")
+    output.line((checkpoint.name, "bold"), f" of {run.address}")
     _facts(output, "", _identity(run, details))
     _facts(output, "Metrics", _metrics(details))
     _list(output, "Receipt of the last resume from it", told(details.receipt))
@@ -86,7 +87,7 @@ def _identity(run: Run, details: Details) -> Facts:
         yield "branched", f"from {run.file.branched}"
     yield "created", f"{format_moment(checkpoint.created)} ({format_age(checkpoint.created, datetime.now(UTC))} ago)"
     yield "size", f"{format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}"
-    yield "path", str(checkpoint.path)
+    yield "path", row.place or str(checkpoint.path)
     if checkpoint.state is not State.COMMITTED:
         reference = way_back(checkpoint)
         yield "way back", f"keepstep restore {run.path} {reference.partition('/')[0]}"

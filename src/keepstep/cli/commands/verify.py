@@ -30,6 +30,7 @@ MOST_ADDED = 8
         ("keepstep verify runs/sft", "all checkpoints; exit code 1 when one is damaged"),
         ("keepstep verify runs/sft latest", "the newest alone"),
         ("keepstep verify runs/sft --quarantine", "move damaged ones to .keepstep/quarantine"),
+        ("keepstep verify s3://bucket/team/sft latest", "read a mirror's newest back"),
         ("keepstep verify --root runs --ref best", "the best of each run below a directory"),
     ],
 )
@@ -71,7 +72,7 @@ def _print(run: Run, outcomes: tuple[Checked, ...], output: Output, *, quarantin
     if outcomes:
         output.line()
     if not outcomes:
-        output.note(f"{run.path} has no checkpoint yet")
+        output.note(f"{run.address} has no checkpoint yet")
     elif not bad:
         size = sum(outcome.verification.read_bytes for outcome in outcomes if outcome.verification)
         stripped = sum(bool(outcome.lost) for outcome in outcomes)
@@ -84,11 +85,16 @@ def _print(run: Run, outcomes: tuple[Checked, ...], output: Output, *, quarantin
         if not run.managed and all(is_unread(outcome.problems) for outcome in bad):
             word = "can't be read"
         output.line((f"{len(bad)} of {count(len(outcomes), 'checkpoint')} {word}.", "bold red"))
-        if run.managed and not quarantine and any(outcome.checkpoint for outcome in bad):
+        if run.remote:
+            output.line(
+                f"Remove there what is damaged, and the next sync sends it anew: "
+                f"keepstep mirror verify {run.address} --drop"
+            )
+        elif run.managed and not quarantine and any(outcome.checkpoint for outcome in bad):
             output.line(f"Move aside what is damaged: keepstep verify {run.path} --quarantine")
             output.line(next(outcome.verification.way_out() for outcome in bad if outcome.verification))
         if reference is not None or any(o.verification and o.verification.resumable for o in outcomes):
-            output.line(f"Find a safe one: keepstep resume {run.path}")
+            output.line(f"Find a safe one: keepstep resume {run.address}")
         else:
             output.line("None of them can be resumed from: put back what is damaged from a copy, or begin anew.")
 

@@ -114,7 +114,9 @@ class ManagedTrainer(_Base):
         """Take what the arguments say now: they may have been changed since `attach`, or since the last training."""
         options = self._keepstep_options
         policy = choose_policy(self.args, keep=options.keep, metric=options.metric, mode=options.mode)
-        self._keepstep.hear(policy, os.path.abspath(os.path.join(self._keepstep_cwd, output_dir)))
+        part = os.path.relpath(output_dir, self.args.output_dir)
+        trial = "" if part == "." or part.startswith("..") else part
+        self._keepstep.hear(policy, os.path.abspath(os.path.join(self._keepstep_cwd, output_dir)), trial)
         self._keepstep.ranking.saves_best = asks_for_best(self.args, keep=options.keep, metric=options.metric)
 
     # -- training --------------------------------------------------------------------------------------

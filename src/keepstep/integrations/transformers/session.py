@@ -127,10 +127,10 @@ class Session:
             show=self.ranking.judgement.show, pass_over=self.ranking.pass_over,
         )  # fmt: skip
 
-    def hear(self, policy: Policy, path: str) -> None:
-        """Train by this policy and into this directory from the next training on."""
+    def hear(self, policy: Policy, path: str, trial: str = "") -> None:
+        """Train by this policy and into this directory from the next training on; `trial` names it in a search."""
         self.checkpointer.policy = policy
-        self.checkpointer.path = Path(path)
+        self.checkpointer.path, self.checkpointer.trial = Path(path), trial
 
     def recorded(self) -> AbstractContextManager[None]:
         """While it lasts, the arguments are those that the user gave, without a token."""

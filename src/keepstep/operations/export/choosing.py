@@ -73,7 +73,7 @@ def _best(run: Run, text: str) -> tuple[Checkpoint, ...]:
     if len(ranked) < int(text):
         steps = ", ".join(str(checkpoint.step) for checkpoint in ranked)
         raise ExportRefused(
-            f"{run.path} has {len(ranked)} checkpoints that can be ranked, not {text}: steps {steps}",
+            f"{run.address} has {len(ranked)} checkpoints that can be ranked, not {text}: steps {steps}",
             hint=f"Average those: --average best:{len(ranked)}" if len(ranked) > 1 else "Keep more: keep='best:3'.",
         )
     return ranked[: int(text)]
@@ -99,7 +99,7 @@ def verify(
         if not verification.sound:
             raise CheckpointCorrupt(
                 f"{verification.summary()}. Nothing was exported",
-                hint=f"Export another one; see which hold: keepstep verify {run.path}\n  {verification.way_out()}",
+                hint=f"Export another one; see which hold: keepstep verify {run.address}\n  {verification.way_out()}",
             )
 
 

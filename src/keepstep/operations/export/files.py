@@ -91,6 +91,11 @@ class ModelFiles:
         """All that is exported where nothing about the weights changes."""
         return (*self.others, *self.indexes, *self.weights)
 
+    @property
+    def read(self) -> tuple[FileEntry, ...]:
+        """All of the checkpoint that an export reads, however it changes the weights."""
+        return self.copied
+
 
 def model_files(checkpoint: Checkpoint, include: Sequence[str] = (), lent: Sequence[FileEntry] = ()) -> ModelFiles:
     """What of a checkpoint is exported; `include` are patterns of further paths, `lent` what a directory has that was

@@ -13,6 +13,8 @@ from keepstep.operations.export.choosing import asks_for_best, choose, is_gone, 
 from keepstep.operations.export.errors import Unreadable
 from keepstep.operations.export.plan import ExportPlan, plan_export
 from keepstep.operations.export.request import Request
+from keepstep.operations.export.target import Target
+from keepstep.operations.export.workplace import workplace
 from keepstep.run import Run
 
 logger = logging.getLogger("keepstep")
@@ -29,6 +31,11 @@ def with_plan(run: Run, request: Request, carry_out: Callable[[ExportPlan], T]) 
     Where the best was asked for and is found damaged, the next best takes its place, which is said. Raises what
     `carry_out` raises.
     """
+    with run.at_hand(lambda: workplace(Target.of(request.directory, run.path, force=request.force).path)):
+        return _with_plan(run, request, carry_out)
+
+
+def _with_plan(run: Run, request: Request, carry_out: Callable[[ExportPlan], T]) -> T:
     while True:
         members = choose(run, request)
         try:

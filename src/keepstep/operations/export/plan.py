@@ -24,6 +24,8 @@ from keepstep.operations.export.zero_files import check_ranks
 from keepstep.paths import expanded
 from keepstep.run import Run
 
+READ_TO_PLAN = 2**20
+"""Bytes up to which a file of a checkpoint that lies elsewhere is brought before anything is decided: configs."""
 SMALL_FILES = 64 * 1024
 """Bytes of card, marker and rewritten configs, generously."""
 
@@ -44,6 +46,8 @@ class ExportPlan:
     bytes_written: int | None
     passed_over: tuple[Checkpoint, ...] = ()
     """Where the best was asked for, what would have ranked before it and is known to be damaged."""
+    needed: tuple[tuple[FileEntry, ...], ...] = ()
+    """The files of each member that are read: what lies elsewhere has these brought, and no others."""
 
     @property
     def not_the_best(self) -> str:
@@ -141,6 +145,10 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
     files = [model_files(member, request.include if member is members[0] else (), lent) for member in members]
     _check_alike(members, files)
     for member, found in zip(members, files, strict=True):
+        run.bring(
+            member, (entry for entry in found.read if entry.size <= READ_TO_PLAN or entry.path.endswith(METADATA))
+        )
+    for member, found in zip(members, files, strict=True):
         _check_shards(member, found)
         if found.zero:
             check_ranks(member, found.zero, found.weights)
@@ -148,7 +156,16 @@ def plan_export(run: Run, request: Request) -> ExportPlan:
     target = Target.of(request.directory, run.path, force=request.force)
     chosen = replace(files[0], left=files[0].left | _added_since(run, members[0]))
     passed = _passed_over(run, request, members)
-    plan = ExportPlan(run, request, members, chosen, target, _bytes(request, members, files), passed)
+    plan = ExportPlan(
+        run,
+        request,
+        members,
+        chosen,
+        target,
+        _bytes(request, members, files),
+        passed,
+        tuple(found.read for found in files),
+    )
     target.check_room(plan.bytes_written or 0)
     return plan
 
@@ -307,7 +324,7 @@ def _bytes(request: Request, members: Sequence[Checkpoint], files: Sequence[Mode
         weights = sum(TensorEntry(one.dtype, one.shape).nbytes(floating) for one in sharded)
     elif files[0].zero:  # of each parameter 12 bytes lie there; 4 are put together, and 4 exported
         weights = sum(found.weight_bytes for found in files)
-    elif files[0].pickled or path is None:
+    elif files[0].pickled or path is None or not (path / files[0].weights[0].path).is_file():
         weights = files[0].weight_bytes * (2 if request.dtype == "fp32" else 1)
     else:
         weights = sum(e.nbytes(floating) for e in headers(path, files[0].weights).values())

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, RunInUse
-from keepstep.mirror import Mirror, OnBytes, Record, pull
+from keepstep.mirror import Mirror, OnBytes, Record, pull, read_notes
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.operations.mirroring.syncing import row
 from keepstep.retention import rank
@@ -84,7 +84,7 @@ def _bring(mirror: Mirror, record: Record, target: Path, jobs: int, on_bytes: On
     def fill(directory: Path) -> Mapping[str, FileEntry]:
         return pull(mirror, record, directory, jobs=jobs, on_bytes=on_bytes)
 
-    return arrive(target, replace(record.checkpoint, path=None), mirror.url, fill)
+    return arrive(target, replace(record.checkpoint, path=None), mirror.url, fill, read_notes(mirror))
 
 
 def _latest(mirror: Mirror) -> Record:
@@ -101,7 +101,9 @@ def _best(mirror: Mirror) -> Record:
     """The best by the metric that the newest manifest names."""
     records = mirror.records()
     metric = policy_said([record.checkpoint for record in reversed(records)]).metric if records else None
-    ranked = rank([record.checkpoint for record in records], metric) if metric is not None else ()
+    late = read_notes(mirror).late
+    known = [record.checkpoint.with_metrics(late.get(record.name.generation, {})) for record in records]
+    ranked = rank(known, metric) if metric is not None else ()
     if not ranked:
         why = "it is empty" if not records else "its run ranks by no metric that a checkpoint there has"
         raise CheckpointNotFound(f"{mirror.url} has no best: {why}", hint="Name latest, a step or gen:N.")

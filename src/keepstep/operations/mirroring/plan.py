@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,20 +33,32 @@ class MirrorPlan:
         return sum(decision.kept_bytes for decision in self.push)
 
 
-def plan_mirror(run: Run | None, mirror: Mirror, records: tuple[Record, ...], policy: Policy) -> MirrorPlan:
-    """What `policy` wants in the mirror of what `run` has (None: nobody is asked) and of what is there already."""
+def plan_mirror(
+    run: Run | None,
+    mirror: Mirror,
+    records: tuple[Record, ...],
+    policy: Policy,
+    *,
+    late: Mapping[int, Mapping[str, float]] | None = None,
+    pinned: Iterable[int] = (),
+) -> MirrorPlan:
+    """What `policy` wants in the mirror of what `run` has (None: nobody is asked) and of what is there already.
+
+    Without a run `late` are the metrics that came after their commits, by generation, and `pinned` what stays.
+    """
+    late = late or {}
     here = {} if run is None else {c.generation: c for c in run.checkpoints if not c.damage and not c.lost}
     aside = (
         frozenset[int]() if run is None else frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
     )
     left_behind = tuple(record for record in records if record.name.generation in aside)
     there = {record.name.generation: record for record in records if record.name.generation not in aside}
-    everything = {**here, **{g: _as_there(record, here.get(g)) for g, record in there.items()}}
+    everything = {**here, **{g: _as_there(record, here.get(g), late.get(g, {})) for g, record in there.items()}}
     plan = make_plan(
         everything.values(),
         policy,
         now=datetime.now(UTC),
-        pinned=run.pins.held if run is not None else (),
+        pinned=run.pins.held if run is not None else pinned,
         evaluated_later=run is not None and run.evaluated_later(policy.metric),
     )
     push = [decision for decision in plan.decisions if decision.stays and decision.checkpoint.generation not in there]
@@ -59,7 +72,7 @@ def plan_mirror(run: Run | None, mirror: Mirror, records: tuple[Record, ...], po
     )
 
 
-def _as_there(record: Record, here: Checkpoint | None) -> Checkpoint:
+def _as_there(record: Record, here: Checkpoint | None, late: Mapping[str, float]) -> Checkpoint:
     """What is in the mirror, with metrics that came after its commit and are known here."""
     found = replace(record.checkpoint, path=None, state=State.COMMITTED)
-    return found if here is None else found.with_metrics(here.metrics)
+    return found.with_metrics(late if here is None else here.metrics)

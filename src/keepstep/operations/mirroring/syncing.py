@@ -6,12 +6,26 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
-from keepstep.mirror import Mirror, OnBytes, Pace, Progress, Record, Writer, drop, orphans, push, settle, thin
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, KeepstepError
+from keepstep.mirror import (
+    Mirror,
+    NotesSender,
+    OnBytes,
+    Pace,
+    Progress,
+    Record,
+    RecordCache,
+    Writer,
+    drop,
+    orphans,
+    push,
+    settle,
+    thin,
+)
 from keepstep.model import Checkpoint, State
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.retention import Decision, Policy
-from keepstep.run import EventLog, Run
+from keepstep.run import EventLog, Pins, Run
 from keepstep.stores import Store
 
 JOBS = 4
@@ -68,6 +82,8 @@ class Sender:
         self.refused: dict[int, str] = {}
         self._events = events
         self._progress = Progress(store, writer.mirror.url)
+        self._notes = NotesSender(writer, store)
+        writer.mirror.remember(RecordCache.of_run(store, writer.mirror.url))
         self._how: dict[str, Any] = {"jobs": jobs, "pace": pace, "on_bytes": on_bytes}
 
     def send(self, run: Run, decision: Decision) -> Record | None:
@@ -88,11 +104,16 @@ class Sender:
         return record
 
     def tidy(self, run: Run, policy: Policy) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-        """Drop and thin what the policy says of what is in the mirror now, whatever could not be sent; returns both."""
+        """Drop and thin what the policy says of what is in the mirror now, whatever could not be sent; returns both.
+
+        Late metrics, pins and tags go there first, where they are others than those that are there.
+        """
         mirror = self.writer.mirror
+        self._notes.send(_pins(run))
         records = mirror.records()
         aside = frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
-        found = plan_mirror(None, mirror, tuple(r for r in records if r.name.generation not in aside), policy)
+        here = tuple(r for r in records if r.name.generation not in aside)
+        found = plan_mirror(None, mirror, here, policy, late=run.events.late_metrics())
         newest = max((r.name.generation for r in records if r.name.generation not in aside), default=0)
         # What a rewind has left goes once there is something newer to resume from.
         left = tuple(r for r in records if r.name.generation in aside and r.name.generation < newest)
@@ -106,6 +127,14 @@ class Sender:
         checkpoint = record.checkpoint
         said = {"step": checkpoint.step, "generation": checkpoint.generation, "size_bytes": checkpoint.size_bytes}
         return {**said, "url": self.writer.mirror.url}
+
+
+def _pins(run: Run) -> Pins | None:
+    """What is pinned; None where the file of it is damaged: a guess would unpin."""
+    try:
+        return run.pins
+    except KeepstepError:
+        return None
 
 
 def sync(

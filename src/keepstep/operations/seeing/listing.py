@@ -33,6 +33,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):
     newest: bool
     thin: bool = False
     verified: datetime | None = None
+    place: str = ""
+    """Where its files lie, for one that is on no disk here."""
 
     @property
     def outcome(self) -> Outcome:
@@ -60,7 +62,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
             "created": checkpoint.created.astimezone(UTC).isoformat(),
             "state": self.state,
             "verified": None if self.verified is None else self.verified.astimezone(UTC).isoformat(),
-            "path": None if checkpoint.path is None else str(checkpoint.path),
+            "path": self.place or (None if checkpoint.path is None else str(checkpoint.path)),
         }
 
 
@@ -122,6 +124,7 @@ def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:
                 newest=generation == newest,
                 thin=decision.outcome is Outcome.THIN,
                 verified=verified.get(generation),
+                place=run.place_of(checkpoint) if run.remote else "",
             )
         )
     return rows

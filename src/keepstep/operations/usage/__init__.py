@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from keepstep.faces import handing_on
 
 if TYPE_CHECKING:
-    from keepstep.operations.usage.of_run import LEFTOVERS, usage
+    from keepstep.operations.usage.of_run import LEFTOVERS, share_of, usage
     from keepstep.operations.usage.of_tree import usage_of_tree
     from keepstep.operations.usage.report import Kinds, Litter, Share, Stock, TreeUsage, Unmanaged, Usage
 
@@ -20,12 +20,13 @@ __all__ = [
     "TreeUsage",
     "Unmanaged",
     "Usage",
+    "share_of",
     "usage",
     "usage_of_tree",
 ]
 
 _HOMES = {
-    "of_run": ("LEFTOVERS", "usage"),
+    "of_run": ("LEFTOVERS", "share_of", "usage"),
     "of_tree": ("usage_of_tree",),
     "report": ("Kinds", "Litter", "Share", "Stock", "TreeUsage", "Unmanaged", "Usage"),
 }

@@ -108,19 +108,36 @@ def _walked(checkpoints: tuple[Checkpoint, ...], inodes: Inodes) -> dict[int, _W
 def _shares(run: Run, plan: Plan, walked: dict[int, _Walked]) -> Iterator[Share]:
     thinnable = _may_be_thinned(run, tuple(decision.checkpoint for decision in plan.decisions))
     for decision in plan.decisions:
-        checkpoint = decision.checkpoint
-        listed = _kinds(_roles(checkpoint))
-        found = walked.get(checkpoint.generation)
-        yield Share(
-            checkpoint,
-            _kinds(found.roles) if found else listed,
-            decision.outcome,
-            _frees(decision, listed),
-            listed.optimizer if checkpoint.generation in thinnable else 0,
-            listed.total,
-            found.sums.allocated if found else None,
-            found.files if found else None,
+        found = walked.get(decision.checkpoint.generation)
+        yield share_of(
+            decision,
+            thinnable=decision.checkpoint.generation in thinnable,
+            kinds=_kinds(found.roles) if found else None,
+            allocated=found.sums.allocated if found else None,
+            found_bytes=found.files if found else None,
         )
+
+
+def share_of(
+    decision: Decision,
+    *,
+    thinnable: bool,
+    kinds: Kinds | None = None,
+    allocated: int | None = None,
+    found_bytes: int | None = None,
+) -> Share:
+    """What a checkpoint takes by its manifest, or by what was found where that was looked at (`kinds`)."""
+    listed = _kinds(_roles(decision.checkpoint))
+    return Share(
+        decision.checkpoint,
+        kinds or listed,
+        decision.outcome,
+        _frees(decision, listed),
+        listed.optimizer if thinnable else 0,
+        listed.total,
+        allocated,
+        found_bytes,
+    )
 
 
 def _roles(checkpoint: Checkpoint) -> dict[Role, int]:

@@ -155,6 +155,13 @@ class Usage:
     disk: Room
     unreadable: tuple[Unreadable, ...]
     managed: bool = True
+    address: str = ""
+    """That of a mirror, which has no path, and of whose room nothing is known."""
+
+    @property
+    def called(self) -> str:
+        """How people name the run."""
+        return self.address or str(self.path)
 
     @property
     def kinds(self) -> Kinds:
@@ -196,7 +203,7 @@ class Usage:
         """Plain values for machines; sizes in bytes."""
         kinds = self.kinds
         return {
-            "path": str(self.path),
+            "path": self.called,
             "run_id": self.run_id,
             "checked": self.checked,
             "size_bytes": kinds.total,
@@ -214,7 +221,9 @@ class Usage:
             "previous_bytes": self.previous_bytes,
             "limits": self.limits.to_json(),
             "budget_used_bytes": self.budget_used,
-            "disk": {"free_bytes": self.disk.free_bytes, "total_bytes": self.disk.total_bytes},
+            "disk": {"free_bytes": self.disk.free_bytes, "total_bytes": self.disk.total_bytes}
+            if not self.address
+            else None,
             "unreadable": [item.to_json() for item in self.unreadable],
         }
 

@@ -13,6 +13,7 @@ from keepstep.integrations.transformers.exporting.building import Built, build
 from keepstep.integrations.transformers.exporting.checking import check_export
 from keepstep.integrations.transformers.exporting.tensors import weights_below
 from keepstep.integrations.transformers.exporting.zero import GATHERED, gathered
+from keepstep.mirror import open_anywhere
 from keepstep.model import Checkpoint
 from keepstep.operations.export.card import card
 from keepstep.operations.export.choosing import note_exported, verify
@@ -27,7 +28,7 @@ from keepstep.operations.export.report import Check, Export
 from keepstep.operations.export.request import Dtype, Evaluate, Request, Soup
 from keepstep.operations.export.watching import Unwatched, Watcher
 from keepstep.retention import Mode
-from keepstep.run import Reference, Run, open_run
+from keepstep.run import Reference, Run
 from keepstep.units import format_size, parse_size
 
 SCRATCH = ".scratch"
@@ -81,7 +82,7 @@ def export(
     Raises CheckpointNotFound, CheckpointCorrupt, ExportRefused, SettingsError before anything is written,
     ExportUnequal where the result is not what it must be (nothing is published), StorageError, PushFailed.
     """
-    opened = run if isinstance(run, Run) else open_run(run)
+    opened = run if isinstance(run, Run) else open_anywhere(run)
     request = Request(
         directory=Path(directory),
         reference="best" if reference is None and average is None else reference,
@@ -122,6 +123,9 @@ def carry_out(plan: ExportPlan, watcher: Watcher | None = None) -> Export:
 
 
 def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
+    for member, files in zip(plan.members, plan.needed, strict=True):
+        seen.describe(f"bringing step {member.step}")
+        plan.run.bring(member, files, seen.advance)
     verify(plan.run, plan.members, lambda c: seen.describe(f"verifying step {c.step}"), seen.advance)
     with plan.target.staged() as staging:
         seen.describe("copying")
