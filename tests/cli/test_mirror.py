@@ -60,6 +60,23 @@ def test_what_is_damaged_there_is_found_removed_and_sent_anew(tmp_path: Path, ca
     assert call("mirror", "verify", mirror).exit_code == 0
 
 
+def test_a_damaged_record_is_found_though_it_was_read_before(tmp_path: Path, call: Call) -> None:
+    run, mirror = make_run(tmp_path / "run", {10: 0.5, 20: 0.4}), tmp_path / "mirror"
+    call("mirror", "sync", run.path, mirror)
+    call("mirror", "ls", mirror)
+    record = sorted((mirror / "commits").iterdir())[1]
+    record.write_bytes(record.read_bytes()[:-20])
+
+    said = call("mirror", "verify", mirror)
+    assert said.exit_code == 4 and "gen:1  its record is damaged" in said.stdout
+    assert "1 of 2 checkpoints damaged" in said.stderr
+    found = json.loads(call("mirror", "verify", mirror, "--format", "json").stdout)
+    assert found["damaged_records"] == [f"commits/{record.name}"]
+    assert "and removed" in call("mirror", "verify", mirror, "--drop").stderr and not record.exists()
+    assert "steps 10." in call("mirror", "sync", run.path, mirror).stdout
+    assert call("mirror", "verify", mirror).exit_code == 0
+
+
 def test_what_rotted_here_is_said_and_the_rest_goes(tmp_path: Path, call: Call) -> None:
     run, mirror = make_run(tmp_path / "run", {10: 0.5, 20: 0.4}), tmp_path / "mirror"
     flip(run.path / "checkpoint-20" / "model.safetensors")

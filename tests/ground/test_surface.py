@@ -30,9 +30,9 @@ FACES = {
         "ShardPlans Written mark_of measure memory_of noting one_thread recording recording_dcp served"
     ),
     "mirror": """
-        BucketObjects BucketState DirectoryObjects HubObjects Mirror MirrorRun NotesSender Object ObjectStore OnBytes
-        Orphan Pace Patience Progress Record RecordCache Writer bucket_state check drop home_in is_address is_mirror
-        open_anywhere open_mirror orphans pull push read_notes settle thin
+        BucketObjects BucketState CommitName DirectoryObjects HubObjects Mirror MirrorRun NotesSender Object ObjectStore
+        OnBytes Orphan Pace Patience Progress Record RecordCache Writer bucket_state check drop home_in is_address
+        is_mirror open_anywhere open_mirror orphans pull push read_notes settle thin
     """,
     "operations.doctor": """
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together

@@ -55,6 +55,8 @@ class Server(ABC):
         self._directory = Path(tempfile.mkdtemp(prefix="keepstep-server-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
+        self.log = self._directory / "log"
+        """What it prints."""
 
     @abstractmethod
     def _command(self) -> list[str]: ...
@@ -90,14 +92,14 @@ class Server(ABC):
 
     def start(self) -> None:
         """Return once it answers and has the bucket."""
-        with open(self._directory / "log", "ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command(), stdout=log, stderr=log, cwd=self._directory, start_new_session=True
             )
         end = time.monotonic() + _PATIENCE
         while True:
             if self._process.poll() is not None:
-                raise EndedAtOnce((self._directory / "log").read_text(errors="replace")[-2000:])
+                raise EndedAtOnce(self.log.read_text(errors="replace")[-2000:])
             try:
                 socket.create_connection(("127.0.0.1", self.port), 1).close()
                 return self.make_bucket()

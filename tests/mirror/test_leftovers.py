@@ -106,7 +106,8 @@ def _age(place: Path, days: float = 2) -> None:
             os.utime(path, (then, then))
 
 
-def test_a_record_that_is_damaged_keeps_its_bytes(tmp_path: Path) -> None:
+def test_a_record_that_is_damaged_keeps_its_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KEEPSTEP_NO_CACHE", "1")  # nobody else knows it
     run = make_run(tmp_path / "run", {10: 0.1, 20: 0.5})
     mirror = open_mirror(tmp_path / "mirror")
     _sync(run, mirror, "all")

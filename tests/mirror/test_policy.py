@@ -14,7 +14,9 @@ from tests.mirror import servers
 __all__ = ["call"]
 
 
-def test_the_rules_are_taken_and_seen(s3: str, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_rules_are_taken_and_seen(
+    s3: servers.Server, call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     boto3 = pytest.importorskip("boto3")
     servers.use(s3, monkeypatch)
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -38,7 +40,10 @@ def test_the_rules_are_taken_and_seen(s3: str, call: Call, monkeypatch: pytest.M
     said = call("mirror", "policy", f"s3://{servers.BUCKET}-locked/x", "--ask")
     assert "it keeps versions" in said.stderr and "it locks objects" in said.stderr
     assert "no rule is in force" in said.stderr
-    assert f"--bucket {servers.BUCKET}-locked --endpoint-url {s3} --lifecycle-configuration file://" in said.stdout
+    assert (
+        f"--bucket {servers.BUCKET}-locked --endpoint-url http://127.0.0.1:{s3.port} --lifecycle-configuration file://"
+        in said.stdout
+    )
     assert call("mirror", "policy", "s3://no-such-bucket-there/x", "--ask").exit_code == 8
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-import subprocess
-import sys
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,10 +18,9 @@ from keepstep.mirror import cache as caching
 from keepstep.mirror.layout import CommitName
 from keepstep.mirror.record import encode
 from keepstep.operations.mirroring.bringing import bring, plan_pull
+from tests.mirror import servers
 from tests.mirror.costs import counts, written
 from tests.mirror.counting import CountingObjects
-from tests.mirror.servers import BUCKET, free_port
-from tests.mirror.servers import _wait as wait_for
 from tests.mirror.test_reading import mirrored
 from tests.operations.runs import make_run
 
@@ -195,26 +192,18 @@ def test_the_page_is_what_the_counts_come_to(tmp_path: Path) -> None:
 def test_the_count_is_that_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the counting place counts is what a server of S3 is asked, request by request."""
     pytest.importorskip("obstore")
-    port, log = free_port(), tmp_path / "log"
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
-        try:
-            wait_for(port, process)
-            from tests.mirror import servers
-
-            servers.use(f"http://127.0.0.1:{port}", monkeypatch)
-            run = make_run(tmp_path / "run", {10: 0.5, 20: 0.4})
-            address = f"s3://{BUCKET}/counted"
-            mirrored(run, address)
-            objects = CountingObjects(open_mirror(address).objects)
-            before = len(log.read_bytes())
-            found = MirrorRun(Mirror(objects))
-            assert len(found.checkpoints) == 2
-            mirror = Mirror(objects)
-            bring(mirror, plan_pull(mirror, tmp_path / "there", "latest"))
-            sent = log.read_bytes()[before:].decode()
-        finally:
-            process.kill()
+    with servers.running(servers.Moto) as server:
+        servers.use(server, monkeypatch)
+        run = make_run(tmp_path / "run", {10: 0.5, 20: 0.4})
+        address = f"s3://{servers.BUCKET}/counted"
+        mirrored(run, address)
+        objects = CountingObjects(open_mirror(address).objects)
+        before = len(server.log.read_bytes())
+        found = MirrorRun(Mirror(objects))
+        assert len(found.checkpoints) == 2
+        mirror = Mirror(objects)
+        bring(mirror, plan_pull(mirror, tmp_path / "there", "latest"))
+        sent = server.log.read_bytes()[before:].decode()
     lines = re.findall(r"(GET|PUT|HEAD|POST|DELETE) (/\S+) HTTP", sent)
     lists = [path for method, path in lines if method == "GET" and "list-type=2" in path]
     assert len(lists) == objects.requests["LIST"]

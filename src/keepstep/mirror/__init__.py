@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from keepstep.mirror.cache import RecordCache
     from keepstep.mirror.directory_objects import DirectoryObjects
     from keepstep.mirror.hub_objects import HubObjects
-    from keepstep.mirror.layout import home_in
+    from keepstep.mirror.layout import CommitName, home_in
     from keepstep.mirror.mirror import Mirror, open_mirror
     from keepstep.mirror.notes import NotesSender, read_notes
     from keepstep.mirror.objects import Object, ObjectStore
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BucketObjects",
     "BucketState",
+    "CommitName",
     "DirectoryObjects",
     "HubObjects",
     "Mirror",
@@ -66,7 +67,7 @@ _HOMES = {
     "cache": ("RecordCache",),
     "directory_objects": ("DirectoryObjects",),
     "hub_objects": ("HubObjects",),
-    "layout": ("home_in",),
+    "layout": ("CommitName", "home_in"),
     "mirror": ("Mirror", "open_mirror"),
     "notes": ("NotesSender", "read_notes"),
     "objects": ("Object", "ObjectStore"),

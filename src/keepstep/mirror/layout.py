@@ -74,7 +74,7 @@ def events_key(number: int) -> str:
 
 def is_events(key: str) -> bool:
     """True for a part of the events."""
-    return _EVENTS.fullmatch(key) is not None
+    return re.fullmatch(_EVENTS, key) is not None
 
 
 def epoch_in(key: str) -> int | None:

@@ -18,7 +18,7 @@ from keepstep.mirror import Mirror, Pace, Record, RecordCache, check, open_mirro
 from keepstep.operations.mirroring.bringing import bring, plan_pull
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.operations.mirroring.status import status as status_of
-from keepstep.operations.mirroring.syncing import Synced, forget, row, sync
+from keepstep.operations.mirroring.syncing import Synced, forget, row, sync, unreadable
 from keepstep.operations.mirroring.syncing import prune as prune_there
 from keepstep.operations.removing.pruning import policy_for
 from keepstep.paths import expanded
@@ -216,28 +216,34 @@ def verify(*, url: Mirror, reference: str, drop: bool, jobs: int | None, output:
     """Read back what is there, and compare every byte with the manifests. Nothing is written without --drop. Exit code
     4 where something is wrong.
     """
-    url.run_id()
-    records = (url.find(reference),) if reference else url.records()
+    there = Mirror(url.objects)  # knows no record that was kept here
+    there.run_id()
+    records = (there.find(reference),) if reference else there.records()
+    unread = () if reference else unreadable(there, records)
     more: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
     problems: dict[int, tuple[str, ...]] = {}
     with output.progress("verifying", sum(record.checkpoint.size_bytes for record in records)) as progress:
         for record in records:
             progress.describe(record.checkpoint.name)
-            problems[record.name.generation] = check(url, record, on_bytes=progress.advance, **more)
+            problems[record.name.generation] = check(there, record, on_bytes=progress.advance, **more)
     if output.is_json:
         rows = [{**row(record), "problems": problems[record.name.generation]} for record in records]
-        output.json({"url": url.url, "checkpoints": rows}, rows="checkpoints")
+        damaged_records = [name.key for name in unread]
+        output.json({"url": url.url, "checkpoints": rows, "damaged_records": damaged_records}, rows="checkpoints")
     else:
+        for name in unread:
+            output.line((f"gen:{name.generation}  ", "bold"), "its record is damaged: nobody can bring it back")
         for record in records:
             found = problems[record.name.generation]
             output.line((f"{record.checkpoint.name}  ", "bold"), "; ".join(found) or "every byte as committed")
     damaged = [record for record in records if problems[record.name.generation]]
-    if damaged:
+    if damaged or unread:
         gone = ", and removed" if drop else ""
         if drop:
-            forget(url, damaged)
+            forget(there, damaged, unread)
+        bad, all_there = len(damaged) + len(unread), count(len(records) + len(unread), "checkpoint")
         raise CheckpointCorrupt(
-            f"{len(damaged)} of {count(len(records), 'checkpoint')} damaged in the mirror{gone}",
+            f"{bad} of {all_there} damaged in the mirror{gone}",
             hint="keepstep mirror sync sends them anew."
             if drop
             else "With --drop they go, and the next sync sends them anew.",

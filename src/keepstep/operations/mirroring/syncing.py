@@ -8,6 +8,7 @@ from typing import Any
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, KeepstepError
 from keepstep.mirror import (
+    CommitName,
     Mirror,
     NotesSender,
     OnBytes,
@@ -174,10 +175,17 @@ def prune(mirror: Mirror, plan: MirrorPlan) -> Synced:
     return Synced((), (), plan.drop, thinned, _swept(writer), writer.exclusive)
 
 
-def forget(mirror: Mirror, records: Iterable[Record]) -> None:
-    """Remove commits whose bytes are damaged there, so that the next sync sends them anew."""
+def unreadable(mirror: Mirror, records: Iterable[Record]) -> tuple[CommitName, ...]:
+    """Commits there whose record is damaged, by their names; `records` are those that could be read."""
+    read = {record.name.generation for record in records}
+    return tuple(name for name in mirror.names() if name.generation not in read)
+
+
+def forget(mirror: Mirror, records: Iterable[Record], unread: Iterable[CommitName] = ()) -> None:
+    """Remove commits whose bytes, or whose records, are damaged there, so that the next sync sends them anew."""
     writer = Writer.claim(mirror, mirror.run_id())
     drop(writer, tuple(records))
+    mirror.objects.delete([name.key for name in unread])
 
 
 def _swept(writer: Writer) -> int:
