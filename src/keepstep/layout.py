@@ -24,6 +24,7 @@ EVENTS = f"{META}/events.jsonl"
 METRICS = f"{META}/metrics.jsonl"
 SUPERVISED = f"{META}/supervised"
 MIRROR_PROGRESS = f"{META}/mirror.json"
+MIRROR_NOTE = f"{META}/mirrored.json"
 MIRROR_INDEX = f"{META}/mirror-index"
 """How the file is called that keeps what was read of a mirror; what follows names the mirror."""
 

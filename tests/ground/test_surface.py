@@ -63,13 +63,13 @@ FACES = {
         format_spec known_mode make_plan nearest noise_of parse rank rule_table size without_aside
     """,
     "run": """
-        BRANCHED DAMAGED HUB_NAME Attempt Beat Course Damaged Difference Ending Event EventLog Evidence
-        Exactness History Hook Hooks Limits Lineage Notes Observer OnDiskFull Origin PinBoard Pins Point Pulse
-        Readers Reason Rebuilt Receipt Reference Request Requests Resume ResumePoint Return Run RunFile RunLock
-        StockRun Tail Wish arrive begin_branch commit_fields course_line examine external_path
-        fingerprint_differences finish_pending has_ended holds_manifest holds_run is_run late_metrics_of
-        logged_beyond meant mend open_external open_run parse_lines pins_bytes pins_from policy_facts
-        policy_said receipt_lines rescue trashed travelling way_back
+        BRANCHED DAMAGED HUB_NAME Attempt Beat Brought Course Damaged Difference Ending Event EventLog Evidence
+        Exactness History Hook Hooks Limits Lineage MirrorNote MirrorNotes Notes Observer OnDiskFull Origin PinBoard
+        Pins Point Pulse Readers Reason Rebuilt Receipt Reference Request Requests Resume ResumePoint Return Run
+        RunFile RunLock StockRun Tail Wish arrive begin_branch brought_lines commit_fields course_line examine
+        external_path fingerprint_differences finish_pending has_ended holds_manifest holds_run is_run
+        late_metrics_of logged_beyond meant mend open_external open_run parse_lines pins_bytes pins_from
+        policy_facts policy_said read_note receipt_lines rescue trashed travelling way_back
     """,
     "stock": """
         LOADER NOTES STATE_NAME UNMANAGED USUAL_METRIC Contents Courses Glance Layout Other Place Settings

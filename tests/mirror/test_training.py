@@ -133,7 +133,7 @@ def test_the_end_waits_no_longer_than_it_is_told(
     _Down.up.clear()
     monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", _Down)
     _train(tmp_path / "run", 1, mirror=tmp_path / "mirror", mirror_wait="1s")
-    assert "The mirror lacks what was committed last: no answer from the place." in caplog.text
+    assert "The mirror lacks step 1 (1.0 kB): no answer from the place." in caplog.text
     assert f"keepstep mirror sync {tmp_path / 'run'} {tmp_path / 'mirror'}" in caplog.text
     assert [c.step for c in Run.open(tmp_path / "run").checkpoints] == [1]
     _Down.up.set()

@@ -177,12 +177,12 @@ class Checkpointer(Saving):
         Raises RunLocked, RunInUse, CheckpointNotFound, ResumeRefused.
         """
         resume = meant(resume, self.path)
-        self.receipt = self.preempted = None
+        self.receipt = self.preempted = self._brought = None
         if (left := self.failure(wait=True)) is not None:
             logger.warning("The save that was in flight when the session before was broken off failed: %s", left)
         if self._observers.mirroring is not None:
             self._observers.mirroring.trial = self.trial
-            self._observers.mirroring.fetch(self.path, resume)
+            self._brought = self._observers.mirroring.fetch(self.path, resume)
         outside = external_path(resume, self.path)
         run = enter(self.path, self.policy, resume, fresh=self.fresh)
         try:
@@ -206,7 +206,7 @@ class Checkpointer(Saving):
         except BaseException:
             if self._tenure is not None:
                 self._tenure.run = None
-            self._observers.end(0.0)
+            self._observers.end(lambda: 0.0)
             self.headroom.tree.leave()
             run.lock.release()
             raise

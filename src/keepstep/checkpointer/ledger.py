@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from keepstep.checkpointer.journal import Causes, no_causes
 from keepstep.checkpointer.tenure import Tenure
 from keepstep.model import Checkpoint
 from keepstep.retention import Plan, Policy
-from keepstep.run import Ending, Receipt, Run
+from keepstep.run import Brought, Ending, Receipt, Run
 
 
 class Ledger(ABC):
@@ -24,6 +25,7 @@ class Ledger(ABC):
     receipt: Receipt | None = None
     plan: Plan | None = None
     _tenure: Tenure | None = None
+    _brought: Brought | None = None
 
     @property
     @abstractmethod
@@ -55,7 +57,11 @@ class Ledger(ABC):
         )
 
     def note_resumed(self, receipt: Receipt) -> Receipt:
-        """Keep the receipt of a resume here and in the event log; returns it with what its course is compared with."""
+        """Keep the receipt of a resume here and in the event log; returns it with where its checkpoint came from,
+        and what its course is compared with.
+        """
+        if self._brought is not None and self._brought.step == receipt.step:
+            receipt = replace(receipt, brought=self._brought)
         self.receipt = receipt if self._tenure is None else self._tenure.journal.expect(receipt)
         self.run.events.append("resumed", **self.receipt.to_json())
         return self.receipt

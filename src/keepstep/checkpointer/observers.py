@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keepstep.checkpointer.mirror_end import Left
 from keepstep.checkpointer.mirroring import Mirroring, MirrorTerms
 from keepstep.prometheus import Exporter, parse_target
 from keepstep.run import Hooks, Run
@@ -25,12 +26,14 @@ class Observers:
         if self.mirroring is not None:
             self.mirroring.begin(run)
 
-    def end(self, left: float | None = None) -> None:
-        """The run is given back: the mirror is waited for, no longer than `left` seconds, and metrics are written a
-        last time; no error when nothing was begun.
+    def end(self, left: Left) -> None:
+        """The run is given back: the mirror is waited for, while there is time `left`, and metrics are written a last
+        time; no error when nothing was begun.
         """
-        if self.mirroring is not None:
-            self.mirroring.end(left)
-        exporter, self._exporter = self._exporter, None
-        if exporter is not None:
-            exporter.close()
+        try:
+            if self.mirroring is not None:
+                self.mirroring.end(left)
+        finally:
+            exporter, self._exporter = self._exporter, None
+            if exporter is not None:
+                exporter.close()

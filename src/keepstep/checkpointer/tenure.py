@@ -15,7 +15,7 @@ from keepstep.checkpointer.judged import Judged
 from keepstep.checkpointer.keeping import Keeping
 from keepstep.checkpointer.observers import Observers
 from keepstep.checkpointer.own_runs import remember
-from keepstep.checkpointer.stopping.stopping import Stopping
+from keepstep.checkpointer.stopping.stopping import Stopping, no_end
 from keepstep.retention import Policy
 from keepstep.run import Pulse, ResumePoint, Run
 
@@ -91,7 +91,7 @@ class Tenure:
     def _displace(self, old: Run, point: ResumePoint) -> None:
         """Set the run that is here aside for a new one: a course is of one run."""
         terms, why, self._displaced = self._terms, self._displaced, ""
-        terms.observers.end(0.0)
+        terms.observers.end(lambda: 0.0)
         self.run = None
         run = begin_anew(old, terms.policy, why, what=f"Going on from {point.path}")
         try:
@@ -110,11 +110,11 @@ class Tenure:
     def end(self, *, stopped: bool) -> None:
         """Give the run back: what was removed is gone first, and nobody waits for an answer any more."""
         run, self.run = self.run, None
-        left: float | None = None
+        left = no_end
         try:
             self.errands.end("the training is stopped" if stopped else "the training has ended", done=stopped)
             self.pulse.stop()
-            left = self._terms.stopping.left()
+            left = self._terms.stopping.rest()
             self._terms.stopping.end()
             self.dispose_now()
         finally:  # a second Ctrl-C must not leave the lock with nobody

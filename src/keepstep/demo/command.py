@@ -7,6 +7,7 @@ import shlex
 import shutil
 import tempfile
 import time
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,6 +42,7 @@ def _scripts_like(ctx: click.Context, param: click.Parameter, incomplete: str) -
         ("keepstep demo", "on the embedded model and text, in about two minutes"),
         ("keepstep demo --model meta-llama/Llama-3.2-1B --data notes.txt", "on your own model and text"),
         ("keepstep demo --keep runs/demo", "keep both runs, to look at them while and after: keepstep ui runs/demo"),
+        ("keepstep demo --mirror", "the whole machine is lost, and an empty one goes on, in less than a minute"),
         ("keepstep demo --script", "the example programs, with a sentence on each"),
         ("keepstep demo --script sft_lora > train.py", "one of them, to begin with"),
     ],
@@ -49,6 +51,9 @@ def _scripts_like(ctx: click.Context, param: click.Parameter, incomplete: str) -
 @click.option("--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A text file in UTF-8.")
 @click.option("--keep", type=click.Path(path_type=Path), help="A new directory for both runs; else they go.")
 @click.option(
+    "--mirror", is_flag=True, help="Lose the whole directory too, and go on from a mirror: an S3 server of its own."
+)
+@click.option(
     "--script",
     metavar="[NAME]",
     is_flag=False,
@@ -56,12 +61,12 @@ def _scripts_like(ctx: click.Context, param: click.Parameter, incomplete: str) -
     shell_complete=_scripts_like,
     help="Print an example program, or without a NAME the list of them, and run nothing.",
 )
-def demo(model: str | None, data: Path | None, keep: Path | None, script: str | None) -> None:
+def demo(model: str | None, data: Path | None, keep: Path | None, script: str | None, *, mirror: bool) -> None:
     """Two real trainings of the same thing start side by side. One is left alone. The other is killed with SIGKILL in
     the middle of writing a checkpoint, and resumed by a new process. In the end both are compared, byte by byte.
     """
     if script is not None:
-        if any(given is not None for given in (model, data, keep)):
+        if mirror or any(given is not None for given in (model, data, keep)):
             raise SettingsError("--script prints a program and runs nothing", hint="Give it without other options.")
         _print_script(script)
         return
@@ -74,6 +79,7 @@ def demo(model: str | None, data: Path | None, keep: Path | None, script: str | 
         )
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise SettingsError(f"{keep} is not empty", hint="Name a new directory.")
+    from keepstep.demo.second_home import second_home
     from keepstep.demo.stage import Stage
 
     home = keep or Path(tempfile.mkdtemp(prefix="keepstep-demo-"))
@@ -84,7 +90,8 @@ def demo(model: str | None, data: Path | None, keep: Path | None, script: str | 
             os.path.expanduser(model) if model else str(ASSETS / "model"),
             data or ASSETS / "finetune.txt",
         )
-        same = Stage(home, *chosen, embedded=model is None).play()
+        with second_home(home / "mirror") if mirror else nullcontext() as second:
+            same = Stage(home, *chosen, embedded=model is None, mirror=second).play()
     finally:
         if keep is None:
             shutil.rmtree(home, ignore_errors=True)

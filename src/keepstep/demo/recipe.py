@@ -76,6 +76,10 @@ EMBEDDED = Recipe(
 """For the embedded model and its text: 60 steps, the validation loss being lowest near step 20."""
 
 
+BRIEF = replace(EMBEDDED, epochs=3)
+"""Half of it: for what is to be seen within a minute."""
+
+
 def for_model(parameters: int) -> Recipe:
     """Picks the settings for a model of this many parameters.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from keepstep.cli.commands.ls import checkpoint_table
 from keepstep.cli.drawing.render import Output
 from keepstep.demo.processes import Event, Worker, listen
 from keepstep.demo.proof import Comparison, compare
-from keepstep.demo.recipe import EMBEDDED, for_model
+from keepstep.demo.recipe import BRIEF, EMBEDDED, for_model
+from keepstep.demo.second_home import SecondHome
 from keepstep.demo.worker import Job
+from keepstep.mirror import open_mirror
 from keepstep.operations.seeing.listing import list_checkpoints
 from keepstep.run import Run
 
@@ -30,10 +33,13 @@ KILL_AFTER = 0.6
 class Stage:
     """Plays the demonstration in one directory. stdout gets the story, stderr the moving progress bars."""
 
-    def __init__(self, home: Path, model: str, data: Path, *, embedded: bool) -> None:
+    def __init__(self, home: Path, model: str, data: Path, *, embedded: bool, mirror: SecondHome | None = None) -> None:
+        """With a mirror the machine is lost, not only the process, and the samples at the end are left out."""
         self.home, self.model, self.data = home, model, data
         self.embedded = embedded
-        self.recipe = EMBEDDED if embedded else for_model(_parameter_count(model))
+        self.mirror = mirror
+        own = BRIEF if mirror else EMBEDDED
+        self.recipe = own if embedded else for_model(_parameter_count(model))
         self.console = Console(highlight=False)
         self.console.width = min(self.console.width, WIDTH)
         every = self.recipe.eval_every_steps
@@ -44,13 +50,17 @@ class Stage:
         """Run all acts; True when both runs ended the same."""
         self._introduce()
         killed = self._train_both()
-        self._show_wreck(killed)
+        if self.mirror is None:
+            self._show_wreck(killed)
+        else:
+            self._lose_the_machine(killed, self.mirror)
         receipt = self._resume()
         self._show_checkpoints()
         self._show_receipt(receipt)
         results = compare(Run.open(self.calm), Run.open(self.struck))
         self._show_proof(results)
-        self._show_sentences()
+        if self.mirror is None:
+            self._show_sentences()
         return all(result.same for result in results)
 
     # -- acts ------------------------------------------------------------------------------------------
@@ -62,8 +72,10 @@ class Stage:
             f"[bold]Fine-tuning[/bold] {model} with TRL's SFTTrainer and LoRA (rank {recipe.lora_rank}) on {text}: "
             f"{recipe.steps} steps, evaluated and saved every {recipe.eval_every_steps}, "
             f"save_total_limit=3, metric eval_loss.\nThe one line that was added: "
-            "[bold cyan]keepstep.attach(trainer)[/bold cyan]\n"
+            f"[bold cyan]keepstep.attach(trainer{', mirror=…' if self.mirror else ''})[/bold cyan]\n"
         )
+        if self.mirror is not None:
+            self.console.print(Text(f"The mirror is {self.mirror.address}, {self.mirror.what}.\n"))
 
     def _train_both(self) -> Event:
         with self._progress() as progress:
@@ -94,6 +106,16 @@ class Stage:
             f"steps {steps}. [bold]keepstep resume[/bold] says: {run.resume_point().reason}.\n"
         )
 
+    def _lose_the_machine(self, killed: Event, home: SecondHome) -> None:
+        mirror = open_mirror(home.address)
+        steps = ", ".join(str(record.checkpoint.step) for record in reversed(mirror.records()))
+        shutil.rmtree(self.struck)
+        self.console.print(
+            f"[bold red]The machine is lost[/bold red]: SIGKILL inside the save of step {killed['step']}, and the "
+            f"whole directory of the run is removed.\nThe mirror {mirror.url} has steps {steps}. An empty machine "
+            'begins, with the same line and resume_from_checkpoint="auto".\n'
+        )
+
     def _resume(self) -> Event:
         done: list[Event] = []
         with self._progress() as progress:
@@ -121,8 +143,9 @@ class Stage:
         self.console.print(Panel(Text(text), title="receipt", border_style=colour))
 
     def _show_proof(self, results: list[Comparison]) -> None:
-        table = Table(title="Killed and resumed, against left alone", title_style="bold", box=None, pad_edge=False)
-        for name in ("", "left alone", "killed and resumed", ""):
+        what = "lost and resumed" if self.mirror else "killed and resumed"
+        table = Table(title=f"{what.capitalize()}, against left alone", title_style="bold", box=None, pad_edge=False)
+        for name in ("", "left alone", what, ""):
             table.add_column(name)
         for result in results:
             mark = Text("the same", "green") if result.same else Text("DIFFERENT", "bold red")
@@ -152,7 +175,8 @@ class Stage:
 
     def _job(self, run: Path, *, kill_at: int | None = None, samples: dict[str, str] | None = None) -> Job:
         task = "sample" if samples else "train"
-        return Job(task, self.model, str(self.data), str(run), asdict(self.recipe), kill_at, samples or {})
+        mirror = self.mirror.address if self.mirror and run == self.struck else None
+        return Job(task, self.model, str(self.data), str(run), asdict(self.recipe), kill_at, samples or {}, mirror)
 
     def _progress(self) -> Progress:
         note = TextColumn("{task.fields[note]}")

@@ -6,19 +6,26 @@ import json
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 from keepstep.demo.recipe import Recipe
+from keepstep.run import read_note
+from keepstep.stores import LocalStore
 
 KEPT = 3
 SAMPLE_TOKENS = 36
+MIRROR_PATIENCE = 120.0
+"""Seconds that the mirror may take to have something."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a worker is to do. `kill_at` names the step in whose save the process kills itself with SIGKILL."""
+    """What a worker is to do. `kill_at` names the step in whose save the process kills itself with SIGKILL, once
+    something is in the `mirror` where it has one.
+    """
 
     task: str
     model: str
@@ -27,6 +34,7 @@ class Job:
     recipe: dict[str, Any]
     kill_at: int | None = None
     samples: dict[str, str] = field(default_factory=dict[str, str])
+    mirror: str | None = None
 
 
 class Reporter:
@@ -60,9 +68,9 @@ def _train(job: Job, reporter: Reporter) -> None:
     import keepstep
 
     trainer = make_trainer(job, reporter)
-    ckpt = keepstep.attach(trainer)
+    ckpt = keepstep.attach(trainer, mirror=job.mirror)
     if job.kill_at is not None:
-        _die_inside_save(job.kill_at, reporter)
+        _die_inside_save(job, job.kill_at, reporter)
     reporter.say("ready", steps=Recipe(**job.recipe).steps)
     trainer.train(resume_from_checkpoint="auto")
     receipt = ckpt.receipt
@@ -150,7 +158,17 @@ def _progress_callback(reporter: Reporter) -> Any:
     return Progress()
 
 
-def _die_inside_save(step: int, reporter: Reporter) -> None:
+def _wait_for_mirror(run: Path) -> None:
+    """Return when something that can be resumed from is in the mirror."""
+    end = time.monotonic() + MIRROR_PATIENCE
+    while time.monotonic() < end:
+        note = read_note(LocalStore(run))
+        if note is not None and note.newest is not None:
+            return
+        time.sleep(0.05)
+
+
+def _die_inside_save(job: Job, step: int, reporter: Reporter) -> None:
     """SIGKILL this process when half of the optimizer's bytes of step `step` are on the disk."""
     from keepstep.formats.sink import FileSink
 
@@ -162,6 +180,8 @@ def _die_inside_save(step: int, reporter: Reporter) -> None:
             return
         whole = self.path.stat().st_size
         os.truncate(self.path, whole // 2)
+        if job.mirror is not None:
+            _wait_for_mirror(Path(job.run))
         reporter.say("killed", step=step, file=self.path.name, written=whole // 2, of=whole)
         os.kill(os.getpid(), signal.SIGKILL)
 

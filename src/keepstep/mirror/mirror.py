@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import groupby
@@ -29,6 +28,7 @@ from keepstep.mirror.bucket_objects import BucketObjects, is_bucket
 from keepstep.mirror.cache import RecordCache
 from keepstep.mirror.directory_objects import DirectoryObjects
 from keepstep.mirror.hub_objects import SCHEME, HubObjects
+from keepstep.mirror.jobs import side_by_side
 from keepstep.mirror.layout import CommitName
 from keepstep.mirror.objects import ObjectStore
 from keepstep.mirror.record import SIZE_LIMIT, Record, decode
@@ -164,8 +164,13 @@ class Mirror:
     def records(self) -> tuple[Record, ...]:
         """Every commit that can be read, newest first, one of each generation; what is damaged is logged."""
         names = [next(same) for _, same in groupby(self.names(), key=lambda name: name.generation)]
-        with ThreadPoolExecutor(READERS, "keepstep-mirror") as pool:
-            found = tuple(record for record in pool.map(self.readable, names) if record is not None)
+        read: dict[CommitName, Record | None] = {}
+
+        def read_one(name: CommitName) -> None:
+            read[name] = self.readable(name)
+
+        side_by_side(read_one, names, READERS)
+        found = tuple(record for name in names if (record := read[name]) is not None)
         if self._cache is not None:
             self._cache.save(found)
         return found

@@ -12,7 +12,9 @@ from keepstep.run import Event, Run
 
 logger = logging.getLogger("keepstep")
 
-_TOLD = frozenset({"kept", "failed", "refused", "skipped", "resumed", "course"})
+_TOLD = frozenset(
+    {"kept", "failed", "refused", "skipped", "resumed", "course", "mirrored", "mirror_down", "mirror_up", "mirror_lost"}
+)
 """Events after which a text file is written anew."""
 
 

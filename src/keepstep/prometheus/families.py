@@ -75,6 +75,7 @@ class _Families:
                              lambda v: v.tally.durable)  # fmt: skip
         yield from self.times()
         yield from self.standing()
+        yield from self.mirror()
 
     def counters(self) -> Iterator[Metric]:
         """What only grows."""
@@ -120,6 +121,19 @@ class _Families:
         yield self.gauge("budget_bytes", "Bytes that the checkpoints may take.", lambda v: v.budget_bytes)
         yield self.gauge("disk_free_bytes", "Bytes free on the run's file system.", lambda v: v.room.free_bytes)
         yield self.gauge("disk_size_bytes", "Bytes of the run's file system.", lambda v: v.room.total_bytes)
+
+    def mirror(self) -> Iterator[Metric]:
+        """How far the mirror is behind, of runs that have one."""
+        yield self.gauge("mirror_up", "1 while the mirror answers, as the training found last.",
+                         lambda v: v.mirror and int(v.mirror.up))  # fmt: skip
+        yield self.gauge("mirror_lag_seconds", "Seconds of training that would be lost with this disk; 0 for none.",
+                         lambda v: v.mirror and v.mirror.lag)  # fmt: skip
+        yield self.gauge("mirror_waiting_checkpoints", "Checkpoints that the mirror is to have and lacks.",
+                         lambda v: v.mirror and len(v.mirror.waiting))  # fmt: skip
+        yield self.gauge("mirror_waiting_bytes", "Bytes that are still to go to the mirror.",
+                         lambda v: v.mirror and v.mirror.waiting_bytes)  # fmt: skip
+        yield self.gauge("mirror_last_success_timestamp_seconds", "When a checkpoint last arrived in the mirror.",
+                         lambda v: v.mirror and v.mirror.note.arrived)  # fmt: skip
 
     def gauge(self, name: str, help_: str, of: Callable[[Vitals], float | None]) -> Metric:
         from prometheus_client.core import GaugeMetricFamily

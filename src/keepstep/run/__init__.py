@@ -20,17 +20,20 @@ if TYPE_CHECKING:
     from keepstep.run.lineage import Lineage
     from keepstep.run.lock import RunLock
     from keepstep.run.meaning import Resume, meant
+    from keepstep.run.mirror_note import MirrorNote, MirrorNotes, read_note
     from keepstep.run.notes import Notes, travelling
     from keepstep.run.opening import holds_run, open_run
     from keepstep.run.pins import PinBoard, Pins, pins_bytes, pins_from
     from keepstep.run.readers import Readers
     from keepstep.run.rebuilding import BRANCHED, Rebuilt, policy_facts, policy_said
     from keepstep.run.receipt import (
+        Brought,
         Difference,
         Evidence,
         Exactness,
         Reason,
         Receipt,
+        brought_lines,
         fingerprint_differences,
         receipt_lines,
     )
@@ -53,6 +56,7 @@ __all__ = [
     "HUB_NAME",
     "Attempt",
     "Beat",
+    "Brought",
     "Course",
     "Damaged",
     "Difference",
@@ -66,6 +70,8 @@ __all__ = [
     "Hooks",
     "Limits",
     "Lineage",
+    "MirrorNote",
+    "MirrorNotes",
     "Notes",
     "Observer",
     "OnDiskFull",
@@ -92,6 +98,7 @@ __all__ = [
     "Wish",
     "arrive",
     "begin_branch",
+    "brought_lines",
     "commit_fields",
     "course_line",
     "examine",
@@ -113,6 +120,7 @@ __all__ = [
     "pins_from",
     "policy_facts",
     "policy_said",
+    "read_note",
     "receipt_lines",
     "rescue",
     "trashed",
@@ -134,12 +142,23 @@ _HOMES = {
     "lineage": ("Lineage",),
     "lock": ("RunLock",),
     "meaning": ("Resume", "meant"),
+    "mirror_note": ("MirrorNote", "MirrorNotes", "read_note"),
     "notes": ("Notes", "travelling"),
     "opening": ("holds_run", "open_run"),
     "pins": ("PinBoard", "Pins", "pins_bytes", "pins_from"),
     "readers": ("Readers",),
     "rebuilding": ("BRANCHED", "Rebuilt", "policy_facts", "policy_said"),
-    "receipt": ("Difference", "Evidence", "Exactness", "Reason", "Receipt", "fingerprint_differences", "receipt_lines"),
+    "receipt": (
+        "Brought",
+        "brought_lines",
+        "Difference",
+        "Evidence",
+        "Exactness",
+        "Reason",
+        "Receipt",
+        "fingerprint_differences",
+        "receipt_lines",
+    ),
     "records": ("Damaged", "examine", "mend"),
     "references": ("Reference", "way_back"),
     "requests": ("Request", "Requests", "Wish"),

@@ -21,7 +21,7 @@ from keepstep.strict import changed, finite_or_name
 Event = dict[str, Any]
 
 DURABLE = frozenset(
-    {"metrics", "timeline", "restored", "removed", "thinned", "quarantined", "resumed", "run", "sealed"}
+    {"metrics", "timeline", "restored", "removed", "thinned", "quarantined", "resumed", "run", "sealed", "mirror_ahead"}
 )
 """Events that are on disk before the call returns; the others only tell of what the manifests know anyway."""
 _SAVES = 5

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from keepstep.run.course import Course, course_line
+from keepstep.units import format_duration, format_size
 
 Fingerprint = Mapping[str, Any]
 """Sections (arguments, data, model, optimizer, versions, device) of names and plain values."""
@@ -62,11 +63,37 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class Brought:
+    """A checkpoint that came from elsewhere before the resume: the address without secrets, its bytes, how many seconds
+    that took, and what was passed over there for which damage.
+    """
+
+    origin: str
+    step: int
+    generation: int
+    size_bytes: int
+    seconds: float
+    passed_over: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: bytes, seconds."""
+        return {
+            "origin": self.origin,
+            "step": self.step,
+            "generation": self.generation,
+            "size_bytes": self.size_bytes,
+            "seconds": round(self.seconds, 3),
+            "passed_over": list(self.passed_over),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What was resumed from, how exactly, why, and what that is known from.
 
     `compared` says what state was compared with what was saved, and is empty where none was; `course` how the values
-    that are logged since came out beside those of an interrupted attempt, None while nothing was looked for.
+    that are logged since came out beside those of an interrupted attempt, None while nothing was looked for. `brought`
+    says where the checkpoint came from, where it was not here.
     """
 
     step: int
@@ -76,6 +103,7 @@ class Receipt:
     passed_over: tuple[str, ...] = ()
     compared: str = ""
     course: Course | None = None
+    brought: Brought | None = None
 
     @property
     def level(self) -> Exactness:
@@ -121,6 +149,7 @@ class Receipt:
             "passed_over": list(self.passed_over),
             "compared": self.compared,
             "course": None if self.course is None else self.course.to_json(),
+            "brought": None if self.brought is None else self.brought.to_json(),
         }
 
     def __str__(self) -> str:
@@ -133,12 +162,22 @@ def receipt_lines(plain: Mapping[str, Any]) -> list[str]:
     evidence, compared, course = plain.get("evidence", "inferred"), plain.get("compared"), plain.get("course")
     head = f"Resumed from step {plain['step']} ({plain['level']}, {evidence}; {checked})"
     reasons = [f"{reason['level']}: {reason['text']}" for reason in plain["reasons"]]
-    lines = [head, *(f"passed over: {text}" for text in plain["passed_over"]), *reasons]
+    brought = brought_lines(plain.get("brought"))
+    lines = [head, *brought, *(f"passed over: {text}" for text in plain["passed_over"]), *reasons]
     if compared:
         lines.append(f"compared: {compared}")
     if course and not any(course["text"] in reason for reason in reasons):
         lines.append(course_line(course, compared=bool(compared)))
     return lines
+
+
+def brought_lines(plain: Mapping[str, Any] | None) -> list[str]:
+    """Where a checkpoint came from, and what was passed over there; nothing of one that was here."""
+    if not plain:
+        return []
+    took = f"{format_size(plain['size_bytes'])} in {format_duration(plain['seconds'])}"
+    line = f"brought here from the mirror {plain['origin']}: step {plain['step']}, {took}, every byte compared"
+    return [line, *(f"passed over there: {text}" for text in plain["passed_over"])]
 
 
 def fingerprint_differences(before: Fingerprint, now: Fingerprint) -> Iterator[Difference]:

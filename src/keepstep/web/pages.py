@@ -66,6 +66,7 @@ def summary(view: RunView, opened: Opened) -> dict[str, Any]:
         "checkpoints": [checkpoint_json(run, item) for item in listing.rows],
         "removed": [gone.to_json() for gone in past.gone],
         "receipt": past.receipts[-1] if past.receipts else None,
+        "mirror": listing.mirror.to_json() if listing.mirror else None,
         "foreign": [{"name": foreign.path.name, "reason": foreign.reason} for foreign in listing.foreign],
         "disk": {
             "kept_bytes": figures.size_bytes,

@@ -36,6 +36,7 @@ PARTS = {
     "events": (layout.EVENTS,),
     "curves": (layout.METRICS,),
     "in_flight": (layout.STAGING, layout.OWNER),
+    "mirror": (layout.MIRROR_NOTE,),
 }
 """What can change in a run, and the names below it by whose times that is seen."""
 

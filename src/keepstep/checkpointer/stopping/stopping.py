@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,3 +85,24 @@ class Stopping:
         """Seconds until the process is killed; None where nobody has said so."""
         told = self.told
         return None if told is None else next((s for one in self.deadlines if (s := one.left(told)) is not None), None)
+
+    def rest(self) -> Callable[[], float | None]:
+        """Asked again and again after the training, it says how many seconds there still are: until the kill that was
+        announced, also by now; none once Ctrl-C came. None where nobody has said so.
+        """
+        told, began, left = self.told, time.monotonic(), self.left()
+
+        def now() -> float | None:
+            again = self.told if self.told is not told else None
+            if again is not None and again.signal == signal.SIGINT:
+                return 0.0
+            known = [] if left is None else [left - (time.monotonic() - began)]
+            later = self.left() if again is not None else None
+            return min([*known, *([] if later is None else [later])], default=None)
+
+        return now
+
+
+def no_end() -> float | None:
+    """Nobody has said how long there is."""
+    return None

@@ -18,7 +18,7 @@ from keepstep.cli.drawing.tables import EMPTY, Span
 from keepstep.cli.drawing.text import in_words, shorten
 from keepstep.operations.seeing.following import follow as follow_events
 from keepstep.operations.seeing.noise import NOISE
-from keepstep.run import Event, Evidence, Run, course_line
+from keepstep.run import Event, Evidence, Run, brought_lines, course_line
 from keepstep.units import format_duration, format_moment, format_size
 
 STYLES = {
@@ -36,6 +36,10 @@ STYLES = {
     "preempted": "yellow",
     "course": "cyan",
     "timeline": "cyan",
+    "not_mirrored": "yellow",
+    "mirror_skipped": "yellow",
+    "mirror_down": "bold red",
+    "mirror_lost": "bold red",
     "pinned": "magenta",
     "tagged": "magenta",
 }
@@ -197,7 +201,8 @@ def _resumed(event: Event) -> str:
     reasons = "; ".join(f"{reason['level']}: {reason['text']}" for reason in event["reasons"])
     passed = f"passed over: {in_words(event['passed_over'])}" if event["passed_over"] else ""
     compared = f"compared: {event['compared']}" if event.get("compared") else ""
-    return _sentence(f"{known}, from {event['path']}", reasons, passed, compared)
+    brought = "; ".join(brought_lines(event.get("brought")))
+    return _sentence(f"{known}, from {event['path']}", brought, reasons, passed, compared)
 
 
 def _observed(event: Event) -> str:
@@ -289,6 +294,42 @@ def _fields(event: Event) -> str:
     return ", ".join(f"{name} {in_words(value)}" for name, value in shown)
 
 
+def _mirrored(event: Event) -> str:
+    return f"{format_size(event['size_bytes'])} in {event['url']}"
+
+
+def _unmirrored(event: Event) -> str:
+    return f"removed in {event['url']}, {format_size(event['size_bytes'])} freed there"
+
+
+def _not_mirrored(event: Event) -> str:
+    return f"not sent: {event['why']}"
+
+
+def _mirror_skipped(event: Event) -> str:
+    return f"never sent: steps {in_words(event['steps'])}; {event['why']}"
+
+
+def _mirror_down(event: Event) -> str:
+    return f"no answer, it is tried again: {event['why']}"
+
+
+def _mirror_up(event: Event) -> str:
+    return "it answers again"
+
+
+def _mirror_lost(event: Event) -> str:
+    return f"nothing goes there any more: {event['why']}"
+
+
+def _mirror_ahead(event: Event) -> str:
+    return f"{event['url']} has a newer one, of generation {event['generation']}, that did not come"
+
+
+def _arrived(event: Event) -> str:
+    return f"from {event['origin']}"
+
+
 _DETAILS: dict[str, Callable[[Event], str]] = {
     "committed": _committed,
     "kept": _kept,
@@ -319,4 +360,13 @@ _DETAILS: dict[str, Callable[[Event], str]] = {
     "answered": _answered,
     "run": _began,
     "rebuilt": _rebuilt,
+    "arrived": _arrived,
+    "mirror_ahead": _mirror_ahead,
+    "mirrored": _mirrored,
+    "unmirrored": _unmirrored,
+    "not_mirrored": _not_mirrored,
+    "mirror_skipped": _mirror_skipped,
+    "mirror_down": _mirror_down,
+    "mirror_up": _mirror_up,
+    "mirror_lost": _mirror_lost,
 }

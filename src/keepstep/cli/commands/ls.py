@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from keepstep.cli.command import command, format_option
 from keepstep.cli.drawing.render import Block, Line, Output
 from keepstep.cli.drawing.tables import Cell, Column, Span, Table
-from keepstep.cli.drawing.text import count, shorten
+from keepstep.cli.drawing.text import clean, count, shorten
 from keepstep.cli.many import Outcomes, runs_argument
 from keepstep.cli.selecting import Keys, Selection, selection_options
 from keepstep.model import Kind, State
@@ -143,7 +143,8 @@ def _blocks(run: Run, listing: Listing, selection: Selection) -> list[Block]:
         return [title, Line(), Line((("no checkpoint yet", "dim"),))]
     everything = checkpoint_table(listing)
     table = selection.table(everything) if selection.columns else everything.informative()
-    return [title, Line(), table, Line(), Line(((_summary(listing), "dim"),))]
+    mirror = [Line(((f"Mirror: {clean(listing.mirror.text)}.", "dim"),))] if listing.mirror else []
+    return [title, Line(), table, Line(), Line(((_summary(listing), "dim"),)), *mirror]
 
 
 def _summary(listing: Listing) -> str:

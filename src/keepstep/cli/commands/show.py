@@ -88,6 +88,8 @@ def _identity(run: Run, details: Details) -> Facts:
     yield "created", f"{format_moment(checkpoint.created)} ({format_age(checkpoint.created, datetime.now(UTC))} ago)"
     yield "size", f"{format_size(checkpoint.size_bytes)} in {count(len(checkpoint.files), 'file')}"
     yield "path", row.place or str(checkpoint.path)
+    if details.mirror is not None:
+        yield "mirror", details.mirror.place_of(checkpoint)
     if checkpoint.state is not State.COMMITTED:
         reference = way_back(checkpoint)
         yield "way back", f"keepstep restore {run.path} {reference.partition('/')[0]}"

@@ -62,6 +62,8 @@ def _lines(found: Status) -> list[tuple[str, str]]:
         lines.append(("Best", f"{figures.best.name}, by {figures.metric.name}"))
     kept = f"{figures.checkpoints} kept, {format_size(figures.size_bytes)}"
     lines.append(("Disk", f"{kept}; {format_size(figures.free_bytes)} of {format_size(found.total_bytes)} free"))
+    if found.mirror is not None:
+        lines.append(("Mirror", found.mirror.text))
     resume = "nothing" if found.resumes_from is None else f"{found.resumes_from.name} (not verified here)"
     lines.append(("Resume from", resume))
     return lines

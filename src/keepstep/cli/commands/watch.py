@@ -96,6 +96,7 @@ def frame(run: Run, view: View, output: Output, height: int | None) -> list[Bloc
     below: list[Block] = [
         Line(),
         _disk(view, width, output.draws_blocks),
+        *_mirror(view),
         *_events(view, output, 3 if low else 6, cut=height is not None),
     ]
     if view.listing.rows:
@@ -225,6 +226,13 @@ def _disk(view: View, width: int, blocks: bool) -> Line:
     full, shade = (FULL, SHADE) if blocks else ("#", ".")
     style = "bold red" if room.total_bytes and free < room.total_bytes * 0.05 else "cyan"
     return Line((("Disk  ", "bold"),), ((full * used, style), (shade * (length - used), "dim"), f"  {text}"))
+
+
+def _mirror(view: View) -> list[Block]:
+    if view.mirror is None:
+        return []
+    style = "" if view.mirror.up else "bold red"
+    return [Line((("Mirror  ", "bold"),), ((clean(view.mirror.text), style),))]
 
 
 def _events(view: View, output: Output, most: int, *, cut: bool) -> list[Block]:

@@ -115,7 +115,7 @@ class RunState:
 
     `quarantined` are the steps that were moved aside as damaged; `newest_quarantined` says that the last of them is
     newer than everything that is left. `torn` says, in a run that keepstep did not write, what each of the damaged
-    lacks; None in one of its own.
+    lacks; None in one of its own. `mirror` says what is wrong with its mirror, or nothing.
     """
 
     whole: tuple[int, ...] = ()
@@ -130,6 +130,7 @@ class RunState:
     aside: int = 0
     failed: str = ""
     torn: Mapping[int, str] | None = None
+    mirror: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from keepstep.operations.doctor.facts import Facts, Pace, RunState
 from keepstep.operations.doctor.found import Where
 from keepstep.operations.doctor.settings import DEFAULTS, Given, Settings
 from keepstep.operations.doctor.surroundings import look_at
+from keepstep.operations.seeing.mirrored import mirrored_of
 from keepstep.retention import Metric
 from keepstep.run import Run, StockRun
 
@@ -81,7 +82,13 @@ def _state(run: Run, checkpoints: tuple[Checkpoint, ...], foreign: tuple[str, ..
         aside=sum(c.size_bytes for c in (*run.aside, *run.previous)),
         failed=_last_failure(run),
         torn=_torn(run, checkpoints) if isinstance(run, StockRun) else None,
+        mirror=_mirror_problem(run, checkpoints),
     )
+
+
+def _mirror_problem(run: Run, checkpoints: tuple[Checkpoint, ...]) -> str:
+    mirror = mirrored_of(run, checkpoints, alive=run.lock.in_use)
+    return "" if mirror is None else mirror.problem
 
 
 def _torn(run: StockRun, checkpoints: tuple[Checkpoint, ...]) -> dict[int, str]:

@@ -14,7 +14,7 @@ from keepstep.mirror import Mirror, OnBytes, Record, pull, read_notes
 from keepstep.model import Checkpoint, FileEntry
 from keepstep.operations.mirroring.syncing import row
 from keepstep.retention import rank
-from keepstep.run import arrive, holds_run, open_run, policy_said
+from keepstep.run import Run, arrive, holds_run, open_run, policy_said
 
 JOBS = 8
 
@@ -70,7 +70,7 @@ def bring(
         if on_start is not None:
             on_start(record.checkpoint.name)
         try:
-            return _bring(mirror, record, found.target, jobs, on_bytes)
+            here = _bring(mirror, record, found.target, jobs, on_bytes)
         except CheckpointCorrupt as error:
             following = _older(mirror, record) if older else None
             if following is None:
@@ -78,6 +78,9 @@ def bring(
             if on_damage is not None:
                 on_damage(f"{error.message}: step {record.checkpoint.step} is passed over")
             record = following
+            continue
+        _keep_clear(mirror, found.target, here)
+        return here
 
 
 def _bring(mirror: Mirror, record: Record, target: Path, jobs: int, on_bytes: OnBytes | None) -> Checkpoint:
@@ -85,6 +88,13 @@ def _bring(mirror: Mirror, record: Record, target: Path, jobs: int, on_bytes: On
         return pull(mirror, record, directory, jobs=jobs, on_bytes=on_bytes)
 
     return arrive(target, replace(record.checkpoint, path=None), mirror.url, fill, read_notes(mirror))
+
+
+def _keep_clear(mirror: Mirror, target: Path, here: Checkpoint) -> None:
+    """What is newer there, and did not come, keeps its generation: a commit here that took it would never be sent."""
+    newest = next(mirror.names(), None)
+    if newest is not None and newest.generation > here.generation:
+        Run.open(target).events.append("mirror_ahead", generation=newest.generation, url=mirror.url)
 
 
 def _latest(mirror: Mirror) -> Record:

@@ -32,6 +32,12 @@ class MirrorPlan:
         """Bytes that go up."""
         return sum(decision.kept_bytes for decision in self.push)
 
+    @property
+    def wanted(self) -> dict[int, int]:
+        """By generation the bytes that go there of each that the policy decided on, 0 of one that it has, or drops."""
+        going = {decision.checkpoint.generation: decision.kept_bytes for decision in self.push}
+        return {d.checkpoint.generation: going.get(d.checkpoint.generation, 0) for d in self.plan.decisions}
+
 
 def plan_mirror(
     run: Run | None,

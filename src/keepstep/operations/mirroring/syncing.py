@@ -26,7 +26,7 @@ from keepstep.mirror import (
 from keepstep.model import Checkpoint, State
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.retention import Decision, Policy
-from keepstep.run import EventLog, Pins, Run
+from keepstep.run import EventLog, MirrorNotes, Pins, Run, read_note
 from keepstep.stores import Store
 
 JOBS = 4
@@ -78,6 +78,7 @@ class Sender:
         jobs: int = JOBS,
         pace: Pace | None = None,
         on_bytes: OnBytes | None = None,
+        note: MirrorNotes | None = None,
     ) -> None:
         self.writer = writer
         self.refused: dict[int, str] = {}
@@ -85,7 +86,9 @@ class Sender:
         self._progress = Progress(store, writer.mirror.url)
         self._notes = NotesSender(writer, store)
         writer.mirror.remember(RecordCache.of_run(store, writer.mirror.url))
-        self._how: dict[str, Any] = {"jobs": jobs, "pace": pace, "on_bytes": on_bytes}
+        self._note = note
+        self._on_bytes = on_bytes
+        self._how: dict[str, Any] = {"jobs": jobs, "pace": pace, "on_bytes": self._heard}
 
     def send(self, run: Run, decision: Decision) -> Record | None:
         """Send what a plan keeps of one checkpoint; None where that can't be. Raises MirrorOfAnother,
@@ -94,13 +97,19 @@ class Sender:
         checkpoint, left = decision.checkpoint, decision.left
         if left is None:
             return None
+        if self._note is not None:
+            self._note.sends(left)
         try:
             with run.readers.reading([checkpoint.generation], "being mirrored"):
                 record = push(self.writer, run.store, left, run.repository.key(checkpoint), self._progress, **self._how)
         except (CheckpointCorrupt, CheckpointNotFound) as error:
             self.refused[checkpoint.generation] = error.message
             self._events.append("not_mirrored", step=left.step, generation=left.generation, why=error.message)
+            if self._note is not None:
+                self._note.left_out()
             return None
+        if self._note is not None:
+            self._note.arrived(left)
         self._events.append("mirrored", **self._said(record))
         return record
 
@@ -122,7 +131,15 @@ class Sender:
         dropped = tuple(record for record in (*found.drop, *left) if record.name.generation not in held)
         settle(self.writer)
         drop(self.writer, dropped, lambda record: self._events.append("unmirrored", **self._said(record)))
+        if self._note is not None:
+            self._note.removed(record.name.generation for record in dropped)
         return dropped, tuple(thin(self.writer, r) for r in found.thin if r.name.generation not in held)
+
+    def _heard(self, count: int) -> None:
+        if self._on_bytes is not None:
+            self._on_bytes(count)
+        if self._note is not None:
+            self._note.advance(count)
 
     def _said(self, record: Record) -> dict[str, Any]:
         checkpoint = record.checkpoint
@@ -152,7 +169,10 @@ def sync(
     One that is damaged here, or went away, is passed over and told. Raises MirrorOfAnother, MirrorUnavailable.
     """
     writer = Writer.claim(mirror, run.id)
-    sender = Sender(writer, run.store, run.events, **how)
+    note = _note_of(run, mirror)
+    if note is not None:
+        note.looked((record.checkpoint for record in mirror.records()), plan.wanted)
+    sender = Sender(writer, run.store, run.events, note=note, **how)
     sent: list[Record] = []
     with run.readers.reading([d.checkpoint.generation for d in plan.push], "being mirrored"):
         for decision in plan.push:
@@ -164,6 +184,13 @@ def sync(
     failed = tuple((here[generation], why) for generation, why in sender.refused.items())
     dropped, thinned = sender.tidy(run, policy)
     return Synced(tuple(sent), failed, dropped, thinned, _swept(writer), writer.exclusive)
+
+
+def _note_of(run: Run, mirror: Mirror) -> MirrorNotes | None:
+    """What a run knows of this mirror is noted, unless a training sends to another one."""
+    known = read_note(run.store)
+    theirs = known is not None and known.url != mirror.url and run.lock.in_use
+    return None if theirs else MirrorNotes(run.store, mirror.url, run.id)
 
 
 def prune(mirror: Mirror, plan: MirrorPlan) -> Synced:

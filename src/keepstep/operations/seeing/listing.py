@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from keepstep.model import Checkpoint, State
+from keepstep.operations.seeing.mirrored import Mirrored, mirrored_of
 from keepstep.repository import Foreign
 from keepstep.retention import PINNED, Decision, Metric, Outcome, Plan, Policy, rank
 from keepstep.run import Limits, Pins, Run
@@ -77,6 +78,7 @@ class Listing(msgspec.Struct, frozen=True):
     policy: Policy
     foreign: tuple[Foreign, ...]
     limits: Limits = msgspec.field(default_factory=Limits)
+    mirror: Mirrored | None = None
 
     @property
     def metric(self) -> Metric | None:
@@ -99,7 +101,8 @@ def list_checkpoints(run: Run, *, aside: bool = False) -> Listing:
     if aside:
         rows += _rows_aside(run, plan)
         rows.sort(key=lambda row: (row.checkpoint.state is not State.PREVIOUS, row.checkpoint.generation))
-    return Listing(tuple(rows), plan, policy, found.foreign, run.limits)
+    mirror = mirrored_of(run, found.checkpoints, alive=run.lock.in_use)
+    return Listing(tuple(rows), plan, policy, found.foreign, run.limits, mirror)
 
 
 def rows_of(run: Run, plan: Plan, metric: Metric | None) -> list[Row]:

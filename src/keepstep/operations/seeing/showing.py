@@ -11,6 +11,7 @@ from keepstep.errors import CheckpointNotFound
 from keepstep.model import Checkpoint, State
 from keepstep.operations.seeing.certainty import how_sure
 from keepstep.operations.seeing.listing import Row, list_checkpoints
+from keepstep.operations.seeing.mirrored import Mirrored
 from keepstep.operations.seeing.receipts import receipt_of, receipts
 from keepstep.retention import (
     DAMAGED,
@@ -49,6 +50,7 @@ class Details:
     certainty: Certainty | None = None
     """How sure the run's best is, where this is it or can't be told from it; None with too few evaluations, too."""
     managed: bool = True
+    mirror: Mirrored | None = None
 
     @property
     def ranks(self) -> dict[int, int]:
@@ -73,6 +75,8 @@ class Details:
             "removed_by": list(self.removed_by),
             "managed": self.managed,
             "receipt": self.receipt,
+            "mirror": self.mirror
+            and {"url": self.mirror.note.url, "has": checkpoint.generation in self.mirror.note.there},
             "files": [
                 {"path": f.path, "size_bytes": f.size, "digest": f.digest, **({"by": f.by} if f.by else {})}
                 for f in checkpoint.files
@@ -112,7 +116,7 @@ def show_generation(run: Run, generation: int, known: Sequence[Event] | None = N
     if sure is not None and place != 1 and row.checkpoint.step not in sure.ties:
         sure = None
     receipt = receipt_of(receipts(run.events.read()) if known is None else known, row.checkpoint)
-    return Details(row, metric, place, len(ranked), removed_by, receipt, sure, run.managed)
+    return Details(row, metric, place, len(ranked), removed_by, receipt, sure, run.managed, listing.mirror)
 
 
 def _aside(run: Run, checkpoint: Checkpoint) -> Details:

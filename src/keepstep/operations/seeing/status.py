@@ -11,6 +11,7 @@ from keepstep import layout
 from keepstep.model import Checkpoint
 from keepstep.operations.seeing.chronicle import Chronicle
 from keepstep.operations.seeing.curves import CurveReader
+from keepstep.operations.seeing.mirrored import Mirrored, mirrored_of
 from keepstep.operations.seeing.overview import (
     Course,
     InFlightSave,
@@ -43,7 +44,8 @@ class Status:
     """What is known of a run now, from its files alone.
 
     `last_sign` is when it last wrote anything (UTC), `pace` in seconds a step, `eta` seconds until the last step.
-    `resumes_from` is the newest that can be resumed from as its manifest says; its bytes are not verified.
+    `resumes_from` is the newest that can be resumed from as its manifest says; its bytes are not verified. `mirror` is
+    None for a run without one.
     """
 
     figures: Overview
@@ -55,6 +57,7 @@ class Status:
     next_save: NextSave | None
     resumes_from: Checkpoint | None
     total_bytes: int
+    mirror: Mirrored | None = None
 
     @property
     def eta(self) -> float | None:
@@ -78,6 +81,7 @@ class Status:
             "next_save": self.next_save.to_json() if self.next_save else None,
             "resumes_from": None if found is None else {"step": found.step, "path": str(found.path)},
             "total_bytes": self.total_bytes,
+            "mirror": self.mirror.to_json() if self.mirror else None,
         }
 
 
@@ -105,6 +109,7 @@ def status_of(run: Run) -> Status:
         next_save=due,
         resumes_from=next((c for c in reversed(checkpoints) if c.resumable and not c.damage), None),
         total_bytes=run.store.room().total_bytes,
+        mirror=mirrored_of(run, checkpoints, alive=alive),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from keepstep import layout
 from keepstep.model import Checkpoint
+from keepstep.operations.seeing.mirrored import Mirrored, mirrored_of
 from keepstep.run import Event, Run, Tail, parse_lines
 from keepstep.stores import Room
 
@@ -111,6 +112,7 @@ class Vitals:
     budget_bytes: int | None
     room: Room
     in_use: bool
+    mirror: Mirrored | None = None
 
     @property
     def latest(self) -> Checkpoint | None:
@@ -146,6 +148,7 @@ class VitalsReader:
                 self._tally.take(event)
         checkpoints, metric = run.checkpoints, run.policy.metric
         best = run.best
+        in_use = run.lock.in_use
         damaged = run.events.damaged()
         return Vitals(
             tally=self._tally,
@@ -156,7 +159,8 @@ class VitalsReader:
             damaged=sum(bool(checkpoint.damage) or checkpoint.generation in damaged for checkpoint in checkpoints),
             budget_bytes=run.limits.budget,
             room=run.store.room(),
-            in_use=run.lock.in_use,
+            in_use=in_use,
+            mirror=mirrored_of(run, checkpoints, alive=in_use),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from keepstep import layout
 from keepstep.operations.seeing.curves import CurveReader, Curves
 from keepstep.operations.seeing.listing import Listing, list_checkpoints
+from keepstep.operations.seeing.mirrored import Mirrored, mirrored_of
 from keepstep.operations.seeing.noise import courses
 from keepstep.operations.seeing.overview import Activity, Course, activity
 from keepstep.run import Event, Run, Tail, parse_lines
@@ -40,6 +41,7 @@ class View:
     room: Room
     events: tuple[Event, ...]
     news: tuple[Event, ...]
+    mirror: Mirrored | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: steps, bytes; the curve as steps and values, null for those that are not finite."""
@@ -60,6 +62,7 @@ class View:
                 "values": [value if math.isfinite(value) else None for _, value in self.curve],
             },
             "events": list(self.events),
+            "mirror": self.mirror.to_json() if self.mirror else None,
         }
 
 
@@ -94,8 +97,10 @@ class Watcher:
             for pair in zip(strand.steps, strand.values, strict=True)
         )
         step = step_of(curves, listing)
+        does = activity(self._run, step, Course.of(curves))
+        here = [row.checkpoint for row in listing.rows]
         return View(
-            activity(self._run, step, Course.of(curves)),
+            does,
             step,
             curves.max_steps,
             metric,
@@ -106,6 +111,7 @@ class Watcher:
             self._run.store.room(),
             tuple(self._events),
             tuple(self._news),
+            mirrored_of(self._run, here, alive=does is Activity.TRAINING),
         )
 
     def _hear(self) -> None:

@@ -174,6 +174,21 @@ def last_save_failed(facts: Facts) -> Found | None:
     return Found(why) if why else None
 
 
+@rule(
+    "W709",
+    "the mirror is behind",
+    why="What is not there is lost with this disk.",
+    fix="See why: keepstep events RUN. Then send what is missing: keepstep mirror sync RUN URL.",
+    sources=_HERE,
+)
+def mirror_behind(facts: Facts) -> Found | None:
+    """The mirror has not answered for ten minutes, what was saved an hour ago is not there yet, nothing goes there any
+    more, or the training has ended before all was there.
+    """
+    what = _run(facts).mirror
+    return Found(what) if what else None
+
+
 def _run(facts: Facts) -> RunState:
     if facts.run is None:
         raise NotKnown("the run")

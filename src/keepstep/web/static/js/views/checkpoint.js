@@ -159,7 +159,7 @@ export class CheckpointView {
 
   #written() {
     const { written_by: by, generation, timeline, parent, run_id: id } = this.details;
-    const pairs = [...Object.entries(by).map(([name, thing]) => [clean(name), value(thing)]), ["generation", `${count(generation)}: the commits of a run are counted`], ["timeline", `${count(timeline)}${timeline > 1 ? ": each rewind begins another" : ""}`], ["went on from", parent === null ? "the start" : `generation ${count(parent)}`], ["run id", this.details.managed === false ? null : h("span", { class: "mono" }, clean(id))]];
+    const pairs = [...Object.entries(by).map(([name, thing]) => [clean(name), value(thing)]), ["generation", `${count(generation)}: the commits of a run are counted`], ["timeline", `${count(timeline)}${timeline > 1 ? ": each rewind begins another" : ""}`], ["went on from", parent === null ? "the start" : `generation ${count(parent)}`], ["in the mirror", this.details.mirror ? `${this.details.mirror.has ? "yes" : "not yet, or not kept there"}: ${clean(this.details.mirror.url)}` : null], ["run id", this.details.managed === false ? null : h("span", { class: "mono" }, clean(id))]];
     return card("Who wrote it", {}, h("div", { class: "card-body" }, facts(pairs)));
   }
 

@@ -2,7 +2,7 @@
 
 import { count, duration, metric, name as clean, size } from "../format.js";
 
-const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", preempted: "warn", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", restored: "warn", branched: "info", recovered: "warn", rebuilt: "warn", repaired: "warn", skipped: "warn" };
+const TONES = { committed: "good", resumed: "info", course: "info", finished: "good", preempted: "warn", removed: "", thinned: "", failed: "bad", refused: "bad", quarantined: "bad", timeline: "warn", restored: "warn", branched: "info", recovered: "warn", rebuilt: "warn", repaired: "warn", skipped: "warn", arrived: "info", mirrored: "good", not_mirrored: "warn", mirror_skipped: "warn", mirror_down: "bad", mirror_up: "good", mirror_lost: "bad" };
 
 /** The colour of an event: what went wrong stands out. */
 export const toneOf = (event) => (event.event === "verified" ? (event.ok ? "good" : "bad") : TONES[event.event] ?? "");
@@ -43,6 +43,15 @@ const SENTENCES = {
   preempted: (event) => `Told to stop (${event.why}) at step ${count(event.step)}${event.lost_steps ? `; ${count(event.lost_steps)} steps are lost` : ""}`,
   requested: (event) => `${event.what === "save" ? "A save" : "A stop"} is asked for, by ${event.by}`,
   answered: (event) => `Asked for a ${event.what}: ${event.answer}`,
+  arrived: (event, step) => `${cap(step)} comes from ${event.origin}`,
+  mirror_ahead: (event) => `The mirror ${event.url} has a newer one, of generation ${event.generation}, that did not come`,
+  mirrored: (event, step) => `${cap(step)} is in the mirror ${event.url}, ${size(event.size_bytes)}`,
+  unmirrored: (event, step) => `${cap(step)} removed in the mirror ${event.url}`,
+  not_mirrored: (event, step) => `${cap(step)} was not sent to the mirror: ${event.why}`,
+  mirror_skipped: (event) => `Never sent to the mirror: ${(event.steps ?? []).map((one) => `step ${count(one)}`).join(", ")}; ${event.why}`,
+  mirror_down: (event) => `The mirror does not answer, and is tried again: ${event.why}`,
+  mirror_up: () => "The mirror answers again",
+  mirror_lost: (event) => `Nothing goes to the mirror any more: ${event.why}`,
   finished: () => "The training reached its end",
 };
 

@@ -1,6 +1,6 @@
 // The receipt of a resume: how exact it was, and what that is known from.
 
-import { name as clean } from "../format.js";
+import { count, duration, name as clean, size } from "../format.js";
 
 const LEVELS = {
   exact: "The same bits as without the interruption.",
@@ -25,7 +25,13 @@ export function lines(receipt) {
   const compared = receipt.compared ? [`compared: ${receipt.compared}`] : [];
   const course = receipt.course?.text ?? "";
   const told = !course || reasons.some((text) => text.includes(course));
-  return [...reasons, ...compared, ...(told ? [] : [`${receipt.course.proved ? "proved" : "course"}: ${course}`])].map(clean);
+  return [...brought(receipt.brought), ...reasons, ...compared, ...(told ? [] : [`${receipt.course.proved ? "proved" : "course"}: ${course}`])].map(clean);
+}
+
+function brought(found) {
+  if (!found) return [];
+  const line = `brought here from the mirror ${found.origin}: step ${count(found.step)}, ${size(found.size_bytes)} in ${duration(found.seconds)}, every byte compared`;
+  return [line, ...listOf(found.passed_over).map((text) => `passed over there: ${text}`)];
 }
 
 const listOf = (things) => (Array.isArray(things) ? things : []);

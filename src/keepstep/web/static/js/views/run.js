@@ -48,7 +48,7 @@ export class RunView {
 
   async refresh(changed) {
     const all = !changed.size;
-    if (all || ["checkpoints", "events", "disk", "in_flight", "curves"].some((what) => changed.has(what))) await this.#summary();
+    if (all || ["checkpoints", "events", "disk", "in_flight", "curves", "mirror"].some((what) => changed.has(what))) await this.#summary();
     if (all || changed.has("curves")) await this.chart.load();
   }
 

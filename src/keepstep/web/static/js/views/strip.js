@@ -1,4 +1,4 @@
-// The figures on top of a run: next save, budget, last commit, durability, stalls, best.
+// The figures on top of a run: next save, budget, last commit, durability, stalls, best, and the mirror where it has one.
 
 import { meter, strip } from "../components/parts.js";
 import { h } from "../dom.js";
@@ -18,7 +18,7 @@ export class RunStrip {
 
   set(run) {
     this.run = run;
-    const stats = [best(run), nextSave(run), lastCommit(run), budget(run), durable(run), stall(run)];
+    const stats = [best(run), nextSave(run), lastCommit(run), budget(run), durable(run), stall(run), ...mirror(run)];
     // A link that has the focus stays; the next change brings the figures up to date.
     if (this.element.contains(document.activeElement)) return;
     const fresh = strip(stats, "The run at a glance");
@@ -85,6 +85,32 @@ function budget(run) {
 function durable(run) {
   const help = "Time from the step that was saved until its checkpoint was safe on disk: what a power loss in between would cost.";
   return { id: "lag", label: "Safe on disk after", value: duration(run.durability_lag_s), sub: run.durability_lag_s === null ? "not measured yet" : "for the last save", help };
+}
+
+/** How far the mirror is behind; nothing of a run without one. */
+function mirror(run) {
+  const found = run.mirror;
+  if (!found) return [];
+  const help = `What a machine without this disk would go back to. ${clean(found.text)}.`;
+  const [value, tone] = {
+    whole: ["up to date", ""],
+    behind: [`${count(found.waiting)} waiting`, ""],
+    sending: [`${duration(found.lag_seconds)} behind`, ""],
+    down: ["no answer", "bad-text"],
+    lost: ["ended", "bad-text"],
+  }[found.standing] ?? [clean(found.standing), ""];
+  const share = found.sending?.size_bytes ? found.sending.sent_bytes / found.sending.size_bytes : 0;
+  const bar = found.standing === "sending" ? meter([{ share }], `${percent(found.sending.sent_bytes, found.sending.size_bytes)} of step ${count(found.sending.step)} is there`) : null;
+  return [{ id: "mirror", label: "Mirror", value: tone ? h("span", { class: tone }, value) : value, extra: bar, sub: `${mirrorWords(found)}; ${clean(found.url)}`, help }];
+}
+
+function mirrorWords(found) {
+  const newest = found.newest_step === null ? "nothing to resume from there" : `step ${count(found.newest_step)} is there`;
+  if (found.standing === "whole") return newest;
+  const waiting = `${size(found.waiting_bytes)} to go`;
+  if (found.standing === "down" && found.trouble_since !== null) return `for ${duration(Date.now() / 1000 - found.trouble_since)}: ${clean(found.trouble)}; ${newest}, ${waiting}`;
+  if (found.standing === "lost") return `${clean(found.trouble)}; ${newest}`;
+  return `${newest}, ${waiting}${found.bytes_per_second && found.standing === "sending" ? ` at ${size(found.bytes_per_second)}/s` : ""}`;
 }
 
 function stall(run) {
