@@ -8,10 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from keepstep.checkpointer.mirroring import Mirroring, MirrorTerms
 from keepstep.mirror import Mirror, Writer, open_mirror
 from keepstep.operations.mirroring.bringing import bring, plan_pull
+from keepstep.operations.mirroring.plan import plan_mirror
 from keepstep.operations.mirroring.syncing import Sender
+from keepstep.operations.removing.pruning import policy_for
+from keepstep.run import Run
 from tests.mirror.counting import PART, CountingObjects
 from tests.operations.runs import make_run
 
@@ -63,11 +65,18 @@ def counts(tmp_path: Path) -> dict[str, dict[str, int]]:
     """Requests of a process that begins to mirror, of each of its saves, and of a pull on an empty machine."""
     run = make_run(tmp_path / "run", {10: 0.5})
     objects = CountingObjects(open_mirror(tmp_path / "mirror").objects)
-    mirroring = Mirroring(MirrorTerms(str(tmp_path / "mirror"), "latest:1", 1.0, False, None))
 
     def settle(sender: Sender) -> None:
-        while mirroring._send(run, sender.writer.mirror, sender):
-            pass
+        """As a training does it: the newest that is missing, another look, and at last what the policy drops."""
+        mirror = sender.writer.mirror
+        while True:
+            here = Run.open(run.path)
+            policy = policy_for(here, "latest:1", None, None)
+            plan = plan_mirror(here, mirror, mirror.records(), policy)
+            if not plan.push:
+                sender.tidy(here, policy)
+                return
+            sender.send(here, plan.push[0])
 
     found: dict[str, dict[str, int]] = {}
     settle(Sender(Writer.claim(Mirror(objects), run.id), run.store, run.events))
