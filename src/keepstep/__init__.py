@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from keepstep import transformers
     from keepstep.checkpointer import Checkpointer, Facts
     from keepstep.errors import KeepstepError, Preempted
+    from keepstep.integrations.transformers.attaching import attach
     from keepstep.integrations.transformers.exporting.exporter import export
-    from keepstep.integrations.transformers.managed import attach
     from keepstep.model import Checkpoint, FileEntry, Kind, State
     from keepstep.retention import (
         All,
@@ -38,7 +38,7 @@ _HOMES = {
     "keepstep.checkpointer": ("Checkpointer", "Facts"),
     "keepstep.errors": ("KeepstepError", "Preempted"),
     "keepstep.integrations.transformers.exporting.exporter": ("export",),
-    "keepstep.integrations.transformers.managed": ("attach",),
+    "keepstep.integrations.transformers.attaching": ("attach",),
     "keepstep.model": ("Checkpoint", "FileEntry", "Kind", "State"),
     "keepstep.retention": (
         "All", "Best", "Daily", "Every", "Hourly", "Latest", "Metric", "Pending", "Pinned", "Plan", "Policy", "Within",

@@ -15,7 +15,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from keepstep.errors import KeepstepError
-from keepstep.integrations.transformers.managed import ManagedTrainer, attach
+from keepstep.integrations.transformers.attaching import attach
+from keepstep.integrations.transformers.managed import ManagedTrainer
 from keepstep.integrations.transformers.setup import messages
 from keepstep.integrations.transformers.setup.options import Options
 from keepstep.model import parse_name
