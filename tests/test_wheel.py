@@ -91,7 +91,7 @@ def test_the_description_has_no_relative_link(metadata: Message) -> None:
     links = re.findall(r"(!?)\[[^\]]*\]\(([^)\s]+)\)", described)
     assert all(link.startswith(PICTURES if mark else f"{HOME}/blob/main/") for mark, link in links), links
     pictures = [link for mark, link in links if mark]
-    assert len(pictures) == 2 and len(links) > 15
+    assert len(pictures) == 3 and len(links) > 15
     for _, link in links:
         path = link.removeprefix(PICTURES).removeprefix(f"{HOME}/blob/main/").partition("#")[0]
         assert (REPOSITORY / path).exists(), link

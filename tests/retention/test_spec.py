@@ -28,6 +28,7 @@ from keepstep.retention import (
     parse,
     rule_table,
 )
+from keepstep.retention import rules as definitions
 from keepstep.retention.rules import Seconds, rule_classes
 
 COUNTS = st.integers(1, 10**9)
@@ -171,6 +172,7 @@ def first_rule() -> Iterator[None]:
 
     yield
     del First
+    definitions._arguments_of.cache_clear()
     gc.collect()
 
 
