@@ -32,7 +32,7 @@ FACES = {
     "mirror": """
         BucketObjects BucketState CommitName DirectoryObjects HubObjects Mirror MirrorRun NotesSender Object ObjectStore
         OnBytes Orphan Pace Patience Progress Record RecordCache Writer bucket_state check drop home_in is_address
-        is_mirror open_anywhere open_mirror orphans pull push read_notes settle thin
+        is_mirror open_anywhere open_mirror orphans plain pull push read_notes settle thin
     """,
     "operations.doctor": """
         COMMAND_LINE GROUPS RULES Finding Gap Options Report Rule Severity Where examine examine_run examine_together

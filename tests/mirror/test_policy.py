@@ -66,3 +66,9 @@ def test_each_store_has_its_own(call: Call, monkeypatch: pytest.MonkeyPatch) -> 
     assert call("mirror", "policy", "gs://b/x", "--ask").exit_code == 2
     condition = bucket_policy("gs://b", 3).file["rule"][1]["condition"]  # type: ignore[index]
     assert condition == {"isLive": False, "daysSinceNoncurrentTime": 3}
+
+
+def test_no_secret_of_an_address_is_printed(call: Call) -> None:
+    for address, bucket in (("s3://key:secret@bucket/run?x=secret", "bucket"), ("abfss://box:secret@a.b/run", "box")):
+        said = call("mirror", "policy", address, "--format", "json")
+        assert said.exit_code == 0 and "secret" not in said.stdout + said.stderr and bucket in said.stdout

@@ -87,6 +87,9 @@ class Mirroring:
             here = bring(mirror, found, older=True, on_damage=passed.append)
             for text in passed:
                 logger.warning("%s", text)
+            if here is None:
+                logger.warning("What is here is as new as what is whole in the mirror: it counts")
+                return None
             took = time.monotonic() - began
             text = "Step %d is here from the mirror after %s, every byte compared"
             logger.warning(text, here.step, format_duration(took))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from keepstep.faces import handing_on
 
 if TYPE_CHECKING:
-    from keepstep.mirror.bucket_objects import BucketObjects, Patience
+    from keepstep.mirror.bucket_objects import BucketObjects, Patience, plain
     from keepstep.mirror.bucket_rules import BucketState, bucket_state
     from keepstep.mirror.cache import RecordCache
     from keepstep.mirror.directory_objects import DirectoryObjects
@@ -54,6 +54,7 @@ __all__ = [
     "open_anywhere",
     "open_mirror",
     "orphans",
+    "plain",
     "pull",
     "push",
     "read_notes",
@@ -62,7 +63,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "bucket_objects": ("BucketObjects", "Patience"),
+    "bucket_objects": ("BucketObjects", "Patience", "plain"),
     "bucket_rules": ("BucketState", "bucket_state"),
     "cache": ("RecordCache",),
     "directory_objects": ("DirectoryObjects",),

@@ -52,9 +52,9 @@ class BucketObjects:
     def __init__(self, url: str, patience: Patience | None = None) -> None:
         if find_spec("obstore") is None:
             raise SettingsError(
-                f"a mirror at {_plain(url)} needs obstore", hint='Install it: pip install "keepstep[s3]"'
+                f"a mirror at {plain(url)} needs obstore", hint='Install it: pip install "keepstep[s3]"'
             )
-        self._url = _plain(url)
+        self._url = plain(url)
         wait = patience or PATIENCE
         settings: dict[str, Any] = {"retry_config": _retry(wait), **_endpoint(url), **_checksum(url)}
         provider, upload, silence = _profile(url), timedelta(seconds=wait.upload), timedelta(seconds=wait.silence)
@@ -196,7 +196,7 @@ def _open(url: str, settings: dict[str, Any], provider: Any, client: dict[str, A
         return from_url(url, client_options=options, **settings, **more)
     except Exception as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SettingsError(f"{_plain(url)} is no address of a mirror: {line[:300]}") from error
+        raise SettingsError(f"{plain(url)} is no address of a mirror: {line[:300]}") from error
 
 
 def _retry(patience: Patience) -> dict[str, Any]:
@@ -205,10 +205,12 @@ def _retry(patience: Patience) -> dict[str, Any]:
     return {"max_retries": patience.tries, "retry_timeout": timedelta(seconds=patience.outage), "backoff": backoff}
 
 
-def _plain(url: str) -> str:
+def plain(url: str) -> str:
     """The address without a user, a password or parameters."""
     parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2] if parts.scheme not in ("abfs", "abfss") else parts.netloc
+    user, _, host = parts.netloc.rpartition("@")
+    if user and parts.scheme in ("abfs", "abfss"):  # there it is the container
+        host = f"{user.partition(':')[0]}@{host}"
     return f"{parts.scheme}://{host}{parts.path}".rstrip("/")
 
 

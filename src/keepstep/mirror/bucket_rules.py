@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from keepstep.errors import MirrorUnavailable, SettingsError
+from keepstep.mirror.bucket_objects import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,7 @@ class BucketState:
 
 def bucket_state(url: str) -> BucketState:
     """Ask a bucket of S3. Raises SettingsError without boto3 and for other stores, MirrorUnavailable."""
+    url = plain(url)
     parts = urlsplit(url)
     if parts.scheme not in ("s3", "s3a"):
         raise SettingsError(f"{url} can't be asked what it keeps", hint="Only buckets of S3 can; see the commands.")

@@ -75,6 +75,12 @@ class Mirror:
         self.objects = objects
         self._known: dict[str, Record] = {}
         self._cache: RecordCache | None = None
+        self._damaged: dict[CommitName, None] = {}
+
+    @property
+    def damaged(self) -> tuple[CommitName, ...]:
+        """Commits whose records were read, and are none: neither they nor their files count."""
+        return tuple(self._damaged)
 
     def remember(self, cache: RecordCache) -> None:
         """Look a record up in `cache` before it is asked for, and keep there what was read."""
@@ -163,14 +169,16 @@ class Mirror:
 
     def records(self) -> tuple[Record, ...]:
         """Every commit that can be read, newest first, one of each generation; what is damaged is logged."""
-        names = [next(same) for _, same in groupby(self.names(), key=lambda name: name.generation)]
-        read: dict[CommitName, Record | None] = {}
+        generations = [tuple(same) for _, same in groupby(self.names(), key=lambda name: name.generation)]
+        read: dict[int, Record | None] = {}
 
-        def read_one(name: CommitName) -> None:
-            read[name] = self.readable(name)
+        def read_one(names: tuple[CommitName, ...]) -> None:
+            # Where a generation was written twice, and the record that counts is damaged, the other one does.
+            records = (self.readable(name) for name in names)
+            read[names[0].generation] = next((record for record in records if record is not None), None)
 
-        side_by_side(read_one, names, READERS)
-        found = tuple(record for name in names if (record := read[name]) is not None)
+        side_by_side(read_one, generations, READERS)
+        found = tuple(record for names in generations if (record := read[names[0].generation]) is not None)
         if self._cache is not None:
             self._cache.save(found)
         return found
@@ -212,5 +220,6 @@ class Mirror:
         except FileNotFoundError:
             return None
         except CheckpointCorrupt as error:
+            self._damaged[name] = None
             logger.warning("passed over: %s", error)
             return None

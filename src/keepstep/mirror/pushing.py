@@ -97,6 +97,8 @@ def _pieces(store: Store, path: str, file: FileEntry, pace: Pace, on_bytes: OnBy
                 on_bytes(len(data))
     except FileNotFoundError as error:
         raise CheckpointNotFound(f"{store.local_path(path)} went away") from error
+    except OSError as error:
+        raise _rotten(path, f"it can't be read: {error.strerror or error}") from error
     if size != file.size:
         raise _rotten(path, f"{size} of {file.size} bytes")
 

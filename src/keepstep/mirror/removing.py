@@ -57,8 +57,9 @@ def thin(writer: Writer, record: Record) -> Record:
 
 def settle(writer: Writer) -> None:
     """Finish what killed writers began: of a generation that has several records, the one that counts stays alone."""
-    for names in _names(writer.mirror).values():
-        if len(names) > 1 and (record := writer.mirror.readable(names[0])) is not None:
+    there = Mirror(writer.mirror.objects)  # as it lies there: what was kept of it may be better than that
+    for names in _names(there).values():
+        if len(names) > 1 and (record := there.readable(names[0])) is not None:
             _settle(writer, record, names[1:])
 
 

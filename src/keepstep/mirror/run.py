@@ -20,7 +20,7 @@ from keepstep.mirror.notes import read_notes
 from keepstep.mirror.pulling import check, pull
 from keepstep.mirror.record import Record
 from keepstep.model import Checkpoint, Damage, FileEntry
-from keepstep.repository import Foreign, Listing, OnBytes, Problem, Repository, Verification, need_of
+from keepstep.repository import Foreign, Listing, Need, OnBytes, Problem, Repository, Verification, need_of
 from keepstep.retention import default_policy
 from keepstep.run import EventLog, Readers, Reference, ResumePoint, Run, RunFile, pins_bytes, policy_said
 from keepstep.stores import Entry, LocalStore, MemoryStore
@@ -46,7 +46,8 @@ class MirrorRepository(Repository):
         """The records' checkpoints by generation."""
         if self._listing is None or time.monotonic() - self._looked > FRESH:
             records = self._mirror.records()
-            self._records = {record.name.generation: record for record in records}
+            # What somebody holds stays known, though it went from the mirror meanwhile.
+            self._records |= {record.name.generation: record for record in records}
             self._listing = Listing(tuple(self._seen(record) for record in reversed(records)), ())
             self._looked = time.monotonic()
         return self._listing
@@ -73,13 +74,14 @@ class MirrorRepository(Repository):
         arriving = checkpoint.path.with_name(f".{checkpoint.name}.arriving")
         try:
             pull(self._mirror, _part(self.record(checkpoint), due), arriving, on_bytes=on_bytes)
+            for file in due:
+                (checkpoint.path / file.path).parent.mkdir(parents=True, exist_ok=True)
+                os.rename(arriving / file.path, checkpoint.path / file.path)
         except CheckpointCorrupt:
             self.note(checkpoint, Damage.WEIGHTS)
             raise
-        for file in due:
-            (checkpoint.path / file.path).parent.mkdir(parents=True, exist_ok=True)
-            os.rename(arriving / file.path, checkpoint.path / file.path)
-        shutil.rmtree(arriving)
+        finally:
+            shutil.rmtree(arriving, ignore_errors=True)
         here.update(file.path for file in due)
 
     def note(self, checkpoint: Checkpoint, damage: Damage) -> None:
@@ -92,6 +94,8 @@ class MirrorRepository(Repository):
         if checkpoint.path is not None:
             return Verification(checkpoint, ())
         record = self.record(checkpoint)
+        if why := self._not_as_known(record):
+            return Verification(checkpoint, (Problem(record.key, why, Need.EVERYTHING),))
         home = f"{self._mirror.url}/{record.home}/"
         return Verification(
             checkpoint,
@@ -101,6 +105,16 @@ class MirrorRepository(Repository):
                 for what in check(self._mirror, _part(record, (file,)), on_bytes=on_bytes)
             ),
         )
+
+    def _not_as_known(self, record: Record) -> str:
+        """What is wrong with a record as it lies there, whatever was kept of it here; empty where nothing is."""
+        try:
+            Mirror(self._mirror.objects).record(record.name)
+        except FileNotFoundError:
+            return "is gone"
+        except CheckpointCorrupt as error:
+            return f"is no record any more: {error.message}"
+        return ""
 
     def examine(self, checkpoint: Checkpoint) -> Verification:
         """That its files are there, by names and sizes; no byte travels."""
@@ -180,7 +194,11 @@ class MirrorRun(Run):
 
     @property
     def foreign(self) -> tuple[Foreign, ...]:
-        return ()
+        """Records that are damaged: what they were of counts no more."""
+        return tuple(
+            Foreign(Path(f"gen:{name.generation}"), "its record in the mirror is damaged")
+            for name in self.mirror.damaged
+        )
 
     def resume_point(
         self,

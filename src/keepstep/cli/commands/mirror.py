@@ -14,11 +14,11 @@ from keepstep.cli.drawing.render import Output
 from keepstep.cli.drawing.tables import Cell, Column, Table
 from keepstep.cli.drawing.text import count
 from keepstep.errors import CheckpointCorrupt, RunNotFound
-from keepstep.mirror import Mirror, Pace, Record, RecordCache, check, open_mirror, read_notes
+from keepstep.mirror import Mirror, MirrorRun, Pace, Record, RecordCache, check, open_mirror, read_notes
 from keepstep.operations.mirroring.bringing import bring, plan_pull
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.operations.mirroring.status import status as status_of
-from keepstep.operations.mirroring.syncing import Synced, forget, row, sync, unreadable
+from keepstep.operations.mirroring.syncing import Synced, forget, row, sync
 from keepstep.operations.mirroring.syncing import prune as prune_there
 from keepstep.operations.removing.pruning import policy_for
 from keepstep.paths import expanded
@@ -188,6 +188,12 @@ def pull(*, url: Mirror, directory: str, reference: str, jobs: int | None, dry_r
         )  # fmt: skip
     for text in passed:
         output.note(text)
+    if here is None:
+        if output.is_json:
+            output.json({**found.to_json(), "applied": False, "passed": passed})
+        else:
+            output.line(f"Nothing to bring: what {found.target} has is as new as what is whole in the mirror.")
+        return
     if output.is_json:
         output.json({**found.to_json(), "applied": True, "step": here.step, "path": str(here.path), "passed": passed})
         return
@@ -219,7 +225,7 @@ def verify(*, url: Mirror, reference: str, drop: bool, jobs: int | None, output:
     there = Mirror(url.objects)  # knows no record that was kept here
     there.run_id()
     records = (there.find(reference),) if reference else there.records()
-    unread = () if reference else unreadable(there, records)
+    unread = () if reference else there.damaged
     more: dict[str, Any] = {} if jobs is None else {"jobs": jobs}
     problems: dict[int, tuple[str, ...]] = {}
     with output.progress("verifying", sum(record.checkpoint.size_bytes for record in records)) as progress:
@@ -272,7 +278,10 @@ def prune(*, url: Mirror, keep: str | None, dry_run: bool, yes: bool, output: Ou
     own = policy_said([record.checkpoint for record in reversed(records)]) if records else Policy.from_spec("all")
     notes = read_notes(url)
     policy = own if keep is None else Policy.from_spec(keep, own.metric)
-    plan = plan_mirror(None, url, records, policy, late=notes.late, pinned=notes.pins.held)
+    later = MirrorRun(url).evaluated_later(policy.metric)
+    plan = plan_mirror(
+        None, url, records, policy, late=notes.late, pinned=notes.pins.held, evaluated_later=later
+    )  # fmt: skip
     does = bool(plan.drop or plan.thin) and not dry_run
     if not does or not output.is_json:
         _show(plan, url, output)

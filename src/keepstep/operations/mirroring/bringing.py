@@ -59,9 +59,9 @@ def bring(
     on_bytes: OnBytes | None = None,
     on_damage: Callable[[str], None] | None = None,
     older: bool = False,
-) -> Checkpoint:
+) -> Checkpoint | None:
     """Carry it out; returns the checkpoint as it lies here. With `older`, one whose bytes are damaged there is passed
-    over for the next older that can be resumed from, which `on_damage` hears of.
+    over for the next older that can be resumed from, which `on_damage` hears of; None where what is here is as new.
 
     Raises CheckpointCorrupt, RunLocked, StorageError, MirrorUnavailable.
     """
@@ -73,10 +73,15 @@ def bring(
             here = _bring(mirror, record, found.target, jobs, on_bytes)
         except CheckpointCorrupt as error:
             following = _older(mirror, record) if older else None
-            if following is None:
+            newest = _newest_in(found.target) if older else None
+            if following is None and newest is None:
                 raise
             if on_damage is not None:
                 on_damage(f"{error.message}: step {record.checkpoint.step} is passed over")
+            if newest is not None and (following is None or following.name.generation <= newest.generation):
+                _keep_clear(mirror, found.target, newest)
+                return None
+            assert following is not None
             record = following
             continue
         _keep_clear(mirror, found.target, here)
@@ -88,6 +93,14 @@ def _bring(mirror: Mirror, record: Record, target: Path, jobs: int, on_bytes: On
         return pull(mirror, record, directory, jobs=jobs, on_bytes=on_bytes)
 
     return arrive(target, replace(record.checkpoint, path=None), mirror.url, fill, read_notes(mirror))
+
+
+def _newest_in(target: Path) -> Checkpoint | None:
+    """The newest that the run at `target` can be resumed from; None where there is none."""
+    if not holds_run(target):
+        return None
+    whole = (c for c in open_run(target).checkpoints if c.resumable and not (c.damage or c.lost))
+    return max(whole, key=lambda c: c.generation, default=None)
 
 
 def _keep_clear(mirror: Mirror, target: Path, here: Checkpoint) -> None:

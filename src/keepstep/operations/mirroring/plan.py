@@ -18,7 +18,7 @@ from keepstep.run import Run
 class MirrorPlan:
     """`push` is what goes up, newest first, thinned where only its weights are kept; `plan` decides on everything that
     is there or goes there; `drop` and `thin` are records that the policy takes, `left_behind` those of a course that a
-    rewind has left.
+    rewind has left; `there` are records of what the run has committed.
     """
 
     push: tuple[Decision, ...]
@@ -26,6 +26,7 @@ class MirrorPlan:
     drop: tuple[Record, ...]
     thin: tuple[Record, ...]
     left_behind: tuple[Record, ...]
+    there: tuple[Record, ...]
 
     @property
     def push_bytes(self) -> int:
@@ -47,10 +48,13 @@ def plan_mirror(
     *,
     late: Mapping[int, Mapping[str, float]] | None = None,
     pinned: Iterable[int] = (),
+    evaluated_later: bool = False,
 ) -> MirrorPlan:
     """What `policy` wants in the mirror of what `run` has (None: nobody is asked) and of what is there already.
 
-    Without a run `late` are the metrics that came after their commits, by generation, and `pinned` what stays.
+    Without a run `late` are the metrics that came after their commits, by generation, `pinned` is what stays, and
+    `evaluated_later` says that a value may still come. A commit of the same number that is another one than the run's
+    (of a course that went on elsewhere) is not there: the run's goes there, and counts from then on.
     """
     late = late or {}
     here = {} if run is None else {c.generation: c for c in run.checkpoints if not c.damage and not c.lost}
@@ -58,14 +62,18 @@ def plan_mirror(
         frozenset[int]() if run is None else frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
     )
     left_behind = tuple(record for record in records if record.name.generation in aside)
-    there = {record.name.generation: record for record in records if record.name.generation not in aside}
+    there = {
+        record.name.generation: record
+        for record in records
+        if record.name.generation not in aside and _is_same(record, here.get(record.name.generation))
+    }
     everything = {**here, **{g: _as_there(record, here.get(g), late.get(g, {})) for g, record in there.items()}}
     plan = make_plan(
         everything.values(),
         policy,
         now=datetime.now(UTC),
         pinned=run.pins.held if run is not None else pinned,
-        evaluated_later=run is not None and run.evaluated_later(policy.metric),
+        evaluated_later=evaluated_later if run is None else run.evaluated_later(policy.metric),
     )
     push = [decision for decision in plan.decisions if decision.stays and decision.checkpoint.generation not in there]
     decided = {decision.checkpoint.generation: decision.outcome for decision in plan.decisions}
@@ -75,7 +83,14 @@ def plan_mirror(
         tuple(record for g, record in there.items() if decided[g] is Outcome.REMOVE),
         tuple(record for g, record in there.items() if decided[g] is Outcome.THIN and record.checkpoint.thinnable),
         left_behind,
+        tuple(there.values()),
     )
+
+
+def _is_same(record: Record, here: Checkpoint | None) -> bool:
+    """True where the mirror has the commit that is here, or one that nothing here stands against."""
+    there = record.checkpoint
+    return here is None or (there.created, there.step) == (here.created, here.step)
 
 
 def _as_there(record: Record, here: Checkpoint | None, late: Mapping[str, float]) -> Checkpoint:

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from keepstep.errors import SettingsError
+from keepstep.mirror import plain
 
 DAYS = 1
 """Days that what nobody can reach any more stays: a mistake by hand can be undone that long."""
@@ -36,6 +37,7 @@ def bucket_policy(url: str, days: int = DAYS) -> BucketPolicy:
     """The rules for an address. Nothing is asked of it. Raises SettingsError for one of no kind that is known."""
     if "://" not in url or url.startswith("file://"):
         return BucketPolicy(url, None, (), ("a directory keeps nothing that is removed: nothing is to be set",))
+    url = plain(url)
     parts = urlsplit(url)
     bucket, prefix = parts.netloc, parts.path.strip("/")
     prefix = f"{prefix}/" if prefix else ""

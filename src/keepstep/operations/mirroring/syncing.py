@@ -123,7 +123,10 @@ class Sender:
         records = mirror.records()
         aside = frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
         here = tuple(r for r in records if r.name.generation not in aside)
-        found = plan_mirror(None, mirror, here, policy, late=run.events.late_metrics())
+        found = plan_mirror(
+            None, mirror, here, policy, late=run.events.late_metrics(),
+            evaluated_later=run.evaluated_later(policy.metric),
+        )  # fmt: skip
         newest = max((r.name.generation for r in records if r.name.generation not in aside), default=0)
         # What a rewind has left goes once there is something newer to resume from.
         left = tuple(r for r in records if r.name.generation in aside and r.name.generation < newest)
@@ -200,12 +203,6 @@ def prune(mirror: Mirror, plan: MirrorPlan) -> Synced:
     drop(writer, plan.drop)
     thinned = tuple(thin(writer, record) for record in plan.thin)
     return Synced((), (), plan.drop, thinned, _swept(writer), writer.exclusive)
-
-
-def unreadable(mirror: Mirror, records: Iterable[Record]) -> tuple[CommitName, ...]:
-    """Commits there whose record is damaged, by their names; `records` are those that could be read."""
-    read = {record.name.generation for record in records}
-    return tuple(name for name in mirror.names() if name.generation not in read)
 
 
 def forget(mirror: Mirror, records: Iterable[Record], unread: Iterable[CommitName] = ()) -> None:
