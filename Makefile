@@ -70,6 +70,7 @@ cases: .venv/.ready  ## what people report, with the stock Trainer alone and wit
 matrix: .venv/.ready  ## what comes back of each kind of model, adapter and optimizer, with the stock Trainer and with ours (3 minutes)
 	@$(BIN)/python -m tests.matrix
 
+campaign: export KEEPSTEP_TEST_SOAK ?= $(if $(FULL),600,25)
 campaign: .venv/.ready  ## the longer fault campaigns; all of them with FULL=1
 	$(BIN)/python -m pytest -q -m "campaign and not servers" -n 2 -rP $(SLOWEST)
 
