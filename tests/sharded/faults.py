@@ -15,11 +15,15 @@ from unittest.mock import patch
 
 import torch
 
+from keepstep.formats.layout import UnsupportedTensorError
+
 PLACES: dict[str, tuple[str, str]] = {
     "state dict": ("torch.distributed.checkpoint.state_dict", "get_model_state_dict"),
     "shards": ("torch.distributed.checkpoint.filesystem", "FileSystemWriter.write_data"),
     "copy": ("keepstep.snapshot.staging", "copy_all"),
     "copies": ("keepstep.formats.sink", "FileSink.write"),
+    "plans": ("keepstep.engine.shard_plans", "ShardPlans.fit"),
+    "file of the imprint": ("keepstep.engine", "Imprint.write"),
     "metadata": ("torch.distributed.checkpoint.filesystem", "FileSystemWriter.finish"),
     "torch.save": ("torch", "save"),
     "safetensors": ("transformers.modeling_utils", "safe_save_file"),
@@ -38,15 +42,15 @@ PLACES: dict[str, tuple[str, str]] = {
     "script": ("deepspeed.runtime.engine", "copyfile"),
 }
 """Where a fault may come: module, and the function or method in it. The stock writers alone write `shards`."""
-_BEHIND = ("copy", "copies", "sync", "manifest", "rename", "loop state")
+_BEHIND = ("copy", "copies", "plans", "file of the imprint", "sync", "manifest", "rename", "loop state")
 """Places in a save where its stock writers are through."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """At the `nth` call in a place, or from then on where it is `forever`: an errno, "kill", "stop", "raise"
-    or "change" (a weight is written to); "fill" fills the disk of `ballast`, but for `leave` bytes, until the training
-    has ended.
+    """At the `nth` call in a place, or from then on where it is `forever`: an errno, "kill", "stop", "raise", "change"
+    (a weight is written to) or "refuse" (a tensor is of no kind that is copied); "fill" fills the disk of `ballast`,
+    but for `leave` bytes, until the training has ended.
 
     Only calls while a save is under way count, unless `anywhere`.
     """
@@ -113,6 +117,8 @@ def strike(fault: Fault, trainer: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     elif what == "stop":
         os.kill(os.getpid(), signal.SIGSTOP)
+    elif what == "refuse":
+        raise UnsupportedTensorError("a tensor of a new kind")
     elif what == "raise":
         raise ValueError("somebody's own code failed")
     else:

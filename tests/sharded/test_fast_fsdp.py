@@ -37,6 +37,7 @@ LEGS = (
     Leg("for ever", faults=((1, Fault("copies", errno.EIO, forever=True)),)),
     Leg("changed", faults=((1, Fault("copy", "change")),)),
     Leg("changed, asked to be fast", keepstep=FAST, faults=((1, Fault("copy", "change")),)),
+    Leg("refused", faults=((1, Fault("plans", "refuse")), (1, Fault("file of the imprint", errno.EIO)))),
     Leg("no memory", keepstep={"arena": "0.01 MB"}),
     Leg("gathered, asked to be fast", state=FULL, keepstep=FAST),
 )
@@ -90,7 +91,7 @@ def test_what_is_used_is_said(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "leg", ["fast", "resumed", "stock goes on", "once", "once, at the end", "changed", "no memory"]
+    "leg", ["fast", "resumed", "stock goes on", "once", "once, at the end", "changed", "refused", "no memory"]
 )
 def test_all_come_to_the_same(home: Path, leg: str) -> None:
     for rank in range(2):
@@ -123,6 +124,14 @@ def test_what_fails_for_ever_ends_all_with_the_step_the_rank_and_the_error(home:
         one = outcome(home, "for ever", rank)
         assert one.kind == "StorageError", one
         assert "could not be written by rank 1: Input/output error" in one.error
+
+
+def test_what_one_rank_can_not_copy_the_stock_writers_write_and_its_own_failure_is_told_to_all(home: Path) -> None:
+    assert "a tensor of a new kind" in said(home, "refused")
+    run = keepstep.Run.open(home / "refused")
+    failed = [event for event in run.events.read() if event["event"] == "failed"]
+    assert len(failed) == 1 and "rank 1" in failed[0]["error"], failed
+    assert [checkpoint.step for checkpoint in run.checkpoints][-1] == 6
 
 
 def test_a_change_under_the_copy_of_one_rank_is_told_to_all(home: Path) -> None:

@@ -44,6 +44,8 @@ def _begin(rank: int, patience: float) -> tuple[Ranks, Watch]:
 def _killed(rank: int) -> None:
     ranks, watcher = _begin(rank, TRAINS)
     try:
+        with watcher.over("the save of step 1"):
+            ranks.together(lambda: rank)  # all are connected to all
         with watcher.over("the save of step 2"):
             if rank == VICTIM:
                 os.kill(os.getpid(), signal.SIGKILL)

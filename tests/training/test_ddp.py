@@ -227,14 +227,15 @@ def _elsewhere(rank: int, trainer: Any) -> None:
 
 
 def _reading(rank: int, trainer: Any) -> None:
-    """A callback that opens what was saved as soon as it hears of it, and looks for the best."""
+    """A callback, of rank 0 alone, that opens what was saved as soon as it hears of it, and looks for the best."""
 
     class Read(TrainerCallback):
         def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             assert (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "keepstep.json").is_file()
             assert Path(state.best_model_checkpoint).resolve().parent == Path(args.output_dir).resolve()
 
-    trainer.add_callback(Read())
+    if rank == 0:
+        trainer.add_callback(Read())
 
 
 def _told(rank: int, trainer: Any) -> None:

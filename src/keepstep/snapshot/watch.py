@@ -139,8 +139,12 @@ class Watch:
             line.what = ""
 
     def failed(self, error: BaseException) -> None:
-        """Let the others know that this rank has failed, and may not come to where they wait."""
-        self._say_failed(self._training, error)
+        """Let the others know that this rank has failed, and may not come to where they wait.
+
+        Not where another one is gone: that is no failure of this rank.
+        """
+        if not _is_gone(error):
+            self._say_failed(self._training, error)
 
     def _say_failed(self, line: _Line, error: BaseException) -> None:
         if self._thread is not None and line.what:

@@ -14,8 +14,8 @@ from keepstep.integrations.transformers.setup.zero import by_deepspeed, part_of,
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
 """What may stand in a name for a module around a module, and says nothing of the state."""
 
-_MASTERS = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
-"""Where ZeRO's optimizers have the weights that they change: of stages 1 and 2, and of stage 3."""
+_MASTERS = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat", "fp32_groups_flat_partition")
+"""Where ZeRO's optimizers have the weights that they change: of stages 1 and 2, of stage 3, and of stage 1 in bf16."""
 MASTER = "weights"
 
 Tensors = dict[str, torch.Tensor]

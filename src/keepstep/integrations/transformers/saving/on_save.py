@@ -69,7 +69,9 @@ class OnSave:
     def _tell(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         handler = self._trainer.callback_handler
         checkpoint = self._saves.present
-        if checkpoint is None or not any(hears(callback, "on_save") for callback in handler.callbacks):
+        heard = any(hears(callback, "on_save") for callback in handler.callbacks)
+        # Of several ranks one alone may have such a callback: then all come to what is agreed below.
+        if checkpoint is None or (self._ranks.single and not heard):
             return type(handler).on_save(handler, args, state, control, **kwargs)
         run = self._checkpointer.run
         before = run.look(checkpoint)

@@ -113,7 +113,7 @@ class ShardCopies:
             layout = "" if impression is None else layout_of(self._trainer)
             write_shards = self._plans.begin(engine, self._trainer.model, impression)
         except Exception as error:
-            return partial(_fail, error)
+            return partial(fail, error)
 
         def write(directory: Path) -> Mapping[str, FileEntry]:
             written = write_shards(directory)
@@ -133,5 +133,6 @@ def _no_plans() -> ShardPlans:
     return ShardPlans()
 
 
-def _fail(error: Exception, directory: Path) -> Mapping[str, FileEntry]:
+def fail(error: Exception, directory: Path) -> Mapping[str, FileEntry]:
+    """Raises what a part of a save has failed with, where all ranks will hear of it."""
     raise error

@@ -16,7 +16,7 @@ from keepstep.integrations.transformers.saving.deferring import Deferral, cause_
 from keepstep.integrations.transformers.saving.disk_errors import as_failure_of_disk
 from keepstep.integrations.transformers.saving.imprints import local_imprint
 from keepstep.integrations.transformers.saving.saves import Saves
-from keepstep.integrations.transformers.saving.shard_copies import Found, ShardCopies, Way, way_of
+from keepstep.integrations.transformers.saving.shard_copies import Found, ShardCopies, Way, fail, way_of
 from keepstep.integrations.transformers.saving.staged_output import StagedOutput
 from keepstep.integrations.transformers.saving.zero import written_by_deepspeed
 from keepstep.integrations.transformers.setup.messages import logger
@@ -62,6 +62,8 @@ class TogetherSaves(Saves):
     def close(self) -> None:
         self._sealing.join()
         self._shards.forget()
+        if self.engine is not None:
+            self.engine.abandon()  # what was begun and handed to nobody
         super().close()
 
     def save(self, write_stock: Callable[[], None]) -> Checkpoint | None:
@@ -69,39 +71,46 @@ class TogetherSaves(Saves):
         self.conclude()
         self.present = self.pending_push = None
         step = self._trainer.state.global_step
-        with self._watch.over(f"the save of step {step}"):
+        what = f"the save of step {step}"
+        with self._watch.over(what):
             if self._ranks.agree(self._turns_away):
                 return None
             if not self._trainer.state.is_hyper_param_search:
                 self._trainer.store_flos()
             self._ranks.twin()
-            self.present, best = self._save_together(write_stock)
+        again = True
+        while again:
+            with self._watch.over(what):  # each by itself: a failure that is made good ends nobody
+                again = self._try(write_stock)
+        with self._watch.over(what):
+            self.present, best = self._ranks.agree(self._outcome)
         if self._is_awaited:
             self.gate()
         self._ranking.saved_step = step
         self._ranking.judgement.show(best)
         return self.present
 
-    def _save_together(self, write_stock: Callable[[], None]) -> tuple[Checkpoint | None, str | None]:
+    def _try(self, write_stock: Callable[[], None]) -> bool:
+        """Write the step, on all ranks at once; True where it is to be written anew."""
+        ranks = self._ranks
+        self._sealing.join()
+        self._blocked, self._began, self._committed = 0.0, time.monotonic(), None
+        place = ranks.agree(self._open)
+        if place is None:
+            return False
+        if not place.fast:
+            self._drop_engine()
+        try:
+            if not self._write(write_stock, place):
+                return False
+        except StorageError as failure:
+            return ranks.agree(partial(self._throw_away, failure))
+        self._submit_part(place)
+        return ranks.agree(self._fails_to_settle)
+
+    def _outcome(self) -> tuple[Checkpoint | None, str | None]:
         """The committed checkpoint where somebody waits for it, and the path of the best one."""
-        ranks, again = self._ranks, True
-        while again:
-            self._sealing.join()
-            self._blocked, self._began, self._committed = 0.0, time.monotonic(), None
-            place = ranks.agree(self._open)
-            if place is None:
-                break
-            if not place.fast:
-                self._drop_engine()
-            try:
-                if not self._write(write_stock, place.path):
-                    break
-            except StorageError as failure:
-                again = ranks.agree(partial(self._throw_away, failure))
-                continue
-            self._submit_part(place.path)
-            again = ranks.agree(self._fails_to_settle)
-        return ranks.agree(lambda: (self._committed if self._is_awaited else None, self._best))
+        return self._committed if self._is_awaited else None, self._best
 
     @property
     def _is_awaited(self) -> bool:
@@ -123,7 +132,7 @@ class TogetherSaves(Saves):
                 self._opened = opened
                 self._output = StagedOutput(opened.directory, self._checkpointer.path, step)
                 self._output.open()
-                return _Place(self._output.path, self.engine is not None)
+                return _Place(self._output.path, opened.directory, self.engine is not None)
             except StorageError as error:
                 if error.is_full and (isinstance(error, DiskFull) or self._failed):
                     self._refuse(error)
@@ -159,17 +168,17 @@ class TogetherSaves(Saves):
 
     # -- all ranks act -----------------------------------------------------------------------------------
 
-    def _write(self, write_stock: Callable[[], None], place: Path) -> bool:
+    def _write(self, write_stock: Callable[[], None], place: _Place) -> bool:
         """Let all write; False where they wrote nothing. Raises on every rank what one raises: StorageError, which
         names the step and the rank, for a failure of the disk.
         """
         step = self._trainer.state.global_step
         try:
-            write = partial(self._write_here, write_stock, place)
+            write = partial(self._write_here, write_stock, place.path)
             found = self._ranks.together(partial(self._told_by_rank, write, step))
             agreed = self._ranks.agree(partial(self._take, found))
             if agreed is not None and self.engine is not None:
-                self._told_by_rank(partial(self._begin_shards, *agreed, self._staged(place)), step)
+                self._told_by_rank(partial(self._begin_shards, *agreed, place.directory), step)
             return agreed is not None
         except StorageError:
             raise
@@ -245,7 +254,10 @@ class TogetherSaves(Saves):
             self._drop_engine()
         if way is Way.STOCK:
             self._tell_failure(partial(self._shards.write_stock, directory))
-            self._add_imprint(directory)
+            try:
+                self._add_imprint(directory)
+            except Exception as error:  # of this rank alone: told where all settle what they have written
+                self._write_shards = partial(fail, error)
         elif self.engine is not None:
             self._write_shards = self._shards.begin(self.engine, self._ranks.rank)
 
@@ -275,11 +287,7 @@ class TogetherSaves(Saves):
         if imprint is not None:
             imprint.write(directory, self._ranks.rank)
 
-    def _staged(self, place: Path) -> Path:
-        """Where the checkpoint lies while it is written, once its stock writers are through."""
-        return place.parent.parent / f"checkpoint-{self._trainer.state.global_step}"
-
-    def _submit_part(self, place: Path) -> None:
+    def _submit_part(self, place: _Place) -> None:
         """Leave the rest to the background thread of each rank."""
         write_shards, self._write_shards = self._write_shards, _nothing
         if self._ranks.leads:
@@ -291,7 +299,7 @@ class TogetherSaves(Saves):
             self._checkpointer.submit_save(self._opened, finish, on_commit, decides=not read)
         else:
             step = self._trainer.state.global_step
-            part = partial(self._finish_part, write_shards, self._staged(place), step)
+            part = partial(self._finish_part, write_shards, place.directory, step)
             self._sealing.submit(part, f"this rank's part of the save of step {step}")
 
     def _finish(self, opened: Opened, write_shards: Finish) -> Finish:
@@ -327,9 +335,10 @@ class TogetherSaves(Saves):
 
 
 class _Place(NamedTuple):
-    """Where all ranks write a save, and whether they copy their shards."""
+    """Where all ranks write a save, where it lies once the stock writers are through; whether shards are copied."""
 
     path: Path
+    directory: Path
     fast: bool
 
 

@@ -65,8 +65,11 @@ def why_not_fast(trainer: Any) -> str:
 
 
 def _savers_here(trainer: Any) -> int:
-    """How many processes of this machine have a copy of their own to keep."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if writes_shards(trainer) else 1
+    """How many processes of this machine have a copy of their own to keep; where nobody says it, all there are."""
+    if not writes_shards(trainer):
+        return 1
+    said = (os.environ.get(name, "") for name in ("LOCAL_WORLD_SIZE", "SLURM_NTASKS_PER_NODE"))
+    return max(1, next((int(number) for number in said if number.isdigit()), trainer.args.world_size))
 
 
 def why_not_unasked(trainer: Any) -> str:
