@@ -42,10 +42,15 @@ def test_the_machine_is_lost_and_the_result_is_the_same(
     assert short.steps in steps and [c.step for c in run.checkpoints][-1] == short.steps
 
 
-def test_the_server_of_the_demonstration_is_a_real_one_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_the_server_of_the_demonstration_is_a_real_one_and_leaves_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")  # the user's own
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "theirs")
     before = dict(os.environ)
     with second_home(tmp_path / "mirror") as home:
         assert home.address == "s3://demo/run" and "S3 server (moto) at http://127.0.0.1:" in home.what
+        assert "AWS_SESSION_TOKEN" not in os.environ
         objects = open_mirror(home.address).objects
         assert objects.create("one", b"bytes") and objects.read("one", limit=10) == b"bytes"
     assert dict(os.environ) == before and not (tmp_path / "mirror").exists()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.mirror import servers
+from tests.mirror.gate import Gate
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +52,12 @@ def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
 def fresh(tmp_path: Path) -> Callable[[str], Path]:
     """A directory that is not there."""
     return lambda name: tmp_path / name
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> type[Gate]:
+    Gate.busy.clear()
+    Gate.through.clear()
+    Gate.up.set()
+    monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", Gate)
+    return Gate

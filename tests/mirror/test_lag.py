@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,65 +19,13 @@ from prometheus_client import generate_latest
 from keepstep.checkpointer import Checkpointer, Facts
 from keepstep.checkpointer.stopping.told import Told
 from keepstep.cli.main import main
-from keepstep.errors import MirrorUnavailable
-from keepstep.mirror import DirectoryObjects
 from keepstep.operations.doctor import examine_run
 from keepstep.operations.seeing import mirrored
-from keepstep.operations.seeing.mirrored import Mirrored, Standing, mirrored_of
+from keepstep.operations.seeing.mirrored import Standing, mirrored_of
 from keepstep.prometheus import registry
-from keepstep.run import Event, Run, read_note
+from keepstep.run import Run, read_note
+from tests.mirror.gate import Gate, seen, told, until
 from tests.operations.runs import write
-
-
-class _Gate(DirectoryObjects):
-    """A place where data arrives while the gate is open, and that answers while it is up."""
-
-    busy, through, up = threading.Event(), threading.Event(), threading.Event()
-
-    def put(self, key: str, pieces: Iterable[bytes], size: int) -> None:
-        if key.startswith("data/"):
-            self.busy.set()
-            assert self.through.wait(120)
-        super().put(key, pieces, size)
-
-    def create(self, key: str, data: bytes) -> bool:
-        self._answer()
-        return super().create(key, data)
-
-    def list(self, prefix: str) -> object:  # type: ignore[override]
-        self._answer()
-        return super().list(prefix)
-
-    def _answer(self) -> None:
-        if not self.up.is_set():
-            raise MirrorUnavailable("no answer from the place")
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> type[_Gate]:
-    _Gate.busy.clear()
-    _Gate.through.clear()
-    _Gate.up.set()
-    monkeypatch.setattr("keepstep.mirror.mirror.DirectoryObjects", _Gate)
-    return _Gate
-
-
-def until(what: Callable[[], object], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
-def seen(path: Path) -> Mirrored:
-    run = Run.open(path)
-    found = mirrored_of(run, run.checkpoints, alive=run.lock.in_use)
-    assert found is not None
-    return found
-
-
-def told(path: Path, name: str) -> list[Event]:
-    return [event for event in Run.open(path).events.read() if event["event"] == name]
 
 
 def call(*arguments: object) -> str:
@@ -88,7 +35,7 @@ def call(*arguments: object) -> str:
 
 
 def test_every_view_says_how_far_the_mirror_is_behind(
-    tmp_path: Path, gate: type[_Gate], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, gate: type[Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, url = tmp_path / "run", str(tmp_path / "mirror")
     checkpointer = Checkpointer(path, "all", mirror=url)
@@ -136,7 +83,7 @@ def test_every_view_says_how_far_the_mirror_is_behind(
 
 
 def test_an_outage_is_seen_with_its_beginning_and_what_goes_meanwhile_is_said(
-    tmp_path: Path, gate: type[_Gate], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, gate: type[Gate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run"
     gate.up.clear()
@@ -161,7 +108,7 @@ def test_an_outage_is_seen_with_its_beginning_and_what_goes_meanwhile_is_said(
     assert "never sent: steps" in call("events", path)
 
 
-def test_what_the_mirrors_own_policy_leaves_out_meanwhile_is_said_once(tmp_path: Path, gate: type[_Gate]) -> None:
+def test_what_the_mirrors_own_policy_leaves_out_meanwhile_is_said_once(tmp_path: Path, gate: type[Gate]) -> None:
     path = tmp_path / "run"
     checkpointer = Checkpointer(path, "all", mirror=tmp_path / "mirror", mirror_keep="latest:1")
     checkpointer.begin("auto")
@@ -176,7 +123,7 @@ def test_what_the_mirrors_own_policy_leaves_out_meanwhile_is_said_once(tmp_path:
 
 
 def test_a_deadline_ends_the_wait_and_what_is_not_there_is_said(
-    tmp_path: Path, gate: type[_Gate], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, gate: type[Gate], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "run"
     checkpointer = Checkpointer(path, "all", mirror=tmp_path / "mirror", mirror_wait="10m", preempt_deadline="5s")
@@ -196,7 +143,7 @@ def test_a_deadline_ends_the_wait_and_what_is_not_there_is_said(
 
 
 def test_ctrl_c_while_the_end_waits_is_the_end_of_the_wait(
-    tmp_path: Path, gate: type[_Gate], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, gate: type[Gate], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where signals are heard: the Trainer's way. A loop without them gets its KeyboardInterrupt."""
     path = tmp_path / "run"
@@ -267,7 +214,7 @@ def test_a_process_ends_though_a_transfer_hangs(
 
 
 def test_a_second_training_of_a_process_is_not_taken_for_a_stranger(
-    tmp_path: Path, gate: type[_Gate], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, gate: type[Gate], caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "run"
     checkpointer = Checkpointer(path, "all", mirror=tmp_path / "mirror", mirror_wait="1ms")

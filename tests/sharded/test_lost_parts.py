@@ -25,7 +25,7 @@ LOST = tuple((1, Fault(place, "raise", forever=True, anywhere=True)) for place i
 
 @pytest.mark.skipif(not NEWEST, reason="FSDP2 came to the Trainer with transformers 5")
 def test_a_receipt_names_the_rank_and_what_it_goes_on_without(tmp_path: Path) -> None:
-    legs = (Leg("lossy", faults=LOST), Leg("resumed", copy="lossy", upto=4))
+    legs = (Leg("lossy", keepstep={"engine": "stock"}, faults=LOST), Leg("resumed", copy="lossy", upto=4))
     assert ride(tmp_path, *legs) == [0, 0], logs_of(tmp_path)
     names = {path.name for path in (tmp_path / "lossy/checkpoint-4").iterdir()}
     assert "keepstep_state.json" in names and not {"keepstep_state_1.json", "keepstep_imprint_1.mpz"} & names

@@ -60,7 +60,7 @@ def send_to_mirror(run: Run) -> None:
     sending = replace(notes.note.sending, since=notes.note.time - 2.6)
     notes.note = replace(notes.note, sending=sending)
     notes.advance(88 * MEGABYTE)
-    notes.begin()
+    notes.begin_training(None, run.lock.owner())
 
 
 def take(chromium: Browser, ui: Ui, target: Path) -> None:

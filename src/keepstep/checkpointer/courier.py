@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from keepstep.checkpointer.priority import lower_priority
-from keepstep.errors import KeepstepError, MirrorOfAnother, MirrorUnavailable
+from keepstep.errors import KeepstepError, MirrorOfAnother, MirrorUnavailable, RunNotFound
 from keepstep.mirror import Mirror, Pace, Writer
 from keepstep.operations.mirroring.plan import MirrorPlan, plan_mirror
 from keepstep.operations.mirroring.syncing import Sender
@@ -34,7 +35,7 @@ class Courier:
         self._ends = self._hurries = self._over = self._left = False
         self._pending: dict[int, int] = {}
         self._notes = MirrorNotes(run.store, mirror.url, run.id)
-        self._notes.begin()
+        self._notes.begin_training(keep, run.lock.owner())
         run.events.listeners.append(self._hear)
         threading.Thread(target=self._work, name="keepstep-mirror", daemon=True).start()
 
@@ -65,6 +66,7 @@ class Courier:
         with self._changed:
             self._left = True
             self._changed.notify_all()
+        self._notes.mute()
         if self._hear in self._run.events.listeners:
             self._run.events.listeners.remove(self._hear)
 
@@ -91,9 +93,9 @@ class Courier:
                 self._changed.notify_all()
 
     def _give_up(self, error: Exception) -> None:
-        why = error.message if isinstance(error, KeepstepError) else str(error)
-        self._notes.down(why, lost=True)
-        if isinstance(error, MirrorOfAnother):
+        why = _said(error)
+        if not (self._ends and isinstance(error, MirrorOfAnother)):  # after the end the run may be another training's
+            self._notes.down(why, lost=True)
             self._run.events.append("mirror_lost", why=why)
         logger.warning("Nothing is mirrored any more: %s", why)
 
@@ -106,10 +108,15 @@ class Courier:
                     return
                 asked = self._asked
             try:
+                here = self._here()
+                if here is None or (sender is None and self._too_late(here)):
+                    return
                 if sender is None:
                     sender = self._sender()
-                more = self._send(sender)
-            except MirrorUnavailable as error:
+                more = self._send(sender, here)
+            except OSError as error:  # of the mirror, or of this disk: both may come back
+                if self._left:
+                    return
                 self._tell_trouble(error)
                 pause = self._rest(pause)
                 continue
@@ -129,6 +136,21 @@ class Courier:
             self._changed.wait_for(lambda: self._hurries or self._left, pause)
         return min(2 * pause, LONGEST_PAUSE)
 
+    def _here(self) -> Run | None:
+        """The run as it is now, None where another is there, or none. What the training holds open is not for two
+        threads: this one looks for itself.
+        """
+        with suppress(RunNotFound):
+            here = Run.open(self._run.path)
+            return here if here.id == self._run.id else None
+        return None
+
+    def _too_late(self, here: Run) -> bool:
+        """True where a first claim would end that of a later training: this one is over, and nobody waits for it, or
+        another has the run.
+        """
+        return self._ends and (not self._hurries or here.lock.in_use)
+
     def _sender(self) -> Sender:
         run, mirror = self._run, self._mirror
         self._make_home()
@@ -137,25 +159,21 @@ class Courier:
             logger.warning("%s can't keep two writers apart: let one process at a time mirror this run", mirror.url)
         return Sender(writer, run.store, run.events, pace=Pace(self._bandwidth), note=self._notes)
 
-    def _send(self, sender: Sender) -> bool:
+    def _send(self, sender: Sender, here: Run) -> bool:
         """Send the newest that is missing; True when there is more to do."""
         with self._changed:
             pending = dict(self._pending)
-        # What the training holds open is not for two threads: this one looks for itself.
-        here = Run.open(self._run.path)
-        if here.id != self._run.id:
-            return False
         policy = policy_for(here, self._keep, None, None)
-        records = self._mirror.records()
-        plan: MirrorPlan = plan_mirror(here, self._mirror, records, policy)
+        plan: MirrorPlan = plan_mirror(here, self._mirror, self._mirror.records(), policy)
         due = [decision for decision in plan.push if decision.checkpoint.generation not in sender.refused]
-        self._notes.looked((record.checkpoint for record in records), plan.wanted)
-        there = {record.name.generation for record in records}
+        self._notes.looked((record.checkpoint for record in plan.there), plan.wanted)
+        there = {record.name.generation for record in plan.there}
         waiting = {decision.checkpoint.generation for decision in plan.push}
         self._tell_skipped({g: step for g, step in pending.items() if g not in waiting}, there)
         if due:
             sender.send(here, due[0])
             return True
+        sender.tell(here)
         try:
             sender.tidy(here, policy)
         except MirrorUnavailable as error:  # all is there; some stores let nothing be removed
@@ -179,20 +197,22 @@ class Courier:
                 why="newer ones took their place before it was their turn",
             )  # fmt: skip
 
-    def _tell_trouble(self, error: KeepstepError) -> None:
-        if self._notes.note.trouble:
-            self._notes.down(error.message)
-        else:
-            self._notes.down(error.message)
-            self._run.events.append("mirror_down", why=error.message)
-            logger.warning("The mirror is behind, and tried again as long as the training runs: %s", error.message)
-        self._skip_what_went()
+    def _tell_trouble(self, error: OSError) -> None:
+        why, known = _said(error), bool(self._notes.note.trouble)
+        self._notes.down(why)
+        if not known:
+            self._run.events.append("mirror_down", why=why)
+            logger.warning("The mirror is behind, and tried again as long as the training runs: %s", why)
+        with suppress(OSError):  # then the disk here is the trouble
+            self._skip_what_went()
 
     def _skip_what_went(self) -> None:
         """While the mirror can't be asked: what the run has removed meanwhile will not go there any more."""
         with self._changed:
             pending = dict(self._pending)
-        here = {checkpoint.generation for checkpoint in Run.open(self._run.path).checkpoints}
+        if (run := self._here()) is None:
+            return
+        here = {checkpoint.generation for checkpoint in run.checkpoints}
         self._tell_skipped({g: s for g, s in pending.items() if g not in here}, set(self._notes.note.there))
 
     def _tell_recovery(self) -> None:
@@ -200,3 +220,7 @@ class Courier:
             self._notes.up()
             self._run.events.append("mirror_up")
             logger.warning("The mirror answers again")
+
+
+def _said(error: Exception) -> str:
+    return error.message if isinstance(error, KeepstepError) else str(error) or type(error).__name__

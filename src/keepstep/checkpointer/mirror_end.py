@@ -68,15 +68,14 @@ def _say_missing(run: Run) -> None:
     more = f" and {len(steps) - MOST_STEPS} more" if len(steps) > MOST_STEPS else ""
     text = f"step{'' if len(steps) == 1 else 's'} {', '.join(steps[:MOST_STEPS])}{more}"
     why = f": {seen.note.trouble}" if seen.note.trouble else ""
-    way = f"keepstep mirror sync {run.path} {seen.note.url}"
     size = format_size(seen.waiting_bytes)
-    logger.warning("The mirror lacks %s (%s)%s. While this disk is there, send it with: %s", text, size, why, way)
+    logger.warning("The mirror lacks %s (%s)%s. While this disk is there, send it with: %s", text, size, why, seen.way)
 
 
 def _seen(run: Run) -> Mirrored | None:
     with suppress(OSError, KeepstepError):
         here = Run.open(run.path)
-        return mirrored_of(here, here.checkpoints, alive=True)
+        return mirrored_of(here, here.checkpoints, alive=True, serves=True)
     return None
 
 

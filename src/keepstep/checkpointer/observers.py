@@ -23,6 +23,9 @@ class Observers:
         if self._target is not None:
             self._exporter = Exporter(run, self._target)
             run.events.listeners.append(self._exporter.hear)
+
+    def mirror(self, run: Run) -> None:
+        """Keep the run's mirror from now on; the policy must be this session's by now."""
         if self.mirroring is not None:
             self.mirroring.begin(run)
 

@@ -62,6 +62,7 @@ class Tenure:
         if not self._displaced:
             run.set_policy(terms.policy, terms.headroom.limits)
             run.switch_links(terms.links)
+            terms.observers.mirror(run)  # what the mirror keeps is by that policy
         self.run: Run | None = run
         self.run_id = run.id
         self.janitor: Janitor | None = Janitor(run.store)

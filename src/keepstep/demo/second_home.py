@@ -70,11 +70,13 @@ def _answers(server: subprocess.Popen[bytes], port: int) -> bool:
 def _as_s3(address: str) -> Generator[None]:
     names = {
         "AWS_ENDPOINT_URL": address,
+        "AWS_ENDPOINT_URL_S3": address,
         "AWS_ACCESS_KEY_ID": "demo",
         "AWS_SECRET_ACCESS_KEY": "demo",
         "AWS_REGION": "us-east-1",
     }
-    before = {name: os.environ.get(name) for name in names}
+    before = {name: os.environ.get(name) for name in (*names, "AWS_SESSION_TOKEN")}
+    os.environ.pop("AWS_SESSION_TOKEN", None)
     os.environ.update(names)
     try:
         yield

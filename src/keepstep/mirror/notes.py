@@ -50,6 +50,7 @@ class NotesSender:
         self._writer = writer
         self._store = store
         self._tail = Tail(store, home.EVENTS)
+        self._anew = writer.anew
         self._there: dict[str, str] | None = None
         self._carried: list[bytes] = []
         self._parts: list[list[bytes]] = [[]]
@@ -59,6 +60,9 @@ class NotesSender:
         """Send what is new in the event log, and the pins where they are known. Raises MirrorOfAnother,
         MirrorUnavailable.
         """
+        if self._anew != self._writer.anew:  # what was there went
+            self._tail, self._there = Tail(self._store, home.EVENTS), None
+            self._anew = self._writer.anew
         if self._there is None:
             self._there = self._look()
             self._begin()
@@ -77,6 +81,9 @@ class NotesSender:
         due = {key: data for key, data in objects.items() if data and self._there.get(key) != digest_of(data)}
         if due:
             self._writer.check()
+            if self._anew != self._writer.anew:
+                self.send(pins)
+                return
         for key, data in due.items():
             self._writer.mirror.objects.put(key, [data], len(data))
             self._there[key] = digest_of(data)
@@ -92,7 +99,8 @@ class NotesSender:
         lines = [line for data in there.values() for line in data.split(b"\n")]
         late = [line for line in lines if b'"metrics"' in line and late_metrics_of(parse_lines([line]))]
         here = set(self._here()) if late else set[bytes]()
-        self._carried = [line for line in late if line not in here]
+        carried = [line for line in self._carried if line not in late]
+        self._carried = [*carried, *(line for line in late if line not in here)]
         digests = {key: digest_of(data) for key, data in there.items()}
         with suppress(FileNotFoundError):
             digests[layout.PINS] = digest_of(objects.read(layout.PINS, limit=SMALL_FILE_LIMIT))

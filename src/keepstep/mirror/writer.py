@@ -15,15 +15,18 @@ from keepstep.mirror import layout
 from keepstep.mirror.mirror import Mirror
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Writer:
-    """A claim of this process. `exclusive` is False where the place lets two make the same claim, and can't fence."""
+    """A claim of this process. `exclusive` is False where the place lets two make the same claim, and can't fence;
+    `anew` counts how often the mirror had been emptied, and was claimed anew.
+    """
 
     mirror: Mirror
     run_id: str
     epoch: int
     token: str
     exclusive: bool
+    anew: int = 0
 
     @classmethod
     def claim(cls, mirror: Mirror, run_id: str) -> Writer:
@@ -50,6 +53,7 @@ class Writer:
         if highest < self.epoch:
             self.mirror.begin(self.run_id)
             self.mirror.objects.create(layout.writer_key(self.epoch), _claim(self.epoch, self.token, "claim"))
+            self.anew += 1
         if highest > self.epoch:
             raise MirrorOfAnother(
                 f"{self.mirror.url} has been taken over by a later writer (claim {highest}; this is {self.epoch})",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -12,6 +13,7 @@ import msgspec
 
 from keepstep import layout
 from keepstep.model import Checkpoint
+from keepstep.run.lock import Owner, RunLock
 from keepstep.stores import Store
 
 EVERY = 1.0
@@ -42,6 +44,8 @@ class MirrorNote(msgspec.Struct, frozen=True):
     `there` are the generations that the mirror has, `wanted` the bytes that go there of others here, 0 where it is not
     to have one; what is younger than the last look at the mirror is in neither. `rate` is in bytes a second, of what
     was sent last. `trouble` says why nothing gets there, since `trouble_since`; `lost`, that nothing will any more.
+    `keep` is what a training's mirror keeps, None where that is what the run keeps; `owner` held the run's lock when
+    its training began to send, None where none does; `writer` is whoever began to note last.
     """
 
     url: str
@@ -56,6 +60,13 @@ class MirrorNote(msgspec.Struct, frozen=True):
     trouble: str = ""
     trouble_since: float | None = None
     lost: bool = False
+    keep: str | None = None
+    owner: Owner | None = None
+    writer: str = ""
+
+    def serves(self, lock: RunLock) -> bool:
+        """True while the training that holds the run's lock is the one that sends."""
+        return lock.in_use and lock.owner() == self.owner
 
 
 def read_note(store: Store) -> MirrorNote | None:
@@ -67,12 +78,17 @@ def read_note(store: Store) -> MirrorNote | None:
 
 
 class MirrorNotes:
-    """Keeps the note of one mirror, from any thread. It never fails: what is only told must stop nothing."""
+    """Keeps the note of one mirror, from any thread. It never fails: what is only told must stop nothing.
+
+    The last that begins writes; an earlier one is silent from then on, in whichever process.
+    """
 
     def __init__(self, store: Store, url: str, run_id: str) -> None:
         self._store = store
         self._guard = threading.Lock()
         self._saved = 0.0
+        self._writer = uuid.uuid4().hex[:12]
+        self._muted = False
         known = read_note(store)
         if known is not None and (known.url, known.run_id) == (url, run_id):
             self.note = msgspec.structs.replace(known, sending=None, trouble="", trouble_since=None, lost=False)
@@ -80,8 +96,17 @@ class MirrorNotes:
             self.note = MirrorNote(url, run_id, time.time())
 
     def begin(self) -> None:
-        """Something may be sent from now on."""
-        self._change()
+        """Something may be sent from now on, and no training does it."""
+        self._change(writer=self._writer, owner=None)
+
+    def begin_training(self, keep: str | None, owner: Owner | None) -> None:
+        """The training of the process that holds the run's lock sends from now on what `keep` says."""
+        self._change(writer=self._writer, keep=keep, owner=owner)
+
+    def mute(self) -> None:
+        """Write nothing any more: the note is another's from now on."""
+        with self._guard:
+            self._muted = True
 
     def looked(self, there: Iterable[Checkpoint], wanted: Mapping[int, int]) -> None:
         """The mirror was asked: what it has, newest first, and the bytes of those here that are to go there."""
@@ -101,7 +126,7 @@ class MirrorNotes:
             sending = self.note.sending
             if sending is None:
                 return
-            sent = sending.sent_bytes + count
+            sent = min(sending.size_bytes, sending.sent_bytes + count)  # a part that is sent again counts once
             spent = max(time.time() - sending.since, 1e-6)
             note = msgspec.structs.replace(sending, sent_bytes=sent)
             self.note = msgspec.structs.replace(self.note, sending=note, rate=sent / spent)
@@ -138,13 +163,20 @@ class MirrorNotes:
         with self._guard:
             self.note = msgspec.structs.replace(self.note, time=time.time(), **fields)
             self._saved = time.monotonic()
+            if self._muted or ("writer" not in fields and self._overtaken()):
+                return
             with suppress(OSError, NotImplementedError):
                 self._write(msgspec.json.encode(self.note))
+
+    def _overtaken(self) -> bool:
+        there = read_note(self._store) if self.note.writer == self._writer else None
+        self._muted = there is not None and there.writer != self._writer
+        return self._muted
 
     def _write(self, data: bytes) -> None:
         """In one step and without a wait for the disk: after a power cut it is looked for anew."""
         target = self._store.local_path(layout.MIRROR_NOTE)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        temporary = target.with_name(f".{target.name}.{self._writer}.tmp")
         temporary.write_bytes(data)
         os.replace(temporary, target)
 

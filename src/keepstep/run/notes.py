@@ -34,7 +34,8 @@ def travelling(lines: Iterable[bytes]) -> list[bytes]:
 
 def take_over(run: RunView, notes: Notes, arriving: int, *, begins: bool) -> None:
     """Join notes with what a run has: all of them where it `begins` here, else the late metrics that it lacks, and the
-    pin and free tags of the checkpoint that is `arriving`. What is said here counts. Raises OSError.
+    pins and free tags of the checkpoint that is `arriving` and of all that are not here. Of what is here counts what is
+    said here. Raises OSError.
     """
     if begins:
         _write(run, notes)
@@ -45,11 +46,12 @@ def take_over(run: RunView, notes: Notes, arriving: int, *, begins: bool) -> Non
         if lacking:
             run.events.append("metrics", generation=generation, metrics=lacking)
     pins = run.pins
-    if arriving in notes.pins.pinned and arriving not in pins.pinned:
-        run.pin_board.pin(arriving)
-    for name in notes.pins.names(arriving):
-        if name not in pins.tags:
-            run.pin_board.tag(arriving, name)
+    here = {one.generation for one in (*run.checkpoints, *run.aside)} - {arriving}
+    for generation in sorted(notes.pins.pinned - pins.pinned - here):
+        run.pin_board.pin(generation)
+    for name, generation in sorted(notes.pins.tags.items()):
+        if name not in pins.tags and generation not in here:
+            run.pin_board.tag(generation, name)
 
 
 def _write(run: RunView, notes: Notes) -> None:

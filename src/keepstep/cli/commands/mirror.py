@@ -23,7 +23,7 @@ from keepstep.operations.mirroring.syncing import prune as prune_there
 from keepstep.operations.removing.pruning import policy_for
 from keepstep.paths import expanded
 from keepstep.retention import Policy
-from keepstep.run import Run, policy_said
+from keepstep.run import Run, policy_said, read_note
 from keepstep.units import format_duration, format_number, format_size, parse_size
 
 _URLS = "s3://bucket/path, gs://bucket/path, az://container/path, hf://buckets/namespace/name/path, or a directory"
@@ -81,10 +81,15 @@ def sync_(
     *, run: Run, url: Mirror, keep: str | None, bandwidth: str | None, jobs: int | None, dry_run: bool, output: Output
 ) -> None:
     """Send what the policy keeps and the mirror lacks, newest first, then remove there what the policy drops; never the
-    newest that can be resumed from. May run beside a training, again and again. A file that was sent whole is not sent
-    again after an interruption. What is damaged here is not sent, and said; the exit code is 4 then.
+    newest that can be resumed from. Without --keep it keeps what the training's mirror_keep said, for the same URL.
+    A training that mirrors there sends by itself, and this is refused beside it; beside any other it may run.
+    A file that was sent whole is not sent again after an interruption. What is damaged here is not sent, and said; the
+    exit code is 4 then.
     """
     run.must_be_managed()
+    note = read_note(run.store)
+    if keep is None and note is not None and note.url == url.url:
+        keep = note.keep
     kept = policy_for(run, keep, None, None)
     pace = Pace(None if bandwidth is None else parse_size(bandwidth.removesuffix("/s"), "--bandwidth"))
     with suppress(RunNotFound):

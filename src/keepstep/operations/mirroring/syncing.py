@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, KeepstepError
+from keepstep.errors import CheckpointCorrupt, CheckpointNotFound, KeepstepError, RunLocked
 from keepstep.mirror import (
     CommitName,
     Mirror,
@@ -113,13 +113,19 @@ class Sender:
         self._events.append("mirrored", **self._said(record))
         return record
 
+    def tell(self, run: Run) -> None:
+        """Send late metrics, pins and tags, where they are others than those that are there. Raises MirrorOfAnother,
+        MirrorUnavailable.
+        """
+        self._notes.send(_pins(run))
+
     def tidy(self, run: Run, policy: Policy) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
         """Drop and thin what the policy says of what is in the mirror now, whatever could not be sent; returns both.
 
         Late metrics, pins and tags go there first, where they are others than those that are there.
         """
         mirror = self.writer.mirror
-        self._notes.send(_pins(run))
+        self.tell(run)
         records = mirror.records()
         aside = frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
         here = tuple(r for r in records if r.name.generation not in aside)
@@ -169,12 +175,14 @@ def sync(
 ) -> Synced:
     """Carry a plan out: newest first, then what the policy drops of what is there by then. `how` is for a `Sender`.
 
-    One that is damaged here, or went away, is passed over and told. Raises MirrorOfAnother, MirrorUnavailable.
+    One that is damaged here, or went away, is passed over and told. Raises RunLocked beside a training that sends
+    there by itself: this claim would end its own. MirrorOfAnother, MirrorUnavailable.
     """
+    _leave_to_training(run, mirror)
     writer = Writer.claim(mirror, run.id)
     note = _note_of(run, mirror)
     if note is not None:
-        note.looked((record.checkpoint for record in mirror.records()), plan.wanted)
+        note.looked((record.checkpoint for record in plan.there), plan.wanted)
     sender = Sender(writer, run.store, run.events, note=note, **how)
     sent: list[Record] = []
     with run.readers.reading([d.checkpoint.generation for d in plan.push], "being mirrored"):
@@ -193,7 +201,22 @@ def _note_of(run: Run, mirror: Mirror) -> MirrorNotes | None:
     """What a run knows of this mirror is noted, unless a training sends to another one."""
     known = read_note(run.store)
     theirs = known is not None and known.url != mirror.url and run.lock.in_use
-    return None if theirs else MirrorNotes(run.store, mirror.url, run.id)
+    if theirs:
+        return None
+    note = MirrorNotes(run.store, mirror.url, run.id)
+    note.begin()
+    return note
+
+
+def _leave_to_training(run: Run, mirror: Mirror) -> None:
+    note = read_note(run.store)
+    if note is None or (note.url, note.run_id) != (mirror.url, run.id) or note.lost or not note.serves(run.lock):
+        return
+    raise RunLocked(
+        f"the training of {run.path} sends to {mirror.url} by itself, and a sync would end that for good",
+        hint=f"How far it is: keepstep status {run.path}. Where it is stuck, stop the training (keepstep stop "
+        f"{run.path}), and sync then. A mirror at another address can be synced meanwhile.",
+    )
 
 
 def prune(mirror: Mirror, plan: MirrorPlan) -> Synced:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from keepstep.model import Checkpoint, State
@@ -34,14 +36,16 @@ class Mirrored:
     """What is known of a run's mirror; times in seconds since the epoch, `now` when this was found.
 
     `waiting` are those here that it is to have and lacks, newest first, `waiting_bytes` what goes there of them.
-    `serves` is True while a training is there that sends.
+    `path` is the run's, `trains` is True while a training holds it, `serves` while that training sends.
     """
 
+    path: Path
     note: MirrorNote
     standing: Standing
     waiting: tuple[Checkpoint, ...]
     waiting_bytes: int
     now: float
+    trains: bool
     serves: bool
 
     @property
@@ -89,8 +93,15 @@ class Mirrored:
         if self.note.trouble and self.trouble_seconds >= DOWN_LONG:
             return f"{self.text}"
         if self.waiting and not self.serves:
-            return f"nobody trains, and {self.note.url} lacks {self._waiting()}"
+            who = "this training does not mirror" if self.trains else "nobody trains"
+            return f"{who}, and {self.note.url} lacks {self._waiting()}; send it with: {self.way}"
         return self.text if self.waiting and self.waits >= BEHIND_LONG else ""
+
+    @property
+    def way(self) -> str:
+        """The command that sends what is waiting, and removes nothing that the mirror is to keep."""
+        keep = [] if self.note.keep is None else ["--keep", self.note.keep]
+        return f"keepstep mirror sync {shlex.join([str(self.path), self.note.url, *keep])}"
 
     @property
     def text(self) -> str:
@@ -157,10 +168,13 @@ class Mirrored:
         }
 
 
-def mirrored_of(run: Run, checkpoints: Sequence[Checkpoint], *, alive: bool) -> Mirrored | None:
+def mirrored_of(
+    run: Run, checkpoints: Sequence[Checkpoint], *, alive: bool, serves: bool | None = None
+) -> Mirrored | None:
     """How the mirror stands that the run goes to, of the checkpoints that are here; None for a run without one.
 
-    `alive` says that a training holds the run. The newest of what is here is always wanted there.
+    `alive` says that a training holds the run, `serves` that it sends (None: as the note says). The newest of
+    what is here is always wanted there.
     """
     note = read_note(run.store)
     if note is None or note.run_id != run.id:
@@ -173,7 +187,8 @@ def mirrored_of(run: Run, checkpoints: Sequence[Checkpoint], *, alive: bool) -> 
         and c.generation not in note.there
         and note.wanted.get(c.generation, c.size_bytes)
     ]
-    sending = note.sending if alive else None
+    serves = alive and note.owner == run.lock.owner() if serves is None else serves
+    sending = note.sending if serves else None
     size = sum(note.wanted.get(c.generation, c.size_bytes) for c in waiting)
     if sending is not None and any(c.generation == sending.generation for c in waiting):
         size = max(0, size - sending.sent_bytes)
@@ -186,4 +201,4 @@ def mirrored_of(run: Run, checkpoints: Sequence[Checkpoint], *, alive: bool) -> 
         standing = Standing.SENDING
     elif waiting:
         standing = Standing.BEHIND
-    return Mirrored(note, standing, tuple(waiting), size, time.time(), alive)
+    return Mirrored(run.path, note, standing, tuple(waiting), size, time.time(), alive, serves)

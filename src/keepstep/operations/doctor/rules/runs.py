@@ -178,7 +178,8 @@ def last_save_failed(facts: Facts) -> Found | None:
     "W709",
     "the mirror is behind",
     why="What is not there is lost with this disk.",
-    fix="See why: keepstep events RUN. Then send what is missing: keepstep mirror sync RUN URL.",
+    fix="See why: keepstep events RUN. A training that mirrors sends by itself; after it: keepstep mirror sync RUN "
+    "URL, which keeps there what the training's mirror_keep said.",
     sources=_HERE,
 )
 def mirror_behind(facts: Facts) -> Found | None:
