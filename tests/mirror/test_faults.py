@@ -251,8 +251,8 @@ def test_down_what_lasts_is_said_and_nothing_is_left_here(
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mirror that gives up a question soon, and asks again soon."""
     monkeypatch.setattr("keepstep.mirror.bucket_objects.PATIENCE", Patience(1, 1, 0.05, 1, 2))
-    monkeypatch.setattr("keepstep.checkpointer.mirroring._FIRST_PAUSE", 0.1)
-    monkeypatch.setattr("keepstep.checkpointer.mirroring._LONGEST_PAUSE", 0.2)
+    monkeypatch.setattr("keepstep.checkpointer.courier.FIRST_PAUSE", 0.1)
+    monkeypatch.setattr("keepstep.checkpointer.courier.LONGEST_PAUSE", 0.2)
 
 
 def _wait(condition: Callable[[], object]) -> None:
