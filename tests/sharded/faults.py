@@ -94,8 +94,7 @@ def _faulty(fault: Fault, original: Callable[..., Any], trainer: Any) -> Callabl
 
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal calls
-        saves = trainer._keepstep.saves
-        if fault.anywhere or saves.staging is not None or fault.place in _BEHIND:
+        if fault.anywhere or fault.place in _BEHIND or trainer._keepstep.saves.staging is not None:
             calls += 1
             if calls == fault.nth or (fault.forever and calls >= fault.nth):
                 strike(fault, trainer)

@@ -114,8 +114,14 @@ def ride_as(rank: int, home: Path, legs: tuple[Leg, ...]) -> None:
         (home / f"{leg.name}-{rank}.json").write_text(json.dumps(found.__dict__))
 
 
+def _meet() -> None:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+
+
 def _train(rank: int, home: Path, leg: Leg) -> Outcome:
     run = home / leg.name
+    _meet()  # what a rank had in the way of the leg before is gone
     if rank == 0:
         prepare(home, leg)
     if leg.limits is not None:
@@ -128,8 +134,7 @@ def _train(rank: int, home: Path, leg: Leg) -> Outcome:
         trainer = build(_recipe(leg), run)
     loaded = Loaded()
     trainer.add_callback(loaded)
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.barrier()
+    _meet()
     try:
         if leg.preempt[0] == rank:
             trainer.add_callback(AtStep(leg.preempt[1], partial(os.kill, os.getpid(), signal.SIGTERM)))
