@@ -24,7 +24,7 @@ from tests.training.ranked import log_path, logs_of, run_ranks
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(240)]
 WORLD, VICTIM = 3, 1
-BEAT, PATIENCE = 0.2, 3.0
+BEAT, PATIENCE = 1.0, 6.0
 TRAINS = 60.0
 """Seconds for which the training goes on beside what is watched: far longer than any of these tests may take."""
 
