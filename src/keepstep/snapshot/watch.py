@@ -238,7 +238,7 @@ class Watch:
     def _let_read(self) -> None:
         """Give the others the time to read what was left: the store may end with this process."""
         if self._ranks.leads and self._ranks.size > 2:
-            time.sleep(BEAT)
+            time.sleep(BEAT * SILENCE)  # each looks once a beat, and a busy machine takes longer
 
     def _beats(self, ranks: list[int]) -> list[int]:
         return [self._store.add(self._key("beat", rank), 0) for rank in ranks]
