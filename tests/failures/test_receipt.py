@@ -16,6 +16,7 @@ from keepstep.integrations.transformers.setup import fingerprint
 from keepstep.operations.seeing.receipts import receipts
 from keepstep.run import Run
 from tests.failures.build import crash, managed, rows, stock, train
+from tests.training.tiny import NEWEST
 
 pytestmark = pytest.mark.training
 
@@ -81,7 +82,11 @@ def test_another_cadence(run: Path, said: Callable[[], str], settings: dict[str,
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"per_device_train_batch_size": 3}, "per_device_train_batch_size was 4, now 3"),
+        pytest.param(
+            {"per_device_train_batch_size": 3},
+            "per_device_train_batch_size was 4, now 3",
+            marks=pytest.mark.skipif(not NEWEST, reason="transformers 4 goes on with the checkpoint's"),
+        ),
         ({"num_train_epochs": 3}, "num_train_epochs was 2, now 3"),
         (
             {"lr_scheduler_type": "cosine"},
