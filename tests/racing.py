@@ -74,7 +74,7 @@ def race(root: Path, *, seconds: float, processes: int, saves: int, dies: float,
         children[_spawn(root, number, end, dies)] = number
     started = processes
     if prunes:
-        children[_child(lambda: _prune(root, end))] = -1
+        children[forked(lambda: _prune(root, end))] = -1
     while children:
         for pid in list(children):
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -111,10 +111,11 @@ def bytes_of(root: Path) -> int:
 
 
 def _spawn(root: Path, number: int, end: float, dies: float) -> int:
-    return _child(lambda: _trainings(root, random.Random(number), end, dies))
+    return forked(lambda: _trainings(root, random.Random(number), end, dies))
 
 
-def _child(act: Callable[[], None]) -> int:
+def forked(act: Callable[[], None]) -> int:
+    """A child that does `act`, and prints what it fails with; returns its process id."""
     child = os.fork()
     if child:
         return child

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.saves.methods.base import KEEP, PATIENCE, Method, wait_for
+from benchmarks.saves.methods.base import PATIENCE, Method
+from benchmarks.saves.methods.ours import Attached
 
 SHARDED, FULL = "SHARDED_STATE_DICT", "FULL_STATE_DICT"
 
@@ -47,42 +47,12 @@ class StockFull(Stock):
     layout = FULL
 
 
-class Keepstep(RankMethod):
+class Keepstep(Attached, RankMethod):
     """Copied while the next step runs, by plans that are made once."""
 
     name = "keepstep"
     label = "keepstep, plans remembered"
-    keeps_two = True
-    engine: ClassVar[Any] = "fast"
-
-    def setup(self) -> None:
-        """Attach, and time the gate at which the training may be held before the optimizer."""
-        import keepstep
-
-        self._held = 0.0
-        keepstep.attach(self.trainer, keep=f"latest:{KEEP}", engine=self.engine)
-        self._saves = self.trainer._keepstep.saves
-        gate = self._saves.gate
-
-        def timed_gate() -> None:
-            began = time.perf_counter()
-            gate()
-            self._held += time.perf_counter() - began
-
-        self._saves.gate = timed_gate
-
-    def save(self, step: int) -> None:
-        """The trainer's save, which keepstep has taken over."""
-        self.trainer_save()
-
-    def wait(self, step: int) -> None:
-        """A checkpoint has its name once it is committed."""
-        wait_for(self.path(step))
-
-    def held(self) -> float:
-        """Seconds at the gate."""
-        held, self._held = self._held, 0.0
-        return held
+    engine = "fast"
 
 
 class KeepstepPlanned(Keepstep):
@@ -93,7 +63,7 @@ class KeepstepPlanned(Keepstep):
 
     def save(self, step: int) -> None:
         """Without what was remembered."""
-        self._saves._shards.forget()
+        self.trainer._keepstep.saves._shards.forget()
         super().save(step)
 
 

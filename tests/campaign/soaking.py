@@ -28,6 +28,7 @@ from keepstep.errors import DiskFull, RunLocked
 from keepstep.model import parse_name
 from keepstep.operations.export.marker import MARKER, read_marker
 from keepstep.run import Run
+from tests.racing import forked
 
 OPTIMIZER = 1_500_000
 """Bytes of a checkpoint beside the model's."""
@@ -287,7 +288,7 @@ class Actor:
         now = time.monotonic()
         if self.pid is None:
             if now >= self.starts:
-                self.pid, self.dies = _forked(self.act), now + chance.uniform(*self.lives)
+                self.pid, self.dies = forked(self.act), now + chance.uniform(*self.lives)
             return None
         if now > self.dies:
             os.kill(self.pid, signal.SIGKILL)
@@ -308,20 +309,6 @@ class Actor:
             return None
         self.pid, self.starts = None, time.monotonic() + self.pause
         return os.waitstatus_to_exitcode(status)
-
-
-def _forked(act: Callable[[], None]) -> int:
-    child = os.fork()
-    if child:
-        return child
-    code = 99
-    try:
-        act()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 class Page:

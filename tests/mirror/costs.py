@@ -74,6 +74,7 @@ def counts(tmp_path: Path) -> dict[str, dict[str, int]]:
             policy = policy_for(here, "latest:1", None, None)
             plan = plan_mirror(here, mirror, mirror.records(), policy)
             if not plan.push:
+                sender.tell(here)
                 sender.tidy(here, policy)
                 return
             sender.send(here, plan.push[0])

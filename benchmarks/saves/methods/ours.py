@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 from benchmarks.saves.methods.base import KEEP, Method, wait_for
 
 
-class _Keepstep(Method):
+class Attached(Method):
+    """A trainer that keepstep manages, and the time that it is held at the gate."""
+
     keeps_two = True
     verifies = True
     loads = False
@@ -44,7 +46,7 @@ class _Keepstep(Method):
         return held
 
 
-class KeepstepFast(_Keepstep):
+class KeepstepFast(Attached):
     """Copied while the next step runs, written in the background."""
 
     name = "keepstep"
@@ -52,7 +54,7 @@ class KeepstepFast(_Keepstep):
     engine = "fast"
 
 
-class KeepstepStock(_Keepstep):
+class KeepstepStock(Attached):
     """The stock writers write, keepstep syncs, digests and commits."""
 
     name = "keepstep-stock"

@@ -120,12 +120,8 @@ class Sender:
         self._notes.send(_pins(run))
 
     def tidy(self, run: Run, policy: Policy) -> tuple[tuple[Record, ...], tuple[Record, ...]]:
-        """Drop and thin what the policy says of what is in the mirror now, whatever could not be sent; returns both.
-
-        Late metrics, pins and tags go there first, where they are others than those that are there.
-        """
+        """Drop and thin what the policy says of what is in the mirror now, whatever could not be sent; returns both."""
         mirror = self.writer.mirror
-        self.tell(run)
         records = mirror.records()
         aside = frozenset(c.generation for c in run.aside if c.state is State.SET_ASIDE)
         here = tuple(r for r in records if r.name.generation not in aside)
@@ -193,6 +189,7 @@ def sync(
                 sent.append(record)
     here = {d.checkpoint.generation: d.checkpoint for d in plan.push}
     failed = tuple((here[generation], why) for generation, why in sender.refused.items())
+    sender.tell(run)
     dropped, thinned = sender.tidy(run, policy)
     return Synced(tuple(sent), failed, dropped, thinned, _swept(writer), writer.exclusive)
 
