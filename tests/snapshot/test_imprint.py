@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from keepstep.engine import IMPRINT_NAME, FastEngine, Impression, Imprint, Mark, Recorded, mark_of  # noqa: E402
+from keepstep.engine import IMPRINT_NAME, FastEngine, Impression, Imprint, Mark, Recorded, mark_of, marks_of  # noqa: E402
 from keepstep.snapshot.arena import Arena  # noqa: E402
 
 DTYPES = [
@@ -41,6 +41,16 @@ def test_one_bit_anywhere_is_another_digest(dtype: Any) -> None:
             assert mark_of(tensor) != before
             raw.view(-1)[number] ^= bit
     assert mark_of(tensor) == before
+
+
+def test_threads_that_share_a_state_take_the_same_marks() -> None:
+    state = {f"layer {number}": values(torch.float32, 700_000, seed=number) for number in range(9)}
+    state |= {f"norm {number}": values(torch.bfloat16, 3, number, seed=number) for number in range(5)}
+    state["turned"] = values(torch.float16, 1200, 1500).T
+    assert marks_of(state) == {name: mark_of(tensor) for name, tensor in state.items()}
+    state["sparse"] = torch.eye(3).to_sparse()
+    with pytest.raises((ValueError, TypeError, RuntimeError, NotImplementedError)):
+        marks_of(state)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -233,21 +233,40 @@ def test_trainers_with_loaders_of_their_own_are_left_to_them() -> None:
 
 @pytest.mark.parametrize("format_1", [False, True], ids=["chunks known", "format 1"])
 @pytest.mark.parametrize("place", [0, CHUNK_BYTES - 1, CHUNK_BYTES, 2 * CHUNK_BYTES - 1, -1])
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_damage_in_a_large_file_is_found_and_nothing_of_it_is_held(
-    tmp_path: Path, place: int, format_1: bool, run: Run
+    tmp_path: Path, place: int, name: str, format_1: bool, run: Run
 ) -> None:
     directory = tmp_path / "checkpoint-1"
     directory.mkdir()
-    safetensors.torch.save_file({"w": torch.arange(9_000_000, dtype=torch.int32)}, directory / "model.safetensors")
-    size = (directory / "model.safetensors").stat().st_size
-    entry = sealed(LocalStore(tmp_path), "checkpoint-1/model.safetensors", "model.safetensors", size)
+    safetensors.torch.save_file({"w": torch.arange(9_000_000, dtype=torch.int32)}, directory / name)
+    size = (directory / name).stat().st_size
+    entry = sealed(LocalStore(tmp_path), f"checkpoint-1/{name}", name, size)
     entry = msgspec.structs.replace(entry, chunks="") if format_1 else entry
     checkpoint = msgspec.structs.replace(run.checkpoints[0], files=(entry,), path=directory)
     held = HeldFiles()
     assert held.check(checkpoint).ok and held.size == size
-    flip(directory / "model.safetensors", place % size)
-    assert [problem.path for problem in held.check(checkpoint).problems] == ["model.safetensors"]
+    assert held.get(directory / name) == (directory / name).read_bytes()
+    # What is copied into a model anyway is not copied out of the page cache before.
+    assert (str(directory / name) in Path("/proc/self/maps").read_text()) == name.endswith(".safetensors")
+    flip(directory / name, place % size)
+    assert [problem.path for problem in held.check(checkpoint).problems] == [name]
     assert held.size == 0
+
+
+def test_who_writes_to_weights_that_came_from_the_page_cache_changes_no_file(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "checkpoint-1" / "model.safetensors"
+    path.parent.mkdir()
+    safetensors.torch.save_file({"w": torch.arange(9_000_000, dtype=torch.int32)}, path)
+    before = path.read_bytes()
+    entry = sealed(LocalStore(tmp_path), "checkpoint-1/model.safetensors", "model.safetensors", len(before))
+    held = HeldFiles()
+    assert held.check(msgspec.structs.replace(run.checkpoints[0], files=(entry,), path=path.parent)).ok
+    with serving(held):
+        weights = safetensors.torch.load_file(path)
+    weights["w"] += 1
+    assert torch.equal(weights["w"], torch.arange(1, 9_000_001, dtype=torch.int32))
+    assert path.read_bytes() == before
 
 
 # -- the trainer -----------------------------------------------------------------------------------------

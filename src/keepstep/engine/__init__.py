@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from keepstep.engine.fast import CHECK, FastEngine
 from keepstep.engine.holding import HeldFiles
-from keepstep.engine.imprint import IMPRINT_NAME, Impression, Imprint, Mark, Marks, mark_of
+from keepstep.engine.imprint import IMPRINT_NAME, Impression, Imprint, Mark, Marks, mark_of, marks_of
 from keepstep.engine.loading import served
 from keepstep.engine.measuring import measure, one_thread
 from keepstep.engine.places import Place
@@ -14,7 +14,7 @@ from keepstep.engine.written import Memory, Written, memory_of, noting
 
 __all__ = [
     "CHECK", "IMPRINT_NAME", "DcpSave", "FastEngine", "HeldFiles", "Impression", "Imprint", "Mark", "Marks", "Memory",
-    "Place", "Recorded", "ShardPlans", "Written", "mark_of", "measure", "memory_of", "noting", "one_thread",
+    "Place", "Recorded", "ShardPlans", "Written", "mark_of", "marks_of", "measure", "memory_of", "noting", "one_thread",
     "recording", "recording_dcp", "served",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from keepstep.formats.chunks import ChunkCorrupt, ChunkedFile
 from keepstep.formats.digests import digest_of
 from keepstep.formats.memory import aligned_buffer
 from keepstep.formats.targets import Target
-from keepstep.model import Checkpoint, FileEntry
+from keepstep.model import CHUNK_BYTES, Checkpoint, FileEntry
 from keepstep.repository import OnBytes, Verification, check_file, verify_files
 from keepstep.snapshot.arena import available_memory
 from keepstep.stores import Store, store_at
@@ -22,6 +22,8 @@ WEIGHTS = (".safetensors", ".bin")
 STATE = (*WEIGHTS, ".pt")
 """Endings of files that stock code loads on a resume: weights, optimizer, scheduler."""
 NEVER_LOADED = "training_args.bin"
+COPIED = ".safetensors"
+"""Ending of files whose tensors loaders copy into the model: where the page cache has them, no second copy is made."""
 SHARE = 0.9
 """The part of the memory that is free when a check begins that it may fill; the rest is for what happens meanwhile."""
 
@@ -86,13 +88,16 @@ class HeldFiles:
         return verification
 
     def _read(self, store: Store, key: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
-        image = self._image(file) if file.path.endswith(self._endings) else None
-        if image is None:
+        if not self._is_held(file):
             return check_file(store, key, file, on_bytes)
         path = store.local_path(key)
         try:
             with ChunkedFile(path, file.chunk_digests, size=file.size) as chunked:
-                chunked.read([Target(0, image)] if image.nbytes else [], on_bytes=on_bytes)
+                mapped = file.path.endswith(COPIED) and file.size > CHUNK_BYTES and chunked.is_cached
+                image = chunked.map() if mapped else self._memory(file)
+                if image is None:
+                    return check_file(store, key, file, on_bytes)
+                chunked.read([] if mapped or not image else [Target(0, image)], on_bytes=on_bytes)
         except ChunkCorrupt as error:
             return error.what
         if file.chunk_digests is None and digest_of(image) != file.digest:
@@ -100,10 +105,12 @@ class HeldFiles:
         self._images[_key(self._home / key)] = image
         return ""
 
-    def _image(self, file: FileEntry) -> memoryview | None:
-        """Memory for a file that is to be held, None where it is not."""
-        if not self._hold or file.by or os.path.basename(file.path) == NEVER_LOADED:
-            return None
+    def _is_held(self, file: FileEntry) -> bool:
+        named = file.path.endswith(self._endings) and os.path.basename(file.path) != NEVER_LOADED
+        return self._hold and named and not file.by
+
+    def _memory(self, file: FileEntry) -> memoryview | None:
+        """Memory for a file that is to be held, None where there is too little."""
         try:
             if file.size > self._room:
                 raise MemoryError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 import threading
@@ -62,6 +63,7 @@ class ChunkedFile:
         self._digests = chunk_digests
         self._kernel = kernel or Kernel()
         self._scratch = threading.local()
+        self._mapped: memoryview | None = None
         # O_NONBLOCK: a pipe planted in a checkpoint must not hang the reader.
         self._fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
@@ -82,6 +84,18 @@ class ChunkedFile:
     def direct(self) -> bool:
         """Whether reads go around the page cache."""
         return self._alignment is not None
+
+    @property
+    def is_cached(self) -> bool:
+        """Whether all of a few pages are known to be in the page cache."""
+        return not self.direct and self._cached_pages() == PROBES
+
+    def map(self) -> memoryview:
+        """The file's bytes where they lie in the page cache, writable, in pages that become the process's own when it
+        writes to them; `read` without targets checks them there. Raises OSError, ValueError for an empty file.
+        """
+        self._mapped = memoryview(mmap.mmap(self._fd, self.size, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE))
+        return self._mapped
 
     def read(
         self,
@@ -125,16 +139,19 @@ class ChunkedFile:
         return found.st_size
 
     def _decide(self, direct: bool | None) -> Alignment | None:
-        if direct is False or (direct is None and self._is_cached()):
+        if direct is None:
+            cached = self._cached_pages()
+            direct = cached is not None and cached <= PROBES // 2
+        if not direct:
             return None
         alignment = self._kernel.alignment(self._fd)
         return alignment if alignment is not None and self._kernel.set_direct(self._fd, True) else None
 
-    def _is_cached(self) -> bool:
-        """Whether most of a few pages, evenly spread, can be read without the disk."""
+    def _cached_pages(self) -> int | None:
+        """How many of a few pages, evenly spread, can be read without the disk; None where that can't be told."""
         page, flag = bytearray(1), getattr(os, "RWF_NOWAIT", None)
         if flag is None:
-            return True
+            return None
         hits = 0
         for probe in range(PROBES):
             try:
@@ -142,8 +159,8 @@ class ChunkedFile:
             except BlockingIOError:
                 continue
             except OSError:
-                return True
-        return hits > PROBES // 2
+                return None
+        return hits
 
     def _read_chunk(self, chunk: int, targets: Targets) -> int:
         start = chunk * CHUNK_BYTES
@@ -160,6 +177,8 @@ class ChunkedFile:
         return end - start
 
     def _read_span(self, start: int, end: int, targets: Targets) -> list[memoryview]:
+        if self._mapped is not None:
+            return [self._mapped[start:end]]
         scratch, alignment = self._own_scratch(), self._alignment
         views = targets.views(start, end, scratch)
         if alignment is None or (len(views) == 1 and _is_aligned(views[0], alignment)):

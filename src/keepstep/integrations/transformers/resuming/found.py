@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from keepstep.engine import Marks, mark_of
+from keepstep.engine import Marks, marks_of
 
 
 class Found(NamedTuple):
@@ -43,16 +43,17 @@ NOTHING = Found(0, [], [], [], 1.0)
 
 def compared(marks: Marks, live: Mapping[str, torch.Tensor]) -> Found:
     """Live tensors against the marks of their names; those that no mark is of are not looked at. Waits for a device."""
-    unequal, cast, absent, equal, values = list[str](), list[str](), list[str](), 0, 0
+    absent, cast, alike = list[str](), list[str](), dict[str, torch.Tensor]()
     for name, mark in marks.items():
         tensor = live.get(name)
         if tensor is None or tuple(tensor.shape) != mark.shape:
             absent.append(name)
         elif str(tensor.dtype) != f"torch.{mark.dtype}":
             cast.append(name)
-        elif mark_of(tensor).digest != mark.digest:
-            unequal.append(name)
         else:
-            equal, values = equal + 1, values + mark.numel
+            alike[name] = tensor
+    now = marks_of(alike)
+    unequal = [name for name in alike if now[name].digest != marks[name].digest]
     everything = sum(mark.numel for mark in marks.values())
-    return Found(equal, unequal, cast, absent, values / everything if everything else 1.0)
+    values = sum(mark.numel for name, mark in now.items() if mark.digest == marks[name].digest)
+    return Found(len(alike) - len(unequal), unequal, cast, absent, values / everything if everything else 1.0)

@@ -72,7 +72,8 @@ def size_of(trainer: Any) -> Size:
         return Size(weights, weights, int(_SURE * weights))
     rest = _RESUMING * int(args.world_size)
     kept, known = _optimizer(trainer)
-    trains = [_planned("", p, embedding=p in _tables(model)) for p in model.parameters() if p.requires_grad]
+    tables = _tables(model)
+    trains = [_planned("", p, embedding=p in tables) for p in model.parameters() if p.requires_grad]
     if stage_of(trainer):
         # Its own copy of the weights, and their moments, in fp32; the weights once more where they are not divided.
         trains = [replace(one, dtype=dtype_named("float32")) for one in trains]

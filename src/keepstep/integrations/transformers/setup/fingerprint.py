@@ -16,7 +16,7 @@ import xxhash
 from keepstep.integrations.transformers.setup.arguments import plain, plain_arguments
 from keepstep.integrations.transformers.setup.zero import part_of, whole_numel, whole_shape
 from keepstep.snapshot.finding import find
-from keepstep.snapshot.random_state import Note, note, seed_all, untouched
+from keepstep.snapshot.random_state import note, seed_all, untouched
 from keepstep.version import __version__
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "trl", "datasets", "numpy", "safetensors")
@@ -99,15 +99,17 @@ def dataset_fingerprint(dataset: Any, patience: float = PATIENCE) -> dict[str, A
 
 def _rows_digests(dataset: Any, own: Mapping[str, Any], until: float) -> dict[str, Any]:
     """The digests, and `random` where rows are drawn: each is read with all generators begun anew, to be comparable."""
-    begun, drawn, read = _begun(own), False, dict[int, bytes]()
+    seed_all(0, own.values())
+    begun, drawn, read = note(own), False, dict[int, bytes]()
     few, many = _spread(len(dataset), FEW_ROWS), _spread(len(dataset), SAMPLED_ROWS)
     try:
         for index in dict.fromkeys([0, *few, *many]):
             if read and time.monotonic() > until:
                 break
-            _begun(own)
             read[index] = repr(_row(dataset, index)).encode()
-            drawn = drawn or not note(own).equals(begun)
+            if not note(own).equals(begun):
+                drawn = True
+                seed_all(0, own.values())
             if len(read) == 1 and not _same_again(dataset, own, read[index]):
                 return {"digest": None}  # drawn from what nobody can find
     except Exception:  # the user's own dataset code may refuse; a resume must not depend on it
@@ -118,8 +120,9 @@ def _rows_digests(dataset: Any, own: Mapping[str, Any], until: float) -> dict[st
 
 
 def _same_again(dataset: Any, own: Mapping[str, Any], before: bytes) -> bool:
-    _begun(own)
-    return repr(_row(dataset, 0)).encode() == before
+    again = repr(_row(dataset, 0)).encode()
+    seed_all(0, own.values())
+    return again == before
 
 
 def _spread(rows: int, wanted: int) -> list[int]:
@@ -136,11 +139,6 @@ def _digest_of(read: Mapping[int, bytes], rows: list[int]) -> str | None:
     for index in rows:
         state.update(read[index])
     return state.hexdigest()
-
-
-def _begun(own: Mapping[str, Any]) -> Note:
-    seed_all(0, own.values())
-    return note(own)
 
 
 @contextmanager
