@@ -32,7 +32,8 @@ def trained(out: Path, layers: int) -> Any:
     torch.manual_seed(0)
     rows = [{"input_ids": torch.arange(16), "labels": torch.arange(16)}] * 2
     args = TrainingArguments(
-        str(out), max_steps=1, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True, per_device_train_batch_size=1
+        str(out), max_steps=1, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True,
+        per_device_train_batch_size=1,
     )  # fmt: skip
     trainer = Trainer(GPT2LMHeadModel(GPT2Config(n_layer=layers)), args, train_dataset=rows)
     keepstep.attach(trainer)
@@ -61,9 +62,11 @@ def main() -> None:
         ways: dict[str, Callable[[Path], object]] = {
             "save_pretrained": lambda target: stock(model, target, sync=False),
             "save_pretrained, fsync": lambda target: stock(model, target, sync=True),
-            "export": lambda target: keepstep.export(home / "run", target),
-            "export, check=False": lambda target: keepstep.export(home / "run", target, check=False),
-            "export, bf16": lambda target: keepstep.export(home / "run", target, dtype="bf16"),
+            "export": lambda target: keepstep.export(home / "run", target, reference="latest"),
+            "export, check=False": lambda target: keepstep.export(
+                home / "run", target, reference="latest", check=False
+            ),
+            "export, bf16": lambda target: keepstep.export(home / "run", target, reference="latest", dtype="bf16"),
         }
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         for turn in range(options.rounds + 1):

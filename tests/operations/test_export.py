@@ -111,16 +111,27 @@ def test_what_others_put_there_stays_behind_and_is_said(run: Run, tmp_path: Path
 
 def test_what_only_a_resume_needs_may_be_gone_and_not_damaged(run: Run) -> None:
     (run.path / "checkpoint-10" / "optimizer.pt").unlink()
-    verify(run, (run.find(10),))
-    (run.path / "checkpoint-10" / "optimizer.pt").write_bytes(b"x")
+    found = run.find(10)
+    verify(run, (found,), [model_files(found).read])
+    (run.path / "checkpoint-10" / "optimizer.pt").write_bytes(b"cut")
     with pytest.raises(CheckpointCorrupt, match=r"optimizer\.pt .*Nothing was exported"):
-        verify(run, (run.find(10),))
+        verify(run, (found,), [model_files(found).read])
+
+
+def test_what_is_exported_is_read_and_the_rest_is_looked_at(run: Run) -> None:
+    found, read = run.find(10), list[int]()
+    verify(run, (found,), [model_files(found).read], on_bytes=read.append)
+    assert sum(read) == sum(len(MODEL[name]) for name in ("config.json", "model.safetensors"))
+    assert not run.events.verified()
+    verify(run, (found,), [found.files])
+    assert set(run.events.verified()) == {found.generation}
 
 
 def test_a_changed_config_is_not_exported_and_the_way_out_is_named(run: Run) -> None:
     (run.path / "checkpoint-10" / "config.json").write_bytes(b"[]")
+    found = run.find(10)
     with pytest.raises(CheckpointCorrupt, match=r"config\.json") as raised:
-        verify(run, (run.find(10),))
+        verify(run, (found,), [model_files(found).read])
     assert f"keepstep reseal {run.path} 10" in raised.value.hint
 
 

@@ -112,9 +112,9 @@ def test_a_thinned_checkpoint_and_one_set_aside_are_exported(run: Run, tmp_path:
 
 
 def test_a_damaged_checkpoint_is_not_exported(run: Run, tmp_path: Path) -> None:
-    flip(run.path / "checkpoint-10" / "optimizer.pt")
-    with pytest.raises(CheckpointCorrupt, match=r"optimizer.pt .*Nothing was exported"):
-        keepstep.export(run, tmp_path / "out")
+    flip(run.path / "checkpoint-10" / "model.safetensors")
+    with pytest.raises(CheckpointCorrupt, match=r"model.safetensors .*Nothing was exported"):
+        keepstep.export(run, tmp_path / "out", reference=10)
     assert _only(tmp_path, "run")
 
 
@@ -394,6 +394,11 @@ def test_the_check_says_how_much_of_it_was_in_memory_when_it_was_saved(tmp_path:
     tensors = len(list(trainer.model.parameters()))
     assert check is not None
     assert check.memory == f"{tensors} of {tensors} tensors as they were in memory when it was saved"
+    # The same files as the source's, and what was in memory: there is nothing to compare it with.
+    assert (check.loaded_by, check.forward, check.tensors) == ("LlamaForCausalLM", None, 21)
+    assert (
+        check.lines()[-2:] == [f"loaded: {check.memory}", check.computed] and "not loaded beside it" in check.computed
+    )
     point = checkpointer.run.find(2)
     assert point.path is not None
     imprint = Imprint.read(point.path)
@@ -404,3 +409,4 @@ def test_the_check_says_how_much_of_it_was_in_memory_when_it_was_saved(tmp_path:
     other = keepstep.export(checkpointer.run, tmp_path / "other", reference="latest").check
     assert other is not None and other.memory.endswith(f"not so: {name}")
     assert f"the source, loaded: {other.memory}" in other.lines()
+    assert other.forward is not None and other.forward.difference == 0 and not other.computed

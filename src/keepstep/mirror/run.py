@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,8 +89,12 @@ class MirrorRepository(Repository):
         self._damage[checkpoint.generation] = damage
         self._listing = None
 
-    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
-        """Every byte, read back; of what was brought here, only that none came damaged: each was compared then."""
+    def verify(
+        self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None, *, alone: Collection[str] | None = None
+    ) -> Verification:
+        """Every byte, read back, of all files or of these `alone`; of what was brought here, only that none came
+        damaged: each was compared then.
+        """
         if checkpoint.path is not None:
             return Verification(checkpoint, ())
         record = self.record(checkpoint)
@@ -102,6 +106,7 @@ class MirrorRepository(Repository):
             tuple(
                 Problem(file.path, what.removeprefix(f"{home}{file.path} "), need_of(file))
                 for file in checkpoint.files
+                if alone is None or file.path in alone
                 for what in check(self._mirror, _part(record, (file,)), on_bytes=on_bytes)
             ),
         )

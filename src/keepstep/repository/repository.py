@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from keepstep.repository.linking import link_weights
 from keepstep.repository.loadable import Loaders, Need, lack_of, parents_of
 from keepstep.repository.manifest import MANIFEST_NAME
 from keepstep.repository.sealing import Changes, Look, adopt, find_changes, look, write_seal
-from keepstep.repository.verification import OnBytes, Verification, added_to, sealed, verify_files
+from keepstep.repository.verification import OnBytes, Verification, added_to, check_file, sealed, verify_files
 from keepstep.stores import Entry, Store
 
 Finish = Callable[[Path], Mapping[str, FileEntry]]
@@ -307,15 +307,22 @@ class Repository:
         """
         return self.read_manifest(self.key(checkpoint), checkpoint.state).generation == checkpoint.generation
 
-    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
-        """A full check of every byte; `on_bytes` is told how many were read."""
-        key = self.key(checkpoint)
-        return Verification.of(checkpoint, verify_files(self.store, key, checkpoint.files, on_bytes))
+    def verify(
+        self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None, *, alone: Collection[str] | None = None
+    ) -> Verification:
+        """A full check of every byte, or of these files `alone`, the others by their sizes; `on_bytes` is told how many
+        were read.
+        """
+
+        def of_those(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
+            return check_file(store, path, file, on_bytes) if alone is None or file.path in alone else ""
+
+        found = verify_files(self.store, self.key(checkpoint), checkpoint.files, on_bytes, of_those)
+        return Verification.of(checkpoint, found)
 
     def examine(self, checkpoint: Checkpoint) -> Verification:
         """A check by names and sizes alone: what is torn, cut or planted is found, and no byte is read."""
-        found = verify_files(self.store, self.key(checkpoint), checkpoint.files, check=_unread)
-        return Verification.of(checkpoint, found)
+        return self.verify(checkpoint, alone=())
 
     def lacking(self, checkpoint: Checkpoint) -> tuple[str, ...]:
         """Paths of its files that a resume needs and that are gone, by their names alone: nothing is read."""
@@ -413,8 +420,3 @@ class Repository:
 
     def _move(self, key: str, home: str, name: str) -> str:
         return moving.move(self.store, key, home, name)
-
-
-def _unread(store: Store, path: str, file: FileEntry, on_bytes: OnBytes | None) -> str:
-    """Says nothing of a file's bytes."""
-    return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -280,9 +280,11 @@ class RunView(Placed):
                 return self.before(previous)
         raise CheckpointNotFound(f"{checkpoint.path} is gone: its run was moved or removed")
 
-    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
-        """Check every byte of a checkpoint against its manifest."""
-        return self.repository.verify(checkpoint, on_bytes)
+    def verify(
+        self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None, *, alone: Collection[str] | None = None
+    ) -> Verification:
+        """Check every byte of a checkpoint against its manifest, or of these files `alone`, the others by size."""
+        return self.repository.verify(checkpoint, on_bytes, alone=alone)
 
     def note_verified(self, verification: Verification) -> None:
         """Put the outcome of a check into the event log, of the run that it is of."""

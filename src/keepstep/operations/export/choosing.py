@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from keepstep.errors import CheckpointCorrupt, CheckpointNotFound
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, FileEntry
 from keepstep.operations.checking import note
 from keepstep.operations.export.errors import ExportRefused
 from keepstep.operations.export.request import Request
@@ -82,20 +82,23 @@ def _best(run: Run, text: str) -> tuple[Checkpoint, ...]:
 def verify(
     run: Run,
     members: tuple[Checkpoint, ...],
+    needed: Sequence[Sequence[FileEntry]],
     on_start: Callable[[Checkpoint], None] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> None:
-    """Read every byte of the members against their manifests. Raises CheckpointCorrupt.
+    """Read every byte of what each member is `needed` for against its manifest. Raises CheckpointCorrupt.
 
-    What only a resume needs may be gone; damaged it is a reason to publish nothing from there.
+    What only a resume needs is several times as much: it may be gone, and is looked at by its size; where that is not
+    what was written, it is a reason to publish nothing from there.
     """
-    for checkpoint in members:
+    for checkpoint, files in zip(members, needed, strict=True):
         if on_start is not None:
             on_start(checkpoint)
-        verification = run.verify(checkpoint, on_bytes)
+        verification = run.verify(checkpoint, on_bytes, alone={file.path for file in files})
         if not verification.sound and is_gone(run, checkpoint):
             raise CheckpointNotFound(f"{checkpoint.path} went away, or was saved anew, while it was verified")
-        note(run, verification)
+        if not verification.sound or len(files) == len(checkpoint.files):
+            note(run, verification)
         if not verification.sound:
             raise CheckpointCorrupt(
                 f"{verification.summary()}. Nothing was exported",

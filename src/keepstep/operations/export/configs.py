@@ -42,6 +42,16 @@ def adjust(staging: Path, *, dtype: str | None, base_name: str | None) -> list[s
     return notes
 
 
+def means_the_same(one: Path, other: Path) -> bool:
+    """True where two configs make the same model: all that differs is how the machine of a training found it."""
+    if not (one.is_file() and other.is_file()):
+        return one.is_file() == other.is_file()
+    configs = [read_json(one), read_json(other)]
+    for config in configs:
+        _drop_paths(config)
+    return configs[0] == configs[1]
+
+
 def names_local_base(directory: Path) -> bool:
     """True where an adapter's config names its base by a path."""
     path = directory / ADAPTER_CONFIG

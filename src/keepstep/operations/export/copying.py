@@ -16,12 +16,12 @@ PIECE_BYTES = 16 * 2**20
 _NO_COPYING = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY}
 
 
-def copy_files(source: Path, entries: Sequence[FileEntry], target: Path, on_bytes: OnBytes) -> None:
-    """Copy files by their entries, and read each copy back against its digest.
+def copy_files(source: Path, entries: Sequence[FileEntry], target: Path, on_bytes: OnBytes) -> tuple[FileEntry, ...]:
+    """Copy files by their entries, and read each copy back against its digest; returns them as they lie there.
 
     Raises CheckpointNotFound where the checkpoint went away meanwhile, CheckpointCorrupt where a copy differs.
     """
-    store = LocalStore(target)
+    store, copied = LocalStore(target), list[FileEntry]()
     for entry in entries:
         path = target / entry.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,8 +33,11 @@ def copy_files(source: Path, entries: Sequence[FileEntry], target: Path, on_byte
                 hint="Its run moved or removed it. Pin it first (keepstep pin RUN REF), or export another one.",
             ) from error
         # What is not managed has no digest: the copy is compared with what lies there.
-        if file_digest(store, entry.path) != (entry.digest or file_digest(LocalStore(source), entry.path)):
+        digest = file_digest(store, entry.path)
+        if digest != (entry.digest or file_digest(LocalStore(source), entry.path)):
             raise CheckpointCorrupt(f"{entry.path} changed while it was copied", hint="Is the run's disk failing?")
+        copied.append(FileEntry(entry.path, path.stat().st_size, digest))
+    return tuple(copied)
 
 
 def _copy(source: Path, target: Path, on_bytes: OnBytes) -> None:

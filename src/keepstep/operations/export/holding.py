@@ -53,7 +53,7 @@ def _with_plan(run: Run, request: Request, carry_out: Callable[[ExportPlan], T])
 def _damage(run: Run, members: tuple[Checkpoint, ...]) -> CheckpointCorrupt | None:
     """What a file that can't be read comes from, where it is damage; it is known from then on."""
     try:
-        verify(run, members)
+        verify(run, members, [member.files for member in members])
     except CheckpointCorrupt as error:
         return error
     return None

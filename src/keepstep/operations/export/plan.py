@@ -112,7 +112,7 @@ class ExportPlan:
     @property
     def read_bytes(self) -> int:
         """Bytes that are verified before anything is read."""
-        return sum(member.size_bytes for member in self.members)
+        return sum(entry.size for files in self.needed for entry in files)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for machines; sizes in bytes."""

@@ -49,7 +49,8 @@ class Check:
 
     `loaded_by` is the stock class that loaded it, empty where none could; `compared` says what the tensors were
     compared with, `memory` how many of the source's are what was in memory when it was saved, of a mean for each step.
-    Where something could not be tried, `untried` says why.
+    Where the source is the same files, and need not be loaded, `forward` is None and `computed` says what came of a
+    forward pass. Where something could not be tried, `untried` says why.
     """
 
     loaded_by: str
@@ -59,18 +60,21 @@ class Check:
     merge: Forward | None = None
     untried: str = ""
     memory: str = ""
+    computed: str = ""
 
     def lines(self) -> list[str]:
         """What was checked, in sentences without a final stop."""
         said = [f"loaded by {self.loaded_by}"] if self.loaded_by else []
         said.append(f"{self.tensors:,} tensors {self.compared}")
         if self.memory:
-            said.append(f"the source, loaded: {self.memory}")
+            said.append(f"{'loaded' if self.computed else 'the source, loaded'}: {self.memory}")
         if self.merge is not None:
             said.append(f"in fp32, against base and adapter: {self.merge.describe()}")
         if self.forward is not None:
             against = "" if self.merge is None else "as exported, against base and adapter: "
             said.append(against + self.forward.describe())
+        if self.computed:
+            said.append(self.computed)
         if self.untried:
             said.append(f"not tried: {self.untried}")
         return said
@@ -197,6 +201,7 @@ def check_json(check: Check) -> dict[str, Any]:
         "merge": _forward_json(check.merge),
         "untried": check.untried,
         "memory": check.memory,
+        "computed": check.computed,
     }
 
 

@@ -27,7 +27,7 @@ from keepstep.integrations.transformers.exporting.tensors import (
     weights_below,
     write_shards,
 )
-from keepstep.model import Checkpoint
+from keepstep.model import Checkpoint, FileEntry
 from keepstep.operations.export.configs import adjust
 from keepstep.operations.export.copying import copy_files
 from keepstep.operations.export.errors import ExportRefused
@@ -58,7 +58,8 @@ class Built:
     `cast_to` is the dtype that floating tensors were cast to, None where they kept theirs. `averaged` are the
     directories of the members that the mean is of; `expected` the model in memory that stock code wrote; `merged` the
     comparison of a merge with base and adapter, and `outputs` those of the two. `twice` are tensors of ranks that are
-    another one under a further name, left out as stock writers do; `stored` the dtype of what ranks wrote.
+    another one under a further name, left out as stock writers do; `stored` the dtype of what ranks wrote. `copied` are
+    weights files that were copied as they were, and read back.
     """
 
     cast_to: torch.dtype | None = None
@@ -69,6 +70,7 @@ class Built:
     outputs: torch.Tensor | None = None
     twice: tuple[str, ...] = ()
     stored: torch.dtype | None = None
+    copied: tuple[FileEntry, ...] = ()
 
     @property
     def dtype_name(self) -> str | None:
@@ -89,8 +91,8 @@ def build(plan: ExportPlan, staging: Path, scratch: Path, seen: Watcher) -> Buil
     asked = plan.request
     dtype = getattr(torch, TORCH_DTYPES[asked.dtype]) if asked.dtype else None
     if plan.copies:
-        copy_files(plan.directory, (*plan.files.indexes, *plan.files.weights), staging, seen.advance)
-        return Built()
+        copy_files(plan.directory, plan.files.indexes, staging, seen.advance)
+        return Built(copied=copy_files(plan.directory, plan.files.weights, staging, seen.advance))
     if asked.average is not None:
         return _average(plan, staging, scratch, dtype, seen)
     if asked.merge:

@@ -16,17 +16,22 @@ from keepstep.integrations.transformers.exporting.averaging import Mean
 from keepstep.integrations.transformers.exporting.building import Built
 from keepstep.integrations.transformers.exporting.merging import ROUNDED
 from keepstep.integrations.transformers.exporting.models import CannotLoad, load_base, load_model, put_adapter
-from keepstep.integrations.transformers.exporting.portrait import Portrait, compare, digest, portray
+from keepstep.integrations.transformers.exporting.portrait import TOKENS, Portrait, compare, digest, outputs_of, portray
 from keepstep.integrations.transformers.exporting.shard_imprints import memory_of_shards
 from keepstep.integrations.transformers.exporting.tensors import TensorFiles, cast, tensors_in, weights_below
-from keepstep.integrations.transformers.resuming.found import compared
+from keepstep.integrations.transformers.resuming.found import Found, compared
 from keepstep.integrations.transformers.resuming.watched import model_state
 from keepstep.integrations.transformers.setup.messages import listed
+from keepstep.operations.export.configs import means_the_same
 from keepstep.operations.export.errors import ExportRefused, ExportUnequal
+from keepstep.operations.export.files import ADAPTER_CONFIG
 from keepstep.operations.export.plan import ExportPlan, base_of
 from keepstep.operations.export.report import Check, Forward
 
 UNSHARDED = "a forward pass of the source: no stock class loads what ranks wrote"
+ALONE = f"a forward pass on {TOKENS} tokens gives finite output; the source, the same files, was not loaded beside it"
+CONFIGS = ("config.json", "generation_config.json", ADAPTER_CONFIG)
+"""What of an export beside the weights decides what a model computes."""
 Portraits = Callable[[Path], tuple[Portrait, str]]
 """Loads what is in a directory; returns its portrait and the class that loaded it."""
 
@@ -52,7 +57,8 @@ def check_export(plan: ExportPlan, staging: Path, built: Built) -> Check:
             memory = memory_of_shards(plan.directory, plan.files.shards)
             check = replace(check, untried=check.untried or UNSHARDED, memory=memory)
         else:
-            check = _check_against(_portraits(plan), plan.directory, staging, built.cast_to)
+            check = _check_copied(plan, staging) if built.copied else None
+            check = check or _check_against(_portraits(plan), plan.directory, staging, built.cast_to)
         if (built.average is not None or plan.request.merge) and not plan.files.shards:
             check = replace(check, memory=_memory_of_members(plan, built))
     except CannotLoad as error:
@@ -68,6 +74,9 @@ def _check_files(plan: ExportPlan, staging: Path, built: Built) -> int:
         members = [tensors_in(home) for home in built.averaged]
         with Mean(members, built.cast_to) as mean, TensorFiles(weights_below(staging)) as after:
             return _compare_files(mean.names, mean.get, after)
+    if built.copied:  # each was read back against the digest of the source's
+        with TensorFiles(weights_below(staging)) as after:
+            return len(after.names)
     if built.expected is not None or plan.files.pickled:
         return 0
     with tensors_in(plan.directory) as before, TensorFiles(weights_below(staging)) as after:
@@ -83,6 +92,28 @@ def _compare_files(names: list[str], expected: Callable[[str], torch.Tensor], af
         if digest(expected(name)) != digest(after.get(name)):
             raise ExportUnequal(f"{name} has other values in the export than in its source")
     return len(names)
+
+
+def _check_copied(plan: ExportPlan, staging: Path) -> Check | None:
+    """Load copies of the source's files, once: the source would give the same. None where it might not, because its
+    config is another, or the model is not known to be what was in memory when it was saved.
+    """
+    imprint = Imprint.read(plan.directory)
+    same = all(means_the_same(plan.directory / name, staging / name) for name in CONFIGS)
+    if imprint is None or imprint.layout not in ("", "whole") or not same:
+        return None
+    with _loaded(plan, staging) as (model, kind):
+        found = compared(imprint.model, model_state(model))
+        if found.wrong or not found.total:
+            return None
+        try:
+            with torch.no_grad():
+                outputs = outputs_of(model)
+        except Exception:  # models take inputs of all kinds; whether the source takes these is seen there
+            return None
+    if not bool(torch.isfinite(outputs).all()):
+        return None
+    return Check(kind, found.total, "", memory=_as_in_memory(found), computed=ALONE)
 
 
 def _check_merged(plan: ExportPlan, staging: Path, built: Built) -> Check:
@@ -176,7 +207,10 @@ def _memory(model: Any, directory: Path) -> str:
     imprint = Imprint.read(directory)
     if imprint is None or imprint.layout not in ("", "whole"):  # of the part that one process held
         return ""
-    found = compared(imprint.model, model_state(model))
+    return _as_in_memory(compared(imprint.model, model_state(model)))
+
+
+def _as_in_memory(found: Found) -> str:
     said = f"{found.equal:,} of {found.total:,} tensors as they were in memory when it was saved"
     return f"{said}, not so: {listed(found.wrong)}" if found.wrong else said
 

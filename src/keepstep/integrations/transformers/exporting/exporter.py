@@ -126,7 +126,7 @@ def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
     for member, files in zip(plan.members, plan.needed, strict=True):
         seen.describe(f"bringing step {member.step}")
         plan.run.bring(member, files, seen.advance)
-    verify(plan.run, plan.members, lambda c: seen.describe(f"verifying step {c.step}"), seen.advance)
+    verify(plan.run, plan.members, plan.needed, lambda c: seen.describe(f"verifying step {c.step}"), seen.advance)
     with plan.target.staged() as staging:
         seen.describe("copying")
         copy_files(plan.directory, plan.others, staging, seen.advance)
@@ -153,7 +153,7 @@ def _carry_out(plan: ExportPlan, seen: Watcher) -> Export:
 
 def _described(plan: ExportPlan, staging: Path, check: Check | None, built: Built, notes: list[str]) -> Export:
     """Put card and marker into the directory; returns the account of it all."""
-    weights = seal(staging, [path.name for path in weights_below(staging)])
+    weights = built.copied or seal(staging, [path.name for path in weights_below(staging)])
     tensors = headers(staging, weights)
     largest, limit = max(entry.size for entry in weights), plan.request.max_shard_size
     if limit is not None and largest > limit + HEADER_BYTES:
