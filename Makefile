@@ -38,7 +38,7 @@ demo: .venv/.ready  ## fine-tune, kill, resume, keep the best: on an embedded mo
 test: unit training  ## the whole test suite
 
 unit: .venv/.ready  ## the tests that train nothing
-	$(BIN)/python -m pytest -q -m "not training and not campaign and not servers" -n 2 $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "not training and not campaign and not servers" -n 3 --dist worksteal $(SLOWEST)
 
 training: .venv/.ready  ## the tests that train real (tiny) models, kill and resume them
 	$(BIN)/python -m pytest -q -m "training and not campaign and not servers" -n 3 --dist loadfile $(SLOWEST)

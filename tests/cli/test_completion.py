@@ -19,7 +19,7 @@ from tests.operations.runs import cut_manifest, make_run
 
 BASH = shutil.which("bash") or pytest.skip("there is no bash", allow_module_level=True)
 ASK = """
-source <(keepstep completion bash)
+source "$SCRIPT"
 COMP_WORDS=({words} "{incomplete}")
 COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
 _keepstep_completion keepstep
@@ -35,9 +35,11 @@ def run(tmp_path: Path, call: Call) -> Path:
 
 
 @pytest.fixture
-def ask(tmp_path: Path):
+def ask(tmp_path: Path, call: Call):
     keepstep(tmp_path)
-    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    script = tmp_path / "script"
+    script.write_text(call("completion", "bash").stdout)
+    env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SCRIPT": str(script)}
 
     def ask(words: str, incomplete: str = "") -> list[str]:
         script = ASK.format(words=f"keepstep {words}", incomplete=incomplete)

@@ -1,15 +1,24 @@
-"""The raw loop with one thing broken on purpose, in processes that are forked: what each flaw is, as a function."""
+"""The raw loop with one thing broken on purpose, in processes that are forked: what each flaw is, as a function.
+
+They are forked from a process of this module alone (`Forks`): a fork of all that tests have imported takes many times
+as long.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
 import traceback
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NoReturn
 
 import filelock  # noqa: F401 - what is imported here is imported once, not in every fork
@@ -20,6 +29,7 @@ from keepstep.errors import StorageError
 from keepstep.repository import Verification
 from keepstep.retention import Metric, Policy
 from keepstep.run import Exactness, Receipt
+from keepstep.testing import integration_trap  # noqa: F401
 from keepstep.testing.integration_course import Course
 from keepstep.testing.integration_process import play
 from tests.integrations import raw_loop
@@ -29,17 +39,68 @@ Flaw = Callable[[], None]
 """Breaks something in the process that calls it."""
 
 
-class FlawedLoop(RawLoop):
-    """Trains in a fork of this process, in which the flaw is made."""
+class Forks:
+    """A small process that forks itself for each training."""
 
-    def __init__(self, flaw: Flaw) -> None:
+    def __init__(self, address: Path) -> None:
+        self._address = str(address)
+
+    @classmethod
+    @contextmanager
+    def running(cls) -> Generator[Forks]:
+        """One for as long as the block runs."""
+        with TemporaryDirectory() as directory:
+            address = Path(directory, "forks")
+            command = [sys.executable, "-m", __name__, str(address)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
+                try:
+                    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+                    yield cls(address)
+                finally:
+                    process.kill()
+
+    def play(self, flaw: Flaw, course: Course) -> int:
+        """Play a course in a fork that makes a flaw; returns its exit code, as `subprocess` does."""
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rw") as lines:
+            connection.connect(self._address)
+            print(flaw.__name__, course, file=lines, flush=True)
+            return int(lines.readline())
+
+    @staticmethod
+    def serve(address: str) -> NoReturn:
+        """Fork for whoever asks, until it is killed."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(address)
+            listening.listen()
+            print("ready", flush=True)
+            while True:
+                connection, _ = listening.accept()
+                with connection:
+                    if os.fork() == 0:
+                        _answer_and_exit(connection)
+
+
+def _answer_and_exit(connection: socket.socket) -> NoReturn:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    lines = connection.makefile("rw")
+    flaw, _, course = lines.readline().partition(" ")
+    child = os.fork()
+    if child == 0:
+        _play_and_exit(globals()[flaw], Course.parse(course))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), file=lines, flush=True)
+    os._exit(0)
+
+
+class FlawedLoop(RawLoop):
+    """Trains in a fork of a small process, in which the flaw is made."""
+
+    def __init__(self, flaw: Flaw, forks: Forks) -> None:
         self.flaw = flaw
+        self.forks = forks
 
     def train(self, course: Course) -> int:
-        child = os.fork()
-        if child == 0:
-            _play_and_exit(self.flaw, course)
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return self.forks.play(self.flaw, course)
 
     def read_with_stock_tools(self, checkpoint: Path) -> Mapping[str, str]:
         if self.flaw is needs_keepstep_to_be_read:
@@ -202,3 +263,7 @@ def _after(kind: type[Any], name: str, call: Callable[..., Any]) -> None:
 def _run_of(staged: Path) -> Path:
     """The run directory that a staged checkpoint is for: it lies in `.keepstep/staging/<uuid>`."""
     return staged.parents[3]
+
+
+if __name__ == "__main__":
+    Forks.serve(sys.argv[1])

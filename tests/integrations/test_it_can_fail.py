@@ -15,9 +15,7 @@ from keepstep.testing.integration_course import Point
 from keepstep.testing.integration_trial import Trial
 from keepstep.testing.integrations import IntegrationConformance as Suite
 from tests.integrations import flawed_loop as flaws
-from tests.integrations.flawed_loop import Flaw, FlawedLoop
-
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+from tests.integrations.flawed_loop import Flaw, FlawedLoop, Forks
 
 EXACT = Suite.test_killed_between_two_saves_it_resumes_exactly
 KILLED = Suite.test_killed_inside_a_save_it_ends_as_if_nothing_had_happened
@@ -58,6 +56,12 @@ class FlawedSuite(Suite):
         raise NotImplementedError
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks.running() as running:
+        yield running
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Path]:
     """A directory in memory where there is one: hundreds of trainings save here."""
@@ -67,10 +71,10 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("flaw", FAILS, ids=lambda flaw: flaw.__name__)
-def test_a_flaw_fails_the_cases_that_are_there_for_it(flaw: Flaw, place: Path) -> None:
+def test_a_flaw_fails_the_cases_that_are_there_for_it(flaw: Flaw, place: Path, forks: Forks) -> None:
     failed: set[Case] = set()
     skipped: set[Case] = set()
-    adapter = FlawedLoop(flaw)
+    adapter = FlawedLoop(flaw, forks)
     reference = Trial(adapter, place / "reference")
     reference.ends()
     for case in CASES:

@@ -26,6 +26,8 @@ ARTEFACTS = REPOSITORY / "build"
 SCREENSHOTS = ARTEFACTS / "screenshots"
 REQUIRED = "KEEPSTEP_REQUIRE_BROWSER"
 WIDE, PHONE = (1280, 860), (390, 844)
+PICTURES = "KEEPSTEP_TEST_PICTURES"
+"""Set to 1, the tests keep pictures of what they look at."""
 ARGUMENTS = ["--no-sandbox", "--disable-dev-shm-usage"]
 """For root in a container, which may have no room in /dev/shm."""
 PATIENCE_MS = 60_000
@@ -51,11 +53,16 @@ def launch(playwright: Playwright) -> Browser:
 
 @dataclass
 class Ui:
-    """A `keepstep ui` process, its link, and the keys of its runs by name."""
+    """A `keepstep ui` process, its link, and the keys of its runs by name.
+
+    Of one that is `shared` by tests, one window is too: most of what a window costs is the loading of the page.
+    """
 
     process: subprocess.Popen[str]
     link: str
     windows: list[Page] = field(default_factory=list)
+    shared: bool = False
+    window: Eyes | None = None
 
     @property
     def base(self) -> str:
@@ -64,7 +71,7 @@ class Ui:
 
     def keys(self) -> dict[str, str]:
         """The key of each run by its name."""
-        with httpx.Client(base_url=self.base, timeout=30, trust_env=False) as client:
+        with httpx.Client(base_url=self.base, timeout=30, trust_env=False, verify=False) as client:
             client.get("/", params={"token": self.link.partition("token=")[2]})
             return {run["name"]: run["key"] for run in client.get("/api/runs").json()["runs"]}
 
@@ -87,9 +94,10 @@ def start(*arguments: str | Path) -> Ui:
 
 
 @contextmanager
-def serving(*arguments: str | Path) -> Iterator[Ui]:
+def serving(*arguments: str | Path, shared: bool = False) -> Iterator[Ui]:
     """A server for as long as the block runs."""
     ui = start(*arguments)
+    ui.shared = shared
     try:
         yield ui
     finally:
@@ -143,6 +151,15 @@ class Eyes:
         page.wait_for_selector("main[aria-busy=false]")
         return eyes
 
+    def anew(self) -> None:
+        """The window as it was in the beginning: its size and scheme, nothing remembered, at the list of runs."""
+        self.turn(WIDE, "light")
+        self.page.mouse.move(0, 0)
+        self.page.evaluate("localStorage.clear(), delete document.documentElement.dataset.theme")
+        self.visit("#/runs")
+        for heard in (self.console, self.hosts, self.expected):
+            heard.clear()
+
     def visit(self, view: str) -> Page:
         """Go to `#/...` and wait until it is there."""
         self.page.evaluate("document.querySelector('#main').setAttribute('aria-busy', 'true')")
@@ -153,21 +170,29 @@ class Eyes:
         self.page.wait_for_selector("main[aria-busy=false] > .view")
         return self.page
 
-    def picture(self, name: str, *, full: bool = True) -> Path:
-        """Keep a screenshot as an artefact."""
+    def turn(self, size: tuple[int, int], scheme: str) -> None:
+        """Give the window this size and the system this scheme of colours; returns when that is drawn."""
+        self.page.set_viewport_size({"width": size[0], "height": size[1]})
+        self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        # What watches sizes answers in the first frame, and draws in the second.
+        self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def picture(self, name: str, *, full: bool = True) -> None:
+        """Keep a screenshot as an artefact, where pictures are asked for."""
+        if os.environ.get(PICTURES) != "1":
+            return
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        path = SCREENSHOTS / f"{name}.png"
         self.page.wait_for_timeout(150)
-        self.page.screenshot(path=path, full_page=full)
-        return path
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=full)
 
     def text(self, selector: str) -> str:
         """What an element says."""
         return self.page.locator(selector).first.inner_text()
 
     def close(self) -> None:
-        """Close the window; what the console said, and requests to other hosts, fail the test."""
-        self.context.close()
+        """Close the window, unless it is shared. What the console said, and requests to other hosts, fail the test."""
+        if self.ui.window is not self:
+            self.context.close()
         own = {urlsplit(self.ui.base).netloc}
         assert not self.hosts - own, f"other hosts were asked: {self.hosts - own}"
         said = [line for line in self.console if not any(re.search(pattern, line) for pattern in self.expected)]

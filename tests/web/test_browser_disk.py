@@ -100,15 +100,20 @@ WATCH = """() => {
 """Keeps what is written on canvases."""
 
 
-@pytest.mark.parametrize("span", [1, 5, 40, 300, HOUR, 9 * HOUR, 30 * HOUR, 6 * DAY, 60 * DAY, 400 * DAY, 3_000 * DAY])
+SPANS = (1, 5, 40, 300, HOUR, 9 * HOUR, 30 * HOUR, 6 * DAY, 60 * DAY, 400 * DAY, 3_000 * DAY)
+CLOCKS_GO_BACK = 1_792_890_000
+"""In Berlin, on 25 October 2026 at 01:00 UTC: within each span."""
+
+
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Europe/Berlin"])
-def test_no_label_of_time_is_said_twice_at_any_span(look: Look, shown: Ui, span: int, zone: str) -> None:
+def test_no_label_of_time_is_said_twice_at_any_span(look: Look, shown: Ui, zone: str) -> None:
     eyes = look(shown, zone=zone)
-    # The clocks of Berlin go back on 25 October 2026 at 01:00 UTC.
-    drawn = eyes.page.evaluate(DRAW, [span, 1_792_889_000 - span // 3])
-    said = [label for label in drawn if label]
-    assert len(said) >= 2 and len(set(whole(said))) == len(said), drawn
-    assert {label.count(":") for label in said} == {2 if span <= 300 else 1 if span <= 6 * DAY else 0}, drawn
+    for span in SPANS:
+        drawn = eyes.page.evaluate(DRAW, [span, CLOCKS_GO_BACK + span // 3])
+        said = [label for label in drawn if label]
+        assert len(said) >= 2 and len(set(whole(said))) == len(said), (span, drawn)
+        colons = 2 if span <= 300 else 1 if span <= 6 * DAY else 0
+        assert {label.count(":") for label in said} == {colons}, (span, drawn)
 
 
 def whole(labels: list[str]) -> list[str]:

@@ -33,7 +33,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     for step in (8, 16, 24):
         checkpoint(root / "stock", step)
     (root / "stock" / "checkpoint-24" / "trainer_state.json").unlink()
-    with serving(root) as served:
+    with serving(root, shared=True) as served:
         yield served
 
 

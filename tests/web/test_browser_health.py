@@ -54,7 +54,7 @@ def test_an_attempt_says_its_steps_and_its_end_once(look: Look, shown: Ui) -> No
 
 
 def test_saves_of_steps_that_were_trained_again_are_joined_by_no_line(look: Look, shown: Ui) -> None:
-    eyes = look(shown)
+    eyes = look(shown, alone=True)
     eyes.page.add_init_script(COUNT)
     eyes.page.reload()
     joined = {}

@@ -36,13 +36,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
     root: Path = tmp_path_factory.mktemp("large")
     runs.large(root / "points", 40, 200_000)
     runs.large(root / "checkpoints", 5_000, 2_000)
-    with serving(root) as ui:
+    with serving(root, shared=True) as ui:
         yield ui
 
 
 @pytest.mark.parametrize("name", ["points", "checkpoints"])
 def test_a_large_run_is_drawn_in_few_points_and_few_rows(look: Look, large: Ui, name: str) -> None:
-    eyes = look(large)
+    eyes = look(large, alone=True)
     address = f"#/run/{large.keys()[name]}"
     page = eyes.page
     found: dict[str, dict[str, float]] = {}

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.web import runs
 from tests.web.browser import Eyes, Ui, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 Look = Callable[..., Eyes]
 
@@ -68,10 +72,24 @@ def test_a_run_that_changed_meanwhile_is_not_touched_and_the_new_plan_is_shown(l
         page.wait_for_selector("#apply:enabled")
         page.get_by_role("button", name="Apply…").click()
         runs.Trained(tmp_path / "run", "all", resume=800).go(900).end()
+        page.wait_for_selector("table.grid >> text=900")
+        asked: list[Route] = []
+
+        def changed_again(route: Route) -> None:
+            """While the new plan is asked for, the run changes once more, and the page asks anew."""
+            asked.append(route)
+            if len(asked) == 1:
+                run = runs.Run.open(tmp_path / "run")
+                run.pin_board.pin(run.find(800).generation)
+            else:
+                route.continue_()
+
+        page.route("**/plan?*", changed_again)
         page.locator("[data-action=confirm]").click()
         page.wait_for_selector("dialog [role=alert] .notice")
-        assert {one.step for one in runs.Run.open(tmp_path / "run").checkpoints} > {800, 900}
         # The title says so from the first; the button once the new plan is there.
-        page.locator("[data-action=confirm]", has_text="Apply this plan").click()
+        page.locator("[data-action=confirm]", has_text="Apply this plan").wait_for()
+        assert {one.step for one in runs.Run.open(tmp_path / "run").checkpoints} > {800, 900}
+        page.locator("[data-action=confirm]").click()
         page.wait_for_selector("dialog", state="detached")
-    assert [one.step for one in runs.Run.open(tmp_path / "run").checkpoints] == [900]
+    assert [one.step for one in runs.Run.open(tmp_path / "run").checkpoints] == [800, 900]

@@ -17,7 +17,7 @@ import pytest
 from keepstep.web.files import Files
 from keepstep.web.guard import MOST_BYTES, MOST_QUERY
 from tests.operations.runs import make_run
-from tests.web.conftest import Page, Start, serving
+from tests.web.conftest import Page, Start, serving, stranger_get
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH")
 ADDRESSES = ("/", "/api/about", "/api/runs", "/api/stream", "/api/runs/0/apply", "/static/js/main.js", "/nothing")
@@ -148,7 +148,7 @@ def test_a_web_socket_is_refused(page: Page) -> None:
 def test_nothing_is_told_without_the_token(page: Page, address: str, token: str) -> None:
     name = f"keepstep_{page.server.port}"
     for headers in ({}, {"Cookie": f"{name}={token}".encode()}, {"Cookie": b"\xff;;=;" + name.encode()}):
-        answer = httpx.get(page.base + address, headers=headers, trust_env=False)
+        answer = stranger_get(page.base + address, headers=headers)
         assert answer.status_code == 401
         assert code(answer) == "token"
         assert "csrf" not in answer.text.replace("keepstep-csrf", "")
@@ -162,38 +162,38 @@ def test_a_wrong_token_in_the_link_sets_no_cookie(page: Page) -> None:
         f"token={page.token}x",
         f"TOKEN={page.token}",
     ):
-        answer = httpx.get(f"{page.base}/?{query}", trust_env=False)
+        answer = stranger_get(f"{page.base}/?{query}")
         assert answer.status_code == 401
         assert "set-cookie" not in answer.headers
 
 
 def test_the_token_lets_in_at_the_front_door_alone(page: Page) -> None:
     for address in ("/api/about", "/api/runs", "/static/js/main.js"):
-        answer = httpx.get(page.base + address, params={"token": page.token}, trust_env=False)
+        answer = stranger_get(page.base + address, params={"token": page.token})
         assert answer.status_code == 401
 
 
 def test_the_cookie_is_for_this_page_alone_and_out_of_reach_of_scripts(page: Page) -> None:
-    answer = httpx.get(page.server.link, trust_env=False)
+    answer = stranger_get(page.server.link)
     assert answer.status_code == 303 and answer.headers["location"] == "/"
     name, *attributes = (part.strip() for part in answer.headers["set-cookie"].split(";"))
     assert name == f"keepstep_{page.server.port}={page.token}"
     assert {attribute.lower() for attribute in attributes} == {"httponly", "path=/", "samesite=strict"}
-    assert page.token not in httpx.get(page.base, cookies={"a": "b"}, trust_env=False).text
+    assert page.token not in stranger_get(page.base, cookies={"a": "b"}).text
 
 
 def test_two_servers_have_two_tokens(page: Page, start: Start, root: Path, files: Files) -> None:
     other = start(root, files=files)
     assert other.token != page.token and len(other.token) >= 43
-    assert httpx.get(other.base, params={"token": page.token}, trust_env=False).status_code == 401
+    assert stranger_get(other.base, params={"token": page.token}).status_code == 401
     mixed = {"Cookie": f"keepstep_{other.server.port}={page.token}"}
-    assert httpx.get(other.base, headers=mixed, trust_env=False).status_code == 401
+    assert stranger_get(other.base, headers=mixed).status_code == 401
 
 
 def test_two_cookies_of_the_name_are_refused(page: Page) -> None:
     name = f"keepstep_{page.server.port}"
     headers = [("Cookie", f"{name}={page.token}"), ("Cookie", f"{name}=planted")]
-    assert httpx.get(page.base + "/api/about", headers=headers, trust_env=False).status_code == 401
+    assert stranger_get(page.base + "/api/about", headers=headers).status_code == 401
 
 
 # -- changing something -----------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ def test_files_that_are_planted_as_pipes_or_links_do_not_hang_or_lead_out(start:
 @pytest.mark.parametrize("address", ["/", "/api/about", "/api/runs", "/static/js/main.js", "/nothing", "/api/runs/x"])
 @pytest.mark.parametrize("let_in", [True, False])
 def test_every_answer_has_its_headers(page: Page, address: str, let_in: bool) -> None:
-    headers = page.client.get(address).headers if let_in else httpx.get(page.base + address, trust_env=False).headers
+    headers = page.client.get(address).headers if let_in else stranger_get(page.base + address).headers
     policy = headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'; ")
     assert "unsafe" not in policy and "*" not in policy

@@ -38,18 +38,28 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Ui]:
     runs.Run.create(root / "new", runs.Policy.from_spec("latest:2"))
     for name in HOSTILE:
         runs.finished(root / name, steps=200)
-    with browser.serving(root) as ui:
+    with browser.serving(root, shared=True) as ui:
         yield ui
 
 
 @pytest.fixture
 def look(chromium: Browser) -> Iterator[Callable[..., browser.Eyes]]:
-    """Opens windows; each is closed, and judged, after the test."""
+    """Opens windows; each is judged after the test, and closed.
+
+    A server that is shared has one for all tests that ask for nothing else, or for one of their own (`alone`).
+    """
     opened: list[browser.Eyes] = []
 
-    def opens(ui: browser.Ui, **options: Any) -> browser.Eyes:
-        opened.append(browser.Eyes.open(chromium, ui, **options))
-        return opened[-1]
+    def opens(ui: browser.Ui, *, alone: bool = False, **options: Any) -> browser.Eyes:
+        if alone or options or not ui.shared:
+            eyes = browser.Eyes.open(chromium, ui, **options)
+        elif ui.window is None:
+            eyes = ui.window = browser.Eyes.open(chromium, ui)
+        else:
+            eyes = ui.window
+            eyes.anew()
+        opened.append(eyes)
+        return eyes
 
     yield opens
     for eyes in opened:

@@ -91,10 +91,15 @@ export class PolicyView {
     );
   }
 
-  async #try() {
+  /** Try the rules as they are written now. Whoever waits for an earlier try waits for this one, which ends it. */
+  #try() {
     this.asked?.abort();
     this.asked = new AbortController();
-    const { signal } = this.asked;
+    this.tried = this.#ask(this.asked.signal);
+    return this.tried;
+  }
+
+  async #ask(signal) {
     const keep = this.keep.value.trim();
     const parameters = { keep, budget: this.budget.value.trim() };
     for (const button of this.presets.children) button.setAttribute("aria-pressed", String(button.dataset.preset === keep));
@@ -105,7 +110,7 @@ export class PolicyView {
       this.#valid();
       this.#show(plan, replay);
     } catch (error) {
-      if (error.name === "AbortError") return;
+      if (error.name === "AbortError") return signal.aborted ? this.tried : undefined;
       if (error.status !== 400) throw error;
       this.#invalid(error);
     }
