@@ -17,7 +17,7 @@ TORCH_SOURCE = $(if $(PIP_FIND_LINKS),--find-links "$(PIP_FIND_LINKS)",--torch-b
 # What tests take, at their end: the slowest are the first to look at.
 SLOWEST := --durations 15 --durations-min 5
 
-.PHONY: help setup demo test check format lint types imports unit training docs map cases matrix campaign servers test-servers test-stock-engine test-oldest test-deepspeed wheel bench bench-page clean
+.PHONY: help setup demo test check format lint types imports unit training long docs map cases matrix campaign servers test-servers test-stock-engine test-oldest test-deepspeed wheel bench bench-page clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,13 +35,16 @@ setup: .venv/.ready  ## create .venv with everything that development needs
 demo: .venv/.ready  ## fine-tune, kill, resume, keep the best: on an embedded model, in two minutes
 	@$(BIN)/keepstep demo
 
-test: unit training  ## the whole test suite
+test: unit training  ## every law at least once; its further variants: make long
 
 unit: .venv/.ready  ## the tests that train nothing
-	$(BIN)/python -m pytest -q -m "not training and not campaign and not servers" -n 3 --dist worksteal $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "not training and not long and not campaign and not servers" -n 3 --dist worksteal $(SLOWEST)
 
 training: .venv/.ready  ## the tests that train real (tiny) models, kill and resume them
-	$(BIN)/python -m pytest -q -m "training and not campaign and not servers" -n 3 --dist loadfile $(SLOWEST)
+	$(BIN)/python -m pytest -q -m "training and not long and not campaign and not servers" -n 3 --dist loadfile $(SLOWEST)
+
+long: .venv/.ready  ## the same laws in more variants: more models, points of a save, ways to say it
+	$(BIN)/python -m pytest -q -m "long and not campaign and not servers" -n 3 --dist loadfile $(SLOWEST)
 
 check: format lint types imports test docs  ## everything that must hold before a commit
 

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import threading
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,12 +25,27 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where an engine is chosen for the whole suite, tests that choose for themselves are left to the other run."""
+    """Mark further variants as long. Under an engine for all, tests that choose for themselves are left to others."""
+    mark_variants(items)
     if engine.chosen():
         own = [item for item in items if "engine" in getattr(getattr(item, "callspec", None), "params", {})]
         config.hook.pytest_deselected(items=own)
         items[:] = [item for item in items if item not in own]
+
+
+def mark_variants(items: list[pytest.Item]) -> None:
+    """The mark `long` for each variant of a test that its mark `quick` does not name or count."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        if (quick := item.get_closest_marker("quick")) is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        counts[test] += 1
+        variant = item.nodeid.removeprefix(test)
+        if not any(counts[test] <= one if isinstance(one, int) else one in variant for one in quick.args):
+            item.add_marker(pytest.mark.long)
 
 
 @pytest.fixture(scope="module", autouse=True)

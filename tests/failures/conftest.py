@@ -29,11 +29,18 @@ UPSTREAM = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let upstream's own warnings pass, in these tests alone."""
+    """In these tests alone: upstream's own warnings pass; of each test one variant has the library's writers save."""
+    saved_by_stock: set[str] = set()
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
             for warning in UPSTREAM:
                 item.add_marker(pytest.mark.filterwarnings(warning))
+            by_stock = getattr(getattr(item, "callspec", None), "params", {}).get("engine") == "stock"
+            if by_stock and item.get_closest_marker("long") is None:
+                test = item.nodeid.partition("[")[0]
+                if test in saved_by_stock:
+                    item.add_marker(pytest.mark.long)
+                saved_by_stock.add(test)
 
 
 @pytest.fixture

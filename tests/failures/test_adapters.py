@@ -140,6 +140,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.quick("default", "two active", "adalora", "prefix, projected", "p-tuning", "running")
 def test_a_resume_goes_on_as_if_nothing_had_happened(out: Path, tmp_path: Path, name: str, engine: str) -> None:
     check_resume(KINDS[name], tmp_path, out, engine)
     assert extra_of(out / "checkpoint-4") == KINDS[name].extra
@@ -153,6 +154,7 @@ def extra_of(checkpoint: Path) -> int:
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.quick("two active", "adalora", "p-tuning", "own add", "running")
 def test_the_best_at_the_end_is_what_was_saved(out: Path, name: str, engine: str) -> None:
     check_best(KINDS[name], out, engine)
 
@@ -168,6 +170,7 @@ def test_the_best_at_the_end_is_what_was_saved(out: Path, name: str, engine: str
         ("norms unfrozen", None),
     ],
 )
+@pytest.mark.long
 def test_the_stock_trainer_does_not(out: Path, tmp_path: Path, name: str, raised: Any) -> None:
     """The control: it crashes, or goes on from other values."""
     kind = KINDS[name]
@@ -183,6 +186,7 @@ def test_the_stock_trainer_does_not(out: Path, tmp_path: Path, name: str, raised
 
 
 @pytest.mark.parametrize("name", ["named", "two active"])
+@pytest.mark.long
 def test_the_stock_trainer_loads_no_best_of_a_named_adapter(out: Path, name: str) -> None:
     memory = Remembering()
     trainer = trainer_of(KINDS[name], out, memory, load_best_model_at_end=True)
@@ -191,6 +195,7 @@ def test_the_stock_trainer_loads_no_best_of_a_named_adapter(out: Path, name: str
 
 
 @pytest.mark.parametrize("step", [2, 6, 8, 10])
+@pytest.mark.quick("fast-2", "-6")
 def test_adalora_at_every_stage_of_its_ranks(out: Path, tmp_path: Path, step: int, engine: str) -> None:
     """Before the first are given up, while they are, when they are settled, and behind that."""
     kind = KINDS["adalora"]
@@ -417,6 +422,7 @@ def _on_a_rank(rank: int, home: Path, name: str, engine: str) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", ["p-tuning", "two active"])
+@pytest.mark.quick("p-tuning")
 def test_two_processes(tmp_path: Path, name: str, engine: str) -> None:
     """Rank 0 writes what no stock file holds; every rank puts it back."""
     codes = run_ranks(tmp_path, _on_a_rank, tmp_path, name, engine)

@@ -72,6 +72,7 @@ def test_a_cell_that_is_run_twice(out: Path, said: Callable[[], str]) -> None:
     assert checkpointer.run.id != old.id
 
 
+@pytest.mark.long
 def test_a_cell_that_is_run_twice_under_stock(out: Path) -> None:
     """train() in a cell that is run twice | overwrites some checkpoints and keeps others."""
     stock(out).train()
@@ -126,6 +127,7 @@ def elsewhere(out: Path) -> Path:
     return out.with_name("elsewhere") / "checkpoint-6"
 
 
+@pytest.mark.long
 def test_from_another_directory_under_stock(out: Path, elsewhere: Path) -> None:
     """train(path of another training) where checkpoints are | both courses in one directory."""
     stock(out, max_steps=8, seed=3).train()
@@ -198,6 +200,7 @@ def test_after_ctrl_c_auto_goes_on(out: Path, other: bool) -> None:
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["the same trainer", "a new one"])
+@pytest.mark.quick(1)
 def test_after_ctrl_c_a_fresh_start_sets_the_attempt_aside(out: Path, other: bool) -> None:
     """Ctrl-C in a cell, train() in the next: as stock goes on, and the attempt is kept."""
     trainer, _ = managed(out, callbacks=[Interrupt(5)])

@@ -253,6 +253,7 @@ def test_hub_token(out: Path) -> None:
     assert stored.save_total_limit == 1, "the rest is what the user gave"
 
 
+@pytest.mark.long
 def test_hub_token_under_stock(out: Path) -> None:
     """hub_token: stock writes it into every checkpoint."""
     crash(out, after=2, attached=False, hub_token=SECRET)

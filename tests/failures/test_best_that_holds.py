@@ -58,6 +58,7 @@ def test_the_next_is_loaded_and_the_end_line_says_so(out: Path, said: Callable[[
     assert "the best of those that hold: step 4 (0.9) ranks before by eval\\_accuracy, but was found damaged" in card
 
 
+@pytest.mark.long
 def test_a_damaged_best_under_stock(out: Path) -> None:
     """a damaged best at the end | loaded as it is."""
     trainer = stock(out, callbacks=[damage(out)], **RANKED)

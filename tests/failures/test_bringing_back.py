@@ -24,6 +24,7 @@ def two_courses(out: Path) -> Path:
 
 
 @pytest.mark.parametrize("how", ["its path", "gen:4"])
+@pytest.mark.quick(1)
 def test_a_resume_from_what_was_set_aside(two_courses: Path, how: str, said: Callable[[], str]) -> None:
     out = two_courses
     resume = str(out / OLD / "checkpoint-8") if how == "its path" else how

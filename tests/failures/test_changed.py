@@ -75,6 +75,7 @@ def test_nothing_left_to_train(out: Path, before: dict[str, Any], now: dict[str,
 
 
 @pytest.mark.parametrize(("before", "now", "why"), [GRADIENT_ACCUMULATION, FEWER_ROWS])
+@pytest.mark.long
 def test_nothing_left_to_train_under_stock(out: Path, before: dict[str, Any], now: dict[str, Any], why: str) -> None:
     """grad_accum 1→2, dataset 12→6 rows | "completed", 0 steps, silent."""
     crash(out, after=8, attached=False, **before)
@@ -95,6 +96,7 @@ def test_nothing_left_to_train_under_stock(out: Path, before: dict[str, Any], no
     ],
     ids=["data", "seed", "data seed", "LoRA alpha"],
 )
+@pytest.mark.quick("[data]", "[seed]")
 def test_other_data_seed_or_alpha(
     out: Path, said: Callable[[], str], before: dict[str, Any], now: dict[str, Any], line: str
 ) -> None:
@@ -122,6 +124,7 @@ def test_save_eval_and_logging_steps_changed(out: Path) -> None:
     assert receipt(checkpointer).level == "equivalent"
 
 
+@pytest.mark.long
 def test_save_and_logging_steps_changed_under_stock(out: Path) -> None:
     """save/logging steps changed on resume | checkpoint's values win."""
     crash(out, after=4, attached=False)
@@ -178,6 +181,7 @@ def test_optimizer_object_changed(out: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "now"), [OPTIMIZER[:2], LORA_RANK[:2]])
+@pytest.mark.long
 def test_optimizer_or_rank_changed_under_stock(out: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     """optimizer type, LoRA rank changed | obscure crash (KeyError 'momentum')."""
     crash(out, after=4, attached=False, **before)
@@ -187,6 +191,7 @@ def test_optimizer_or_rank_changed_under_stock(out: Path, before: dict[str, Any]
 
 
 @pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.quick("[1]")
 def test_a_refused_resume_changes_nothing(out: Path, limit: int | None) -> None:
     """optimizer type changed: nothing is set aside or removed for a resume that is refused."""
     crash(out, after=6)
@@ -198,6 +203,7 @@ def test_a_refused_resume_changes_nothing(out: Path, limit: int | None) -> None:
 
 
 @pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.quick(1)
 def test_an_empty_resume_changes_nothing(out: Path, limit: int | None) -> None:
     """grad_accum 1→2: nothing is set aside or removed for a resume that is refused."""
     crash(out, after=10)
@@ -222,6 +228,7 @@ def test_early_stopping_added(out: Path) -> None:
     assert steps(out)[-1] == 8
 
 
+@pytest.mark.long
 def test_early_stopping_added_under_stock(out: Path) -> None:
     """EarlyStopping added on resume | KeyError at first save."""
     crash(out, after=4, attached=False, **RANKED)
@@ -248,6 +255,7 @@ def test_early_stopping_patience_setting_is_the_users(out: Path) -> None:
     assert trainer.state.global_step == 10
 
 
+@pytest.mark.long
 def test_early_stopping_patience_under_stock(out: Path) -> None:
     """EarlyStopping patience | reset."""
     crash(out, after=6, attached=False, **RANKED, callbacks=[EarlyStoppingCallback(3)])

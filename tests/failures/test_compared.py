@@ -75,6 +75,7 @@ def test_the_receipt_says_what_was_compared(out: Path, engine: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["default", "two active", "adalora", "prefix, projected", "running statistics"])
+@pytest.mark.quick("two active", "running")
 def test_adapters_are_compared_too(out: Path, name: str, engine: str) -> None:
     crashed(managed(KINDS[name], out, engine)[0], 4)
     trainer, checkpointer = managed(KINDS[name], out, engine)
@@ -141,6 +142,7 @@ def test_what_a_loader_got_wrong_is_found_and_put_right(
 
 
 @pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.long
 def test_without_the_comparison_nobody_notices(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -156,6 +158,7 @@ def test_without_the_comparison_nobody_notices(
 
 
 @pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.quick("swapped", "forgotten")
 def test_the_best_at_the_end_is_put_right_as_well(out: Path, said: Callable[[], str], name: str, engine: str) -> None:
     trainer, checkpointer = managed(COUNTING, out, engine, load_best_model_at_end=True)
     broken(trainer, FAULTS[name][0])
@@ -202,6 +205,7 @@ def test_moments_of_another_parameter_are_refused(out: Path, engine: str) -> Non
 
 
 @pytest.mark.parametrize("optimizer", ["adafactor", "nadam", "asgd"])
+@pytest.mark.quick("adafactor")
 def test_a_state_that_torch_casts_is_put_back_uncast(out: Path, tmp_path: Path, optimizer: str, engine: str) -> None:
     """Of parameters in bfloat16 some optimizers keep a state in float32, which `load_state_dict` rounds."""
     kind = Kind(lambda: llama().to(torch.bfloat16))
@@ -227,6 +231,7 @@ def test_a_state_that_torch_casts_is_put_back_uncast(out: Path, tmp_path: Path, 
     assert not receipt_of(checkpointer).reasons
 
 
+@pytest.mark.long
 def test_a_stock_resume_rounds_it(out: Path, tmp_path: Path) -> None:
     """The control."""
     kind = Kind(lambda: llama().to(torch.bfloat16))

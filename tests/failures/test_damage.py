@@ -88,6 +88,7 @@ def test_byte_flip_is_found_anywhere(run: Path, file: str, place: float) -> None
 
 @pytest.mark.parametrize("resume", ["auto", True])
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.pt", "trainer_state.json", "rng_state.pth"])
+@pytest.mark.quick("auto")
 def test_byte_flip_falls_back(run: Path, said: Callable[[], str], file: str, resume: bool | str) -> None:
     """byte flip in weights or optimizer.pt | not detected | refused, fall back, said."""
     flip(run / "checkpoint-4" / file, 0.5)
@@ -105,6 +106,7 @@ def test_byte_flip_falls_back(run: Path, said: Callable[[], str], file: str, res
 
 @pytest.mark.parametrize("resume", ["auto", True])
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
+@pytest.mark.quick("0.5-auto", "1.0-True")
 def test_byte_flip_in_the_manifest(run: Path, said: Callable[[], str], resume: bool | str, place: float) -> None:
     """byte flip in keepstep.json: the one before is used, and the file is named."""
     flip(run / "checkpoint-4" / MANIFEST_NAME, place)
@@ -143,6 +145,7 @@ def test_byte_flip_in_all_manifests(run: Path) -> None:
     assert names(run) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.long
 def test_byte_flip_under_stock(stock_run: Path) -> None:
     """byte flip in weights or optimizer.pt | not detected."""
     flip(stock_run / "checkpoint-4" / "model.safetensors", 0.9)
@@ -155,6 +158,7 @@ def test_byte_flip_under_stock(stock_run: Path) -> None:
 
 @pytest.mark.parametrize("resume", ["auto", True])
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.quick("auto")
 def test_part_missing(run: Path, said: Callable[[], str], file: str, resume: bool | str) -> None:
     """optimizer.pt or scheduler.pt missing | both silently skipped, fresh optimizer | refused as a resume point."""
     (run / "checkpoint-4" / file).unlink()
@@ -182,6 +186,7 @@ def test_part_missing_in_a_stock_checkpoint(out: Path, stock_run: Path, file: st
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+@pytest.mark.long
 def test_part_missing_under_stock(stock_run: Path, file: str) -> None:
     """optimizer.pt or scheduler.pt missing | both silently skipped, fresh optimizer."""
     (stock_run / "checkpoint-4" / file).unlink()

@@ -22,6 +22,7 @@ LOWER = ("perplexity", "wer", "nll")
 
 
 @pytest.mark.parametrize("score", LOWER)
+@pytest.mark.quick(1)
 def test_lower_is_better(out: Path, said: Callable[[], str], score: str) -> None:
     """perplexity, wer, nll as metric | taken as greater-is-better | metric table, direction said at start."""
     before: list[str] = []
@@ -38,6 +39,7 @@ def test_lower_is_better(out: Path, said: Callable[[], str], score: str) -> None
 
 
 @pytest.mark.parametrize("score", LOWER)
+@pytest.mark.quick(1)
 def test_lower_is_better_for_early_stopping(out: Path, score: str) -> None:
     """perplexity, wer, nll as metric: EarlyStopping uses the right direction."""
     trainer, _ = train(
@@ -49,6 +51,7 @@ def test_lower_is_better_for_early_stopping(out: Path, score: str) -> None:
 
 
 @pytest.mark.parametrize("score", LOWER)
+@pytest.mark.long
 def test_lower_is_better_under_stock(out: Path, score: str) -> None:
     """perplexity, wer, nll as metric | taken as greater-is-better."""
     trainer = stock(
@@ -104,6 +107,7 @@ def test_a_direction_that_may_be_a_guess_names_the_way_to_turn_it(out: Path, sai
         ({"greater_is_better": False}, "min"),
     ],
 )
+@pytest.mark.quick(2)
 def test_an_unknown_metric_goes_the_trainers_way(
     out: Path, tmp_path: Path, said: Callable[[], str], arguments: dict[str, bool], mode: str
 ) -> None:

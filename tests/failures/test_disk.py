@@ -60,6 +60,7 @@ class SmallDisk(Trainer):
 
 @pytest.mark.parametrize("size", [0, 4096, 16384])
 @pytest.mark.parametrize("part", ["model", "optimizer"])
+@pytest.mark.quick("model-4096", "optimizer-16384")
 def test_failing_disk(
     out: Path, part: str, size: int, said: Callable[[], str], uninterrupted: dict[str, torch.Tensor]
 ) -> None:
@@ -78,6 +79,7 @@ def test_failing_disk(
     assert same(weights(train(out, True)[0].model), uninterrupted)
 
 
+@pytest.mark.long
 def test_failing_disk_under_stock(out: Path) -> None:
     """disk full | run dies, partial newest blocks resume."""
     trainer_class = type("SmallDisk", (SmallDisk,), {"part": "optimizer", "size": 4096})

@@ -186,6 +186,7 @@ def test_damage_of_the_only_whole_checkpoint_leaves_nothing(out: Path) -> None:
 
 
 @evidence("W204")
+@pytest.mark.long
 def test_damage_of_the_only_checkpoint_under_stock(out: Path) -> None:
     stock(out, eval_strategy="no", save_total_limit=1).train()
     _cut(out / "checkpoint-12" / "model.safetensors")

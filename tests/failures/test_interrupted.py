@@ -60,6 +60,7 @@ def killed_inside_the_save(out: Path, point: str, *, attached: bool) -> None:
 
 @pytest.mark.parametrize("resume", [True, "auto"])
 @pytest.mark.parametrize("point", SAVE_POINTS)
+@pytest.mark.quick("auto")
 def test_sigkill_inside_a_save(
     out: Path, point: str, resume: bool | str, uninterrupted: dict[str, torch.Tensor]
 ) -> None:
@@ -75,6 +76,7 @@ def test_sigkill_inside_a_save(
 
 
 @pytest.mark.parametrize("point", ["after the weights", "before the random states"])
+@pytest.mark.long
 def test_sigkill_inside_a_save_under_stock(out: Path, point: str) -> None:
     """SIGKILL inside a save, 12 points | death before trainer_state.json: `resume=True` **crashes**."""
     killed_inside_the_save(out, point, attached=False)
@@ -140,6 +142,7 @@ def test_power_loss(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert after[0] == out.stat().st_ino, "the rename is synced at once"
 
 
+@pytest.mark.long
 def test_power_loss_under_stock(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """power loss | 0 fsync."""
     with recorded_syncs(monkeypatch, out / "checkpoint-2") as found:
@@ -154,6 +157,7 @@ def interrupt() -> None:
 
 
 @pytest.mark.parametrize("point", SAVE_POINTS)
+@pytest.mark.quick(2)
 def test_ctrl_c_inside_a_save(out: Path, point: str, uninterrupted: dict[str, torch.Tensor]) -> None:
     """Ctrl-C inside a save: nothing half is left, the lock is free, and the run can be resumed."""
     with pytest.raises(KeyboardInterrupt):
@@ -166,6 +170,7 @@ def test_ctrl_c_inside_a_save(out: Path, point: str, uninterrupted: dict[str, to
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Crashed, SystemExit, MemoryError])
+@pytest.mark.quick("Keyboard", "Crashed")
 def test_exception_in_a_step(out: Path, error: type[BaseException], uninterrupted: dict[str, torch.Tensor]) -> None:
     """An exception in the training loop passes, frees the lock, and puts the user's arguments back."""
     trainer, _ = managed(out, save_total_limit=3, callbacks=[CrashAfter(7, error)])

@@ -169,6 +169,7 @@ TIED = {2: 0.1, 4: 0.9, 6: 0.2, 8: 0.9, 10: 0.3, 12: 0.9}
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.quick("True")
 def test_ties_go_to_the_earlier(out: Path, tmp_path: Path, interrupted: bool) -> None:
     """Checkpoints of one value: the first stays the best, as under stock, before and after a resume."""
     arguments: dict[str, Any] = {
@@ -203,6 +204,7 @@ class Saves(TrainerCallback):
 
 
 @pytest.mark.parametrize("limit", [None, 1])
+@pytest.mark.quick(1)
 def test_a_best_that_nobody_asks_for_makes_no_save(out: Path, tmp_path: Path, limit: int | None) -> None:
     """save 4, eval 2, and no word of a best: what is saved, and what callbacks hear of it, is as under stock."""
     saves, others = Saves(), Saves()

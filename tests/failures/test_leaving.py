@@ -9,6 +9,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,21 +29,25 @@ from tests.training.hub import TOKEN, Hub, hub
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
-STRATEGIES = ("end", "every_save", "checkpoint", "all_checkpoints")
 OURS_ALONE = {"keepstep.json", "keepstep_imprint.mpz", "keepstep_state.json"}
 PUSHING: dict[str, Any] = {"push_to_hub": True, "hub_model_id": "me/mine", "hub_token": TOKEN, "hub_always_push": True}
+SHORT = {**PUSHING, "max_steps": 6}
 
 
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+long = pytest.mark.long
+VARIED = (pytest.param("end", marks=long), pytest.param("every_save", marks=long), "checkpoint", "all_checkpoints")
+
+
+@contextmanager
+def taken_for_the_real_one(home: Path) -> Iterator[Hub]:
     """A hub, which this process takes for the real one."""
-    with hub() as running:
+    with hub() as running, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         # The stock Trainer writes over what it uploads: the library tries that again after seconds, five times.
         monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda seconds: time.sleep(min(seconds, 0.05))))
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
         monkeypatch.setattr(hf_api.api, "endpoint", running.url)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -49,6 +55,30 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         if hasattr(library, "_hf_api"):
             monkeypatch.setattr(library, "_hf_api", None)
         yield running
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Hub]:
+    """A hub of this test's own."""
+    with taken_for_the_real_one(tmp_path) as running:
+        yield running
+
+
+Pushed = Callable[..., Hub]
+
+
+@pytest.fixture(scope="module")
+def pushed(tmp_path_factory: pytest.TempPathFactory) -> Pushed:
+    """What a training that crashed after step 5 has pushed by a strategy, to be looked at and downloaded."""
+
+    @cache
+    def push(strategy: str, *, attached: bool = True) -> Hub:
+        home = tmp_path_factory.mktemp("pushed")
+        with taken_for_the_real_one(home) as running:
+            crash(home / "there", after=5, attached=attached, hub_strategy=strategy, **PUSHING)._finish_current_push()
+        return running
+
+    return push
 
 
 def arrived(server: Hub) -> set[str]:
@@ -71,13 +101,13 @@ def used(out: Path) -> None:
     (out / "notes" / "mine.txt").write_text("the user's")
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", VARIED)
 def test_what_a_push_takes_along(out: Path, server: Hub, strategy: str) -> None:
     """The model, its card, the user's files; a checkpoint where the strategy asks for one, and that one whole."""
-    stock(out.with_name("stock"), hub_strategy=strategy, **PUSHING).train()
+    stock(out.with_name("stock"), hub_strategy=strategy, **SHORT).train()
     theirs = arrived(server)
     used(out)
-    train(out, fresh="new-run", keep="latest:1,best:2", hub_strategy=strategy, **PUSHING)
+    train(out, fresh="new-run", keep="latest:1,best:2", hub_strategy=strategy, **SHORT)
     assert any(name.startswith("weights-") for name in names(out)), "something that must stay here"
     mine = arrived(server) - {"notes/mine.txt"}
     known = mine - {path for path in mine if Path(path).name in OURS_ALONE and "/" in path}
@@ -89,12 +119,12 @@ def test_what_a_push_takes_along(out: Path, server: Hub, strategy: str) -> None:
 
 @pytest.mark.parametrize("how", ["push_to_hub", "save_model"])
 def test_a_push_by_hand_takes_the_model_along(out: Path, server: Hub, how: str) -> None:
-    reference = stock(out.with_name("stock"), hub_strategy="end", **PUSHING)
+    reference = stock(out.with_name("stock"), hub_strategy="end", **SHORT)
     reference.train()
     getattr(reference, how)()
     theirs = arrived(server)
     used(out)
-    trainer, _ = train(out, fresh="new-run", keep="latest:1,best:2", hub_strategy="end", **PUSHING)
+    trainer, _ = train(out, fresh="new-run", keep="latest:1,best:2", hub_strategy="end", **SHORT)
     getattr(trainer, how)()
     assert arrived(server) == theirs | {"notes/mine.txt"}
     assert "README.md" in theirs
@@ -102,28 +132,29 @@ def test_a_push_by_hand_takes_the_model_along(out: Path, server: Hub, how: str) 
 
 def test_a_push_without_push_to_hub(out: Path, server: Hub) -> None:
     """`trainer.push_to_hub()` of a training that pushed nothing makes the repository itself, with the token given."""
-    trainer, _ = train(out, hub_model_id="me/other", hub_token=TOKEN)
+    trainer, _ = train(out, hub_model_id="me/other", hub_token=TOKEN, max_steps=2)
     trainer.push_to_hub()
     assert {"model.safetensors", "README.md"} <= set(server.files)
     assert not any(Path(path).name in OURS_ALONE or ".keepstep" in path for path in server.files)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", VARIED)
 def test_no_push_takes_the_token_along(out: Path, server: Hub, strategy: str) -> None:
-    trainer, _ = train(out, hub_strategy=strategy, **PUSHING)
+    trainer, _ = train(out, hub_strategy=strategy, **SHORT)
     trainer.push_to_hub()
     assert [path for path, data in server.files.items() if TOKEN.encode() in data] == []
     assert trainer.args.hub_token == TOKEN
 
 
+@pytest.mark.long
 def test_a_stock_push_takes_the_token_along(out: Path, server: Hub) -> None:
     """The control: `training_args.bin` of a stock push has the token in it."""
-    stock(out, hub_strategy="every_save", **PUSHING).train()
+    stock(out, hub_strategy="every_save", **SHORT).train()
     assert TOKEN.encode() in server.files["training_args.bin"]
 
 
 def test_what_is_recorded_of_the_arguments_is_what_the_user_gave(out: Path, server: Hub) -> None:
-    train(out, hub_strategy="every_save", save_total_limit=2, **PUSHING)
+    train(out, hub_strategy="every_save", save_total_limit=2, **SHORT)
     stored = torch.load(server.download("", out.with_name("hub")) / "training_args.bin", weights_only=False)
     assert (stored.save_total_limit, stored.hub_token) == (2, None)
 
@@ -160,7 +191,7 @@ def test_a_model_saved_elsewhere_is_a_model(out: Path) -> None:
     assert cards[0].replace("run", "stock") == cards[1]
 
 
-@pytest.mark.parametrize("strategy", ["checkpoint", "all_checkpoints"])
+@pytest.mark.parametrize("strategy", ["checkpoint", pytest.param("all_checkpoints", marks=long)])
 def test_what_is_being_uploaded_stays(out: Path, server: Hub, strategy: str) -> None:
     """The Hub is slow, and the policy keeps one: the checkpoint goes when it is there, not before."""
     seen: dict[int, list[str]] = {}
@@ -204,8 +235,8 @@ def test_a_push_takes_along_what_callbacks_wrote(out: Path, server: Hub, strateg
 def test_a_push_that_fails_ends_no_training(out: Path, server: Hub) -> None:
     """As stock: the jobs of the background keep their errors; nothing stays held for them."""
     server.refuse["/preupload/"] = 403
-    train(out, keep="latest:1", hub_strategy="checkpoint", **PUSHING)
-    assert [name for name in names(out) if name.startswith("checkpoint")] == ["checkpoint-12"]
+    train(out, keep="latest:1", hub_strategy="checkpoint", **SHORT)
+    assert [name for name in names(out) if name.startswith("checkpoint")] == ["checkpoint-6"]
     assert Run.open(out).readers.read() == {}
 
 
@@ -224,18 +255,12 @@ WAYS: dict[str, Callable[[Path], tuple[Path, Any]]] = {
 }
 
 
-def pushed(out: Path, **settings: Any) -> None:
-    """A training that crashed after step 5, with all its pushes on the Hub."""
-    crash(out, after=5, **settings, **PUSHING)._finish_current_push()
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_a_last_checkpoint_resumes_wherever_it_was_downloaded(
-    out: Path, server: Hub, uninterrupted: dict[str, torch.Tensor], way: str
+    out: Path, pushed: Pushed, uninterrupted: dict[str, torch.Tensor], way: str
 ) -> None:
-    pushed(out.with_name("there"), hub_strategy="checkpoint")
     target, reference = WAYS[way](out)
-    server.download("last-checkpoint", target)
+    pushed("checkpoint").download("last-checkpoint", target)
     trainer, checkpointer = train(out, resume=reference)
     assert receipt(checkpointer).level is Exactness.EXACT
     assert receipt(checkpointer).step == 4
@@ -256,44 +281,43 @@ def in_the_cache(server: Hub, cache: Path) -> Path:
 
 
 def test_a_last_checkpoint_resumes_from_the_cache_of_the_hub(
-    out: Path, server: Hub, uninterrupted: dict[str, torch.Tensor]
+    out: Path, pushed: Pushed, uninterrupted: dict[str, torch.Tensor]
 ) -> None:
     """`snapshot_download` without a directory of its own."""
-    pushed(out.with_name("there"), hub_strategy="checkpoint")
-    cache = in_the_cache(server, out.with_name("cache"))
-    trainer, checkpointer = train(out, resume=cache / "last-checkpoint")
+    snapshot = in_the_cache(pushed("checkpoint"), out.with_name("cache"))
+    trainer, checkpointer = train(out, resume=snapshot / "last-checkpoint")
     assert receipt(checkpointer).level is Exactness.EXACT
     assert receipt(checkpointer).verified
     assert same(weights(trainer.model), uninterrupted)
-    (cache / "last-checkpoint" / "optimizer.pt").resolve().write_bytes(b"damaged")
+    (snapshot / "last-checkpoint" / "optimizer.pt").resolve().write_bytes(b"damaged")
     with pytest.raises(ResumeRefused, match=r"is damaged: optimizer\.pt"):
-        train(out.with_name("other"), resume=cache / "last-checkpoint")
+        train(out.with_name("other"), resume=snapshot / "last-checkpoint")
 
 
-def test_a_run_in_the_cache_of_the_hub_is_read_and_never_written(out: Path, server: Hub) -> None:
-    pushed(out.with_name("there"), hub_strategy="all_checkpoints")
-    cache = in_the_cache(server, out.with_name("cache"))
-    run = Run.open(cache)
+def test_a_run_in_the_cache_of_the_hub_is_read_and_never_written(out: Path, pushed: Pushed) -> None:
+    snapshot = in_the_cache(pushed("all_checkpoints"), out.with_name("cache"))
+    run = Run.open(snapshot)
     assert [checkpoint.step for checkpoint in run.checkpoints] == [2, 4]
     assert all(run.verify(checkpoint).ok for checkpoint in run.checkpoints)
     with pytest.raises(StorageError, match="lies in the Hub's cache"), run.writing():
         pass
-    (cache / "checkpoint-4" / "scheduler.pt").unlink()
-    (cache / "checkpoint-4" / "scheduler.pt").symlink_to(out.with_name("there") / "checkpoint-4" / "scheduler.pt")
+    (snapshot / "checkpoint-4" / "scheduler.pt").unlink()
+    (out.parent / "elsewhere.pt").write_bytes(pushed("all_checkpoints").files["checkpoint-4/scheduler.pt"])
+    (snapshot / "checkpoint-4" / "scheduler.pt").symlink_to(out.parent / "elsewhere.pt")
     assert str(run.verify(run.find(4)).problems[0]) == "scheduler.pt is a link, not a regular file"
 
 
-def test_a_last_checkpoint_of_stock_resumes_inside_the_output_dir(out: Path, server: Hub) -> None:
-    pushed(out.with_name("there"), attached=False, hub_strategy="checkpoint")
-    server.download("last-checkpoint", out / "last-checkpoint")
+def test_a_last_checkpoint_of_stock_resumes_inside_the_output_dir(out: Path, pushed: Pushed) -> None:
+    pushed("checkpoint", attached=False).download("last-checkpoint", out / "last-checkpoint")
     _, checkpointer = train(out, resume="auto")
     assert (receipt(checkpointer).step, receipt(checkpointer).verified) == (4, False)
 
 
-def test_all_checkpoints_of_the_hub_are_a_run(out: Path, server: Hub, uninterrupted: dict[str, torch.Tensor]) -> None:
+def test_all_checkpoints_of_the_hub_are_a_run(
+    out: Path, pushed: Pushed, uninterrupted: dict[str, torch.Tensor]
+) -> None:
     """A whole repository downloaded as output_dir: what stock pushes leave beside the checkpoints is in no way."""
-    pushed(out.with_name("there"), hub_strategy="all_checkpoints")
-    server.download("", out)
+    pushed("all_checkpoints").download("", out)
     trainer, checkpointer = train(out, resume="auto")
     assert receipt(checkpointer).level is Exactness.EXACT
     assert same(weights(trainer.model), uninterrupted)

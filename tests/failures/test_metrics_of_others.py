@@ -91,6 +91,7 @@ def test_a_metric_that_an_override_adds_ranks(out: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.quick("[float]", "0-d", "tensor")
 def test_a_metric_in_any_form_of_a_number_ranks(out: Path, kind: str) -> None:
     trainer, checkpointer = train(out, trainer_class=judged(KINDS[kind]), **RANKED)
 
@@ -155,6 +156,7 @@ def test_what_is_no_number_is_left_out(out: Path, said: Callable[[], str]) -> No
 
 
 @pytest.mark.parametrize("value", ["0.9", None, [0.9, 0.8], {"a": 0.9}])
+@pytest.mark.quick(1)
 def test_a_metric_that_is_no_number_is_said_once(out: Path, said: Callable[[], str], value: Any) -> None:
     trainer, checkpointer = train(out, trainer_class=judged(lambda _: value), **RANKED)
 
@@ -320,6 +322,7 @@ class EvaluatesItself(TrainerCallback):
 
 @pytest.mark.parametrize("prefix", ["eval", "test"])
 @pytest.mark.parametrize("event", ["on_step_end", "on_evaluate", "on_save", "on_epoch_end"])
+@pytest.mark.quick("step_end-eval", "on_save-eval", "epoch_end-test")
 def test_an_evaluation_that_a_callback_runs_is_not_the_steps(
     out: Path, tmp_path: Path, event: str, prefix: str
 ) -> None:
@@ -381,6 +384,7 @@ class Patient(Trainer):
 
 @pytest.mark.parametrize("limit", [None, 1])
 @pytest.mark.parametrize("interrupted", [False, True])
+@pytest.mark.quick("True-1")
 def test_a_judgement_of_somebodys_own_is_heard(
     out: Path, tmp_path: Path, said: Callable[[], str], limit: int | None, interrupted: bool
 ) -> None:
@@ -452,6 +456,7 @@ class Names(TrainerCallback):
     ],
     ids=["its own judgement", "a callback", "a callback, nothing evaluated"],
 )
+@pytest.mark.quick("judgement", "nothing")
 def test_a_path_that_somebody_puts_into_the_state_is_the_best(out: Path, settings: dict[str, Any]) -> None:
     fourth: dict[str, torch.Tensor] = {}
     keep = At(4, lambda model, **_: fourth.update(weights(model)), "on_step_end")

@@ -49,6 +49,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.quick("tensor", "nested")
 def test_numbers_of_any_library_are_saved(out: Path, tmp_path: Path, name: str) -> None:
     value, plain = NUMBERS[name]
     with pytest.raises(TypeError, match="not JSON serializable"):

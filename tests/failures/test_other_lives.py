@@ -168,6 +168,7 @@ class SmallMemoryLater(SmallMemory):
 
 
 @pytest.mark.parametrize("kind", [SmallMemory, SmallMemoryLater], ids=lambda kind: kind.__name__)
+@pytest.mark.quick("Later")
 def test_a_batch_size_that_is_found_by_trying(kind: type[Trainer], out: Path, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"trainer_class": kind, "auto_find_batch_size": True, "per_device_train_batch_size": 4}
     control = stock(tmp_path / "stock", **settings)

@@ -52,6 +52,7 @@ class FlatTensor(Flat):
 
 
 @pytest.mark.parametrize("kind", [Flat, FlatNumpy, FlatTensor], ids=lambda kind: kind.__name__)
+@pytest.mark.quick(1)
 def test_metrics_of_another_shape_go_on_exactly(kind: type[Trainer], out: Path, tmp_path: Path) -> None:
     """`_metrics` of other shapes | as it is | AttributeError at the first save -> exact."""
     settings: dict[str, Any] = {"trainer_class": kind, "logging_steps": 4, "eval_strategy": "no"}

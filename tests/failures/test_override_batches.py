@@ -106,6 +106,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[int, int], P
         ((4, 1), (5, 2), 0),  # between two epochs
     ],
 )
+@pytest.mark.quick("now0", "now3", "now6", "now8")
 def test_samples(
     out: Path,
     order: list[int],
@@ -164,6 +165,7 @@ def test_steps_by_max_steps(out: Path, order: list[int], runs: Mapping[tuple[int
     ],
     ids=["unseeded", "unseeded, and none passed over", "by length"],
 )
+@pytest.mark.quick("none passed", "by length")
 def test_other_samplers(out: Path, sampling: dict[str, Any], within: int, batch: int) -> None:
     """Orders that are drawn from the global random state, or grouped by length in blocks of a step, stay as well."""
     data = [{"input_ids": [number, *[3] * (1 + number * 5 % 7)]} for number in range(ROWS)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,14 +160,33 @@ def resumed(out: Path, parts: Callable[[], dict[str, Any]], after: int, **settin
     return second
 
 
-@pytest.mark.parametrize("parts", HOLDERS.values(), ids=HOLDERS)
-def test_generators_go_on_where_they_stood(parts: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
-    """a generator of one's own | begins anew, another course -> exact; attaching does not move it either."""
-    whole = alone(tmp_path / "whole", parts)
-    for after in (4, EPOCH_STEPS, 10):
-        trainer = resumed(tmp_path / str(after), parts, after)
-        assert same(weights(trainer.model), whole), f"after {after}"
+def check_exact(home: Path, parts: Callable[[], dict[str, Any]], steps: Iterable[int], **settings: Any) -> None:
+    """Attaching moves nothing, and from each of the steps a training with everything built anew goes on exactly."""
+    whole = alone(home / "whole", parts, **settings)
+    saved = with_parts(managed, home / "saved", parts(), **settings)
+    saved.train()
+    assert same(weights(saved.model), whole)
+    for step in steps:
+        trainer = with_parts(managed, shutil.copytree(home / "saved", home / str(step)), parts(), **settings)
+        trainer.train(resume_from_checkpoint=step)
+        assert receipt(trainer.checkpointer).step == step
+        assert same(weights(trainer.model), whole), f"after {step}"
         assert receipt(trainer.checkpointer).level == "exact", receipt(trainer.checkpointer).lines()
+
+
+@pytest.mark.parametrize("parts", HOLDERS)
+@pytest.mark.quick("share one", "first batch", "a callback")
+def test_generators_go_on_where_they_stood(parts: str, tmp_path: Path) -> None:
+    """a generator of one's own | begins anew, another course -> exact; attaching does not move it either."""
+    check_exact(tmp_path, HOLDERS[parts], (4, EPOCH_STEPS, 10))
+
+
+def test_generators_go_on_where_a_crash_left_them(tmp_path: Path) -> None:
+    """The same where nothing is left of the process."""
+    whole = alone(tmp_path / "whole", HOLDERS["python's"])
+    trainer = resumed(tmp_path / "run", HOLDERS["python's"], 4)
+    assert same(weights(trainer.model), whole)
+    assert receipt(trainer.checkpointer).level == "exact"
 
 
 def test_attaching_moves_nothing_that_reading_rows_moves(tmp_path: Path) -> None:
@@ -179,13 +199,10 @@ def test_attaching_moves_nothing_that_reading_rows_moves(tmp_path: Path) -> None
 
 
 def test_accumulated_batches_are_drawn_as_they_would_have_been(tmp_path: Path) -> None:
-    settings = {"gradient_accumulation_steps": 2, "save_steps": 1, "eval_steps": 1}
-    whole = alone(tmp_path / "whole", shared, **settings)
-    for after in (1, 2, 3, 4):
-        trainer = resumed(tmp_path / str(after), shared, after, **settings)
-        assert same(weights(trainer.model), whole), f"after {after}"
+    check_exact(tmp_path, shared, (1, 2, 3, 4), gradient_accumulation_steps=2, save_steps=1, eval_steps=1)
 
 
+@pytest.mark.long
 def test_the_stock_trainer_is_the_control(tmp_path: Path) -> None:
     parts = HOLDERS["python's"]
     whole = alone(tmp_path / "whole", parts)
@@ -198,7 +215,7 @@ def test_the_stock_trainer_is_the_control(tmp_path: Path) -> None:
 
 def test_copies_in_workers_are_named(tmp_path: Path) -> None:
     """Exact between two epochs, where workers begin anew anyway."""
-    parts, settings = HOLDERS["python's"], {"dataloader_num_workers": 1}
+    parts, settings = HOLDERS["python's"], {"dataloader_num_workers": 1, "eval_strategy": "no"}
     trainer = resumed(tmp_path / "mid", parts, 4, **settings)
     (reason,) = receipt(trainer.checkpointer).reasons
     assert reason.level == "approximate"

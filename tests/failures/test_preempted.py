@@ -72,6 +72,23 @@ def losses(trainer: Any) -> list[Any]:
     return [(entry["step"], entry.get("loss"), entry.get("eval_loss")) for entry in log]
 
 
+Undisturbed = Callable[[str, dict[str, Any]], tuple[Any, list[Any]]]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """What a training ends with that nobody stops, by its strategy, and what it logged."""
+    made: dict[str, tuple[Any, list[Any]]] = {}
+
+    def train_to_the_end(strategy: str, settings: dict[str, Any]) -> tuple[Any, list[Any]]:
+        if strategy not in made:
+            trainer, _ = train(tmp_path_factory.mktemp("whole"), **settings)
+            made[strategy] = weights(trainer.model), losses(trainer)
+        return made[strategy]
+
+    return train_to_the_end
+
+
 @pytest.mark.parametrize("strategy", ["steps", "epoch", "no"])
 @pytest.mark.parametrize(
     ("step", "event", "stops_at"),
@@ -81,8 +98,9 @@ def losses(trainer: Any) -> list[Any]:
         (6, "on_step_end", 6), (6, "on_evaluate", 6), (6, "on_epoch_end", 6), (6, "on_epoch_begin", 7),
     ],
 )  # fmt: skip
+@pytest.mark.quick("steps", "on_step_begin")
 def test_it_ends_with_a_saved_step_and_goes_on_exactly(
-    out: Path, step: int, event: str, stops_at: int, strategy: str
+    out: Path, undisturbed: Undisturbed, *, step: int, event: str, stops_at: int, strategy: str
 ) -> None:
     settings: dict[str, Any] = {"save_strategy": strategy, "per_device_train_batch_size": 2, "logging_steps": 1}
     settings |= {"gradient_accumulation_steps": 2, "eval_strategy": "epoch" if strategy == "epoch" else "steps"}
@@ -90,14 +108,14 @@ def test_it_ends_with_a_saved_step_and_goes_on_exactly(
         pytest.skip("there it is evaluated at the end of the epoch")
     if step == 4 and event in ("on_save", "on_log") and strategy != "steps":
         pytest.skip("there it is not saved, or not evaluated")
-    whole, _ = train(out.with_name("whole"), **settings)
+    final, log = undisturbed(strategy, settings)
     was = stopped(out, step, event, **settings)
     assert was == Preemption("SIGTERM", stops_at, stops_at)
     assert names(out)[-1] == f"checkpoint-{stops_at}"
     trainer, checkpointer = train(out, resume="auto", **settings)
     assert receipt(checkpointer).level is Exactness.EXACT
-    assert same(weights(trainer.model), weights(whole.model))
-    assert losses(trainer) == losses(whole)
+    assert same(weights(trainer.model), final)
+    assert losses(trainer) == log
 
 
 # -- who tells -------------------------------------------------------------------------------------------------

@@ -59,6 +59,7 @@ def test_nothing_changed(run: Path) -> None:
         {"disable_tqdm": False},
     ],
 )
+@pytest.mark.quick(3)
 def test_what_has_no_effect_on_training(run: Path, settings: dict[str, Any]) -> None:
     """Names, limits and cosmetics leave it exact."""
     assert receipt_of(run, **settings) == ("exact", [])
@@ -73,6 +74,7 @@ def test_what_has_no_effect_on_training(run: Path, settings: dict[str, Any]) -> 
         ({"save_steps": 4}, "save_steps was 2, now 4"),
     ],
 )
+@pytest.mark.quick(2)
 def test_another_cadence(run: Path, said: Callable[[], str], settings: dict[str, Any], reason: str) -> None:
     """Another cadence is equivalent."""
     assert receipt_of(run, **settings) == ("equivalent", [reason])
@@ -98,6 +100,7 @@ def test_another_cadence(run: Path, said: Callable[[], str], settings: dict[str,
         ({"ignore_data_skip": True}, "ignore_data_skip was False, now True"),
     ],
 )
+@pytest.mark.quick("num_train", "contents", "skip")
 def test_another_course(run: Path, settings: dict[str, Any], reason: str) -> None:
     """Another batch size, schedule or other data is another course: approximate."""
     level, reasons = receipt_of(run, **settings)

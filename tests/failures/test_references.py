@@ -46,6 +46,7 @@ def run(out: Path, crashed: Path) -> Path:
         ("checkpoint-6", 6), (Path("checkpoint-6"), 6),
     ],
 )  # fmt: skip
+@pytest.mark.quick("True", "best", "step:6", "milestone", "checkpoint-60")
 def test_references(run: Path, reference: Any, step: int) -> None:
     """Each form names its checkpoint, and the training ends as planned."""
     trainer, checkpointer = train(run, reference, **RANKED)
@@ -57,6 +58,7 @@ def test_references(run: Path, reference: Any, step: int) -> None:
 
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("absolute", [True, False])
+@pytest.mark.quick("True-str", "False-Path")
 def test_paths(run: Path, monkeypatch: pytest.MonkeyPatch, kind: type, absolute: bool) -> None:
     """A path works as text and as Path, absolute and from where the user stands, with and without a last slash."""
     monkeypatch.chdir(run.parent)
@@ -89,6 +91,7 @@ def test_damaged_checkpoint_of_another_run(out: Path, run: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("reference", [None, False, "auto"])
+@pytest.mark.quick("None", "auto")
 def test_fresh_starts(out: Path, reference: Any) -> None:
     """None, False and "auto" begin in an unused directory."""
     trainer, checkpointer = train(out, reference)
@@ -98,6 +101,7 @@ def test_fresh_starts(out: Path, reference: Any) -> None:
 
 
 @pytest.mark.parametrize("reference", [True, "latest", "best", 4, "step:4", "milestone"])
+@pytest.mark.quick(2)
 def test_nothing_to_resume_from(out: Path, reference: Any) -> None:
     """A reference in an unused directory is an error: no silent start from step 0."""
     with pytest.raises(CheckpointNotFound):
@@ -193,6 +197,7 @@ def test_setting_in_the_config_and_given(run: Path, said: Callable[[], str]) -> 
         ("run", 8, "the run's own directory"),
     ],
 )
+@pytest.mark.quick("[True", "reference4", "localhost", "optimizer.pt", "[run-")
 def test_other_ways_to_say_it(
     run: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str], *, reference: Any, step: int, taken: str
 ) -> None:
@@ -207,6 +212,7 @@ def test_other_ways_to_say_it(
 
 
 @pytest.mark.parametrize("reference", ["False", "none", np.bool_(False)])
+@pytest.mark.quick(1)
 def test_words_for_a_fresh_start(run: Path, out: Path, tmp_path: Path, reference: Any) -> None:
     """They begin in an unused directory, and are refused over an unfinished run as False is."""
     trainer, checkpointer = train(tmp_path / "new", reference, **RANKED)
@@ -267,6 +273,7 @@ def test_values_that_are_no_reference(run: Path, reference: Any, named: str) -> 
 @pytest.mark.parametrize(
     "reference", ["", "True", "{run}", "{run}/checkpoint-6/optimizer.pt", "file://{run}/checkpoint-6"]
 )
+@pytest.mark.long
 def test_the_stock_trainer_takes_none_of_them(run: Path, reference: str) -> None:
     """The control: none of these loses anything by meaning something here."""
     with pytest.raises((ValueError, OSError)):

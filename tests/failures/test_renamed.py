@@ -52,17 +52,20 @@ only_since_5 = pytest.mark.skipif(not NEWEST, reason="transformers 4 saves the n
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.quick("converted")
 def test_what_is_called_otherwise_comes_back(out: Path, tmp_path: Path, engine: str, name: str) -> None:
     check_resume(KINDS[name], tmp_path, out, engine)
 
 
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.quick("converted")
 def test_the_best_of_it_is_what_was_saved(out: Path, engine: str, name: str) -> None:
     check_best(KINDS[name], out, engine)
 
 
 @only_since_5
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.long
 def test_the_stock_trainer_goes_on_from_other_values(out: Path, tmp_path: Path, name: str) -> None:
     """The control."""
     alone = undisturbed(KINDS[name], tmp_path / "alone")
@@ -74,6 +77,7 @@ def test_the_stock_trainer_goes_on_from_other_values(out: Path, tmp_path: Path, 
 
 @only_since_5
 @pytest.mark.parametrize("name", KINDS)
+@pytest.mark.quick("converted")
 def test_a_checkpoint_of_stock_writers_comes_back_too(out: Path, tmp_path: Path, name: str) -> None:
     alone = undisturbed(KINDS[name], tmp_path / "alone")
     crashed(trainer_of(KINDS[name], out, eval_strategy="no"), 4)

@@ -36,6 +36,7 @@ def steps(run: Run) -> list[int]:
 
 
 @pytest.mark.parametrize("resume", [True, "auto", "latest", 6, "path", "relative"])
+@pytest.mark.quick("True", "path")
 def test_a_resume_goes_on_and_adopts(
     used: Path, resume: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +99,7 @@ def test_the_best_of_before_counts_at_the_end(used: Path) -> None:
 
 
 @pytest.mark.parametrize("point", SAVE_POINTS)
+@pytest.mark.quick(1)
 def test_a_save_that_was_killed_is_torn_and_the_ones_before_are_whole(tmp_path: Path, point: str) -> None:
     def stop() -> None:
         raise Crashed

@@ -69,6 +69,7 @@ def test_resume_from_best_then_exception(out: Path) -> None:
     assert names(out / ".keepstep" / "timelines" / "2") == ["checkpoint-6", "checkpoint-8"]
 
 
+@pytest.mark.long
 def test_resume_from_best_then_crash_under_stock(out: Path) -> None:
     """resume from best, crash, `resume=True` | picks a **stale** later checkpoint of the old course."""
     crash(out, after=10, attached=False, **RANKED)

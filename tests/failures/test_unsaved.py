@@ -54,6 +54,7 @@ def test_it_is_refused_with_the_share_and_the_names(out: Path, engine: str) -> N
     assert sorted(path.name for path in out.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
 
 
+@pytest.mark.long
 def test_the_stock_trainer_goes_on_from_random_values(out: Path, tmp_path: Path) -> None:
     """The control."""
     alone = undisturbed(P_TUNING, tmp_path / "alone")
@@ -268,6 +269,7 @@ def test_where_none_comes_back_the_script_hears_it_when_all_is_over(
     assert checkpointer.run.verify(checkpointer.run.find(8)).ok
 
 
+@pytest.mark.long
 def test_the_stock_trainer_ends_with_a_mixture(out: Path) -> None:
     """The control: the adapter of step 4, the phase of step 8."""
     memory = Remembering()

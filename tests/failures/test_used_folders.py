@@ -50,6 +50,7 @@ def test_two_trainers_in_one_process(out: Path, fresh: str) -> None:
     assert steps(out)[-1] == 12
 
 
+@pytest.mark.long
 def test_two_runs_in_one_folder_under_stock(out: Path) -> None:
     """two runs, one folder | both end with the other's weights."""
     first = stock(out, seed=3)
@@ -86,6 +87,7 @@ def test_fresh_run_in_a_used_folder(out: Path, resume: bool | None) -> None:
     assert same(weights(trainer.model), untouched)
 
 
+@pytest.mark.long
 def test_fresh_run_in_a_used_folder_under_stock(out: Path) -> None:
     """fresh run in a used folder | deletes the old run's checkpoints."""
     crash(out, after=4, attached=False, eval_strategy="no")

@@ -117,8 +117,8 @@ def memory() -> Path | None:
     return MEMORY if os.access(MEMORY, os.W_OK) else None
 
 
-def row(group: str, subject: Subject) -> Row:
-    """Play a subject; what it leaves on the disk is thrown away."""
+def row(group: str, subject: Subject, *, control: bool = True) -> Row:
+    """Play a subject; its files are thrown away. Without `control` the stock Trainer resumes nothing."""
     began = time.monotonic()
     if missing := subject.missing():
         return Row(group, subject.name, Ending(), Ending(), missing=missing)
@@ -126,20 +126,23 @@ def row(group: str, subject: Subject) -> Row:
     gc.freeze()  # every train() collects garbage; half a second each over what the imports left
     with tempfile.TemporaryDirectory(dir=memory(), ignore_cleanup_errors=True) as temporary, _quiet():
         home = Path(temporary).resolve()
-        saved = _trained(_life(subject, home / "stock", first=True))
+        saved = _trained(_life(subject, home / "stock", first=True)) if control else None
         # Where the best can't be loaded, the log of the training lacks its last line.
-        whole = saved if saved.error is None else _trained(_life(subject, home / "whole", first=True, best=False))
+        known = saved is not None and saved.error is None
+        whole = saved if known else _trained(_life(subject, home / "whole", first=True, saves=False))
         if whole.error is not None:
             failed = Ending(error=f"left alone: {_short(whole.error)}")
             return Row(group, subject.name, failed, failed, time.monotonic() - began)
-        stock = _homeless(_stock_resumed(subject, home, saved, whole), home / "stock")
+        stock = _homeless(_stock_resumed(subject, home, saved, whole), home / "stock") if saved else Ending()
         ours = _homeless(_ours_resumed(subject, home, whole), home / "ours")
     return Row(group, subject.name, stock, ours, time.monotonic() - began, killed=subject.killed)
 
 
-def _life(subject: Subject, out: Path, *, first: bool, best: bool = True) -> Life:
+def _life(subject: Subject, out: Path, *, first: bool, saves: bool = True) -> Life:
     """A trainer with its model, which other seeds built in the first life than in later ones."""
-    arguments = {**SETTINGS, "load_best_model_at_end": best, **subject.arguments}
+    arguments = {**SETTINGS, "load_best_model_at_end": saves, **subject.arguments}
+    if not saves:
+        arguments["save_strategy"] = "no"
     set_seed(1 if first else 2)
     model = subject.build(first)
     shake(model, 1 if first else 2)

@@ -22,6 +22,7 @@ LENGTH = int(os.environ.get("KEEPSTEP_TEST_FEATURES", "6"))
 
 
 @pytest.mark.parametrize("name", QUICK)
+@pytest.mark.quick("two workers", "persistent")
 def test_feature(name: str, tmp_path: Path) -> None:
     _judge(name, tmp_path)
 

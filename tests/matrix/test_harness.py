@@ -104,7 +104,7 @@ def _called(name: str) -> Subject:
 
 @pytest.mark.training
 def test_a_value_that_did_not_come_back_is_seen() -> None:
-    played = row("", replace(_called("Llama, tied"), callbacks=(Moving,)))
+    played = row("", replace(_called("Llama, tied"), callbacks=(Moving,)), control=False)
     assert played.ours.resumed is not None and not played.ours.resumed.whole
     assert played.ours.resumed.lost == ("model.embed_tokens.weight",)
     assert played.verdict is not Verdict.EXACT

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from keepstep.snapshot import generators, random_state
-from keepstep.snapshot.finding import MOST_ITEMS, find
+from keepstep.snapshot.finding import MOST_ITEMS, find, walk
 
 MAKERS = {
     "random": lambda: random.Random(1),
@@ -163,6 +163,12 @@ def test_circles_tensors_and_rows_of_data_are_not_walked() -> None:
     circle.append(circle)
     rows = [{"input_ids": [1]}] * (MOST_ITEMS * 4) + [random.Random()]
     assert find({"circle": circle, "rows": rows, "tensor": torch.zeros(3)}).generators == {}
+
+
+def test_a_test_runner_that_a_callback_leads_to_is_not_walked(request: pytest.FixtureRequest) -> None:
+    holder = SimpleNamespace(fixture=request, own=RNG)
+    assert len(list(walk({"callback": holder}))) < 10
+    assert list(find({"callback": holder}).generators) == ["callback.own"]
 
 
 def test_where_a_wanted_one_is_still_to_be_made_is_known() -> None:

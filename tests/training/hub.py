@@ -136,7 +136,7 @@ def hub() -> Iterator[Hub]:
     handler = type("Handler", (_Handler,), {"hub": kept})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     kept.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield kept

@@ -9,6 +9,7 @@ import types
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,14 @@ _OPENED = frozenset({"builtins", "collections", "functools", "random", "types", 
 """Of the standard library, the modules whose objects are looked into."""
 _CLOSED = frozenset({
     "pyarrow", "pandas", "polars", "tokenizers", "tqdm", "wandb", "tensorboard", "mlflow", "PIL", "fsspec",
-    "safetensors", "huggingface_hub", "accelerate", "keepstep", "jinja2", "regex", "sentencepiece",
+    "safetensors", "huggingface_hub", "accelerate", "keepstep", "jinja2", "regex", "sentencepiece", "_pytest",
 })  # fmt: skip
 """Packages whose objects hold no generator that a training draws from, or one that is looked after elsewhere."""
 _LIBRARIES = _CLOSED | {"torch", "transformers", "trl", "peft", "datasets", "numpy", "scipy", "sklearn"}
 """Packages of whose functions the globals are their own affair, and of whose modules only a generator counts."""
 _OF_MODULES = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 _BUILTIN_METHODS = (types.BuiltinMethodType, types.MethodWrapperType)
+_SLOTTED = (random.Random, types.SimpleNamespace)
 
 
 @dataclass
@@ -83,6 +85,7 @@ def walk(roots: Mapping[str, Any], apart: Collection[Any] = (), *, most_items: i
     seen = {id(one) for one in apart}
     roots_left = {id(value) for value in roots.values()}
     keep: list[Any] = []  # what is made while searching must not give its identity to another
+    kinds = _Kinds()
     for root, start in roots.items():
         roots_left.discard(id(start))
         queue = deque([Place(root, start, root)])
@@ -90,13 +93,13 @@ def walk(roots: Mapping[str, Any], apart: Collection[Any] = (), *, most_items: i
             place = queue.popleft()
             value = place.value
             known = id(value) in seen or id(value) in roots_left
-            place.fresh = not (known or place.depth > DEEPEST or _is_leaf(value))
+            place.fresh = not (known or place.depth > DEEPEST or kinds.is_leaf(value))
             yield place
             if not place.fresh or place.closed:
                 continue
             seen.add(id(value))
             keep.append(value)
-            for name, child, owner in _children(value, place.path, most_items):
+            for name, child, owner in _children(value, place.path, most_items, kinds):
                 if type(child) not in _PLAIN:
                     queue.append(Place(name, child, root, place, owner, place.depth + 1))
 
@@ -120,11 +123,46 @@ def find(roots: Mapping[str, Any], wanted: Collection[str] = (), apart: Collecti
     return found
 
 
-def _is_leaf(value: Any) -> bool:
-    if isinstance(value, _LEAVES):
-        return not isinstance(value, type) or not _is_users(value)
-    package = _package(type(value))
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What holds for every object of a class; `slots` are the descriptors of what lies on it beside its `__dict__`."""
+
+    leaf: bool
+    users: bool
+    slots: tuple[tuple[str, types.MemberDescriptorType], ...]
+
+
+class _Kinds:
+    """The classes that one search has met: each is looked at once, however many objects there are of it."""
+
+    def __init__(self) -> None:
+        self._met: dict[type, _Kind] = {}
+
+    def of(self, value: Any) -> _Kind:
+        kind = type(value)
+        met = self._met.get(kind)
+        if met is None:
+            leaf = _has_no_inside(kind)
+            met = self._met[kind] = _Kind(leaf, _is_users(kind), () if leaf else tuple(_slots(kind)))
+        return met
+
+    def is_leaf(self, value: Any) -> bool:
+        return not _is_users(value) if isinstance(value, type) else self.of(value).leaf
+
+
+def _has_no_inside(kind: type) -> bool:
+    if issubclass(kind, _LEAVES):
+        return True
+    package = _package(kind)
     return package in _CLOSED or (package in sys.stdlib_module_names and package not in _OPENED)
+
+
+def _slots(kind: type) -> Iterator[tuple[str, types.MemberDescriptorType]]:
+    if not issubclass(kind, _SLOTTED):
+        for one in type.__dict__["__mro__"].__get__(kind):
+            for name, member in list(one.__dict__.items()):
+                if isinstance(member, types.MemberDescriptorType):
+                    yield name, member
 
 
 def _is_users(kind: type) -> bool:
@@ -141,7 +179,7 @@ Child = tuple[str, Any, tuple[Any, str] | None]
 """A path, what lies there, and, for an attribute, the object and the name by which it can be put there."""
 
 
-def _children(value: Any, path: str, most_items: int) -> Iterator[Child]:
+def _children(value: Any, path: str, most_items: int, kinds: _Kinds) -> Iterator[Child]:
     if isinstance(value, types.FunctionType):
         yield from _of_function(value, path)
     elif isinstance(value, types.MethodType):
@@ -161,7 +199,7 @@ def _children(value: Any, path: str, most_items: int) -> Iterator[Child]:
     elif isinstance(value, type):
         yield from _of_class(value, path)
     else:
-        yield from _of_object(value, path, most_items)
+        yield from _of_object(value, path, most_items, kinds.of(value))
 
 
 def _of_function(function: types.FunctionType, path: str) -> Iterator[Child]:
@@ -200,30 +238,31 @@ def _of_class(kind: type, path: str) -> Iterator[Child]:
                     yield f"{path}.{name}", item, None
 
 
-def _of_object(value: Any, path: str, most_items: int) -> Iterator[Child]:
+def _of_object(value: Any, path: str, most_items: int, kind: _Kind) -> Iterator[Child]:
     if isinstance(value, dict):
-        for number, (key, item) in enumerate(dict.items(value)):
-            if number == most_items:
-                break
-            yield f"{path}[{key!r}]" if isinstance(key, (str, int)) else f"{path}[{number}]", item, None
+        for number, (key, item) in enumerate(islice(dict.items(value), most_items)):
+            if type(item) not in _PLAIN:
+                yield f"{path}[{key!r}]" if isinstance(key, (str, int)) else f"{path}[{number}]", item, None
     elif isinstance(value, (list, tuple, set, frozenset, deque)):
-        kind: Any = next(one for one in (list, tuple, set, frozenset, deque) if isinstance(value, one))
-        for number, item in zip(range(most_items), kind.__iter__(value), strict=False):
-            yield f"{path}[{number}]", item, None
-    bare = isinstance(value, torch.nn.Module) and not _is_users(type(value))
-    for name, item in _attributes(value):
-        if name in _OF_MODULES and isinstance(value, torch.nn.Module):
+        container: Any = next(one for one in (list, tuple, set, frozenset, deque) if isinstance(value, one))
+        for number, item in zip(range(most_items), container.__iter__(value), strict=False):
+            if type(item) not in _PLAIN:
+                yield f"{path}[{number}]", item, None
+    is_module = isinstance(value, torch.nn.Module)
+    bare = is_module and not kind.users
+    for name, item in _attributes(value, kind):
+        if type(item) in _PLAIN or (is_module and name in _OF_MODULES):
             continue
         if not bare or is_generator(item):
             yield f"{path}.{name}", item, (value, name)
-    if isinstance(value, torch.nn.Module):
+    if is_module:
         for name, module in value.__dict__.get("_modules", {}).items():
             yield f"{path}.{name}", module, None
-    if _is_users(type(value)):
+    if kind.users:
         yield path, type(value), None
 
 
-def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
+def _attributes(value: Any, kind: _Kind) -> Iterator[tuple[str, Any]]:
     """What lies on an object, its slots included."""
     try:
         own = object.__getattribute__(value, "__dict__")
@@ -231,13 +270,8 @@ def _attributes(value: Any) -> Iterator[tuple[str, Any]]:
         own = {}
     if isinstance(own, dict):
         yield from list(own.items())
-    for kind in type.__dict__["__mro__"].__get__(type(value)):
-        for name, member in list(kind.__dict__.items()):
-            if isinstance(member, types.MemberDescriptorType) and not isinstance(value, _SLOTTED):
-                try:
-                    yield name, member.__get__(value)
-                except AttributeError:  # not filled yet
-                    continue
-
-
-_SLOTTED = (random.Random, types.SimpleNamespace)
+    for name, member in kind.slots:
+        try:
+            yield name, member.__get__(value)
+        except AttributeError:  # not filled yet
+            continue
