@@ -105,7 +105,7 @@ test-stock-engine: .venv/.ready  ## the training tests on saving, with the libra
 BY_VERSION = integrations $(addprefix training/test_,exactness.py trainers.py contract.py versions.py ddp.py loading.py start_line.py \
   logging.py labels.py messages.py stock.py ranks.py mirror.py bystanders.py size.py) $(addprefix failures/test_,adapters.py \
   again.py attaching.py changed.py compared.py keeping.py metrics_of_others.py others_attributes.py on_save.py override.py \
-  override_batches.py own_save_code.py own_state.py preempted.py receipt.py unsaved.py)
+  override_batches.py own_save_code.py own_state.py preempted.py receipt.py unsaved.py) $(addprefix sharded/test_,oldest.py refused.py)
 
 test-oldest: .venv-oldest/.ready  ## the training tests on the oldest supported transformers and TRL
 	.venv-oldest/bin/python -m pytest -q -m "training and not campaign and not servers" -n 3 --dist loadfile $(addprefix tests/,$(BY_VERSION))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import itertools
 import os
 import re
@@ -10,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from unittest.mock import patch
 from tests.campaign.victims import MUTATING
 from tests.sharded import legs
 from tests.sharded.legs import Leg, ride_as
+from tests.training import processes
 from tests.training.ranked import run_ranks
 
 SENDS = ("sendto", "sendmsg", "writev")
@@ -88,12 +90,33 @@ def kinds(points: list[RankPoint]) -> list[RankPoint]:
     return found
 
 
-def strike(home: Path, leg: Leg, victim: int, point: RankPoint) -> list[int]:
-    """A run of the leg in which the victim is killed there; returns the exit codes."""
-    return run_ranks(home, _ride, home, leg, _Traced(victim, home, point))
+def strike(home: Path, leg: Leg, victim: int, point: RankPoint, *, dumps_after: float) -> tuple[list[int], float]:
+    """A run of the leg in which the victim is killed there; returns the exit codes, and the seconds from the victim's
+    end to the other's.
+
+    Who is there after so many seconds puts the stacks of its threads into its log. Raises TimeoutError, which says who
+    hangs.
+    """
+    ended: dict[int, float] = {}
+    call = processes.call
+
+    def noting(function: Callable[..., None], rank: int, *arguments: Any, **options: Any) -> int:
+        code = call(function, rank, *arguments, **options)
+        ended[rank] = time.monotonic()
+        return code
+
+    try:
+        with patch.object(processes, "call", noting):
+            codes = run_ranks(home, _ride, home, leg, _Traced(victim, home, point), dumps_after)
+    except TimeoutError as error:
+        names = ["the victim" if rank == victim else "the other" for rank in range(2) if rank not in ended]
+        raise TimeoutError(f"{' and '.join(names)} hung") from error
+    return codes, max(ended[1 - victim] - ended[victim], 0.0)
 
 
-def _ride(rank: int, home: Path, leg: Leg, traced: _Traced) -> None:
+def _ride(rank: int, home: Path, leg: Leg, traced: _Traced, dumps_after: float = 0.0) -> None:
+    if dumps_after:
+        faulthandler.dump_traceback_later(dumps_after)
     if rank == traced.victim:
         with patch.object(legs, "inject", traced.training):
             ride_as(rank, home, (leg,))

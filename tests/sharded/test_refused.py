@@ -5,20 +5,23 @@ Those that can be built on CPU are refused in real trainings (`test_worlds`); th
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
+import accelerate
 import pytest
 
 pytest.importorskip("trl")
 
-from keepstep.errors import SettingsError
-from keepstep.integrations.transformers.setup import parallel
+from keepstep.errors import ResumeRefused, SettingsError
+from keepstep.integrations.transformers.resuming.division import refuse_divided
 from keepstep.integrations.transformers.setup.parallel import ranks_of
-from tests.training.tiny import NEWEST
+from keepstep.integrations.transformers.setup.sharding import FSDP_SHARDS, leaves_state_empty
 
 pytestmark = pytest.mark.training
 SERVED = "Served are DDP"
+LOADS_SHARDS = not leaves_state_empty()
 
 
 def trainer(
@@ -46,7 +49,7 @@ def trainer(
     ("shown", "what", "way_out"),
     [
         ({"plugin": {"fsdp_version": 1}}, "FSDP1", '"version": 2'),
-        *[({"plugin": {"state_dict_type": "LOCAL_STATE_DICT"}}, "LOCAL_STATE_DICT", "SHARDED_STATE_DICT")] * NEWEST,
+        ({"plugin": {"state_dict_type": "LOCAL_STATE_DICT"}}, "LOCAL_STATE_DICT", "SHARDED_STATE_DICT"),
         ({"sizes": {"tp_size": 2}}, "tensor parallelism (tp_size=2)", SERVED),
         ({"sizes": {"tp_size": 2, "dp_shard_size": 2}}, "tensor parallelism (tp_size=2)", SERVED),
         ({"sizes": {"cp_size": 4}}, "context parallelism (cp_size=4)", SERVED),
@@ -67,12 +70,22 @@ def test_what_is_not_served_is_refused_with_the_reason_and_the_way_out(
     assert way_out in str(refused.value.hint)
 
 
-def test_fsdp2_is_refused_under_a_transformers_that_does_not_resume_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seen with 4.57: after the load none of the optimizer's tensors was what had been saved."""
-    monkeypatch.setattr(parallel, "_FSDP2", 99)
-    with pytest.raises(SettingsError, match=r"FSDP2 under transformers \d.*, which does not put back") as refused:
+def test_shards_are_refused_under_an_accelerate_that_does_not_put_the_state_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What it does without keepstep is in `test_oldest`."""
+    monkeypatch.setattr(accelerate, "__version__", "1.12.0")
+    with pytest.raises(SettingsError, match=r"accelerate 1.12.0, which leaves the optimizer's state empty") as refused:
         ranks_of(trainer())
-    assert "transformers 99 or newer" in str(refused.value.hint)
+    assert "accelerate>=1.13" in str(refused.value.hint) and "FULL_STATE_DICT" in str(refused.value.hint)
+    assert ranks_of(trainer(plugin={"state_dict_type": "FULL_STATE_DICT"})).sharded
+    (tmp_path / FSDP_SHARDS).mkdir()
+    with pytest.raises(ResumeRefused, match=r"accelerate 1.12.0, which leaves") as refused_resume:
+        refuse_divided(cast(Any, SimpleNamespace(path=tmp_path)), trainer())
+    assert "accelerate 1.13" in str(refused_resume.value.hint)
+    monkeypatch.setattr(accelerate, "__version__", "1.13.0.dev0")
+    assert ranks_of(trainer()).sharded
+    refuse_divided(cast(Any, SimpleNamespace(path=tmp_path)), trainer())
 
 
 def test_each_node_for_itself_is_refused() -> None:
@@ -84,8 +97,8 @@ def test_each_node_for_itself_is_refused() -> None:
 @pytest.mark.parametrize(
     ("shown", "sharded"),
     [
-        *[({}, True)] * NEWEST,
-        *[({"sizes": {"dp_replicate_size": 2, "dp_shard_size": 2, "tp_size": 1}}, True)] * NEWEST,
+        *[({}, True)] * LOADS_SHARDS,
+        *[({"sizes": {"dp_replicate_size": 2, "dp_shard_size": 2, "tp_size": 1}}, True)] * LOADS_SHARDS,
         ({"kind": "MULTI_GPU"}, False),
     ],
 )  # fmt: skip

@@ -24,18 +24,22 @@ from tests.training.ranked import log_path, logs_of, run_ranks
 
 pytestmark = [pytest.mark.training, pytest.mark.timeout(240)]
 WORLD, VICTIM = 3, 1
-BEAT, PATIENCE = 1.0, 6.0
+BEAT, PATIENCE, LONG = 1.0, 6.0, 10.0
 TRAINS = 60.0
 """Seconds for which the training goes on beside what is watched: far longer than any of these tests may take."""
 
 
-def _begin(rank: int, patience: float) -> tuple[Ranks, Watch]:
+def _told(text: str) -> None:
+    print("told", text, flush=True)
+
+
+def _begin(rank: int, patience: float, tell: Callable[[str], None] = _told) -> tuple[Ranks, Watch]:
     import torch.distributed as dist
 
-    watch.BEAT, watch.PATIENCE, watch.GRACE = BEAT, patience, patience
+    watch.BEAT, watch.PATIENCE, watch.GRACE, watch.LAST_WORDS = BEAT, patience, patience, BEAT
     dist.init_process_group("gloo")
     ranks = Ranks(rank, WORLD, patience=600, sharded=True)
-    watcher = Watch(ranks, tell=lambda text: print("told", text, flush=True))
+    watcher = Watch(ranks, tell=tell)
     watcher.start()
     ranks.twin()
     return ranks, watcher
@@ -54,7 +58,44 @@ def _killed(rank: int) -> None:
         print(f"LOST {lost.message}", flush=True)
 
 
-def _beside(rank: int, strike: Callable[[], None]) -> None:
+def _not_met(rank: int) -> None:
+    """A rank that is gone before a new group of all is connected, where nobody has said that he is watched.
+
+    Nor is there anything that takes note of it.
+    """
+    ranks, _ = _begin(rank, PATIENCE, tell=lambda text: time.sleep(2 * TRAINS))
+    if rank == VICTIM:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ranks.new_group()
+    print("MET", flush=True)
+
+
+def _paused(rank: int) -> None:
+    """All are stopped while they wait for each other, as a scheduler does it: rank 0 last, and it goes on first."""
+    ranks, watcher = _begin(rank, LONG)
+    pids = ranks.together(os.getpid)
+    with watcher.over("the save of step 1"):
+        if ranks.leads and os.fork() == 0:
+            time.sleep(2 * BEAT)
+            _signal(pids[1:], signal.SIGSTOP)
+            time.sleep(1.5 * BEAT)  # rank 0 has looked at the others since
+            _signal(pids[:1], signal.SIGSTOP)
+            time.sleep(LONG + BEAT)
+            _signal(pids[:1], signal.SIGCONT)
+            time.sleep(1.5 * BEAT)
+            _signal(pids[1:], signal.SIGCONT)
+            os._exit(0)
+        ranks.together(lambda: time.sleep(0 if ranks.leads else 4 * BEAT))
+    time.sleep(3 * BEAT)  # who is about to end lets others read why before it does
+    ranks.together(lambda: rank)
+
+
+def _signal(pids: list[int], number: int) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
+def _beside(rank: int, victim: int, strike: Callable[[], None]) -> None:
     """A training of steps that wait for nobody, and a commit in the background that waits for all."""
     ranks, watcher = _begin(rank, PATIENCE)
     twin = ranks.twin()
@@ -62,7 +103,7 @@ def _beside(rank: int, strike: Callable[[], None]) -> None:
     def commit() -> None:
         try:
             with watcher.beside("the commit of step 2"):
-                if rank == VICTIM:
+                if rank == victim:
                     strike()
                 twin.together(lambda: rank)
         except RankLost as lost:
@@ -91,12 +132,28 @@ def test_a_rank_that_is_killed_is_named_to_all_others(tmp_path: Path) -> None:
         assert f"LOST rank {VICTIM} is gone, in the save of step 2" in said, logs_of(tmp_path)
 
 
-def test_a_commit_in_the_background_does_not_wait_for_one_that_is_stopped(tmp_path: Path) -> None:
+def test_a_rank_that_is_gone_before_all_have_met_is_not_waited_for(tmp_path: Path) -> None:
     began = time.monotonic()
-    codes = run_ranks(tmp_path, _beside, _stop, world=WORLD)
+    codes = run_ranks(tmp_path, _not_met, world=WORLD)
     assert time.monotonic() - began < TRAINS, codes
-    assert codes[0] == codes[2] == 1, (codes, logs_of(tmp_path))
-    said = log_path(tmp_path, 0).read_text()
-    assert f"rank 0 ends in the commit of step 2, where it would wait in vain: rank {VICTIM} has not been heard" in said
-    assert "told rank 0 ends" in said
-    assert f"rank {VICTIM} has not been heard of" in log_path(tmp_path, 2).read_text(), logs_of(tmp_path)
+    assert codes == [1, -signal.SIGKILL, 1], (codes, logs_of(tmp_path))
+    for rank in (0, 2):
+        assert f"rank {VICTIM} has not been heard of" in log_path(tmp_path, rank).read_text(), logs_of(tmp_path)
+
+
+@pytest.mark.parametrize("victim", [VICTIM, 0])
+def test_a_commit_in_the_background_does_not_wait_for_one_that_is_stopped(victim: int, tmp_path: Path) -> None:
+    began = time.monotonic()
+    codes = run_ranks(tmp_path, _beside, victim, _stop, world=WORLD)
+    assert time.monotonic() - began < TRAINS, codes
+    others = [rank for rank in range(WORLD) if rank != victim]
+    assert {codes[rank] for rank in others} == {1}, (codes, logs_of(tmp_path))
+    first, *rest = [log_path(tmp_path, rank).read_text() for rank in others]
+    why = f"rank {victim} has not been heard of" if victim else "rank 0, which has the store of the process group, has"
+    assert f"rank {others[0]} ends in the commit of step 2, where it would wait in vain: {why}" in first
+    assert f"told rank {others[0]} ends" in first
+    assert all(why in said for said in rest), logs_of(tmp_path)
+
+
+def test_who_was_stopped_with_all_others_goes_on_with_them(tmp_path: Path) -> None:
+    assert run_ranks(tmp_path, _paused, world=WORLD) == [0, 0, 0], logs_of(tmp_path)

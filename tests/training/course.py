@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from peft import PeftModel
+from tqdm import tqdm
 from transformers import LlamaForCausalLM, Trainer, TrainerCallback
 
 import keepstep
@@ -100,6 +102,8 @@ def settle() -> None:
     multiprocessing.set_start_method("fork", force=True)
     # A SIGKILL takes nothing from the page cache; what a power cut takes is tested elsewhere.
     os.fsync = lambda descriptor: None
+    # The server's would be all its children's, and held for ever once one is killed that was writing.
+    tqdm.set_lock(threading.RLock())
     _forget_the_server()
 
 

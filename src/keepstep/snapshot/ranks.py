@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from keepstep.errors import KeepstepError
 T = TypeVar("T")
 LEAD = 0
 """The rank that decides."""
+_TALK, _FIRST = "what all ranks agree upon", "the first talk of a new group"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Ranks:
         self._served: dict[str, Callable[[Any], Any]] = {}
         self.alone = False
         """True once others are gone: from then on this process agrees with itself."""
+        self.watched: Callable[[str], AbstractContextManager[None]] = _unwatched
+        """Around each wait for the others, with what it is: a `Watch` that has begun ends one that would be in vain."""
 
     @property
     def leads(self) -> bool:
@@ -119,7 +122,8 @@ class Ranks:
             return self
         if self._twin is None or self._twin._world is not dist.group.WORLD:
             self._twin = Ranks(self.rank, self.size, patience=self._patience, sharded=self.sharded)
-            self._twin._open()
+            with self.watched(_FIRST):
+                self._twin._open()
         return self._twin
 
     def together(self, act: Callable[[], T]) -> list[T]:
@@ -166,13 +170,15 @@ class Ranks:
     def _gather(self, outcome: _Outcome) -> list[_Outcome]:
         """The outcome of each rank, by rank, on rank 0; nothing elsewhere."""
         outcomes: list[Any] | None = [None] * self.size if self.leads else None
-        dist.gather_object(_portable(outcome, self.rank), outcomes, dst=LEAD, group=self._open())
+        with self.watched(_TALK):
+            dist.gather_object(_portable(outcome, self.rank), outcomes, dst=LEAD, group=self._open())
         return outcomes or []
 
     def _broadcast(self, said: Any) -> Any:
         """What rank 0 says, on every rank."""
         carried: list[Any] = [said]
-        dist.broadcast_object_list(carried, src=LEAD, group=self._open())
+        with self.watched(_TALK):
+            dist.broadcast_object_list(carried, src=LEAD, group=self._open())
         return carried[0]
 
     def _open(self) -> Any:
@@ -182,8 +188,16 @@ class Ranks:
         return self._group
 
     def new_group(self) -> Any:
-        """One more group of all ranks, over the CPU; every rank makes it."""
-        return dist.new_group(backend="gloo", timeout=timedelta(seconds=self._patience))
+        """One more group of all ranks, over the CPU; every rank makes it.
+
+        Until all are connected a rank that is gone closes no connection: who waits for it would do so to the end.
+        """
+        with self.watched(_FIRST):
+            return dist.new_group(backend="gloo", timeout=timedelta(seconds=self._patience))
+
+
+def _unwatched(what: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def _attempt(act: Callable[[], T]) -> _Outcome:

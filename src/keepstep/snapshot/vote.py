@@ -7,7 +7,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from keepstep.errors import RankLost
 from keepstep.snapshot.ranks import Ranks
+
+_GONE = (RuntimeError, ValueError, RankLost)
+"""What torch raises of a connection that is closed, and a watch in its place."""
 
 
 class Vote:
@@ -33,7 +37,7 @@ class Vote:
             heard = self._hear(len(mine))
             self._said = torch.tensor(mine, dtype=torch.uint8)
             self._work = dist.all_reduce(self._said, op=dist.ReduceOp.MAX, group=self._open(), async_op=True)
-        except (RuntimeError, ValueError):  # what torch raises of a connection that is closed
+        except _GONE:
             self.broken, self._work, self._said = True, None, None
             return mine
         return heard
@@ -43,7 +47,7 @@ class Vote:
         if self._work is not None:
             try:
                 self._hear(0)
-            except (RuntimeError, ValueError):
+            except _GONE:
                 self.broken = True
 
     def _hear(self, count: int) -> tuple[bool, ...]:

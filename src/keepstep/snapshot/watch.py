@@ -28,13 +28,15 @@ GRACE = 30.0
 """Seconds in which a rank must have come to its end where another has failed on its own."""
 SILENCE = 2.5
 """Signs of life that a rank owes after which it counts as gone, where a connection was closed."""
+LAST_WORDS = 10.0
+"""Seconds for what a process says before it ends: a disk, or a lock of one that is gone, may hold it back for ever."""
 _NAMED = 4
 _STARTS = itertools.count(1)
 """Trainings of this process, alike on all ranks."""
 _ENDED = 1
 _GONE_WORDS = (
     *("connection closed by peer", "connection reset", "broken pipe", "connection refused", "socket closed"),
-    *("timed out waiting", "connection was closed", "remote process exited"),
+    *("timed out waiting", "connection was closed", "connection was likely closed", "remote process exited"),
 )
 """How gloo and the store say that a process at the other end is gone."""
 
@@ -67,7 +69,11 @@ class Watch:
 
     Between `start` and `stop` each rank gives signs of life through the store of the process group, which takes no part
     in what the training sends. In `over` and `beside` rank 0 looks at those of all, and the others at rank 0's. What a
-    collective waits for can't be interrupted: a rank that waits in vain writes why, and ends with code 1.
+    collective waits for can't be interrupted: a rank that waits in vain writes why, and ends with code 1. So does one
+    that waits for the store itself: two threads watch, one that asks the store and one that asks nobody.
+
+    Seconds are those in which this process ran: who was stopped, with all others or alone, judges nobody by the time
+    that it has missed.
     """
 
     def __init__(self, ranks: Ranks, *, tell: Callable[[str], None] = lambda text: None) -> None:
@@ -76,7 +82,9 @@ class Watch:
         self._tell = tell
         self._store: Any = None
         self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._lived = self._answered = 0.0
+        ranks.watched = self.over
         self._prefix = ""
         self._training, self._background = _Line("training"), _Line("background")
 
@@ -93,17 +101,21 @@ class Watch:
         self._prefix = f"keepstep/{next(_STARTS)}"
         _default_store().add(self._key("beat", self._ranks.rank), 1)
         self._training, self._background = _Line("training"), _Line("background")
-        self._store = _own_client()
+        self._store, self._lived, self._answered = None, 0.0, 0.0
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="keepstep-watch", daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=act, args=(self._stop,), name="keepstep-watch", daemon=True)
+            for act in (self._ask, self._guard)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Give no further signs of life."""
         self._stop.set()
-        if self._thread is not None:
-            self._thread.join(BEAT)
-        self._thread = None
+        for thread in self._threads:
+            thread.join(BEAT)
+        self._threads = []
 
     def over(self, what: str) -> AbstractContextManager[None]:
         """While the ranks do `what` together ("the save of step 4"). Every rank comes to it, in the same order.
@@ -118,7 +130,7 @@ class Watch:
 
     @contextmanager
     def _watching(self, line: _Line, what: str) -> Iterator[None]:
-        if self._thread is None or line.what:
+        if not self._threads or line.what:
             yield
             return
         line.turn, line.what = line.turn + 1, what
@@ -147,7 +159,7 @@ class Watch:
             self._say_failed(self._training, error)
 
     def _say_failed(self, line: _Line, error: BaseException) -> None:
-        if self._thread is not None and line.what:
+        if self._threads and line.what:
             line.failed = line.turn
             text = f"rank {self._ranks.rank} failed in {line.what}: {type(error).__name__}: {error}"
             self._leave_word(line, line.turn, text)
@@ -174,16 +186,31 @@ class Watch:
             return line.told or unknown
         return found
 
-    # -- its own thread ----------------------------------------------------------------------------------
+    # -- its own threads ---------------------------------------------------------------------------------
 
-    def _run(self, stop: threading.Event) -> None:
-        lost = time.monotonic()
+    def _guard(self, stop: threading.Event) -> None:
+        """Count the seconds that this process lives, and end it where it waits for a store that does not answer."""
+        before = time.monotonic()
+        while not stop.wait(BEAT):
+            now = time.monotonic()
+            self._lived, before = self._lived + min(now - before, 2 * BEAT), now
+            silent = self._lived - self._answered
+            if silent > PATIENCE + 2 * BEAT:  # the other thread, where it has an answer, is the first to end
+                why = f"rank {LEAD}, which has the store of the process group, has not answered for {silent:.0f} s"
+                for line in (self._training, self._background):
+                    if what := line.what:
+                        self._end(what, why)
+
+    def _ask(self, stop: threading.Event) -> None:
+        """Give signs of life, and look at those of others."""
+        with suppress(Exception):
+            self._store = _own_client()  # not in `start`: it waits for a process that may be gone
         while not stop.wait(BEAT):
             try:
-                self._store.add(self._key("beat", self._ranks.rank), 1)
-                lost, gone = time.monotonic(), ""
+                self._client.add(self._key("beat", self._ranks.rank), 1)
+                self._answered, gone = self._lived, ""
             except Exception as error:  # the store is gone with the process that has it
-                silent = time.monotonic() - lost > PATIENCE
+                silent = self._lived - self._answered > PATIENCE
                 gone = f"the store of the process group is gone: {error}" if silent else None
             for line in (self._training, self._background):
                 self._look(line, gone, stop)
@@ -201,15 +228,26 @@ class Watch:
         if why and line.what and turn == line.turn and not stop.is_set():
             self._leave_word(line, turn, why)
             self._let_read()
-            text = f"rank {self._ranks.rank} ends in {what}, where it would wait in vain: {why}"
+            self._end(what, why)
+
+    def _end(self, what: str, why: str) -> None:
+        text = f"rank {self._ranks.rank} ends in {what}, where it would wait in vain: {why}"
+
+        def say() -> None:
+            logger.error("%s", text)
+            sys.stderr.flush()
             with suppress(Exception):
                 self._tell(text)
-            _end(text)
+
+        speaker = threading.Thread(target=say, name="keepstep-watch", daemon=True)
+        speaker.start()
+        speaker.join(LAST_WORDS)
+        os._exit(_ENDED)
 
     def _why_not_wait(self, line: _Line) -> str:
         """Who has not been heard of for too long, in words."""
         others = [rank for rank in range(self._ranks.size) if rank != self._ranks.rank] if self._ranks.leads else [LEAD]
-        now = time.monotonic()
+        now = self._lived
         for rank, beat in zip(others, self._beats(others), strict=True):
             before, since = line.seen.get(rank, (-1, now))
             if beat != before or not beat:
@@ -221,19 +259,19 @@ class Watch:
     def _why_failed(self, line: _Line, turn: int) -> str:
         """What another rank has told of its failure, once it must have come to its end."""
         told = "" if turn == line.failed else self._told(line, turn)
-        return told if told and time.monotonic() - line.told_at > GRACE else ""
+        return told if told and self._lived - line.told_at > GRACE else ""
 
     def _told(self, line: _Line, turn: int) -> str:
         """The word that a rank has left of this turn; it is kept, since the store may go with who has it."""
-        if not line.told and self._store.check([self._key(line.name, turn)]):
-            line.told_at = time.monotonic()
-            line.told = self._store.get(self._key(line.name, turn)).decode()
+        if not line.told and self._client.check([self._key(line.name, turn)]):
+            line.told_at = self._lived
+            line.told = self._client.get(self._key(line.name, turn)).decode()
         return line.told
 
     def _leave_word(self, line: _Line, turn: int, text: str) -> None:
         """Tell the others of this turn, where none has before: the first knows best."""
         with suppress(Exception):
-            self._store.compare_set(self._key(line.name, turn), "", text)
+            self._client.compare_set(self._key(line.name, turn), "", text)
 
     def _let_read(self) -> None:
         """Give the others the time to read what was left: the store may end with this process."""
@@ -241,7 +279,11 @@ class Watch:
             time.sleep(BEAT * SILENCE)  # each looks once a beat, and a busy machine takes longer
 
     def _beats(self, ranks: list[int]) -> list[int]:
-        return [self._store.add(self._key("beat", rank), 0) for rank in ranks]
+        return [self._client.add(self._key("beat", rank), 0) for rank in ranks]
+
+    @property
+    def _client(self) -> Any:
+        return _default_store() if self._store is None else self._store
 
     def _key(self, what: str, number: int) -> str:
         return f"{self._prefix}/{what}/{number}"
@@ -263,9 +305,3 @@ def _own_client() -> Any:
 def _is_gone(error: BaseException) -> bool:
     """True for what a collective raises whose other end is gone."""
     return isinstance(error, (RuntimeError, OSError)) and any(word in str(error).lower() for word in _GONE_WORDS)
-
-
-def _end(text: str) -> None:
-    logger.error("%s", text)
-    sys.stderr.flush()
-    os._exit(_ENDED)

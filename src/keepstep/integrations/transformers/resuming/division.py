@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from keepstep.errors import ResumeRefused
-from keepstep.integrations.transformers.setup.sharding import ZERO_ROOM, Division, division_of
+from keepstep.integrations.transformers.setup.sharding import (
+    LOADS_SHARDS,
+    ZERO_ROOM,
+    Division,
+    division_of,
+    leaves_state_empty,
+)
 from keepstep.integrations.transformers.setup.zero import (
     STAGE_DIVIDES_WEIGHTS,
     by_deepspeed,
@@ -60,6 +66,11 @@ def refuse_divided(point: ResumePoint, trainer: Any) -> None:
             "read neither those weights nor that state of the optimizer",
             hint="Resume with FSDP, on any number of processes (one: torchrun --nproc_per_node 1, with fsdp=True in "
             "the arguments); or start a new run from its weights (keepstep export).",
+        )
+    if division is Division.SHARDS and (why := leaves_state_empty()):
+        raise ResumeRefused(
+            f"{point.path} holds {division}, and this training uses {why}",
+            hint=f"Resume with accelerate {LOADS_SHARDS} or newer.",
         )
     if division is Division.WHOLE and by_fsdp:
         raise ResumeRefused(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import transformers
-
 from keepstep.errors import SettingsError
 from keepstep.integrations.transformers.setup.arguments import plain
 from keepstep.integrations.transformers.setup.messages import logger
+from keepstep.integrations.transformers.setup.sharding import LOADS_SHARDS, leaves_state_empty
 from keepstep.integrations.transformers.setup.zero import by_deepspeed, writes_later, zero_config
 from keepstep.snapshot.ranks import Ranks
 
-_FSDP2 = 5
-"""The first version of transformers whose loaders put the state of FSDP2 back."""
 _DATA_PARALLEL = "MULTI_"
 """What accelerate's names of distributed types begin with where every process has all weights (MULTI_GPU, ...)."""
 _DIVIDED = {
@@ -105,11 +102,12 @@ def _refuse_old_fsdp(trainer: Any) -> None:
             "FSDP1, whose files other settings can't read, and which transformers and accelerate give up",
             'Train with FSDP2: fsdp_config={"version": 2} (fsdp_version: 2 in accelerate\'s config).',
         )
-    if int(transformers.__version__.split(".")[0]) < _FSDP2:
+    if "SHARDED" in str(plugin.state_dict_type) and (why := leaves_state_empty()):
         raise _refused(
             trainer,
-            f"FSDP2 under transformers {transformers.__version__}, which does not put back the optimizer's state",
-            f"Train with transformers {_FSDP2} or newer.",
+            f"SHARDED_STATE_DICT and {why}",
+            f'Train with accelerate {LOADS_SHARDS} or newer: pip install "accelerate>={LOADS_SHARDS}"; or set '
+            "state_dict_type to FULL_STATE_DICT.",
         )
     if "LOCAL" in str(plugin.state_dict_type):
         raise _refused(trainer, "state_dict_type LOCAL_STATE_DICT", "Set it to SHARDED_STATE_DICT.")

@@ -8,9 +8,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import accelerate
+
 _SETTINGS = ("state_dict_type", "state_dict_config", "optim_state_dict_config")
 ZERO_ROOM = "global_step*"
 FSDP_SHARDS, FSDP_WHOLE = "pytorch_model_fsdp_0", "pytorch_model_fsdp.bin"
+LOADS_SHARDS = "1.13"
+"""The first accelerate that puts the optimizer's state back from FSDP2's shards."""
 
 
 class Division(StrEnum):
@@ -41,6 +45,18 @@ def gathers(trainer: Any) -> bool:
     """True where rank 0 writes the weights that it has gathered from all: twice, in FSDP's file and in the model's."""
     plugin = _plugin(trainer)
     return plugin is not None and "FULL" in str(plugin.state_dict_type)
+
+
+def leaves_state_empty() -> str:
+    """What leaves an optimizer's state as it is in place of loading FSDP2's shards into it; empty where nothing does.
+
+    An accelerate that is too old asks torch's DCP for the entries of the new optimizer's `state_dict`, which has none
+    before its first step, and nothing is said of those that the files have.
+    """
+    installed, first = accelerate.__version__.split("."), LOADS_SHARDS.split(".")
+    if [int(part) for part in installed[:2]] >= [int(part) for part in first]:
+        return ""
+    return f"accelerate {accelerate.__version__}, which leaves the optimizer's state empty when it loads them"
 
 
 @contextmanager
