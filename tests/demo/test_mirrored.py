@@ -20,6 +20,7 @@ from keepstep.mirror import open_mirror
 from keepstep.run import Run
 
 
+@pytest.mark.long
 @pytest.mark.training
 def test_the_machine_is_lost_and_the_result_is_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -27,7 +27,7 @@ from tests.training.ranked import logs_of, run_ranks
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_shards_are_those_of_torch_at_any_state_of_the_training(tmp_path: Path, world: int) -> None:
     codes = run_ranks(tmp_path, _course, tmp_path, world=world)
     assert codes == [0] * world, logs_of(tmp_path)

@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,26 +45,35 @@ LEGS = (
     Leg("flipped", arguments={"save_steps": 1}, copy="every step", upto=6, flips=FLIPS),
     Leg("gathered", state=FULL),
     Leg("gathered resumed", state=FULL, copy="gathered", upto=4),
-    Leg("shards of gathered", state=SHARDED, copy="gathered", upto=2),
     Leg("lora", lora=True),
     Leg("lora resumed", lora=True, copy="lora", upto=4),
+    Leg("best", scores=SCORES, arguments=BEST),
+    Leg("preempted", preempt=(1, 3)),
+    Leg("gone on", copy="preempted", upto=4),
+    Leg("disks of their own", elsewhere=True),
+    Leg("once, a directory", faults=((1, Fault("makedirs", errno.EIO)),)),
+    Leg("for ever", keepstep=STOCK, faults=((1, Fault("shards", errno.EIO, forever=True)),)),
+    Leg("no room", faults=((0, Fault("torch.save", errno.ENOSPC, forever=True)),)),
+)
+MORE = (
+    Leg("shards of gathered", state=SHARDED, copy="gathered", upto=2),
     Leg("tied", tied=True),
     Leg("tied resumed", tied=True, copy="tied", upto=4),
     Leg("sft", kind="sft"),
     Leg("sft resumed", kind="sft", copy="sft", upto=4),
-    Leg("best", scores=SCORES, arguments=BEST),
     Leg("best gathered", scores=SCORES, arguments=BEST, state=FULL),
-    Leg("preempted", preempt=(1, 3)),
-    Leg("gone on", copy="preempted", upto=4),
-    Leg("disks of their own", elsewhere=True),
     Leg("once", keepstep=STOCK, faults=((1, Fault("shards", errno.EIO)),)),
     Leg("once, in the background", faults=((1, Fault("sync", errno.EIO)),)),
-    Leg("once, a directory", faults=((1, Fault("makedirs", errno.EIO)),)),
     Leg("once, rank 0", faults=((0, Fault("torch.save", errno.EIO)),)),
     Leg("once, gathered weights", state=FULL, faults=((0, Fault("safetensors", errno.ENOSPC)),)),
-    Leg("for ever", keepstep=STOCK, faults=((1, Fault("shards", errno.EIO, forever=True)),)),
-    Leg("no room", faults=((0, Fault("torch.save", errno.ENOSPC, forever=True)),)),
 )
+"""Of the same laws in other variants."""
+LATER = {leg.name for leg in MORE}
+
+
+def legs(*cases: tuple[Any, ...]) -> list[Any]:
+    """Cases that begin with a leg's name, those of `MORE` marked."""
+    return [pytest.param(*case, marks=[pytest.mark.long] * (case[0] in LATER)) for case in cases]
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +83,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     codes = ride(path, *LEGS)
     assert codes == [0, 0], logs_of(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def more(home: Path) -> Path:
+    """The same place, the legs of `MORE` in it too."""
+    codes = ride(home, *MORE)
+    assert codes == [0, 0], logs_of(home)
+    return home
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, home: Path) -> Path:
+    """Where the legs are that the test looks at."""
+    return request.getfixturevalue("more") if request.node.get_closest_marker("long") else home
 
 
 def same(home: Path, leg: str, reference: str) -> list[Outcome]:
@@ -87,13 +111,13 @@ def same(home: Path, leg: str, reference: str) -> list[Outcome]:
 
 @pytest.mark.parametrize(
     ("leg", "reference", "step"),
-    [
+    legs(
         ("resumed", "whole", 2), ("gathered resumed", "gathered", 4), ("shards of gathered", "whole", 2),
         ("lora resumed", "lora", 4), ("tied resumed", "tied", 4), ("sft resumed", "sft", 4), ("gone on", "whole", 4),
-    ],
+    ),
 )  # fmt: skip
-def test_a_resume_is_exact_to_the_bit(home: Path, leg: str, reference: str, step: int) -> None:
-    for one in same(home, leg, reference):
+def test_a_resume_is_exact_to_the_bit(place: Path, leg: str, reference: str, step: int) -> None:
+    for one in same(place, leg, reference):
         assert one.receipt is not None
         assert (one.receipt["level"], one.receipt["step"]) == ("exact", step), one.receipt
         assert "equal what was saved, on 2 ranks" in one.receipt["compared"]
@@ -112,12 +136,12 @@ def test_damage_is_named_with_its_rank_and_all_fall_back(home: Path) -> None:
         assert f"{path} has other bytes than were written (digest differs){who}" in said, path
 
 
-def test_the_best_is_loaded_at_the_end_and_the_rest_goes_by_policy(home: Path) -> None:
-    both = [outcome(home, leg) for leg in ("best", "best gathered")]
-    assert both[0].weights == both[1].weights != outcome(home, "whole").weights
-    for leg, one in zip(("best", "best gathered"), both, strict=True):
-        assert one.best == "checkpoint-4", one
-        assert sorted(path.name for path in (home / leg).glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
+@pytest.mark.parametrize("leg", legs(("best",), ("best gathered",)))
+def test_the_best_is_loaded_at_the_end_and_the_rest_goes_by_policy(place: Path, leg: str) -> None:
+    one = outcome(place, leg)
+    assert one.weights == outcome(place, "best").weights != outcome(place, "whole").weights
+    assert one.best == "checkpoint-4", one
+    assert sorted(path.name for path in (place / leg).glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-6"]
 
 
 def test_a_signal_to_one_rank_stops_all_with_a_save_of_all(home: Path) -> None:
@@ -126,10 +150,10 @@ def test_a_signal_to_one_rank_stops_all_with_a_save_of_all(home: Path) -> None:
     assert (home / "preempted" / "checkpoint-4" / SHARD).is_file()
 
 
-@pytest.mark.parametrize("leg", [leg.name for leg in LEGS if leg.name.startswith("once")])
-def test_what_fails_once_on_one_rank_is_written_anew_by_all(home: Path, leg: str) -> None:
-    same(home, leg, "whole")
-    run = keepstep.Run.open(home / leg)
+@pytest.mark.parametrize("leg", legs(*((leg.name,) for leg in LEGS + MORE if leg.name.startswith("once"))))
+def test_what_fails_once_on_one_rank_is_written_anew_by_all(place: Path, leg: str) -> None:
+    same(place, leg, "whole")
+    run = keepstep.Run.open(place / leg)
     assert any(event["event"] == "failed" for event in run.events.read()), leg
     assert all(run.verify(checkpoint).ok for checkpoint in run.checkpoints)
 

@@ -25,60 +25,89 @@ pytestmark = [
 ]
 
 HYBRID: dict[str, Any] = {"parallelism_config": ParallelismConfig(dp_replicate_size=2, dp_shard_size=2)}
+OLD: dict[str, Any] = {"version": 1, "sync_module_states": False}
 TENSOR: dict[str, Any] = {"parallelism_config": ParallelismConfig(dp_shard_size=2, tp_size=2)}
-ROWS = 48
-TWO = (
-    Leg("two", rows=ROWS),
-    Leg("two gathered", state=FULL, rows=ROWS),
-    Leg("two, at 4", rows=ROWS, copy="two", upto=4),
-    Leg("two gathered, at 4", rows=ROWS, state=FULL, copy="two gathered", upto=4),
-    Leg("old FSDP", fsdp={"version": 1, "sync_module_states": False}),
-)
-ONE = (
-    Leg("one of two", rows=ROWS, copy="two", upto=4),
-    Leg("one of two gathered", rows=ROWS, state=FULL, copy="two gathered", upto=4),
-    Leg("one", rows=ROWS),
-    Leg("one, at 4", rows=ROWS, copy="one", upto=4),
-)
-UNDIVIDED = (
-    Leg("plain of shards", divided=False, rows=ROWS, copy="two", upto=4),
-    Leg("plain of gathered", divided=False, rows=ROWS, copy="two gathered", upto=4),
-    Leg("plain", divided=False, rows=ROWS),
-)
-FOUR = (
-    Leg("four of two", rows=ROWS, copy="two", upto=4),
-    Leg("hybrid", arguments=HYBRID, rows=ROWS),
-    Leg("hybrid resumed", arguments=HYBRID, rows=ROWS, copy="hybrid", upto=4),
-    Leg("hybrid of two", arguments=HYBRID, rows=ROWS, copy="two", upto=4),
-    Leg("tensor parallel", arguments=TENSOR),
-)
-AGAIN = (
-    Leg("two of one", rows=ROWS, copy="one", upto=4),
-    Leg("two of plain", rows=ROWS, copy="plain", upto=4),
-)
+SIX = {"save_steps": 4, "max_steps": 6}
+"""Saved once on the way, and at the end."""
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("worlds")
-    for legs, world in ((TWO, 2), (ONE, 1), (UNDIVIDED, 1), (FOUR, 4), (AGAIN, 2)):
+def leg(name: str, arguments: dict[str, Any] | None = None, **options: Any) -> Leg:
+    """Six steps, of which four processes have enough rows."""
+    return Leg(name, arguments={**SIX, **(arguments or {})}, rows=48, **options)
+
+
+RIDES = (
+    (2, (leg("two"), leg("two, at 4", copy="two", upto=4), leg("old FSDP", fsdp=OLD))),
+    (1, (leg("one of two", copy="two", upto=4),)),
+    (1, (leg("plain of shards", divided=False, copy="two", upto=4), leg("plain", divided=False))),
+    (4, (leg("hybrid", HYBRID), leg("hybrid resumed", HYBRID, copy="hybrid", upto=4))),
+    (2, (leg("two of plain", copy="plain", upto=4),)),
+)
+MORE = (
+    (2, (leg("two gathered", state=FULL), leg("two gathered, at 4", state=FULL, copy="two gathered", upto=4))),
+    (
+        1,
+        (
+            leg("one of two gathered", state=FULL, copy="two gathered", upto=4), leg("one"),
+            leg("one, at 4", copy="one", upto=4),
+        ),
+    ),
+    (1, (leg("plain of gathered", divided=False, copy="two gathered", upto=4),)),
+    (
+        4,
+        (
+            leg("four of two", copy="two", upto=4), leg("hybrid of two", HYBRID, copy="two", upto=4),
+            leg("tensor parallel", TENSOR),
+        ),
+    ),
+    (2, (leg("two of one", copy="one", upto=4),)),
+)  # fmt: skip
+"""Of the same laws in other variants; each ride is so many processes and what they do one after the other."""
+LATER = {one.name for _, legs in MORE for one in legs}
+
+
+def ride_all(path: Path, rides: tuple[tuple[int, tuple[Leg, ...]], ...]) -> Path:
+    for world, legs in rides:
         codes = ride(path, *legs, world=world)
         assert codes == [0] * world, logs_of(path)
     return path
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ride_all(tmp_path_factory.mktemp("worlds"), RIDES)
+
+
+@pytest.fixture(scope="module")
+def more(home: Path) -> Path:
+    return ride_all(home, MORE)
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, home: Path) -> Path:
+    """Where the legs are that the test looks at."""
+    return request.getfixturevalue("more") if request.node.get_closest_marker("long") else home
+
+
+def cases(*found: tuple[str, ...]) -> list[Any]:
+    """Cases that begin with a leg's name, those of `MORE` marked."""
+    return [pytest.param(*one, marks=[pytest.mark.long] * (one[0] in LATER)) for one in found]
+
+
 @pytest.mark.parametrize(
     ("leg", "reference", "words"),
-    [
+    cases(
         ("one of two", "two, at 4", "2 processes, now 1 process"),
         ("one of two gathered", "two gathered, at 4", "2 processes, now 1 process"),
         ("four of two", "two, at 4", "2 processes, now 4 processes"),
         ("hybrid of two", "two, at 4", "2 processes, now 4 processes"),
         ("two of one", "one, at 4", "1 process, now 2 processes"),
-    ],
+    ),
 )
-def test_the_state_is_the_same_on_another_number_of_processes(home: Path, leg: str, reference: str, words: str) -> None:
-    one, same = outcome(home, leg), outcome(home, reference)
+def test_the_state_is_the_same_on_another_number_of_processes(
+    place: Path, leg: str, reference: str, words: str
+) -> None:
+    one, same = outcome(place, leg), outcome(place, reference)
     assert not one.error and one.loaded == same.loaded is not None
     assert one.receipt is not None and one.receipt["level"] == "approximate"
     assert any(words in reason["text"] for reason in one.receipt["reasons"]), one.receipt
@@ -101,15 +130,19 @@ def refused(home: Path, leg: str, kind: str, world: int) -> Outcome:
     return found[0]
 
 
-def test_other_ways_to_divide_a_model_are_refused_with_the_way_out(home: Path) -> None:
-    assert "tensor parallelism (tp_size=2)" in refused(home, "tensor parallel", "SettingsError", 4).error
+def test_fsdp1_is_refused_with_the_way_out(home: Path) -> None:
     old = refused(home, "old FSDP", "SettingsError", 2).error
     assert "FSDP1" in old and 'fsdp_config={"version": 2}' in old
 
 
-@pytest.mark.parametrize("leg", ["plain of shards", "plain of gathered"])
-def test_a_training_without_fsdp_is_told_how_to_resume_from_its_files(home: Path, leg: str) -> None:
-    error = refused(home, leg, "ResumeRefused", 1).error
+@pytest.mark.long
+def test_tensor_parallelism_is_refused(more: Path) -> None:
+    assert "tensor parallelism (tp_size=2)" in refused(more, "tensor parallel", "SettingsError", 4).error
+
+
+@pytest.mark.parametrize("leg", cases(("plain of shards",), ("plain of gathered",)))
+def test_a_training_without_fsdp_is_told_how_to_resume_from_its_files(place: Path, leg: str) -> None:
+    error = refused(place, leg, "ResumeRefused", 1).error
     assert "was saved by FSDP" in error and "--nproc_per_node 1" in error and "keepstep export" in error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,17 @@ class Cell:
         return after + self.also
 
     @property
+    def few(self) -> tuple[tuple[Kill, ...], ...]:
+        """Two of its lives: one in its first half, and the last of those that are told apart, or of its second half."""
+        lives = self.lives
+        return lives if len(lives) <= 2 else (lives[len(lives) // 3], lives[-1 if self.also else 2 * len(lives) // 3])
+
+    @property
+    def others(self) -> tuple[tuple[Kill, ...], ...]:
+        """The lives that `few` leaves out."""
+        return tuple(life for life in self.lives if life not in self.few)
+
+    @property
     def kill_points(self) -> int:
         """Processes that are killed in all."""
         return sum(len(life) for life in self.lives)
@@ -49,12 +60,12 @@ def inside(save: int, *points: str) -> tuple[tuple[Kill, ...], ...]:
     return tuple((Kill(what, int(nth), save),) for what, nth in parts)
 
 
-def failures_of(cell: Cell, home: Path) -> list[str]:
-    """Run the cell; every kill point that was not resumed exactly, with what differs."""
+def failures_of(cell: Cell, home: Path, lives: Sequence[tuple[Kill, ...]] | None = None) -> list[str]:
+    """Run all lives of the cell, or these; every kill point that was not resumed exactly, with what differs."""
     reference = _uninterrupted(cell, home / "reference")
     with ThreadPoolExecutor(PROCESSES) as pool:
-        lives = [(life, home / str(number)) for number, life in enumerate(cell.lives)]
-        found = pool.map(lambda pair: list(_live(cell, reference, *pair)), lives)
+        pairs = [(life, home / str(number)) for number, life in enumerate(cell.lives if lives is None else lives)]
+        found = pool.map(lambda pair: list(_live(cell, reference, *pair)), pairs)
         return [failure for failures in found for failure in failures]
 
 

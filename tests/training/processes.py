@@ -40,8 +40,10 @@ def start() -> None:
                 os.environ[name] = value
 
 
-def call(function: Callable[..., None], *arguments: Any, log: Path, afresh: bool = False) -> int:
-    """Run a function in a new process, its output in `log`; returns the exit code, minus the signal when killed.
+def begin(
+    function: Callable[..., None], *arguments: Any, log: Path, afresh: bool = False
+) -> multiprocessing.process.BaseProcess:
+    """Start a function in a new process, its output in `log`; `end` waits for it.
 
     `afresh` starts an interpreter that shares nothing with the server, its hash seed neither; that takes seconds.
     """
@@ -50,6 +52,11 @@ def call(function: Callable[..., None], *arguments: Any, log: Path, afresh: bool
     process = context.Process(target=_quietly, args=(log, function, arguments))
     with _READING:
         process.start()
+    return process
+
+
+def end(process: multiprocessing.process.BaseProcess, log: Path) -> int:
+    """The exit code of a process, minus the signal when killed. Raises TimeoutError where it hangs, and kills it."""
     ended = wait([process.sentinel], _TIMEOUT)
     with _READING:
         if not ended:
@@ -59,6 +66,11 @@ def call(function: Callable[..., None], *arguments: Any, log: Path, afresh: bool
         raise TimeoutError(f"a training took longer than {_TIMEOUT} s; see {log}")
     assert process.exitcode is not None
     return process.exitcode
+
+
+def call(function: Callable[..., None], *arguments: Any, log: Path, afresh: bool = False) -> int:
+    """Run a function as `begin` does, to its end; returns the exit code."""
+    return end(begin(function, *arguments, log=log, afresh=afresh), log)
 
 
 def _quietly(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

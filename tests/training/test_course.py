@@ -47,7 +47,14 @@ def course_of(home: Path) -> tuple[Any, list[str]]:
     return receipt, told(known[-1] if known else None)
 
 
-@pytest.mark.parametrize(("what", "nth"), [*(("step", step) for step in range(4, 16)), ("log", 9), ("log", 15)])
+ALWAYS = (("step", 4), ("step", 5), ("step", 10), ("log", 9))
+"""Before the first save, right behind it, in mid-epoch, and where a step is logged."""
+POINTS = [*(("step", step) for step in range(4, 16)), ("log", 9), ("log", 15)]
+
+
+@pytest.mark.parametrize(
+    ("what", "nth"), [pytest.param(*point, marks=[pytest.mark.long] * (point not in ALWAYS)) for point in POINTS]
+)
 def test_killed_at_every_step_it_is_proved_where_anything_was_logged_beyond(
     what: str, nth: int, tmp_path: Path
 ) -> None:
@@ -226,7 +233,7 @@ def test_a_fresh_start_is_held_against_nothing(tmp_path: Path) -> None:
     assert "course" not in [json.loads(line)["event"] for line in lines if line]
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "reward"])
+@pytest.mark.parametrize("kind", ["sft", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("dpo", "reward"))])
 def test_trainers_of_trl_are_proved(kind: str, tmp_path: Path) -> None:
     recipe = Recipe(kind=kind, lora=True, arguments={"eval_strategy": "steps", "eval_steps": 3})
     assert run_once(tmp_path, recipe, Kill("step", 8, settled=True)) == SIGKILLED

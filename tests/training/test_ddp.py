@@ -65,6 +65,11 @@ LIVES = (
     ("the same, at an epoch's end", UNSEEDED_BY_EPOCH, [Kill("save", 2)], None),
     ("grouped by length", GROUPED, [Kill("step", 5)], None),
 )
+ALWAYS = (
+    "full, all killed after a save", "full, rank 0 in the rename", "full, rank 1 alone, in a step",
+    "evaluated, rank 1 at the evaluation", "a sampler without a seed of its own",
+)  # fmt: skip
+"""One of each kind; the others are tried where there is time."""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +87,10 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return reference
 
 
-@pytest.mark.parametrize(("recipe", "kills", "victim"), [life[1:] for life in LIVES], ids=[life[0] for life in LIVES])
+@pytest.mark.parametrize(
+    ("recipe", "kills", "victim"),
+    [pytest.param(*life[1:], id=life[0], marks=[pytest.mark.long] * (life[0] not in ALWAYS)) for life in LIVES],
+)
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(
     recipe: Recipe, kills: list[Kill], victim: int | None, tmp_path: Path, uninterrupted: Any
 ) -> None:
@@ -330,7 +338,11 @@ def test_one_failed_write_is_made_good_at_the_next_logged_step(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("engine", "trouble"),
-    [("fast", "all writes fail"), ("stock", "all commits fail"), ("stock", "the stock writers fail")],
+    [
+        ("fast", "all writes fail"),
+        ("stock", "the stock writers fail"),
+        pytest.param("stock", "all commits fail", marks=pytest.mark.long),
+    ],
 )
 def test_a_disk_without_room_reaches_every_rank(engine: str, trouble: str, tmp_path: Path) -> None:
     recipe = Recipe(rows=32, arguments=SHORT, keepstep={"engine": engine})
@@ -353,7 +365,7 @@ def test_an_error_in_one_rank_leaves_none_hanging_and_the_next_start_goes_on(tmp
     assert [report[:2] for report in _tried(tmp_path, resume="auto")] == [["ended", 4], ["ended", 4]]
 
 
-@pytest.mark.parametrize("back_pressure", ["skip", "latest"])
+@pytest.mark.parametrize("back_pressure", [pytest.param("skip", marks=pytest.mark.long), "latest"])
 def test_a_busy_disk_turns_every_rank_away(back_pressure: str, tmp_path: Path) -> None:
     recipe = Recipe(rows=64, arguments=SHORT, keepstep={"back_pressure": back_pressure})
     one, other = _tried(tmp_path, "slow", recipe=recipe)

@@ -166,7 +166,13 @@ CELLS = (
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(cell: Cell, tmp_path: Path) -> None:
-    assert failures_of(cell, tmp_path) == []
+    assert failures_of(cell, tmp_path, cell.few) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.others], ids=lambda cell: cell.name)
+def test_and_so_it_does_wherever_it_is_killed(cell: Cell, tmp_path: Path) -> None:
+    assert failures_of(cell, tmp_path, cell.others) == []
 
 
 def test_a_resume_in_an_interpreter_of_its_own_is_exact(tmp_path: Path) -> None:

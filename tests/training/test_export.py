@@ -6,8 +6,8 @@ import getpass
 import json
 import os
 import pickle
+import resource
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +32,7 @@ from keepstep.retention import Policy
 from keepstep.run import Run
 from keepstep.stores import LocalStore
 from tests.operations.runs import flip
+from tests.training.commands import Shell
 from tests.training.exported import files_in, gpt2, llama, make_run, same, tensors_of
 from tests.training.tiny import NEWEST, Recipe, build
 
@@ -39,11 +40,6 @@ pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 MODEL = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 OURS = {"README.md", "keepstep_export.json"}
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
 
 
 @pytest.fixture
@@ -216,19 +212,15 @@ def test_a_tensor_larger_than_a_shard_is_said(run: Run, tmp_path: Path, monkeypa
     assert "more than was asked for: a tensor is never split" in note
 
 
-LIMITED = """
-import resource, sys
-from keepstep.cli.main import main
-import keepstep.integrations.transformers.exporting.exporter
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-main(sys.argv[1:])
-"""
+def _small_files_only() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
 
 @pytest.mark.parametrize("options", [[], ["--dtype", "fp32"], ["--average", "10,20"]])
-def test_a_disk_that_takes_no_more_is_said_by_every_writer(run: Run, tmp_path: Path, options: list[str]) -> None:
-    command = [sys.executable, "-c", LIMITED, "export", str(run.path), "10", str(tmp_path / "out"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+def test_a_disk_that_takes_no_more_is_said_by_every_writer(
+    run: Run, tmp_path: Path, shell: Shell, options: list[str]
+) -> None:
+    done = shell.run("export", run.path, 10, tmp_path / "out", *options, before=_small_files_only)
     assert done.returncode == 8, done.stderr
     assert "out could not be written: File too large\n  Nothing is left of the attempt" in done.stderr
     assert _only(tmp_path, "run")
@@ -341,7 +333,15 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path) -> None:
     assert _only(tmp_path, "old")
 
 
-def test_code_in_a_checkpoint_is_not_run_whatever_stdin_says(tmp_path: Path) -> None:
+def _yes() -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"y\n" * 9)
+    os.close(writing)
+    os.dup2(reading, 0)
+    sys.stdin = open(0)  # noqa: SIM115 - it lasts as long as the process
+
+
+def test_code_in_a_checkpoint_is_not_run_whatever_stdin_says(tmp_path: Path, shell: Shell) -> None:
     """transformers asks, and takes "y", where nobody has said that it must not."""
     trap = tmp_path / "trap"
     run = make_run(tmp_path / "run", {10: llama()})
@@ -363,9 +363,8 @@ class Model(PreTrainedModel):
     checkpointer.begin("auto")
     checkpointer.save(Facts(10), lambda home: [(home / name).write_bytes(data) for name, data in files.items()])
     checkpointer.close()
-    command = [sys.executable, "-m", "keepstep", "export", str(tmp_path / "evil"), "10", str(tmp_path / "out")]
-    done = subprocess.run(command, input="y\n" * 9, capture_output=True, text=True, check=False, timeout=240)
-    assert "Traceback" not in done.stderr
+    done = shell.run("export", tmp_path / "evil", 10, tmp_path / "out", before=_yes)
+    assert done.returncode and "Traceback" not in done.stderr, done.stderr
     assert not trap.exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,6 @@ from tests.training.exported import adapted, files_in, gpt2, llama, make_run, sa
 from tests.training.tiny import Recipe, model
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
-
-
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
 
 
 @pytest.fixture

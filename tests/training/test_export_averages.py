@@ -23,11 +23,6 @@ from tests.training.tiny import texts, tokenizer
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
 
-@pytest.fixture(autouse=True)
-def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keepstep.stores.local.os.fsync", os.fstat)
-
-
 def _mean(*directories: Path) -> dict[str, torch.Tensor]:
     all_of_them = [tensors_of(directory) for directory in directories]
     return {

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from keepstep.errors import CheckpointNotFound
 from keepstep.integrations.transformers.exporting import exporter
 from keepstep.operations.removing.carrying_out import apply_plan
 from keepstep.run import Run
+from tests.training.commands import Command, Shell
 from tests.training.exported import complaints, llama, make_run, same, tensors_of
 from tests.training.tiny import Recipe, build
 
@@ -33,42 +32,49 @@ def _train(directory: Path, steps: int, keep: str, resume: Any = None) -> Run:
     return Run.open(directory)
 
 
+def _stop_before_the_check() -> None:
+    check = exporter.check_export
+
+    def check_export(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return check(*arguments)
+
+    exporter.check_export = check_export
+
+
 @contextmanager
-def _stopped_export(run: Run, reference: str, out: Path) -> Generator[subprocess.Popen[str]]:
+def _stopped_export(shell: Shell, run: Run, reference: str, out: Path) -> Generator[Command]:
     """A `keepstep export` in a process of its own, stopped while it works."""
-    command = [sys.executable, "-m", "keepstep", "export", str(run.path), reference, str(out), "--dtype", "bf16"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            while not list(out.parent.glob(f".{out.name}.*.exporting")):
-                assert process.poll() is None
-                time.sleep(0.005)
-            process.send_signal(signal.SIGSTOP)
-            yield process
-        finally:
-            process.kill()
+    export = shell.begin("export", run.path, reference, out, "--dtype", "bf16", before=_stop_before_the_check)
+    try:
+        while not export.stopped:
+            time.sleep(0.005)
+        yield export
+    finally:
+        export.process.kill()
 
 
-def test_a_training_removes_what_is_exported_when_the_export_is_done(tmp_path: Path) -> None:
+def test_a_training_removes_what_is_exported_when_the_export_is_done(tmp_path: Path, shell: Shell) -> None:
     run = _train(tmp_path / "run", 2, "latest:2")
     source = tensors_of(run.path / "checkpoint-1")
-    with _stopped_export(run, "1", tmp_path / "out") as export:
+    with _stopped_export(shell, run, "1", tmp_path / "out") as export:
         run = _train(tmp_path / "run", 4, "latest:1", "auto")
         assert [checkpoint.step for checkpoint in run.checkpoints] == [1, 4]
         assert run.plan().reasons(1) == ("being exported",)
-        export.send_signal(signal.SIGCONT)
-        assert complaints(export.communicate(timeout=240)[1]) == []
-        assert export.returncode == 0
+        export.send(signal.SIGCONT)
+        done = export.end()
+        assert (done.returncode, complaints(done.stderr)) == (0, [])
     assert same(tensors_of(tmp_path / "out"), {name: t.to(torch.bfloat16) for name, t in source.items()})
     with run.writing():
         apply_plan(run, run.plan())
     assert [checkpoint.step for checkpoint in run.checkpoints] == [4]
 
 
-def test_an_export_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+def test_an_export_that_was_killed_holds_nothing(tmp_path: Path, shell: Shell) -> None:
     run = _train(tmp_path / "run", 2, "latest:2")
-    with _stopped_export(run, "1", tmp_path / "out") as export:
-        os.kill(export.pid, signal.SIGKILL)
-        export.wait()
+    with _stopped_export(shell, run, "1", tmp_path / "out") as export:
+        export.send(signal.SIGKILL)
+        assert export.end().returncode == -signal.SIGKILL
     run = _train(tmp_path / "run", 4, "latest:1", "auto")
     assert [checkpoint.step for checkpoint in run.checkpoints] == [4]
 

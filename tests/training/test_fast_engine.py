@@ -65,10 +65,19 @@ def _every_byte_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHECK, "1")
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_a_training_that_is_killed_anywhere_in_a_save_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    assert failures_of(CELLS[0], tmp_path, CELLS[0].also) == []
+
+
+@pytest.mark.parametrize("cell", CELLS[2:4], ids=lambda cell: cell.name)
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(cell: Cell, tmp_path: Path) -> None:
-    failures = failures_of(cell, tmp_path)
-    assert not failures, "\n".join(failures)
+    assert failures_of(cell, tmp_path, cell.few) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+def test_and_so_it_does_wherever_it_is_killed(cell: Cell, tmp_path: Path) -> None:
+    assert failures_of(cell, tmp_path) == []
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])

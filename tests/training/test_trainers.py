@@ -19,10 +19,19 @@ ARGUMENTS = {
     "save_strategy": "steps", "metric_for_best_model": "loss", "max_steps": 8,
 }  # fmt: skip
 KINDS = ("trainer", "sft", "dpo", "reward", "kto", "explicit")
+WAYS = [(kind, lora) for kind in KINDS for lora in (False, True)]
+"""Each kind has one way that is always tried, every other kind with an adapter."""
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "lora"),
+    [
+        pytest.param(
+            kind, lora, id=f"{kind}-{'lora' if lora else 'full'}", marks=[pytest.mark.long] * (number % 4 in (0, 3))
+        )
+        for number, (kind, lora) in enumerate(WAYS)
+    ],
+)
 def test_a_trainer_killed_once_is_resumed_exactly(kind: str, lora: bool, tmp_path: Path) -> None:
     recipe = Recipe(kind, lora=lora, arguments=dict(ARGUMENTS))
     lives = ((Kill("save"),),) + (inside(2, "torch.save 2") if lora else ())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
+from tests.training import processes
 from tests.web import runs
 from tests.web.browser import DRAWN, Eyes, keep_figures, serving, start
 
@@ -89,36 +91,47 @@ def test_a_server_that_is_gone_is_said_and_the_page_goes_on_when_it_is_back(look
     assert run.checkpoints
 
 
-TRAINING = """
-import sys, time
-from pathlib import Path
-from transformers import TrainerCallback
-import keepstep
-from tests.training.tiny import Recipe, build
+def _train(run: Path, save_steps: int, max_steps: int) -> None:
+    """A training that can be watched: what a process of its own does."""
+    from transformers import TrainerCallback
 
-class Slow(TrainerCallback):
-    def on_step_end(self, args, state, control, **kwargs):
-        time.sleep(0.15)
+    import keepstep
+    from tests.training.course import settle
+    from tests.training.tiny import Recipe, build
 
-arguments = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4,
-             "max_steps": 24, "metric_for_best_model": "eval_loss", "greater_is_better": False}
-trainer = build(Recipe(arguments=arguments), Path(sys.argv[1]))
-trainer.add_callback(Slow())
-keepstep.attach(trainer)
-trainer.train(resume_from_checkpoint="auto")
-"""
+    class Slow(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            time.sleep(0.1)
+
+    settle()
+    arguments = {
+        "logging_steps": 1, "save_steps": save_steps, "eval_strategy": "steps", "eval_steps": 4, "max_steps": max_steps,
+        "metric_for_best_model": "eval_loss", "greater_is_better": False,
+    }  # fmt: skip
+    trainer = build(Recipe(arguments=arguments), run)
+    trainer.add_callback(Slow())
+    keepstep.attach(trainer)
+    trainer.train(resume_from_checkpoint="auto")
+
+
+@contextmanager
+def training(home: Path, save_steps: int, max_steps: int) -> Iterator[BaseProcess]:
+    """Trains in `home/run` for as long as the block runs."""
+    process = processes.begin(_train, home / "run", save_steps, max_steps, log=home / "log")
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
 @pytest.mark.training
 @pytest.mark.timeout(900)
 def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", TRAINING, str(tmp_path / "run")], cwd=Path(__file__).parents[2]
-    )
-    try:
-        with serving(tmp_path) as ui:
-            eyes = look(ui)
-            page = eyes.page
+    with serving(tmp_path) as ui:
+        eyes = look(ui)
+        page = eyes.page
+        with training(tmp_path, save_steps=4, max_steps=24):
             page.locator("a[data-row]").first.wait_for(timeout=240_000)
             page.locator("a[data-row]").first.click()
             page.wait_for_selector(DRAWN, timeout=120_000)
@@ -126,48 +139,41 @@ def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, 
             page.wait_for_selector("a[data-row] >> text=12", timeout=120_000)
             page.wait_for_selector(".title-main >> text=finished", timeout=120_000)
             page.wait_for_selector(".title-main >> text=24 of 24")
-            assert "eval_loss" in eyes.text(".panel-head")
-            eyes.picture("run-real-training")
-    finally:
-        process.kill()
-        process.wait()
+        assert "eval_loss" in eyes.text(".panel-head")
+        eyes.picture("run-real-training")
 
 
 @pytest.mark.training
 @pytest.mark.timeout(900)
 def test_a_real_training_is_asked_to_save_and_to_stop(look: Look, tmp_path: Path) -> None:
-    text = TRAINING.replace('"save_steps": 4', '"save_steps": 4000').replace('"max_steps": 24', '"max_steps": 6000')
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", text, str(tmp_path / "run")], cwd=Path(__file__).parents[2]
-    )
-    try:
-        with serving(tmp_path, "--allow-write") as ui, serving(tmp_path) as reading:
-            eyes = look(ui)
-            page = eyes.page
-            page.locator("a[data-row]").first.wait_for(timeout=240_000)
-            page.locator("a[data-row]").first.click()
-            page.wait_for_selector(".title-main >> text=training", timeout=120_000)
-            only = look(reading).visit(f"#/run/{reading.keys()['run']}")
-            only.wait_for_selector(".title-main >> text=training")
-            assert not only.locator("[data-ask]:visible").count(), "a page that only reads has no buttons"
-            page.click("[data-ask=save]")
-            page.wait_for_selector(".asked >> text=Saved as checkpoint-", timeout=120_000)
-            page.wait_for_selector("a[data-row]", timeout=120_000)
-            eyes.picture("run-asked")
-            page.click("[data-ask=stop]")
-            page.get_by_role("button", name="Cancel").click()
-            assert process.poll() is None
-            page.click("[data-ask=stop]")
-            eyes.picture("run-stop", full=False)
-            page.click("[data-action=confirm]")
-            page.wait_for_selector(".asked >> text=The training is stopped", timeout=120_000)
-            page.wait_for_selector(".title-main >> text=stopped", timeout=120_000)
-            assert not page.locator("[data-ask]:visible").count(), "nobody is there to be asked"
-            eyes.picture("run-stopped", full=False)
-            assert process.wait(60) == 75
-    finally:
-        process.kill()
-        process.wait()
+    with (
+        serving(tmp_path, "--allow-write") as ui,
+        serving(tmp_path) as reading,
+        training(tmp_path, save_steps=4000, max_steps=6000) as process,
+    ):
+        eyes = look(ui)
+        page = eyes.page
+        page.locator("a[data-row]").first.wait_for(timeout=240_000)
+        page.locator("a[data-row]").first.click()
+        page.wait_for_selector(".title-main >> text=training", timeout=120_000)
+        only = look(reading).visit(f"#/run/{reading.keys()['run']}")
+        only.wait_for_selector(".title-main >> text=training")
+        assert not only.locator("[data-ask]:visible").count(), "a page that only reads has no buttons"
+        page.click("[data-ask=save]")
+        page.wait_for_selector(".asked >> text=Saved as checkpoint-", timeout=120_000)
+        page.wait_for_selector("a[data-row]", timeout=120_000)
+        eyes.picture("run-asked")
+        page.click("[data-ask=stop]")
+        page.get_by_role("button", name="Cancel").click()
+        assert process.is_alive()
+        page.click("[data-ask=stop]")
+        eyes.picture("run-stop", full=False)
+        page.click("[data-action=confirm]")
+        page.wait_for_selector(".asked >> text=The training is stopped", timeout=120_000)
+        page.wait_for_selector(".title-main >> text=stopped", timeout=120_000)
+        assert not page.locator("[data-ask]:visible").count(), "nobody is there to be asked"
+        eyes.picture("run-stopped", full=False)
+        assert processes.end(process, tmp_path / "log") == 75
 
 
 def test_nothing_moves_for_who_wants_it_still(look: Look, tmp_path: Path) -> None:
