@@ -42,6 +42,10 @@ class Measured:
         """The write around the page cache of as many bytes."""
         return self.limits.get("O_DIRECT write and fsync")
 
+    def read_floor(self) -> Spread | None:
+        """The read around the page cache of as many bytes."""
+        return self.limits.get("O_DIRECT read")
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -97,6 +101,12 @@ def _blocked(measured: Measured) -> Figure | None:
     return None if found is None else Figure(found.median, found.noise)
 
 
+def _verification(measured: Measured) -> Figure | None:
+    """What of a cold load is spent on digests: one pass with them against the same without."""
+    ratio = _ratio(measured.cold("keepstep-readers-unverified"), measured.cold("keepstep-readers"))
+    return None if ratio is None else Figure(1 - ratio.value, ratio.noise)
+
+
 def _memory(measured: Measured) -> Figure | None:
     row = measured.saves.get(OURS)
     if row is None or row.extra_memory is None or not measured.state_bytes:
@@ -130,6 +140,13 @@ TARGETS = (
         0.7,
         None,
     ),
+    Target(
+        "cold verified resume / O_DIRECT read of as many bytes, the limit of the disk",
+        lambda m: _ratio(m.cold(OURS), m.read_floor()),
+        None,
+        1.2,
+    ),
+    Target("verification's share of a cold load", _verification, 0.15, 0.10, ""),
     Target(
         "warm verified resume / HF Trainer's warm resume, unverified, a process each",
         lambda m: _ratio(m.warm(OURS), m.warm("stock-trainer")),

@@ -27,7 +27,7 @@ FACES = {
     ),
     "engine": (
         "CHECK DcpSave FastEngine HeldFiles IMPRINT_NAME Impression Imprint Mark Marks Memory Place Recorded "
-        "ShardPlans Written mark_of measure memory_of noting one_thread recording recording_dcp served"
+        "ShardPlans Written mark_of marks_of measure memory_of noting one_thread recording recording_dcp served"
     ),
     "mirror": """
         BucketObjects BucketState CommitName DirectoryObjects HubObjects Mirror MirrorRun NotesSender Object ObjectStore

@@ -63,7 +63,7 @@ def test_a_step_that_is_saved_anew_is_gone_and_not_damaged(run: Run, tmp_path: P
         _save(tmp_path / "run", MODEL | {"config.json": b'{"a": 1}'}, 30)
         assert gone(plan)
         with pytest.raises(CheckpointNotFound, match="saved anew"):
-            verify(run, plan.members)
+            verify(run, plan.members, plan.needed)
     assert run.events.damaged() == set()
 
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from keepstep.model import Checkpoint, FileEntry, Kind, State
-from keepstep.repository import Dispose, OnBytes, Repository, Staging, Verification, manifest
+from keepstep.repository import Dispose, Repository, Staging, Verification, manifest
 from keepstep.repository.linking import link_files
 from keepstep.run import ResumePoint, Return, Run
 from keepstep.stores.memory import MemoryStore
@@ -257,7 +257,7 @@ class NoTwins(Repository):
 
 
 class NoVerification(Run):
-    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
+    def verify(self, checkpoint: Checkpoint, *_: object, **__: object) -> Verification:
         return Verification(checkpoint, ())
 
 

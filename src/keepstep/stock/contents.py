@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -83,10 +83,14 @@ class Verdict:
 
 
 def examine(
-    contents: Contents, *, lacks: frozenset[str] = frozenset(), deep: bool = False, on_bytes: OnBytes | None = None
+    contents: Contents,
+    *,
+    lacks: frozenset[str] = frozenset(),
+    deep: Collection[str] | None = (),
+    on_bytes: OnBytes | None = None,
 ) -> Verdict:
     """The verdict on a checkpoint. `lacks` are names of files that all checkpoints beside it have, and it has not.
-    `deep` also reads what has checksums of its own. Raises OSError.
+    Of the files that are named `deep`, or of all with None, what has checksums of its own is read too. Raises OSError.
     """
     looked = _Looked(contents, lacks)
     state = looked.state
@@ -211,11 +215,11 @@ class _Looked:
             for path, what in self._ranks.flaws_of(home):
                 yield Problem(path, what, need)
 
-    def flaws(self, deep: bool, on_bytes: OnBytes | None) -> Iterator[Problem]:
+    def flaws(self, deep: Collection[str] | None, on_bytes: OnBytes | None) -> Iterator[Problem]:
         """What is wrong inside of files."""
         for name in sorted(self.names):
             try:
-                flaw = flaw_of(self.contents.path / name, deep=deep, on_bytes=on_bytes)
+                flaw = flaw_of(self.contents.path / name, deep=deep is None or name in deep, on_bytes=on_bytes)
             except OSError as error:
                 flaw = unread(self.contents.path / name, error)
             if flaw and name != trainer_state.NAME:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,9 +60,11 @@ class StockRepository(Repository):
         """Which checkpoints are of the present course, by the names of their directories."""
         return (self._seen or self._look()).courses
 
-    def verify(self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None) -> Verification:
-        """Its structure, and every checksum that its files carry themselves; digests there are none."""
-        return self._check(checkpoint, deep=True, on_bytes=on_bytes)
+    def verify(
+        self, checkpoint: Checkpoint, on_bytes: OnBytes | None = None, *, alone: Collection[str] | None = None
+    ) -> Verification:
+        """Its structure, and each checksum that its files, or these `alone`, carry; digests there are none."""
+        return self._check(checkpoint, deep=alone, on_bytes=on_bytes)
 
     def examine(self, checkpoint: Checkpoint) -> Verification:
         """Its structure alone."""
@@ -93,7 +96,9 @@ class StockRepository(Repository):
     def _ended(self, checkpoint: Checkpoint) -> datetime:
         return _moment(ended_ns(self.store.local_path(self.key(checkpoint))))
 
-    def _check(self, checkpoint: Checkpoint, *, deep: bool = False, on_bytes: OnBytes | None = None) -> Verification:
+    def _check(
+        self, checkpoint: Checkpoint, *, deep: Collection[str] | None = (), on_bytes: OnBytes | None = None
+    ) -> Verification:
         known = self._known.get(self.key(checkpoint))
         lacks = known.lacks if known else frozenset[str]()
         try:
