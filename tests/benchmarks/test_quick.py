@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 
 
 @pytest.mark.training
+@pytest.mark.long
 def test_the_harness_works_and_says_what_is_not_installed(tmp_path: Path) -> None:
     only = [word for name in ("keepstep", "dcp-staged", "moonclip") for word in ("--only", name)]
     options = ["--quick", "--no-resumes", "--no-limits", "--saves", "1", *only]

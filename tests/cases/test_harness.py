@@ -152,6 +152,7 @@ def test_the_page_names_every_situation_that_was_played() -> None:
 
 @pytest.mark.training
 @pytest.mark.parametrize("engine", command.ENGINES)
+@pytest.mark.quick(1)
 def test_a_situation_is_played_to_its_end(engine: str) -> None:
     from tests.cases.playing import rows_of
 

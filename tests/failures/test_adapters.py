@@ -431,6 +431,7 @@ def test_two_processes(tmp_path: Path, name: str, engine: str) -> None:
     assert unequal(alone, first) == [] and unequal(alone, second) == []
 
 
+@pytest.mark.long
 def test_a_compiled_model_with_adapters(out: Path, tmp_path: Path, engine: str) -> None:
     """The stock Trainer can't load it; with the newest PEFT it writes an adapter file without a tensor."""
     kind = Kind(lambda: torch.compile(KINDS["default"].build(), backend="eager"))

@@ -182,6 +182,7 @@ def test_from_another_directory_with_what_does_not_fit_moves_nothing(out: Path, 
 
 
 @pytest.mark.parametrize("other", [False, True], ids=["the same trainer", "a new one"])
+@pytest.mark.quick(1)
 def test_after_ctrl_c_auto_goes_on(out: Path, other: bool) -> None:
     """Ctrl-C in a cell, resumed in the next: exact."""
     reference, _ = train(out.with_name("reference"))

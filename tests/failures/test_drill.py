@@ -102,6 +102,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return train(tmp_path_factory.mktemp("whole") / "run", **SETTINGS)[0]
 
 
+@pytest.mark.long
 def test_six_signals_at_random_moments(tmp_path: Path, whole: Any) -> None:
     found = drill(tmp_path, random.Random(5), 6, whole)
     assert found.get(75, 0) >= 2, found

@@ -86,6 +86,7 @@ def test_sigkill_inside_a_save_under_stock(out: Path, point: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before the rename", "after the rename"])
+@pytest.mark.quick(1)
 def test_sigkill_at_the_commit(
     out: Path, moment: str, monkeypatch: pytest.MonkeyPatch, uninterrupted: dict[str, torch.Tensor]
 ) -> None:
@@ -252,6 +253,7 @@ def rescued(out: Path, **settings: Any) -> Trainer:
 
 
 @pytest.mark.parametrize(("at", "last"), [(34, 7), (30, 6)], ids=["in mid-epoch", "at an epoch's start"])
+@pytest.mark.quick(1)
 def test_a_bad_batch_costs_no_step_and_the_resume_is_exact(out: Path, at: int, last: int) -> None:
     """A loader reads one batch ahead."""
     whole, _ = train(out.with_name("whole"), data=BadBatch(0), save_steps=5)

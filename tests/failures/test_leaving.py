@@ -102,6 +102,7 @@ def used(out: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", VARIED)
+@pytest.mark.quick(1)
 def test_what_a_push_takes_along(out: Path, server: Hub, strategy: str) -> None:
     """The model, its card, the user's files; a checkpoint where the strategy asks for one, and that one whole."""
     stock(out.with_name("stock"), hub_strategy=strategy, **SHORT).train()
@@ -139,6 +140,7 @@ def test_a_push_without_push_to_hub(out: Path, server: Hub) -> None:
 
 
 @pytest.mark.parametrize("strategy", VARIED)
+@pytest.mark.quick(1)
 def test_no_push_takes_the_token_along(out: Path, server: Hub, strategy: str) -> None:
     trainer, _ = train(out, hub_strategy=strategy, **SHORT)
     trainer.push_to_hub()
@@ -256,6 +258,7 @@ WAYS: dict[str, Callable[[Path], tuple[Path, Any]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
+@pytest.mark.quick(2)
 def test_a_last_checkpoint_resumes_wherever_it_was_downloaded(
     out: Path, pushed: Pushed, uninterrupted: dict[str, torch.Tensor], way: str
 ) -> None:

@@ -47,6 +47,7 @@ def searching(out: Path, **arguments: Any) -> Trainer:
     )
 
 
+@pytest.mark.long
 def test_each_trial_of_a_search_is_a_run_of_its_own(out: Path) -> None:
     """hyperparameter_search, then train | works | AttributeError at the second trial -> n runs, then one more."""
     optuna = pytest.importorskip("optuna")

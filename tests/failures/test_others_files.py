@@ -58,6 +58,7 @@ def link(directory: Path) -> None:
 
 
 @pytest.mark.parametrize("add", [average, results, merged, finder, link])
+@pytest.mark.quick(2)
 def test_what_no_loader_reads_does_not_stop_a_resume(
     run: Path, uninterrupted: dict[str, Any], add: Callable[[Path], None]
 ) -> None:

@@ -178,6 +178,7 @@ def test_other_samplers(out: Path, sampling: dict[str, Any], within: int, batch:
     assert first.rows + second.rows == whole.rows[ROWS + 4 * within :]
 
 
+@pytest.mark.long
 def test_what_is_dropped_at_the_end(out: Path) -> None:
     """With dataloader_drop_last a rest that is no batch is dropped, of the new batches."""
     settings = {"num_train_epochs": 2, "dataloader_drop_last": True}

@@ -213,6 +213,7 @@ def test_the_stock_trainer_is_the_control(tmp_path: Path) -> None:
     assert not same(weights(trainer.model), whole)
 
 
+@pytest.mark.long
 def test_copies_in_workers_are_named(tmp_path: Path) -> None:
     """Exact between two epochs, where workers begin anew anyway."""
     parts, settings = HOLDERS["python's"], {"dataloader_num_workers": 1, "eval_strategy": "no"}
@@ -328,6 +329,7 @@ class Average(TrainerCallback):
 
 
 @pytest.mark.parametrize("engine", ["fast", "stock"])
+@pytest.mark.quick(1)
 def test_an_average_that_a_callback_holds_goes_on(
     engine: str, out: Path, tmp_path: Path, said: Callable[[], str]
 ) -> None:

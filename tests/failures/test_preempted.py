@@ -222,6 +222,7 @@ def test_a_signal_at_the_last_step_is_handed_on_once_all_is_done(out: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.quick(1)
 def test_a_second_signal_ends_it_at_once(out: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signals, "ECHO", 0.0)
 

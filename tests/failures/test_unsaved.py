@@ -202,6 +202,7 @@ def test_it_is_said_at_the_first_save_and_refused_at_the_resume(
         trainer.train(resume_from_checkpoint=True)
 
 
+@pytest.mark.quick(1)
 def test_a_callback_that_does_as_is_said_makes_it_exact(out: Path, tmp_path: Path, engine: str) -> None:
     alone = undisturbed(TURNED, tmp_path / "alone", **SETTINGS)
     crashed(managed(TURNED, out, engine, KeepsTheRest(tmp_path), eval_strategy="no", **SETTINGS)[0], 4)

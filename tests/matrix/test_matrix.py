@@ -56,6 +56,7 @@ def one_thread() -> None:
 
 
 @pytest.mark.parametrize(("group", "subject"), _parameters())
+@pytest.mark.quick(14)
 def test_row(group: str, subject: Subject) -> None:
     if missing := subject.missing():
         pytest.skip(f"needs {missing}")

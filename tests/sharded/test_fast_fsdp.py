@@ -147,6 +147,7 @@ def test_without_memory_for_a_copy_the_optimizer_waits_for_the_disk(home: Path) 
     assert "the next optimizer step waits for the disk" in said(home, "no memory", 1)
 
 
+@pytest.mark.long
 def test_a_rank_that_dies_while_it_writes_costs_nothing_that_was_committed(tmp_path: Path) -> None:
     limits = (0.3, 4.0, 3.0)
     kill = Leg("killed", limits=limits, arguments={"save_steps": 2}, faults=((1, Fault("copies", "kill", nth=3)),))

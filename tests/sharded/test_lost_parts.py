@@ -24,6 +24,7 @@ LOST = tuple((1, Fault(place, "raise", forever=True, anywhere=True)) for place i
 
 
 @pytest.mark.skipif(not NEWEST, reason="FSDP2 came to the Trainer with transformers 5")
+@pytest.mark.long
 def test_a_receipt_names_the_rank_and_what_it_goes_on_without(tmp_path: Path) -> None:
     legs = (Leg("lossy", keepstep={"engine": "stock"}, faults=LOST), Leg("resumed", copy="lossy", upto=4))
     assert ride(tmp_path, *legs) == [0, 0], logs_of(tmp_path)

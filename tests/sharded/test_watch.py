@@ -132,6 +132,7 @@ def test_a_rank_that_is_killed_is_named_to_all_others(tmp_path: Path) -> None:
         assert f"LOST rank {VICTIM} is gone, in the save of step 2" in said, logs_of(tmp_path)
 
 
+@pytest.mark.long
 def test_a_rank_that_is_gone_before_all_have_met_is_not_waited_for(tmp_path: Path) -> None:
     began = time.monotonic()
     codes = run_ranks(tmp_path, _not_met, world=WORLD)
@@ -142,6 +143,7 @@ def test_a_rank_that_is_gone_before_all_have_met_is_not_waited_for(tmp_path: Pat
 
 
 @pytest.mark.parametrize("victim", [VICTIM, 0])
+@pytest.mark.long
 def test_a_commit_in_the_background_does_not_wait_for_one_that_is_stopped(victim: int, tmp_path: Path) -> None:
     began = time.monotonic()
     codes = run_ranks(tmp_path, _beside, victim, _stop, world=WORLD)
@@ -155,5 +157,6 @@ def test_a_commit_in_the_background_does_not_wait_for_one_that_is_stopped(victim
     assert all(why in said for said in rest), logs_of(tmp_path)
 
 
+@pytest.mark.long
 def test_who_was_stopped_with_all_others_goes_on_with_them(tmp_path: Path) -> None:
     assert run_ranks(tmp_path, _paused, world=WORLD) == [0, 0, 0], logs_of(tmp_path)

@@ -104,6 +104,7 @@ def cases(*found: tuple[str, ...]) -> list[Any]:
         ("two of one", "one, at 4", "1 process, now 2 processes"),
     ),
 )
+@pytest.mark.long
 def test_the_state_is_the_same_on_another_number_of_processes(
     place: Path, leg: str, reference: str, words: str
 ) -> None:

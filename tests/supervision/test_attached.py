@@ -39,6 +39,7 @@ def script(home: Path, break_at: int, *, go_on: tuple[Path, ...] = ()) -> dict[s
     return {one["name"]: one for one in map(json.loads, lines)}
 
 
+@pytest.mark.long
 def test_every_way_to_reach_train_is_managed_once_and_goes_on_by_itself(tmp_path: Path) -> None:
     first = script(tmp_path, 5)
     ran = {name: one["ran"] for name, one in first.items()}

@@ -26,6 +26,7 @@ CONTROLS = {
 
 
 @pytest.mark.parametrize("broken", CONTROLS)
+@pytest.mark.quick(1)
 def test_what_is_not_restored_is_seen(broken: str, tmp_path: Path) -> None:
     recipe, where, level = CONTROLS[broken]
     reference = complete(tmp_path / "reference", recipe)

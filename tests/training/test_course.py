@@ -55,6 +55,7 @@ POINTS = [*(("step", step) for step in range(4, 16)), ("log", 9), ("log", 15)]
 @pytest.mark.parametrize(
     ("what", "nth"), [pytest.param(*point, marks=[pytest.mark.long] * (point not in ALWAYS)) for point in POINTS]
 )
+@pytest.mark.quick(2)
 def test_killed_at_every_step_it_is_proved_where_anything_was_logged_beyond(
     what: str, nth: int, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_both_engines_leave_the_same(uninterrupted: Any) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.quick(1)
 def test_another_number_of_processes_is_another_course(before: int, after: int, tmp_path: Path) -> None:
     recipe = Recipe(rows=32, arguments={"save_steps": 1, "max_steps": 3})
     course(tmp_path, recipe, Kill("step", 3), world=before)
@@ -307,6 +308,7 @@ def test_a_used_directory_is_refused_on_every_rank(tmp_path: Path) -> None:
     assert one[0] == "RunInUse"
 
 
+@pytest.mark.long
 def test_a_run_that_has_ended_is_set_aside_for_every_rank(tmp_path: Path) -> None:
     before = _tried(tmp_path)
     assert [report[0] for report in before] == ["ended", "ended"]
@@ -314,6 +316,7 @@ def test_a_run_that_has_ended_is_set_aside_for_every_rank(tmp_path: Path) -> Non
     assert len(Run.open(tmp_path / "run").previous_runs.runs) == 1
 
 
+@pytest.mark.long
 def test_an_unfit_checkpoint_is_refused_on_every_rank(tmp_path: Path) -> None:
     _tried(tmp_path)
     sgd = Recipe(rows=32, arguments={**SHORT, "optim": "sgd"})
@@ -344,6 +347,7 @@ def test_one_failed_write_is_made_good_at_the_next_logged_step(tmp_path: Path) -
         pytest.param("stock", "all commits fail", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.quick(1)
 def test_a_disk_without_room_reaches_every_rank(engine: str, trouble: str, tmp_path: Path) -> None:
     recipe = Recipe(rows=32, arguments=SHORT, keepstep={"engine": engine})
     one, other = _tried(tmp_path, trouble, recipe=recipe)

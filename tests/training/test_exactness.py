@@ -165,6 +165,7 @@ CELLS = (
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
+@pytest.mark.quick(6)
 def test_a_killed_training_ends_as_if_it_had_not_been_killed(cell: Cell, tmp_path: Path) -> None:
     assert failures_of(cell, tmp_path, cell.few) == []
 
@@ -175,6 +176,7 @@ def test_and_so_it_does_wherever_it_is_killed(cell: Cell, tmp_path: Path) -> Non
     assert failures_of(cell, tmp_path, cell.others) == []
 
 
+@pytest.mark.long
 def test_a_resume_in_an_interpreter_of_its_own_is_exact(tmp_path: Path) -> None:
     recipe = Recipe("sft", lora=True, arguments={"logging_steps": 3, "gradient_accumulation_steps": 2})
     reference = complete(tmp_path / "reference", recipe)

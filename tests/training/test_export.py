@@ -217,6 +217,7 @@ def _small_files_only() -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--dtype", "fp32"], ["--average", "10,20"]])
+@pytest.mark.quick(1)
 def test_a_disk_that_takes_no_more_is_said_by_every_writer(
     run: Run, tmp_path: Path, shell: Shell, options: list[str]
 ) -> None:

@@ -45,6 +45,7 @@ def _push(run: Run, out: Path, **options: Any) -> Export:
     return keepstep.export(run, out, reference=10, push="me/my-model", check=False, **options)
 
 
+@pytest.mark.long
 def test_every_byte_of_an_export_arrives(run: Run, server: Hub, tmp_path: Path) -> None:
     """In a process of its own, as a user's shell has it: the library reads its endpoint when it is imported."""
     out = tmp_path / "out"

@@ -65,6 +65,7 @@ def _every_byte_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHECK, "1")
 
 
+@pytest.mark.long
 def test_a_training_that_is_killed_anywhere_in_a_save_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     assert failures_of(CELLS[0], tmp_path, CELLS[0].also) == []
 
@@ -81,6 +82,7 @@ def test_and_so_it_does_wherever_it_is_killed(cell: Cell, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.quick(1)
 def test_both_engines_leave_the_same(lora: bool, tmp_path: Path) -> None:
     recipe = Recipe(lora=lora, arguments={"save_steps": 3})
     stock = complete(tmp_path / "stock", recipe)
@@ -307,6 +309,7 @@ def test_a_disk_that_fails_in_place_lets_the_training_go_on(tmp_path: Path, sink
 
 
 @pytest.mark.parametrize("rule", ["skip", "latest"])
+@pytest.mark.quick(1)
 def test_a_busy_disk_turns_saves_away(tmp_path: Path, sinks: _Sinks, rule: str, caplog: Any) -> None:
     sinks.delay = 0.4
     trainer, ckpt = _attached(tmp_path / "run", back_pressure=rule)

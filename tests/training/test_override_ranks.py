@@ -35,6 +35,7 @@ def _found(home: Path) -> list[dict[str, Any]]:
     return [json.loads((home / f"found-{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.long
 def test_two_processes_and_one(tmp_path: Path) -> None:
     whole, _ = training(tmp_path / "whole", None, num_train_epochs=2, save_strategy="no", **{BATCH: 4})
     assert run_ranks(tmp_path / "two", _train, tmp_path / "two", None, 8) == [0, 0], logs_of(tmp_path / "two")

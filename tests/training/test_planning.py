@@ -84,6 +84,7 @@ def _compare(combination: Combination, directory: Path) -> None:
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS, ids=lambda c: c.label)
+@pytest.mark.quick(5)
 def test_planned_bytes_are_the_bytes_of_real_files(combination: Combination, tmp_path: Path) -> None:
     _compare(combination, tmp_path)
 

@@ -22,6 +22,7 @@ SCORES = {2: 0.3, 4: 0.6, 6: 0.8, 8: 0.5, 10: 0.7, 12: 0.9, 14: 0.4, 15: 0.2}
 
 
 @pytest.mark.parametrize(("limit", "save_steps"), [(1, 4), (2, 2), (3, 5)])
+@pytest.mark.quick(1)
 def test_a_real_training_leaves_what_the_replay_says(tmp_path: Path, limit: int, save_steps: int) -> None:
     arguments: dict[str, Any] = {
         "save_steps": save_steps, "eval_strategy": "steps", "eval_steps": 2, "save_total_limit": limit,

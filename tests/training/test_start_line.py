@@ -28,6 +28,7 @@ pytestmark = pytest.mark.training
         ({"keep": "all", "budget": "1MiB"}, lambda one, weights: 2**20 + weights),
     ],
 )
+@pytest.mark.quick(1)
 def test_the_most_on_disk_is_what_is_kept_one_in_flight_and_one_export(
     options: dict[str, str], kept: Callable[[int, int], int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -52,6 +53,7 @@ def test_the_most_on_disk_is_what_is_kept_one_in_flight_and_one_export(
         ({"min_free": "9000TB", "on_disk_full": "pause"}, r"min_free=9\.0 PB of a disk of .* leaves no room for"),
     ],
 )
+@pytest.mark.quick(1)
 def test_limits_that_would_refuse_the_second_save_are_an_error_before_the_first_step(
     options: dict[str, Any], named: str, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ EVALUATED = {"eval_strategy": "steps", "eval_steps": 4, "save_total_limit": 2, "
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.quick(1)
 def test_stock_trainer_resumes_from_a_committed_checkpoint(lora: bool, tmp_path: Path) -> None:
     recipe = Recipe(lora=lora)
     reference = complete(tmp_path / "reference", recipe)
@@ -33,6 +34,7 @@ def test_stock_trainer_resumes_from_a_committed_checkpoint(lora: bool, tmp_path:
 
 
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.quick(1)
 def test_committed_checkpoints_load_and_name_a_best_that_is_there(lora: bool, tmp_path: Path) -> None:
     home = complete(tmp_path / "home", Recipe(lora=lora, arguments=dict(EVALUATED)), Kill("save", 2))
     checkpoints = sorted((home / "run").glob("checkpoint-*"))

@@ -32,6 +32,7 @@ WAYS = [(kind, lora) for kind in KINDS for lora in (False, True)]
         for number, (kind, lora) in enumerate(WAYS)
     ],
 )
+@pytest.mark.quick(2)
 def test_a_trainer_killed_once_is_resumed_exactly(kind: str, lora: bool, tmp_path: Path) -> None:
     recipe = Recipe(kind, lora=lora, arguments=dict(ARGUMENTS))
     lives = ((Kill("save"),),) + (inside(2, "torch.save 2") if lora else ())

@@ -127,6 +127,7 @@ def training(home: Path, save_steps: int, max_steps: int) -> Iterator[BaseProces
 
 @pytest.mark.training
 @pytest.mark.timeout(900)
+@pytest.mark.long
 def test_a_real_training_is_followed_from_its_first_step_to_its_end(look: Look, tmp_path: Path) -> None:
     with serving(tmp_path) as ui:
         eyes = look(ui)
