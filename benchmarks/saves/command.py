@@ -40,7 +40,7 @@ WORKLOADS = "gpt2, gpt2:LAYERS, gpt2-bf16, lora-llama, lora-gpt2, many:TENSORS, 
 def whole_set() -> list[Leg]:
     """What `make bench` measures."""
     return [
-        Leg("gpt2", ALL),
+        Leg("gpt2", ALL, saves=4),
         Leg("lora-llama", FEW, rounds=2, saves=4, quiet=20, limits=False, resumes=False),
         Leg("lora-gpt2", FEW, rounds=2, saves=4, quiet=10, limits=False, resumes=False),
         Leg("gpt2-bf16", FEW, rounds=2, limits=False, resumes=False),
