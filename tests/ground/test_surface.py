@@ -77,8 +77,8 @@ FACES = {
         other_layout places_of read_state settings_of writer_of
     """,
     "stores": """
-        MOUNTS SHARED_BY_MACHINES TEMPORARY_SUFFIX Entry EntryKind HubSnapshot LocalStore MemoryStore Room Stamp Store
-        denied exchange_names file_system_of in_words is_leftover_of open_as_directory read_only
+        MOUNTS SHARED_BY_MACHINES TEMPORARY_SUFFIX CacheFiles Entry EntryKind HubSnapshot LocalStore MemoryStore Room
+        Stamp Store denied exchange_names file_system_of in_words is_leftover_of key_of open_as_directory read_only
         rename_without_replacing require_writable store_at write_all
     """,
     "transformers": "ManagedTrainer attach verified",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 
 from keepstep.paths import cache_home
+from keepstep.stores import CacheFiles, key_of
 
 VERSION = 1
 YOUNGEST_NS = 5 * 60 * 10**9
@@ -58,15 +55,12 @@ _ENCODER, _DECODER = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(_File)
 
 
 class Memory:
-    """A file for each directory of checkpoints, below one directory of this user.
-
-    It is a cache: what is torn, foreign or of another version says nothing, it can be deleted at any time, and what
-    can't be written is not. `home` None keeps nothing.
+    """What is known of directories of checkpoints, in a file for each. It is a cache, as `CacheFiles` says; what is
+    torn, or of another version, says nothing. `home` None keeps nothing.
     """
 
     def __init__(self, home: Path | None) -> None:
-        self._home = home
-        self._wrote = False
+        self._files = CacheFiles(home, _ENDING, largest_file=LARGEST_FILE, largest=LARGEST)
 
     @classmethod
     def of_user(cls) -> Memory:
@@ -76,59 +70,21 @@ class Memory:
 
     def recall(self, place: Path) -> Known:
         """What is known of a directory of checkpoints, as it was measured: compare the mtime."""
-        if self._home is None:
-            return Known()
-        key = _key(place)
         try:
-            with open(self._home / _name(key), "rb") as file:
-                found = _DECODER.decode(file.read(LARGEST_FILE))
-        except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
+            found = _DECODER.decode(self._files.read(place))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return Known()
-        return found.known if (found.version, found.path) == (VERSION, key) else Known()
+        return found.known if (found.version, found.path) == (VERSION, key_of(place)) else Known()
 
     def keep(self, place: Path, known: Known) -> None:
         """Remember this of a directory, in place of what was known; of two processes at once, the last one's."""
-        if self._home is None:
-            return
-        key = _key(place)
-        data = _ENCODER.encode(_File(VERSION, key, known))
-        target = self._home / _name(key)
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        try:
-            if not self._wrote:
-                self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._wrote = True
-            with open(temporary, "xb") as file:
-                file.write(data)
-            # Not synced: what a crash tears is read as nothing.
-            os.replace(temporary, target)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        self._files.write(place, _ENCODER.encode(_File(VERSION, key_of(place), known)))
 
     def trim(self) -> None:
         """Remove what was written longest ago, where something was written and all of it is too large."""
-        if self._home is None or not self._wrote:
-            return
-        with suppress(OSError), os.scandir(self._home) as entries:
-            found = [(s.st_mtime_ns, s.st_size, e.path) for e in entries if (s := e.stat(follow_symlinks=False))]
-            total = sum(size for _, size, _ in found)
-            for _, size, path in sorted(found) if total > LARGEST else ():
-                if total <= LARGEST // 2:
-                    break
-                with suppress(OSError):
-                    os.unlink(path)
-                total -= size
+        self._files.trim()
 
 
 def is_settled(mtime_ns: int, now_ns: int | None = None) -> bool:
     """True for a directory that has not changed for a while, so that what was measured of it may be remembered."""
     return (time.time_ns() if now_ns is None else now_ns) - mtime_ns >= YOUNGEST_NS
-
-
-def _key(place: Path) -> bytes:
-    return os.fsencode(os.path.realpath(place))
-
-
-def _name(key: bytes) -> str:
-    return blake2b(key, digest_size=16).hexdigest() + _ENDING

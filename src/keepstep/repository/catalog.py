@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -11,8 +12,15 @@ from keepstep.errors import CheckpointCorrupt
 from keepstep.model import Checkpoint, Kind, State, parse_name
 from keepstep.repository import manifest
 from keepstep.repository.manifest import MANIFEST_NAME
-from keepstep.stores import Stamp, Store, denied
+from keepstep.stores import LocalStore, Stamp, Store, denied
 
+if TYPE_CHECKING:
+    from keepstep.repository.index import Index
+
+Known = dict[str, tuple[Stamp, Checkpoint]]
+"""Checkpoints by the keys of their directories, each with the stamp that its manifest had."""
+FEWEST = 500
+"""Entries of a run's directory below which reading all manifests takes no time that anybody would notice."""
 SETTLED_NS = 2 * 10**9
 """Age from which a change is told by a file's times: a younger one may share them with the next change."""
 
@@ -35,13 +43,13 @@ class Catalog:
     """The checkpoints of one run in the rooms (directories) of one store.
 
     Every answer is as fresh as the disk: a decoded manifest is used again only while inode, size and times of its
-    file are those that were read, and were no longer moving then.
+    file are those that were read, and were no longer moving then. Those of a long run are kept for the next process.
     """
 
     def __init__(self, store: Store, run_id: str) -> None:
         self._store = store
         self._run_id = run_id
-        self._rooms: dict[str, dict[str, tuple[Stamp, Checkpoint]]] = {}
+        self._rooms: dict[str, Known] = {}
         self.highest = 0
         """The highest generation among this run's checkpoints that were read so far."""
         self.timeline = 1
@@ -51,10 +59,14 @@ class Catalog:
         """Checkpoints of this run in a directory by generation, and foreign directories by name."""
         checkpoints: list[Checkpoint] = []
         foreign: list[Foreign] = []
-        known = self._rooms.get(room, {})
+        entries = self._store.list(room)
+        index = None if room or len(entries) < FEWEST else self._index()
+        known = self._rooms.get(room)
+        if known is None:
+            known = {} if index is None else index.recall(self._store.local_path)
         # In its place at the end, and never changed again: another thread may be reading the one before.
-        fresh: dict[str, tuple[Stamp, Checkpoint]] = {}
-        for entry in self._store.list(room):
+        fresh: Known = {}
+        for entry in entries:
             if parse_name(entry.path) is None:
                 continue
             key = f"{room}/{entry.path}" if room else entry.path
@@ -71,6 +83,8 @@ class Catalog:
             else:
                 checkpoints.append(checkpoint)
         self._rooms[room] = fresh
+        if index is not None and sum(known.get(key) is not found for key, found in fresh.items()) >= FEWEST:
+            index.keep(fresh)
         checkpoints.sort(key=lambda checkpoint: checkpoint.generation)
         self.highest = max(self.highest, checkpoints[-1].generation if checkpoints else 0)
         self.timeline = max([self.timeline, *(checkpoint.timeline for checkpoint in checkpoints)])
@@ -99,8 +113,8 @@ class Catalog:
         self,
         key: str,
         state: State,
-        known: dict[str, tuple[Stamp, Checkpoint]],
-        fresh: dict[str, tuple[Stamp, Checkpoint]],
+        known: Known,
+        fresh: Known,
     ) -> Checkpoint:
         """The checkpoint in a directory, from `known` where that is still right; into `fresh` what may be kept."""
         settled = time.time_ns() - SETTLED_NS
@@ -114,6 +128,14 @@ class Catalog:
         if stamp is not None and stamp.changed_ns < settled:
             fresh[key] = (stamp, checkpoint)
         return checkpoint
+
+    def _index(self) -> Index | None:
+        """Where what is read here is kept; of a local directory alone."""
+        if not isinstance(self._store, LocalStore):
+            return None
+        from keepstep.repository.index import Index
+
+        return Index.of_user(self._store.local_path(""))
 
     def _why_not_ours(self, checkpoint: Checkpoint, name: str) -> str:
         if checkpoint.run_id != self._run_id:

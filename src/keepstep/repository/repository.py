@@ -19,7 +19,7 @@ from keepstep.repository.linking import link_weights
 from keepstep.repository.loadable import Loaders, Need, lack_of, parents_of
 from keepstep.repository.manifest import MANIFEST_NAME
 from keepstep.repository.sealing import Changes, Look, adopt, find_changes, look, write_seal
-from keepstep.repository.verification import OnBytes, Verification, added_to, check_file, sealed, verify_files
+from keepstep.repository.verification import OnBytes, Problem, Verification, added_to, check_file, sealed, verify_files
 from keepstep.stores import Entry, Store
 
 Finish = Callable[[Path], Mapping[str, FileEntry]]
@@ -318,7 +318,21 @@ class Repository:
             return check_file(store, path, file, on_bytes) if alone is None or file.path in alone else ""
 
         found = verify_files(self.store, self.key(checkpoint), checkpoint.files, on_bytes, of_those)
+        if alone is None and (wrong := self._wrong_with_manifest(checkpoint)):
+            found = replace(found, problems=(Problem(MANIFEST_NAME, wrong), *found.problems))
         return Verification.of(checkpoint, found)
+
+    def _wrong_with_manifest(self, checkpoint: Checkpoint) -> str:
+        """What is wrong with a manifest as it lies there, whenever it was listed from; nothing where it is gone."""
+        try:
+            self.stands(checkpoint)
+        except CheckpointCorrupt as error:
+            return error.message.removeprefix(f"{checkpoint.path}/{MANIFEST_NAME} ")
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
+        except OSError as error:
+            return f"can't be read: {error.strerror or error}"
+        return ""
 
     def examine(self, checkpoint: Checkpoint) -> Verification:
         """A check by names and sizes alone: what is torn, cut or planted is found, and no byte is read."""

@@ -252,6 +252,9 @@ def _numbers(metrics: Any) -> Iterator[tuple[str, float]]:
     if not isinstance(metrics, dict):
         return
     for name, value in cast("dict[str, Any]", metrics).items():
+        if type(value) is float:  # as nearly all are: a tenth of the time for thousands of events
+            yield name, value
+            continue
         with suppress(TypeError, ValueError, OverflowError):
             yield name, float(value)
 

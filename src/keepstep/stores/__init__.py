@@ -9,6 +9,7 @@ from keepstep.faces import handing_on
 if TYPE_CHECKING:
     from keepstep.stores.access import denied, in_words, open_as_directory, read_only, require_writable
     from keepstep.stores.base import TEMPORARY_SUFFIX, Entry, EntryKind, Room, Stamp, Store, is_leftover_of
+    from keepstep.stores.cache import CacheFiles, key_of
     from keepstep.stores.hub_cache import HubSnapshot, store_at
     from keepstep.stores.local import LocalStore, write_all
     from keepstep.stores.memory import MemoryStore
@@ -19,6 +20,7 @@ __all__ = [
     "MOUNTS",
     "SHARED_BY_MACHINES",
     "TEMPORARY_SUFFIX",
+    "CacheFiles",
     "Entry",
     "EntryKind",
     "HubSnapshot",
@@ -32,6 +34,7 @@ __all__ = [
     "file_system_of",
     "in_words",
     "is_leftover_of",
+    "key_of",
     "open_as_directory",
     "read_only",
     "rename_without_replacing",
@@ -43,6 +46,7 @@ __all__ = [
 _HOMES = {
     "access": ("denied", "in_words", "open_as_directory", "read_only", "require_writable"),
     "base": ("Entry", "EntryKind", "Room", "Stamp", "Store", "TEMPORARY_SUFFIX", "is_leftover_of"),
+    "cache": ("CacheFiles", "key_of"),
     "hub_cache": ("HubSnapshot", "store_at"),
     "local": ("LocalStore", "write_all"),
     "memory": ("MemoryStore",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -53,8 +54,8 @@ def leaves_state_empty() -> str:
     An accelerate that is too old asks torch's DCP for the entries of the new optimizer's `state_dict`, which has none
     before its first step, and nothing is said of those that the files have.
     """
-    installed, first = accelerate.__version__.split("."), LOADS_SHARDS.split(".")
-    if [int(part) for part in installed[:2]] >= [int(part) for part in first]:
+    installed, first = (re.findall(r"\d+", version)[:2] for version in (accelerate.__version__, LOADS_SHARDS))
+    if list(map(int, installed)) >= list(map(int, first)):
         return ""
     return f"accelerate {accelerate.__version__}, which leaves the optimizer's state empty when it loads them"
 
