@@ -11,6 +11,8 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 COPIED = ("src", "tests", "tools", "docs", "CONTRIBUTING.md", "README.md", "pyproject.toml")
 GENERATED = {"docs/cli.md", "docs/rules.md", "docs/doctor.md", "docs/keepstep.schema.json"}
@@ -233,6 +235,7 @@ def test_every_file_of_the_table_is_there() -> None:
             assert any(ROOT.glob(name.replace("NAME", "*"))), f"{what}: {name}"
 
 
+@pytest.mark.long
 def test_a_rule_a_store_and_a_command_come_in_by_what_their_rows_name(tmp_path: Path) -> None:
     copy = Copy(tmp_path / "copy")
     for what, add in SAMPLES.items():

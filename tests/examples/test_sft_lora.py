@@ -25,6 +25,7 @@ def _run(arguments: list[str]) -> None:
 
 
 @pytest.mark.training
+@pytest.mark.long
 def test_it_keeps_the_best_two_and_really_resumes_from_the_best(tmp_path: Path) -> None:
     output, log = tmp_path / "run", tmp_path / "log"
     arguments = ["--model", str(ASSETS / "model"), "--data", str(ASSETS / "finetune.txt"), "--output", str(output)]

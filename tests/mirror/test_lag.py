@@ -190,6 +190,7 @@ print("closed", flush=True)
         ("10m", "yes", True, True, -signal.SIGINT),  # the second Ctrl-C ends it at once
     ],
 )
+@pytest.mark.quick(1)
 def test_a_process_ends_though_a_transfer_hangs(
     tmp_path: Path, *, wait: str, hears: str, before: bool, meanwhile: bool, code: int
 ) -> None:

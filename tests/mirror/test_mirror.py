@@ -331,6 +331,7 @@ def _kills() -> Iterator[float]:
     yield from (generator.random() for _ in range(int(os.environ.get("KEEPSTEP_TEST_PUSHES", "4"))))
 
 
+@pytest.mark.quick(1)
 def test_a_pusher_that_is_killed_anywhere_leaves_a_mirror_that_can_be_pulled(
     tmp_path: Path, address: str, fresh: Callable[[str], Path]
 ) -> None:

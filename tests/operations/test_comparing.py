@@ -151,6 +151,7 @@ print(found.total.elements, peak() - before)
 """
 
 
+@pytest.mark.long
 def test_a_tensor_of_any_size_takes_the_same_memory(tmp_path: Path) -> None:
     def sparse(name: str, size: int) -> Path:
         header = json.dumps({"a": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()

@@ -206,6 +206,7 @@ def test_a_job_that_keepstep_makes_has_a_signal_that_torchrun_knows() -> None:
 
 
 @pytest.mark.parametrize("hands_on", [False, True])
+@pytest.mark.quick(1)
 def test_a_signal_that_torchrun_does_not_know_ends_it_and_not_its_workers(tmp_path: Path, *, hands_on: bool) -> None:
     """The reason for W507, with the real one."""
     pytest.importorskip("torch")

@@ -67,6 +67,7 @@ def test_a_training_goes_on_in_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.quick(1)
 def test_a_failure_anywhere_is_completed_at_the_next_start(tmp_path: Path, moment: str) -> None:
     for at in range(1, 200):
         path = tmp_path / str(at)

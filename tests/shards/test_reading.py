@@ -97,6 +97,7 @@ def test_du_counts_weights_and_optimizers_of_ranks(shards: Path) -> None:
     assert (row["weights_bytes"], row["optimizer_bytes"]) == (sizes[MODEL], sizes[OPTIMIZER] + states)
 
 
+@pytest.mark.long
 def test_tensors_are_compared_across_ranks_and_with_what_one_process_wrote(
     shards: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def test_done_is_quiet_and_the_console_is_as_before(run: Run, tmp_path: Path) ->
         (Kind.DATA, "raise KeyError('Caught KeyError in DataLoader worker process 0.')"),
     ],
 )
+@pytest.mark.quick(3)
 def test_what_no_restart_makes_better_stops_at_the_second_time_and_is_quoted(run: Run, kind: Kind, text: str) -> None:
     ended = run(python(text))
     assert ended.kinds == [kind, kind]

@@ -85,6 +85,7 @@ def test_told_before_its_end_it_saves_and_goes_back_into_the_queue(cluster: Path
     assert (cluster / "controlled").read_text() == "requeue 17\n"
 
 
+@pytest.mark.long
 def test_an_end_or_a_failure_is_the_jobs_and_tasks_of_an_array_have_their_own_runs(cluster: Path) -> None:
     for code in ("0", "2"):
         job = begin(cluster, script(cluster, code, array=True), SLURM_ARRAY_JOB_ID="16", SLURM_ARRAY_TASK_ID=code)

@@ -41,6 +41,7 @@ LOOKS = (("light", "wide"), ("dark", "wide"), ("light", "tablet"), ("light", "ph
 
 
 @pytest.mark.parametrize("view", ["runs", *VIEWS, "checkpoint"])
+@pytest.mark.quick(2)
 def test_every_view_is_drawn_fits_and_breaks_no_rule_of_accessibility(look: Look, shown: Ui, view: str) -> None:
     eyes = look(shown)
     key = shown.keys()["cluttered"]
@@ -276,6 +277,7 @@ def test_a_run_that_can_not_be_read_is_said_in_full(look: Look, tmp_path: Path) 
         assert eyes.page.get_by_role("link", name="whole").count() == 1
 
 
+@pytest.mark.long
 def test_a_training_that_diverged_is_said_to_have_no_best(look: Look, tmp_path: Path) -> None:
     with patch.object(runs, "loss_at", lambda *_: math.nan):
         runs.finished(tmp_path / "diverged", "latest:2", steps=300)

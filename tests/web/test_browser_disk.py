@@ -106,6 +106,7 @@ CLOCKS_GO_BACK = 1_792_890_000
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Kolkata", "Europe/Berlin"])
+@pytest.mark.quick(1)
 def test_no_label_of_time_is_said_twice_at_any_span(look: Look, shown: Ui, zone: str) -> None:
     eyes = look(shown, zone=zone)
     for span in SPANS:

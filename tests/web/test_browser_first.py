@@ -38,6 +38,7 @@ def ui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.quick(1)
 def test_nothing_is_wider_than_the_screen_and_no_badge_is_cut(look: Look, ui: Ui, size: str) -> None:
     eyes = look(ui, size=SIZES[size])
     for name, key in ui.keys().items():

@@ -41,6 +41,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ui]:
 
 
 @pytest.mark.parametrize("name", ["points", "checkpoints"])
+@pytest.mark.quick(1)
 def test_a_large_run_is_drawn_in_few_points_and_few_rows(look: Look, large: Ui, name: str) -> None:
     eyes = look(large, alone=True)
     address = f"#/run/{large.keys()[name]}"
