@@ -102,16 +102,15 @@ def _check_copied(plan: ExportPlan, staging: Path) -> Check | None:
     same = all(means_the_same(plan.directory / name, staging / name) for name in CONFIGS)
     if imprint is None or imprint.layout not in ("", "whole") or not same:
         return None
-    with _loaded(plan, staging) as (model, kind):
-        found = compared(imprint.model, model_state(model))
-        if found.wrong or not found.total:
-            return None
-        try:
-            with torch.no_grad():
-                outputs = outputs_of(model)
-        except Exception:  # models take inputs of all kinds; whether the source takes these is seen there
-            return None
-    if not bool(torch.isfinite(outputs).all()):
+    try:
+        with _loaded(plan, staging) as (model, kind), torch.no_grad():
+            found = compared(imprint.model, model_state(model))
+            outputs = outputs_of(model) if found.total and not found.wrong else None
+    except CannotLoad:
+        raise
+    except Exception:  # models take inputs of all kinds; whether the source loads, and takes these, is seen there
+        return None
+    if outputs is None or not bool(torch.isfinite(outputs).all()):
         return None
     return Check(kind, found.total, "", memory=_as_in_memory(found), computed=ALONE)
 
