@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import threading
 import time
@@ -340,6 +341,30 @@ def test_a_save_that_was_put_off_is_made_up_for(tmp_path: Path, sinks: _Sinks) -
     trainer.train()
     steps = [checkpoint.step for checkpoint in ckpt.run.checkpoints]
     assert steps[:2] == [3, 8] and steps[-1] == 12
+
+
+@pytest.mark.parametrize(("engine", "user"), [("fast", True), ("fast", False), ("stock", True)])
+def test_no_garbage_is_sought_while_a_training_is_held_up(tmp_path: Path, engine: str, user: bool) -> None:
+    sought: list[bool] = []
+    trainer = build(Recipe(rows=12, arguments={"save_steps": 1, "num_train_epochs": 1}), tmp_path)
+    keepstep.attach(trainer, engine=engine)
+    stock = trainer._save_rng_state
+
+    def save_rng_state(directory: str) -> None:
+        sought.append(gc.isenabled())
+        stock(directory)
+        if len(sought) == 1:
+            raise OSError(errno.EIO, "once")
+
+    trainer._save_rng_state = save_rng_state  # type: ignore[method-assign]
+    try:
+        if not user:
+            gc.disable()
+        trainer.train()
+        assert gc.isenabled() == user
+    finally:
+        gc.enable()
+    assert len(sought) > 2 and set(sought) == {engine == "stock" and user}
 
 
 def test_an_unknown_back_pressure_is_refused(tmp_path: Path) -> None:

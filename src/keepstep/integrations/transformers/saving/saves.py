@@ -22,6 +22,7 @@ from keepstep.integrations.transformers.metrics.ranking import Ranking
 from keepstep.integrations.transformers.resuming.loop import Loop
 from keepstep.integrations.transformers.saving.disk_errors import as_os_error
 from keepstep.integrations.transformers.saving.extra_file import ExtraFile
+from keepstep.integrations.transformers.saving.garbage import sought_later
 from keepstep.integrations.transformers.saving.imprints import impression_of
 from keepstep.integrations.transformers.saving.staged_output import StagedOutput
 from keepstep.integrations.transformers.saving.step_record import StepRecord
@@ -208,7 +209,8 @@ class Saves:
         on_commit = self._on_commit(began, read=read)
 
         def stage(directory: Path) -> Finish:
-            return self._stage(facts, write_stock, added, directory)
+            with sought_later() if self.engine else nullcontext():  # stock writers may take minutes
+                return self._stage(facts, write_stock, added, directory)
 
         try:
             self._submit(partial(self._checkpointer.save_in_background, facts, stage, on_commit, decides=not read))
