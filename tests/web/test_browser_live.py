@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from keepstep.web.sources import FRESH_SECONDS
 from tests.training import processes
 from tests.web import runs
 from tests.web.browser import DRAWN, Eyes, keep_figures, serving, start
@@ -89,6 +90,25 @@ def test_a_server_that_is_gone_is_said_and_the_page_goes_on_when_it_is_back(look
         if ui.process.poll() is None:
             ui.stop()
     assert run.checkpoints
+
+
+def test_a_run_that_begins_while_the_page_begins_is_shown(chromium: Any, tmp_path: Path) -> None:
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    with serving(tmp_path) as ui:
+        context = chromium.new_context()
+        page = context.new_page()
+        page.route("**/api/stream*", hold)
+        page.goto(ui.link)
+        page.wait_for_selector("text=No run here yet")
+        runs.finished(tmp_path / "sft", steps=200)
+        time.sleep(FRESH_SECONDS + 0.2)
+        held[0].continue_()
+        page.wait_for_selector("a[data-row]", timeout=30_000)
+        context.close()
 
 
 def _train(run: Path, save_steps: int, max_steps: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -123,11 +122,15 @@ class Hub:
         """Tell when a root gains or loses a run."""
         before: list[str] | None = None
         while self._sources.roots:
-            with suppress(KeepstepError):
+            try:
                 now = [view.key for view in await self._sources.views()]
                 if before is not None and now != before:
                     self.tell(ALL, "runs", {"keys": now})
                 before = now
+            except KeepstepError:
+                pass
+            except Exception:  # what comes and goes below a root is no reason to look no more
+                logger.exception("the directories that runs lie below can't be watched; they are looked at again")
             await asyncio.sleep(ROOT_POLL_SECONDS)
 
 

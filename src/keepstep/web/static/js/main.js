@@ -102,8 +102,10 @@ function hear(key) {
     open: (again) => {
       reach("ok");
       header.connection("live");
-      // What happened while nobody listened is not told again.
-      if (again) refresh();
+      // What happened while nobody listened is not told again; a run that began after the list was asked for, and before
+      // this, would never be in it.
+      if (place?.view === "runs") changed.add("runs");
+      if (again || changed.has("runs")) refresh();
     },
     lost: () => {
       header.connection("lost");
