@@ -60,9 +60,9 @@ class Catalog:
         checkpoints: list[Checkpoint] = []
         foreign: list[Foreign] = []
         entries = self._store.list(room)
-        index = None if room or len(entries) < FEWEST else self._index()
-        known = self._rooms.get(room)
+        known, index = self._rooms.get(room), None
         if known is None:
+            index = None if room or len(entries) < FEWEST else self._index()
             known = {} if index is None else index.recall(self._store.local_path)
         # In its place at the end, and never changed again: another thread may be reading the one before.
         fresh: Known = {}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import xxhash
+from msgspec.structs import replace
 
-from keepstep.model import Checkpoint, FileEntry, Kind, State
+from keepstep.model import Checkpoint
 from keepstep.paths import cache_home
 from keepstep.stores import CacheFiles, Stamp, key_of
 
@@ -21,22 +21,12 @@ _DIGEST_BYTES = 16
 
 
 class _Row(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What a manifest says; `said` are numbers of what many say alike."""
+    """A checkpoint without its place and without what many say alike, of which `said` are the numbers."""
 
     name: str
     stamp: tuple[int, int, int, int]
-    run_id: str
-    generation: int
-    timeline: int
-    parent: int | None
-    step: int
-    epoch: float | None
-    kind: Kind
-    created: datetime
-    metrics: dict[str, float]
-    files: tuple[FileEntry, ...]
+    checkpoint: Checkpoint
     said: tuple[int, int]
-    lost: tuple[str, ...]
 
 
 class _File(msgspec.Struct, frozen=True, array_like=True):
@@ -99,39 +89,10 @@ def _row(name: str, stamp: Stamp, checkpoint: Checkpoint, numbers: dict[bytes, i
         numbers.setdefault(_ENCODER.encode(each), len(numbers))
         for each in (checkpoint.written_by, checkpoint.fingerprint)
     )
-    return _Row(
-        name=name,
-        stamp=(stamp.size, stamp.inode, stamp.modified_ns, stamp.changed_ns),
-        run_id=checkpoint.run_id,
-        generation=checkpoint.generation,
-        timeline=checkpoint.timeline,
-        parent=checkpoint.parent,
-        step=checkpoint.step,
-        epoch=checkpoint.epoch,
-        kind=checkpoint.kind,
-        created=checkpoint.created,
-        metrics=dict(checkpoint.metrics),
-        files=checkpoint.files,
-        said=(written_by, fingerprint),
-        lost=checkpoint.lost,
-    )
+    alone = replace(checkpoint, path=None, written_by={}, fingerprint={})
+    return _Row(name, stamp[1:], alone, (written_by, fingerprint))
 
 
 def _checkpoint(row: _Row, said: list[dict[str, Any]], path_of: Callable[[str], Path]) -> Checkpoint:
-    return Checkpoint(
-        run_id=row.run_id,
-        generation=row.generation,
-        timeline=row.timeline,
-        parent=row.parent,
-        step=row.step,
-        epoch=row.epoch,
-        kind=row.kind,
-        created=row.created,
-        metrics=row.metrics,
-        files=row.files,
-        written_by=said[row.said[0]],
-        fingerprint=said[row.said[1]],
-        state=State.COMMITTED,
-        path=path_of(row.name),
-        lost=row.lost,
-    )
+    written_by, fingerprint = row.said
+    return replace(row.checkpoint, path=path_of(row.name), written_by=said[written_by], fingerprint=said[fingerprint])

@@ -98,9 +98,8 @@ def _check_copied(plan: ExportPlan, staging: Path) -> Check | None:
     """Load copies of the source's files, once: the source would give the same. None where it might not, because its
     config is another, or the model is not known to be what was in memory when it was saved.
     """
-    imprint = Imprint.read(plan.directory)
-    same = all(means_the_same(plan.directory / name, staging / name) for name in CONFIGS)
-    if imprint is None or imprint.layout not in ("", "whole") or not same:
+    imprint = _whole_imprint(plan.directory)
+    if imprint is None or not all(means_the_same(plan.directory / name, staging / name) for name in CONFIGS):
         return None
     try:
         with _loaded(plan, staging) as (model, kind), torch.no_grad():
@@ -203,10 +202,14 @@ def base_or_why(plan: ExportPlan) -> str:
 
 def _memory(model: Any, directory: Path) -> str:
     """How a loaded model compares with what was in memory when its checkpoint was saved; empty where nobody knows."""
+    imprint = _whole_imprint(directory)
+    return "" if imprint is None else _as_in_memory(compared(imprint.model, model_state(model)))
+
+
+def _whole_imprint(directory: Path) -> Imprint | None:
+    """The imprint of a checkpoint, None where there is none, or one of the part that one process held."""
     imprint = Imprint.read(directory)
-    if imprint is None or imprint.layout not in ("", "whole"):  # of the part that one process held
-        return ""
-    return _as_in_memory(compared(imprint.model, model_state(model)))
+    return imprint if imprint is not None and imprint.layout in ("", "whole") else None
 
 
 def _as_in_memory(found: Found) -> str:

@@ -104,8 +104,7 @@ function hear(key) {
       header.connection("live");
       // What happened while nobody listened is not told again; a run that began after the list was asked for, and before
       // this, would never be in it.
-      if (place?.view === "runs") changed.add("runs");
-      if (again || changed.has("runs")) refresh();
+      if (again || place?.view === "runs") refresh();
     },
     lost: () => {
       header.connection("lost");
